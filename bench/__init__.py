@@ -1,0 +1,1 @@
+"""Benchmarks: every kernel and the whole of CSNet, verified before timed, against peers in the same run."""

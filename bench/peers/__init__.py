@@ -1,0 +1,1 @@
+"""The other implementations that octsod is measured and checked against."""

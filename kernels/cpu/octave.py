@@ -1,0 +1,350 @@
+"""Programs of the multi-scale octave convolution (gOctConv), forward and backward, for any number of branches.
+
+Level l is the scale 1 / 2**l of the finest one. At level l lie, channel after channel in one buffer, the inputs that
+output l reads at its own scale: the finer branches, max-pooled, and then branch l itself. So all of them are one
+product. A coarser branch is multiplied at its own scale for all finer outputs at once and upsampled while their rows
+are being written. A 1x1 kernel takes the finest level, by far the largest, in bands of rows.
+"""
+
+import dataclasses
+import functools
+
+from .dense import band_rows, bands
+from .programs import (
+    ACTIVATE,
+    ACTIVATE_AVERAGE,
+    DIFFERENTIATE,
+    GRADIENT_SUMS,
+    MAX_POOL,
+    MAX_POOL_BACKWARD,
+    MOMENTS,
+    NOWHERE,
+    SPREAD,
+    TRANSFER,
+    UPSAMPLE_ADD,
+    UPSAMPLE_BACKWARD,
+    Program,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Octave:
+    """What a program depends on. `height`, `width`: of the finest level of the outputs (after `pool`, the 2x2 average).
+
+    ins, outs: channels per branch, zero for a missing one. The kernel is square, odd, and zero-padded to keep the size.
+    """
+
+    itemsize: int
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    height: int
+    width: int
+    kernel_size: int
+    pool: bool
+
+    def __post_init__(self):
+        object.__setattr__(self, "padding", self.kernel_size // 2)
+
+    @property
+    def levels(self):
+        return max(len(self.ins), len(self.outs))
+
+    def size(self, level):
+        return self.height >> level, self.width >> level
+
+    def pitch(self, level):
+        return self.size(level)[1] + self.padding
+
+    def plane(self, level):
+        """Elements of a plane with zero borders."""
+        return (self.size(level)[0] + 2 * self.padding) * self.pitch(level) + self.padding
+
+    def count(self, level):
+        """Pixels from the first to the last of a map whose rows are `pitch` apart."""
+        height, width = self.size(level)
+        return (height - 1) * self.pitch(level) + width
+
+    def before(self, level):
+        """Channels of all inputs finer than `level`."""
+        return sum(self.ins[:level])
+
+    def in_at(self, level):
+        return self.ins[level] if level < len(self.ins) else 0
+
+    def out_at(self, level):
+        return self.outs[level] if level < len(self.outs) else 0
+
+    @property
+    def band(self):
+        """Rows per band of the finest level; all of them if the kernel looks at neighbours."""
+        if self.padding:
+            return self.height
+        row_bytes = (2 * self.in_at(0) + self.out_at(0)) * self.width * self.itemsize
+        return band_rows(self.height, row_bytes, 1 << (self.levels - 1))
+
+
+class _Builder:
+    """Steps that the forward and the backward program share."""
+
+    def __init__(self, c: Octave):
+        self.c = c
+        self.program = Program(c.itemsize)
+        self.taps = list(range(c.kernel_size**2))
+        scale = 2 if c.pool else 1
+        self.inputs = [
+            self.program.map(f"x{i}", n, scale * (c.height >> i), scale * (c.width >> i)) for i, n in enumerate(c.ins)
+        ]
+        self.coefs = [self.program.tensor(f"coef{i}", 0) for i in range(len(c.ins))]
+        # Sources of level 0 hold a band; those of coarser levels a whole map.
+        self.sources = []
+        for level in range(c.levels):
+            channels = c.before(level) * (level < len(c.outs)) + c.in_at(level)
+            size = c.plane(level) if level or c.padding else c.band * c.pitch(level)
+            source = self.program.buffer(channels, size, c.pitch(level))
+            if c.padding:
+                self.program.zero(source, channels, source.stride)
+            else:
+                count = c.count(level) if level else c.band * c.pitch(0)
+                self.program.zero(source.at(0, count), channels, self.program.lanes)
+            self.sources.append(source)
+
+    def pooled(self, level):
+        """Where the finer inputs, pooled, lie at `level`."""
+        return self.sources[level]
+
+    def own(self, level):
+        """Where input `level` itself lies: behind the pooled ones."""
+        c = self.c
+        return self.sources[level].at(channel=c.before(level) * (level < len(c.outs)))
+
+    def inside(self, region):
+        """From a plane's zero border to its first pixel."""
+        return region.at(self.c.padding, self.c.padding)
+
+    def offsets(self, region, channels):
+        """Table entries (channel, tap) of a zero-bordered source."""
+        k = self.c.kernel_size
+        return [i * region.stride + y * region.pitch + x for i in range(channels) for y in range(k) for x in range(k)]
+
+    def offsets_transposed(self, region, channels, base):
+        """Table entries (channel, tap) of a gradient that is correlated back, seen from the first pixel of `base`."""
+        k, p = self.c.kernel_size, self.c.padding
+        start = self.inside(region).start - self.inside(base).start
+        return [
+            start + o * region.stride + (p - y) * region.pitch + p - x
+            for o in range(channels) for y in range(k) for x in range(k)
+        ]  # fmt: skip
+
+    def load(self, level, row, rows, sums=1):
+        """Activate (and average) rows of input `level` into its place."""
+        c, program = self.c, self.program
+        target = self.inside(self.own(level))
+        channels, cols = c.ins[level], c.size(level)[1]
+        x, coef = self.inputs[level], self.coefs[level]
+        if c.pool:
+            program.step(ACTIVATE_AVERAGE, channels, rows, cols, x.at(2 * row), target, coef=coef, sums=sums)
+        else:
+            program.contiguous(ACTIVATE, channels, rows, cols, x.at(row), target, coef=coef, sums=sums, a=1)
+
+    def pool(self, i, row, rows):
+        """Max-pool loaded rows of input i into the sources of every coarser output."""
+        c = self.c
+        for level in range(i + 1, len(c.outs)):
+            if c.outs[level]:
+                target = self.inside(self.pooled(level).at(channel=c.before(i))).at(row >> (level - i))
+                source = self.inside(self.own(i))
+                cols = c.size(level)[1]
+                self.program.step(
+                    MAX_POOL, c.ins[i], rows >> (level - i), cols, source, target, a=1 << (level - i)
+                )
+
+
+@functools.lru_cache(maxsize=512)
+def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
+    """The program of the forward pass: tensors x, coef, sums (C) by input; out, moments (3, O) by output."""
+    b = _Builder(c)
+    program = b.program
+    outputs = [program.map(f"out{j}", n, *c.size(j)) for j, n in enumerate(c.outs)]
+    summed = [program.tensor(f"sums{i}", n) if sums[i] else 1 for i, n in enumerate(c.ins)]
+    program.spare_line(3 * c.width + 64)
+    upward = {}  # level -> products of that level's input for all finer outputs
+    for level in range(c.levels - 1, 0, -1):
+        if not c.in_at(level):
+            continue
+        b.load(level, 0, c.size(level)[0], summed[level])
+        rows = sum(c.outs[:level])
+        if rows:
+            upward[level] = program.buffer(rows, c.size(level)[0] * c.pitch(level), c.pitch(level))
+            weights = [(slice(0, rows), slice(c.before(level), c.before(level) + c.ins[level]), b.taps, False)]
+            own = b.own(level)
+            program.multiply(upward[level], rows, own, b.offsets(own, c.ins[level]), weights, c.count(level))
+
+    def write(level, row, rows):
+        """Multiply, add what comes up from coarser levels, write, sum up: `rows` rows of output `level`."""
+        outs = c.out_at(level)
+        if not outs:
+            return
+        first = sum(c.outs[:level])
+        depth = c.before(level) + c.in_at(level)
+        source = b.sources[level]
+        target = outputs[level].at(row)
+        place = target
+        if c.padding:
+            place = program.buffer(outs, c.size(level)[0] * c.pitch(level), c.pitch(level))
+        weights = [(slice(first, first + outs), slice(0, depth), b.taps, False)]
+        count = c.count(level) if level or c.padding else rows * c.width
+        program.multiply(place, outs, source, b.offsets(source, depth), weights, count)
+        for coarse, products in upward.items():
+            if coarse > level:
+                height, width = c.size(coarse)
+                program.step(
+                    UPSAMPLE_ADD, outs, rows, width, products.at(channel=first), place,
+                    a=1 << (coarse - level), b=height, c=row,
+                )  # fmt: skip
+        cols = c.size(level)[1]
+        if c.padding:
+            program.step(TRANSFER, outs, rows, cols, place, target, a=1)
+        if moments[level]:
+            to = program.tensor(f"moments{level}", 3 * outs)
+            program.contiguous(MOMENTS, outs, rows, cols, target, sums=to, a=row == 0)
+
+    for row, rows in bands(c.height, c.band):
+        if c.in_at(0):
+            b.load(0, row, rows, summed[0])
+            b.pool(0, row, rows)
+        write(0, row, rows)
+    for level in range(1, len(c.outs)):
+        if c.in_at(level):
+            b.pool(level, 0, c.size(level)[0])
+        write(level, 0, c.size(level)[0])
+    return program.finish()
+
+
+@functools.lru_cache(maxsize=512)
+def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: tuple[bool, ...], sums: tuple):
+    """The program of the backward pass.
+
+    Tensors g, z, dcoef by output (the deferred gradient), x, coef, gx, sums (3, C) by input; partial weight gradients
+    ("same", l) of output l by the sources at its level, ("up", l) of all finer outputs by input l.
+    """
+    b = _Builder(c)
+    program = b.program
+    program.spare_line(4 * c.width + 64)
+    grads, raws = ([program.map(f"{n}{j}", m, *c.size(j)) for j, m in enumerate(c.outs)] for n in "gz")
+    dcoefs = [program.tensor(f"dcoef{j}", 0) for j in range(len(c.outs))]
+    scale = 2 if c.pool else 1
+    gxs = [
+        program.map(f"gx{i}", n, scale * (c.height >> i), scale * (c.width >> i)) if need[i] else None
+        for i, n in enumerate(c.ins)
+    ]
+    deltas, downward, pooled_grads = [], {}, {}
+    for level in range(len(c.outs)):
+        whole = level or c.padding
+        delta = program.buffer(c.outs[level], c.plane(level) if whole else c.band * c.width, c.pitch(level))
+        if c.padding:
+            program.zero(delta, c.outs[level], delta.stride)
+        elif level:
+            program.zero(delta.at(0, c.count(level)), c.outs[level], program.lanes)
+        deltas.append(delta)
+    for level in range(1, len(c.ins)):  # gradients of the products that went up from `level`
+        rows = sum(c.outs[:level])
+        if c.ins[level] and rows:
+            downward[level] = program.buffer(rows, c.plane(level), c.pitch(level))
+            program.zero(downward[level], rows, downward[level].stride, once=False)
+
+    def differentiate(level, row, rows):
+        outs, cols = c.outs[level], c.size(level)[1]
+        target = b.inside(deltas[level])
+        program.contiguous(
+            DIFFERENTIATE, outs, rows, cols, grads[level].at(row), target, raws[level].at(row), coef=dcoefs[level]
+        )
+        if not level and rows < c.band:  # a shorter last band leaves old values behind its end
+            program.zero(target.at(0, rows * cols), outs, program.lanes, once=False)
+        for coarse, products in downward.items():
+            if coarse > level:
+                height, width = c.size(coarse)
+                place = b.inside(products.at(channel=sum(c.outs[:level])))
+                program.step(
+                    UPSAMPLE_BACKWARD, outs, rows, width, target, place, a=1 << (coarse - level), b=height, c=row
+                )
+
+    def correlate(level, count):
+        """Weight gradients of output `level` by all sources at its level."""
+        depth = c.before(level) + c.in_at(level)
+        if need_weight and c.out_at(level):
+            source = b.sources[level]
+            program.correlate(
+                ("same", level), c.outs[level], b.inside(deltas[level]), source, b.offsets(source, depth), count
+            )
+
+    def write(level, row, rows, count):
+        """The gradient of input `level`."""
+        channels, (height, cols) = c.ins[level], c.size(level)
+        if not (need[level] and channels):
+            return
+        target = gxs[level].at(scale * row)
+        direct = not (c.padding or c.pool or accumulate[level])
+        place = target if direct else program.buffer(channels, (rows + 1) * c.pitch(level), c.pitch(level))
+        first, above = c.before(level), sum(c.outs[:level])
+        columns = slice(first, first + channels)
+        base = deltas[level] if level < len(c.outs) else downward.get(level)
+        offsets, weights = [], []
+        if c.out_at(level):
+            offsets += b.offsets_transposed(base, c.outs[level], base)
+            weights.append((slice(above, above + c.outs[level]), columns, b.taps, True))
+        if level in downward:
+            offsets += b.offsets_transposed(downward[level], above, base)
+            weights.append((slice(0, above), columns, b.taps, True))
+        program.multiply(place, channels, b.inside(base or b.sources[level]), offsets, weights, count)
+        for coarse, pooled in pooled_grads.items():
+            if coarse > level:
+                shift = coarse - level
+                program.step(
+                    MAX_POOL_BACKWARD, channels, rows >> shift, c.size(coarse)[1], b.inside(b.own(level)), place,
+                    pooled.at(row >> shift, channel=first), a=1 << shift,
+                )  # fmt: skip
+        if c.pool:
+            program.step(SPREAD, channels, rows, cols, place, target, a=accumulate[level])
+        elif not direct:
+            program.contiguous(TRANSFER, channels, rows, cols, place, target, a=1, b=accumulate[level])
+        if sums[level]:
+            to = program.tensor(f"sums{level}", 3 * channels)
+            program.contiguous(
+                GRADIENT_SUMS, channels, scale * rows, scale * cols, target, NOWHERE,
+                b.inputs[level].at(scale * row), coef=b.coefs[level], sums=to,
+            )  # fmt: skip
+
+    for level in range(1, len(c.outs)):
+        if not c.outs[level]:
+            continue
+        differentiate(level, 0, c.size(level)[0])
+        finer = sum(c.ins[:level])
+        if finer and any(need[:level]):
+            first = sum(c.outs[:level])
+            pooled_grads[level] = program.buffer(finer, c.size(level)[0] * c.pitch(level), c.pitch(level))
+            offsets = b.offsets_transposed(deltas[level], c.outs[level], deltas[level])
+            weights = [(slice(first, first + c.outs[level]), slice(0, finer), b.taps, True)]
+            program.multiply(pooled_grads[level], finer, b.inside(deltas[level]), offsets, weights, c.count(level))
+    for row, rows in bands(c.height, c.band):
+        if c.outs[0]:
+            differentiate(0, row, rows)
+        if c.in_at(0):
+            b.load(0, row, rows)
+            b.pool(0, row, rows)
+        count = c.count(0) if c.padding else rows * c.width
+        correlate(0, count)
+        write(0, row, rows, count)
+    for level in range(1, c.levels):
+        height = c.size(level)[0]
+        if c.in_at(level):
+            b.load(level, 0, height)
+            b.pool(level, 0, height)
+        correlate(level, c.count(level))
+        if level < len(c.ins):
+            if need_weight and level in downward:
+                program.correlate(
+                    ("up", level), sum(c.outs[:level]), b.inside(downward[level]), b.own(level),
+                    b.offsets(b.own(level), c.ins[level]), c.count(level),
+                )  # fmt: skip
+            write(level, 0, height, c.count(level))
+    return program.finish()

@@ -1,0 +1,97 @@
+"""Shares a kernel's tasks out over threads.
+
+Kernels are serial functions `(slot, start, stop, ...)` over a range of tasks, compiled without the GIL: that compiles
+three times faster than Numba's own `parallel=True`, works in any Python thread, and leaves the split to us.
+"""
+
+import concurrent.futures
+import os
+import threading
+
+from .compile import kernel
+from .simd import flush_subnormals, restore_subnormals
+
+
+@kernel
+def _flush():
+    return flush_subnormals()
+
+
+@kernel
+def _restore(word):
+    restore_subnormals(word)
+
+
+def _default_threads() -> int:
+    for name in ("OCTSOD_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_threads = _default_threads()
+_pool = None
+_lock = threading.Lock()
+
+
+def get_num_threads() -> int:
+    """The number of threads that kernels use."""
+    return _threads
+
+
+def set_num_threads(count: int) -> None:
+    """Use `count` threads from now on. Results do not depend on it."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"set_num_threads: `count` (={count!r}) must be a positive integer.")
+    global _threads, _pool
+    with _lock:
+        _threads = count
+        if _pool is not None:
+            _pool.shutdown(wait=True)
+            _pool = None
+
+
+def _workers():
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = concurrent.futures.ThreadPoolExecutor(max(_threads - 1, 1), "octsod-kernel", initializer=_flush)
+        return _pool
+
+
+def _forget_pool():
+    """Threads do not survive fork(); a child starts a pool of its own."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def parts(tasks: int) -> int:
+    """How many threads share `tasks` tasks: the number of slots of per-thread scratch that a kernel needs."""
+    return max(1, min(_threads, tasks))
+
+
+def run(function, tasks, *arguments, slots=None):
+    """`function(slot, start, stop, *arguments)` over contiguous ranges that cover `tasks`.
+
+    Subnormal numbers are flushed to zero meanwhile, in the caller's thread too, whose mode is put back afterwards.
+    """
+    count = min(slots or _threads, parts(tasks))
+    word = _flush()
+    try:
+        futures = [
+            _workers().submit(function, slot, tasks * slot // count, tasks * (slot + 1) // count, *arguments)
+            for slot in range(1, count)
+        ]
+        try:
+            function(0, 0, tasks // count, *arguments)
+        finally:
+            concurrent.futures.wait(futures)
+        for future in futures:
+            future.result()
+    finally:
+        _restore(word)

@@ -1,0 +1,301 @@
+"""Dense convolutions as programs: steps over one image's maps, with every intermediate result in the cache.
+
+A layer is bound by memory, so what counts is how often a feature map crosses the bus. A program takes one image (or a
+band of its rows) through all of a layer: activate the inputs into zero-bordered scratch, pool, multiply, upsample, add
+up, write, and sum what batch norm needs, all while the rows are in the cache. The host composes programs from the few
+steps of steps.py, so conv2d, dilated and octave convolutions, forward and backward, are one compiled kernel.
+Images are shared out over threads; every sum over images is kept per image and added up in a fixed order, so results
+do not depend on the number of threads.
+"""
+
+import numba
+import numpy as np
+
+from octsod.memory import empty
+
+from . import parallel, steps
+from .compile import kernel
+from .products import correlate, multiply
+from .simd import CORRELATE_COLUMNS, MULTIPLY_ROWS, VECTOR_BYTES, pointer
+
+FIELDS = 22
+(
+    ACTIVATE,
+    ACTIVATE_AVERAGE,
+    DIFFERENTIATE,
+    FILL,
+    TRANSFER,
+    SPREAD,
+    MOMENTS,
+    GRADIENT_SUMS,
+    MAX_POOL,
+    MAX_POOL_BACKWARD,
+    UPSAMPLE_ADD,
+    UPSAMPLE_BACKWARD,
+    MULTIPLY,
+    CORRELATE,
+) = range(14)
+SCRATCH = 0  # array number 0 is the calling thread's scratch; the others are the tensors of the call
+
+_activate, _activate_average, _differentiate = steps.activate, steps.activate_average, steps.differentiate
+_fill, _transfer, _spread = steps.fill, steps.transfer, steps.spread
+_moments_of, _gradient_sums_of = steps.moments_of, steps.gradient_sums_of
+_max_pool, _max_pool_backward = steps.max_pool, steps.max_pool_backward
+_upsample_add, _upsample_backward = steps.upsample_add, steps.upsample_backward
+
+
+@kernel
+def _run(slot, start, stop, program, preamble, addresses, strides, weight, table, spare, like, like64):
+    """Execute `program` for images start..stop; its first `preamble` steps only once.
+
+    A step is (operation, channels, rows, cols, region x, region y, region z, coefficients, sums, a, b, c, d) with a
+    region as (array, start, channel stride, row pitch). `addresses` and `strides` (elements per image; for scratch
+    per thread) describe the arrays. `like` and `like64` only carry the dtypes.
+    """
+    size = 1 << 40
+    scratch = numba.carray(pointer(like, addresses[0] + slot * strides[0] * like.itemsize), (size,))
+    first = 0
+    for n in range(start, stop):
+        for k in range(first, program.shape[0]):
+            operation = program[k, 0]
+            channels = program[k, 1]
+            rows = program[k, 2]
+            cols = program[k, 3]
+            xa = program[k, 4]
+            xo = program[k, 5]
+            xl = program[k, 6]
+            xp = program[k, 7]
+            ya = program[k, 8]
+            yo = program[k, 9]
+            yl = program[k, 10]
+            yp = program[k, 11]
+            za = program[k, 12]
+            zo = program[k, 13]
+            zl = program[k, 14]
+            zp = program[k, 15]
+            a = program[k, 18]
+            b = program[k, 19]
+            c = program[k, 20]
+            d = program[k, 21]
+            x = numba.carray(pointer(like, addresses[xa] + (n if xa else slot) * strides[xa] * like.itemsize), (size,))
+            y = numba.carray(pointer(like, addresses[ya] + (n if ya else slot) * strides[ya] * like.itemsize), (size,))
+            z = numba.carray(pointer(like, addresses[za] + (n if za else slot) * strides[za] * like.itemsize), (size,))
+            coef = numba.carray(pointer(like, addresses[program[k, 16]]), (size,))
+            sums = numba.carray(
+                pointer(like64, addresses[program[k, 17]] + n * strides[program[k, 17]] * like64.itemsize), (size,)
+            )
+            if operation == ACTIVATE:
+                _activate(x, xo, xl, xp, a, coef, y, yo, yl, yp, channels, rows, cols, sums)
+            elif operation == ACTIVATE_AVERAGE:
+                _activate_average(x, xo, xl, xp, coef, y, yo, yl, yp, channels, rows, cols, sums)
+            elif operation == DIFFERENTIATE:
+                _differentiate(x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols)
+            elif operation == FILL:
+                _fill(y, yo, yl, yp, channels, rows, cols, like.dtype.type(a))
+            elif operation == TRANSFER:
+                _transfer(x, xo, xl, xp, y, yo, yl, yp, a, channels, rows, cols, b)
+            elif operation == SPREAD:
+                _spread(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a)
+            elif operation == MOMENTS:
+                _moments_of(x, xo, xl, xp, channels, rows, cols, a, sums)
+            elif operation == GRADIENT_SUMS:
+                _gradient_sums_of(x, xo, xl, xp, z, zo, zl, zp, coef, channels, rows, cols, sums)
+            elif operation == MAX_POOL:
+                _max_pool(x, xo, xl, xp, a, y, yo, yl, yp, channels, rows, cols)
+            elif operation == MAX_POOL_BACKWARD:
+                _max_pool_backward(x, xo, xl, xp, a, z, zo, zl, zp, y, yo, yl, yp, channels, rows, cols)
+            elif operation == UPSAMPLE_ADD:
+                _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare)
+            elif operation == UPSAMPLE_BACKWARD:
+                _upsample_backward(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare)
+            elif operation == MULTIPLY:
+                multiply(y, yo, yl, channels, weight, a, b, x, xo, table, c, d, cols, spare)
+            else:
+                correlate(y, yo, yl, channels, z, zo, zl, x, xo, table, c, d, cols)
+        first = preamble
+
+
+class Region:
+    """A map inside an array: pixel (c, y, x) lies at `start + c*stride + y*pitch + x`."""
+
+    __slots__ = ("array", "pitch", "start", "stride")
+
+    def __init__(self, array, start, stride, pitch):
+        self.array, self.start, self.stride, self.pitch = array, start, stride, pitch
+
+    def at(self, row=0, col=0, channel=0):
+        """The same map seen from another pixel."""
+        start = self.start + channel * self.stride + row * self.pitch + col
+        return Region(self.array, start, self.stride, self.pitch)
+
+    def every(self, rows):
+        """Every `rows`-th row."""
+        return Region(self.array, self.start, self.stride, self.pitch * rows)
+
+    @property
+    def fields(self):
+        return self.array, self.start, self.stride, self.pitch
+
+
+NOWHERE = Region(SCRATCH, 0, 0, 0)
+
+
+class Program:
+    """Builds a program: reserves scratch, numbers the call's tensors, appends steps. Knows shapes, never data."""
+
+    def __init__(self, itemsize):
+        self.lanes = VECTOR_BYTES // itemsize
+        self.tensors = [("scratch", 0), ("nothing", 0)]  # (name, elements per image); "nothing" swallows unwanted sums
+        self.preamble_steps, self.steps = [], []
+        self.offsets = []  # the table of products.py
+        self.weights = []  # how to pack each block of weights: (rows, columns, taps, transposed) of (O, I, kh*kw)
+        self.weight_size = 0
+        self.scratch = 0
+        self.spare_size = MULTIPLY_ROWS * self.lanes
+        self.swallow = 1
+
+    def tensor(self, name, size):
+        """The number of the tensor `name`, which has `size` elements per image (0: shared by all images)."""
+        if (name, size) not in self.tensors:
+            self.tensors.append((name, size))
+        return self.tensors.index((name, size))
+
+    def map(self, name, channels, height, width):
+        """The region of a whole tensor (channels, height, width)."""
+        return Region(self.tensor(name, channels * height * width), 0, height * width, width)
+
+    def reserve(self, elements):
+        """Scratch for `elements`, aligned, with room for vectors that begin inside and end outside of it."""
+        start = self.scratch
+        self.scratch += -(-elements // 64) * 64 + 64
+        return start
+
+    def buffer(self, channels, size, pitch):
+        """A scratch region of `size` elements per channel."""
+        stride = -(-size // self.lanes) * self.lanes + self.lanes
+        return Region(SCRATCH, self.reserve(channels * stride), stride, pitch)
+
+    def spare_line(self, elements):
+        """Have at least this much scratch to spare for a step's own use."""
+        self.spare_size = max(self.spare_size, elements)
+
+    def offsets_at(self, offsets):
+        """Append `offsets` to the table, padded to whole tiles; returns where they begin."""
+        start = len(self.offsets)
+        self.offsets += offsets
+        self.offsets += offsets[-1:] * (-len(offsets) % CORRELATE_COLUMNS)
+        return start
+
+    def step(self, operation, channels, rows, cols, x=NOWHERE, y=NOWHERE, z=NOWHERE, coef=1, sums=1, a=0, b=0, c=0, d=0,
+             once=False):
+        if channels and rows and cols:
+            self.swallow = max(self.swallow, channels)
+            row = (operation, channels, rows, cols, *x.fields, *y.fields, *z.fields, coef, sums, a, b, c, d)
+            (self.preamble_steps if once else self.steps).append(row)
+
+    def zero(self, region, channels, size, once=True):
+        self.step(FILL, channels, 1, size, y=region, once=once)
+
+    def contiguous(self, operation, channels, rows, cols, *regions, **more):
+        """A step over whole rows; rows that lie end to end in every region are taken as one."""
+        if rows > 1 and all(r.pitch == cols for r in regions if r is not NOWHERE):
+            rows, cols = 1, rows * cols
+        keys = ("x", "y", "z")[: len(regions)]
+        self.step(operation, channels, rows, cols, **dict(zip(keys, regions, strict=True)), **more)
+
+    def multiply(self, out, rows, source, offsets, weights, count):
+        """`out = weights @ source` for `count` pixels. `weights`: blocks (outs, ins, taps, transposed), see `pack`."""
+        depth = len(offsets)
+        start = self.weight_size
+        if rows:
+            self.weights += weights
+            self.weight_size += depth * rows
+        at = self.offsets_at(offsets)
+        self.step(MULTIPLY, rows, 1, count, source, out, a=start, b=rows, c=at, d=depth)
+
+    def correlate(self, key, rows, gradient, source, offsets, count):
+        """Adds `gradient @ source^T` over `count` pixels to the partial weight gradient `key`, (rows, padded depth)."""
+        if not rows or not offsets:
+            return
+        depth = -(-len(offsets) // CORRELATE_COLUMNS) * CORRELATE_COLUMNS
+        at = self.offsets_at(offsets)
+        out = Region(self.tensor(("partial", key), rows * depth), 0, depth, 0)
+        self.step(CORRELATE, rows, 1, count, source, out, gradient, c=at, d=depth)
+
+    def finish(self):
+        """Freeze into arrays; partial weight gradients are zeroed at the start of each image."""
+        clears = [
+            (FILL, 1, 1, size, *NOWHERE.fields, number, 0, size, size, *NOWHERE.fields, 1, 1, 0, 0, 0, 0)
+            for number, (name, size) in enumerate(self.tensors)
+            if isinstance(name, tuple)
+        ]
+        self.preamble = len(self.preamble_steps)
+        self.array = np.array(self.preamble_steps + clears + self.steps, dtype=np.int64).reshape(-1, FIELDS)
+        self.table = np.array(self.offsets or [0], dtype=np.int64)
+        self.spare = self.reserve(self.spare_size)
+        return self
+
+    def execute(self, batch, tensors, weight=None, bias=None):
+        """Run over `batch` images; `tensors` holds the array of each tensor by name.
+
+        weight is (O, I, kh, kw), bias (O,). Returns the partial weight gradients, a dict of (rows, padded depth) arrays
+        added up over the images.
+        """
+        like = empty((parallel.parts(batch), self.scratch), tensors["like"].dtype)
+        nothing = np.empty(self.swallow, np.float64)
+        addresses, strides, partials = [], [], {}
+        for name, size in self.tensors:
+            if name == "scratch":
+                array, size = like, self.scratch
+            elif name == "nothing":
+                array = nothing
+            elif isinstance(name, tuple):
+                array = partials[name[1]] = empty((batch, size), like.dtype)
+            else:
+                array = tensors[name]
+            addresses.append(array.ctypes.data)
+            strides.append(size)
+        packed = _pack(self, weight, bias, like.dtype)
+        parallel.run(
+            _run, batch, self.array, self.preamble, np.array(addresses), np.array(strides), packed, self.table,
+            self.spare, like.reshape(-1), nothing, slots=like.shape[0],
+        )  # fmt: skip
+        return {key: _sum_over_images(array) for key, array in partials.items()}
+
+
+@kernel
+def _add_up(slot, start, stop, partials, images, size, out):
+    for k in range(start, stop):
+        total = 0.0
+        for n in range(images):
+            total += partials[n * size + k]
+        out[k] = total
+
+
+def _sum_over_images(partials):
+    images, size = partials.shape
+    out = np.empty(size, partials.dtype)
+    parallel.run(_add_up, size, partials.reshape(-1), images, size, out, slots=1)
+    return out
+
+
+def _pack(program, weight, bias, dtype):
+    """The weight (O, I, kh, kw) as the flat array that the program's products read."""
+    packed = np.empty(max(program.weight_size, 1), dtype)
+    if not program.weights:
+        return packed
+    outs, ins, kh, kw = weight.shape
+    flat = weight.reshape(outs, ins, kh * kw)
+    start = 0
+    for rows, columns, taps, transposed in program.weights:
+        if columns == "bias":
+            block = bias[rows]
+        else:
+            block = flat[rows, columns]
+            if len(taps) < kh * kw:
+                block = block[:, :, taps]
+            # forward: entry k = (in channel, tap), row = out channel; input gradient: k = (out channel, tap), row = in.
+            block = block.transpose(0, 2, 1) if transposed else block.transpose(1, 2, 0)
+        packed[start : start + block.size].reshape(block.shape)[...] = block
+        start += block.size
+    return packed

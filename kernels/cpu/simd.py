@@ -1,0 +1,251 @@
+"""Explicit vectors in Numba: register tiles over the whole depth of a product, and flush-to-zero.
+
+LLVM's auto-vectoriser is good at element-wise loops, but in a matrix product it reloads and stores its accumulators
+every few input channels and stops at half of the machine's peak. The two intrinsics made here hold a tile of
+accumulators in registers for the whole depth. They are generic over float32 and float64.
+"""
+
+import platform
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+
+
+def _vector_bytes() -> int:
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 64
+    return 32 if features.get("avx2") else 16
+
+
+VECTOR_BYTES = _vector_bytes()
+# A tile of multiply() keeps ROWS x VECTORS accumulators, VECTORS inputs and one weight in registers (32 of them with
+# AVX-512 or NEON, else 16); a tile of correlate() keeps ROWS x COLUMNS accumulators and one column of each side.
+WIDE = VECTOR_BYTES == 64 or ARM
+MULTIPLY_ROWS, MULTIPLY_VECTORS = (6, 4) if WIDE else (6, 2)
+CORRELATE_ROWS, CORRELATE_COLUMNS = (5, 5) if WIDE else (3, 4)
+
+
+def _vector_type(context, element):
+    scalar = context.get_value_type(element)
+    return ir.VectorType(scalar, VECTOR_BYTES // (element.bitwidth // 8))
+
+
+def _splat(builder, value, vector):
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _overloaded(builder, name, vector, result, *arguments):
+    kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
+    signature = ir.FunctionType(result, [a.type for a in arguments])
+    function = cgutils.get_or_insert_function(builder.module, signature, f"{name}.v{vector.count}{kind}")
+    return builder.call(function, arguments)
+
+
+class _Flat:
+    """A contiguous 1-D array argument seen from the code generator: vectors and scalars at element offsets."""
+
+    def __init__(self, context, builder, array_type, value):
+        self.builder = builder
+        self.data = context.make_array(array_type)(context, builder, value).data
+        self.bytes = context.get_abi_sizeof(context.get_value_type(array_type.dtype))
+
+    def scalar(self, index):
+        return self.builder.load(self.builder.gep(self.data, [index]))
+
+    def _at(self, index, vector):
+        return self.builder.bitcast(self.builder.gep(self.data, [index]), vector.as_pointer())
+
+    def load(self, index, vector):
+        loaded = self.builder.load(self._at(index, vector))
+        loaded.align = self.bytes
+        return loaded
+
+    def store(self, index, value):
+        self.builder.store(value, self._at(index, value.type)).align = self.bytes
+
+
+def _accumulators(builder, vector, count):
+    """`count` zeroed vectors as stack slots, which LLVM promotes to registers."""
+    slots = [cgutils.alloca_once(builder, vector) for _ in range(count)]
+    zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+    for slot in slots:
+        builder.store(zero, slot)
+    return slots
+
+
+def _multiply(rows, vectors):
+    """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]` for r < rows, i < vectors * lanes."""
+
+    @intrinsic
+    def multiply(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth):
+        def generate(context, builder, signature, arguments):
+            kinds = signature.args
+            out_, weight_, x_, table_ = (
+                _Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8)
+            )
+            o_, ldo_, w_, ldw_, q_, t_, depth_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
+            vector = _vector_type(context, kinds[0].dtype)
+            index = o_.type
+            slots = _accumulators(builder, vector, rows * vectors)
+            with cgutils.for_range(builder, depth_, intp=index) as loop:
+                k = loop.index
+                start = builder.add(q_, table_.scalar(builder.add(t_, k)))
+                inputs = [
+                    x_.load(builder.add(start, ir.Constant(index, v * vector.count)), vector) for v in range(vectors)
+                ]
+                first = builder.add(w_, builder.mul(k, ldw_))
+                for r in range(rows):
+                    factor = _splat(builder, weight_.scalar(builder.add(first, ir.Constant(index, r))), vector)
+                    for v in range(vectors):
+                        slot = slots[r * vectors + v]
+                        total = _overloaded(builder, "llvm.fma", vector, vector, factor, inputs[v], builder.load(slot))
+                        builder.store(total, slot)
+            for r in range(rows):
+                row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
+                for v in range(vectors):
+                    value = builder.load(slots[r * vectors + v])
+                    out_.store(builder.add(row, ir.Constant(index, v * vector.count)), value)
+            return context.get_dummy_value()
+
+        n = types.intp
+        return types.void(out, n, n, weight, n, n, x, n, table, n, n), generate
+
+    return multiply
+
+
+def _correlate(rows, columns):
+    """`out[o + r*ldo + k] += sum_i d[p + r*ldd + i] * x[q + table[t + k] + i]`, r < rows, k < columns, i < count."""
+
+    @intrinsic
+    def correlate(typingctx, out, o, ldo, d, p, ldd, x, q, table, t, count):
+        def generate(context, builder, signature, arguments):
+            kinds = signature.args
+            out_, d_, x_, table_ = (_Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8))
+            o_, ldo_, p_, ldd_, q_, t_, count_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
+            vector = _vector_type(context, kinds[0].dtype)
+            index = o_.type
+            slots = _accumulators(builder, vector, rows * columns)
+            d_rows = [builder.add(p_, builder.mul(ldd_, ir.Constant(index, r))) for r in range(rows)]
+            x_rows = [
+                builder.add(q_, table_.scalar(builder.add(t_, ir.Constant(index, k)))) for k in range(columns)
+            ]
+            steps = builder.udiv(count_, ir.Constant(index, vector.count))
+            with cgutils.for_range(builder, steps, intp=index) as loop:
+                i = builder.mul(loop.index, ir.Constant(index, vector.count))
+                lefts = [d_.load(builder.add(start, i), vector) for start in d_rows]
+                for k in range(columns):
+                    right = x_.load(builder.add(x_rows[k], i), vector)
+                    for r in range(rows):
+                        slot = slots[r * columns + k]
+                        total = _overloaded(builder, "llvm.fma", vector, vector, lefts[r], right, builder.load(slot))
+                        builder.store(total, slot)
+            zero = ir.Constant(vector.element, 0.0)
+            kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
+            reduce = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(vector.element, [vector.element, vector]),
+                f"llvm.vector.reduce.fadd.v{vector.count}{kind}",
+            )
+            for r in range(rows):
+                for k in range(columns):
+                    at = builder.add(builder.add(o_, builder.mul(ldo_, ir.Constant(index, r))), ir.Constant(index, k))
+                    total = builder.call(reduce, [zero, builder.load(slots[r * columns + k])], fastmath=("reassoc",))
+                    pointer = builder.gep(out_.data, [at])
+                    builder.store(builder.fadd(builder.load(pointer), total), pointer)
+            return context.get_dummy_value()
+
+        n = types.intp
+        return types.void(out, n, n, d, n, n, x, n, table, n, n), generate
+
+    return correlate
+
+
+multiply_tile = [None] + [_multiply(r, MULTIPLY_VECTORS) for r in range(1, MULTIPLY_ROWS + 1)]
+multiply_tile_narrow = [None] + [_multiply(r, 1) for r in range(1, MULTIPLY_ROWS + 1)]
+correlate_tile = [None] + [_correlate(r, CORRELATE_COLUMNS) for r in range(1, CORRELATE_ROWS + 1)]
+
+
+@intrinsic
+def lanes(typingctx, array):
+    """Elements per vector for this array's dtype, a compile-time constant."""
+
+    def generate(context, builder, signature, arguments):
+        return context.get_constant(types.intp, VECTOR_BYTES // (signature.args[0].dtype.bitwidth // 8))
+
+    return types.intp(array), generate
+
+
+@intrinsic
+def pointer(typingctx, like, address):
+    """`address` (an integer) as a pointer to elements of `like`'s dtype, for `numba.carray`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(like, types.intp), generate
+
+
+@intrinsic
+def flush_subnormals(typingctx):
+    """Treat subnormal numbers as zero in the calling thread; returns the old control word for `restore_subnormals`.
+
+    Dynamic weight decay drives scales to 1e-20 and below on purpose, and some processors take 100 times longer over
+    subnormal operands.
+    """
+
+    def generate(context, builder, signature, arguments):
+        if X86:
+            get, put, slot = _control_word(builder)
+            old = cgutils.alloca_once(builder, ir.IntType(32))
+            builder.call(get, [builder.bitcast(old, slot)])
+            word = builder.load(old)
+            new = cgutils.alloca_once(builder, ir.IntType(32))
+            builder.store(builder.or_(word, ir.Constant(ir.IntType(32), 0x8040)), new)  # FTZ and DAZ
+            builder.call(put, [builder.bitcast(new, slot)])
+            return builder.zext(word, ir.IntType(64))
+        if ARM:
+            i64 = ir.IntType(64)
+            read = ir.InlineAsm(ir.FunctionType(i64, []), "mrs $0, fpcr", "=r", side_effect=True)
+            word = builder.call(read, [])
+            write = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [i64]), "msr fpcr, $0", "r", side_effect=True)
+            builder.call(write, [builder.or_(word, ir.Constant(i64, 1 << 24))])  # FZ
+            return word
+        return ir.Constant(ir.IntType(64), 0)
+
+    return types.uint64(), generate
+
+
+@intrinsic
+def restore_subnormals(typingctx, word):
+    """Give the calling thread back the control word that `flush_subnormals` returned."""
+
+    def generate(context, builder, signature, arguments):
+        if X86:
+            _, put, slot = _control_word(builder)
+            old = cgutils.alloca_once(builder, ir.IntType(32))
+            builder.store(builder.trunc(arguments[0], ir.IntType(32)), old)
+            builder.call(put, [builder.bitcast(old, slot)])
+        elif ARM:
+            i64 = ir.IntType(64)
+            write = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [i64]), "msr fpcr, $0", "r", side_effect=True)
+            builder.call(write, [arguments[0]])
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
+
+
+def _control_word(builder):
+    slot = ir.IntType(8).as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), [slot])
+    get = cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.sse.stmxcsr")
+    put = cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.sse.ldmxcsr")
+    return get, put, slot

@@ -1,0 +1,100 @@
+"""A pool of buffers: `empty()` hands out memory that earlier arrays have given back.
+
+A fresh buffer of 100 MB costs 50 to 100 ms of page faults, a reused one nothing. Memory returns to the pool when the
+last array or view on it dies, by reference count alone, so buffers are reused already during a backward pass.
+"""
+
+import collections
+import math
+import threading
+
+import numpy as np
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+SMALLEST = 1 << 14  # below this, NumPy's own allocator is as good
+
+
+class Pool:
+    """Free blocks by size. In total, blocks never take more than were alive at once."""
+
+    def __init__(self):
+        # Re-entrant, since a collection of garbage may release a block while the lock is held.
+        self._lock = threading.RLock()
+        self._free = collections.OrderedDict()  # bytes -> blocks; the sizes unused for longest come first
+        self.live = 0  # bytes handed out
+        self.free = 0  # bytes waiting for reuse
+        self.peak = 0  # the largest `live` so far
+
+    def take(self, size):
+        with self._lock:
+            blocks = self._free.get(size)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            if blocks:
+                self.free -= size
+                self._free.move_to_end(size)
+                return blocks.pop()
+            while self.free and self.live + self.free > self.peak:
+                self._drop_oldest()
+        raw = np.empty(size + ALIGNMENT, np.uint8)
+        return raw[-raw.ctypes.data % ALIGNMENT :][:size]
+
+    def give_back(self, block):
+        with self._lock:
+            self.live -= block.size
+            self.free += block.size
+            self._free.setdefault(block.size, []).append(block)
+
+    def _drop_oldest(self):
+        size, blocks = next(iter(self._free.items()))
+        if blocks:
+            blocks.pop()
+            self.free -= size
+        if not blocks:
+            del self._free[size]
+
+    def clear(self):
+        """Return all free blocks to the operating system."""
+        with self._lock:
+            self._free.clear()
+            self.free = 0
+
+
+pool = Pool()
+
+
+class _Lease:
+    """Owns a block while arrays on it live: they keep it as their `base`."""
+
+    __slots__ = ("__array_interface__", "block")
+
+    def __init__(self, block, shape, dtype):
+        self.block = block
+        self.__array_interface__ = {
+            "data": (block.ctypes.data, False),
+            "shape": shape,
+            "typestr": dtype.str,
+            "version": 3,
+        }
+
+    def __del__(self):
+        pool.give_back(self.block)
+
+
+def empty(shape, dtype) -> np.ndarray:
+    """An uninitialised C-contiguous array, aligned to 64 bytes, from the pool."""
+    dtype = np.dtype(dtype)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    size = math.prod(shape) * dtype.itemsize
+    if size < SMALLEST:
+        return np.empty(shape, dtype)
+    # Sizes are rounded up to an eighth of their magnitude, so that nearby sizes share blocks.
+    grain = max(1 << (size.bit_length() - 4), ALIGNMENT)
+    return np.asarray(_Lease(pool.take(-(-size // grain) * grain), shape, dtype))
+
+
+def zeros(shape, dtype) -> np.ndarray:
+    """Like `empty`, filled with zeros."""
+    array = empty(shape, dtype)
+    array.fill(0)
+    return array
