@@ -8,6 +8,8 @@ import concurrent.futures
 import os
 import threading
 
+import numpy as np
+
 from .compile import kernel
 from .simd import flush_subnormals, restore_subnormals
 
@@ -95,3 +97,20 @@ def run(function, tasks, *arguments, slots=None):
             future.result()
     finally:
         _restore(word)
+
+
+@kernel
+def _add_up(slot, start, stop, partials, images, size, out):
+    for k in range(start, stop):
+        total = 0.0
+        for n in range(images):
+            total += partials[n * size + k]
+        out[k] = total
+
+
+def sum_over_images(partials):
+    """The sum of partials (N, size) over N, in that order."""
+    images, size = partials.shape
+    out = np.empty(size, partials.dtype)
+    run(_add_up, size, partials.reshape(-1), images, size, out, slots=1)
+    return out

@@ -253,30 +253,15 @@ class Program:
                 array = partials[name[1]] = empty((batch, size), like.dtype)
             else:
                 array = tensors[name]
-            addresses.append(array.ctypes.data)
+            # Of tensors that the program does not use, or missing branches, the address is never looked at.
+            addresses.append(0 if array is None else array.ctypes.data)
             strides.append(size)
         packed = _pack(self, weight, bias, like.dtype)
         parallel.run(
             _run, batch, self.array, self.preamble, np.array(addresses), np.array(strides), packed, self.table,
             self.spare, like.reshape(-1), nothing, slots=like.shape[0],
         )  # fmt: skip
-        return {key: _sum_over_images(array) for key, array in partials.items()}
-
-
-@kernel
-def _add_up(slot, start, stop, partials, images, size, out):
-    for k in range(start, stop):
-        total = 0.0
-        for n in range(images):
-            total += partials[n * size + k]
-        out[k] = total
-
-
-def _sum_over_images(partials):
-    images, size = partials.shape
-    out = np.empty(size, partials.dtype)
-    parallel.run(_add_up, size, partials.reshape(-1), images, size, out, slots=1)
-    return out
+        return {key: parallel.sum_over_images(array) for key, array in partials.items()}
 
 
 def _pack(program, weight, bias, dtype):

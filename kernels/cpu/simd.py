@@ -36,21 +36,21 @@ def _vector_type(context, element):
     return ir.VectorType(scalar, VECTOR_BYTES // (element.bitwidth // 8))
 
 
-def _splat(builder, value, vector):
+def splat(builder, value, vector):
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
     return builder.shuffle_vector(first, undefined, zeros)
 
 
-def _overloaded(builder, name, vector, result, *arguments):
+def overloaded(builder, name, vector, result, *arguments):
     kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
     signature = ir.FunctionType(result, [a.type for a in arguments])
     function = cgutils.get_or_insert_function(builder.module, signature, f"{name}.v{vector.count}{kind}")
     return builder.call(function, arguments)
 
 
-class _Flat:
+class Flat:
     """A contiguous 1-D array argument seen from the code generator: vectors and scalars at element offsets."""
 
     def __init__(self, context, builder, array_type, value):
@@ -61,16 +61,16 @@ class _Flat:
     def scalar(self, index):
         return self.builder.load(self.builder.gep(self.data, [index]))
 
-    def _at(self, index, vector):
+    def at(self, index, vector):
         return self.builder.bitcast(self.builder.gep(self.data, [index]), vector.as_pointer())
 
     def load(self, index, vector):
-        loaded = self.builder.load(self._at(index, vector))
+        loaded = self.builder.load(self.at(index, vector))
         loaded.align = self.bytes
         return loaded
 
     def store(self, index, value):
-        self.builder.store(value, self._at(index, value.type)).align = self.bytes
+        self.builder.store(value, self.at(index, value.type)).align = self.bytes
 
 
 def _accumulators(builder, vector, count):
@@ -90,7 +90,7 @@ def _multiply(rows, vectors):
         def generate(context, builder, signature, arguments):
             kinds = signature.args
             out_, weight_, x_, table_ = (
-                _Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8)
+                Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8)
             )
             o_, ldo_, w_, ldw_, q_, t_, depth_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
             vector = _vector_type(context, kinds[0].dtype)
@@ -104,10 +104,10 @@ def _multiply(rows, vectors):
                 ]
                 first = builder.add(w_, builder.mul(k, ldw_))
                 for r in range(rows):
-                    factor = _splat(builder, weight_.scalar(builder.add(first, ir.Constant(index, r))), vector)
+                    factor = splat(builder, weight_.scalar(builder.add(first, ir.Constant(index, r))), vector)
                     for v in range(vectors):
                         slot = slots[r * vectors + v]
-                        total = _overloaded(builder, "llvm.fma", vector, vector, factor, inputs[v], builder.load(slot))
+                        total = overloaded(builder, "llvm.fma", vector, vector, factor, inputs[v], builder.load(slot))
                         builder.store(total, slot)
             for r in range(rows):
                 row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
@@ -129,7 +129,7 @@ def _correlate(rows, columns):
     def correlate(typingctx, out, o, ldo, d, p, ldd, x, q, table, t, count):
         def generate(context, builder, signature, arguments):
             kinds = signature.args
-            out_, d_, x_, table_ = (_Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8))
+            out_, d_, x_, table_ = (Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8))
             o_, ldo_, p_, ldd_, q_, t_, count_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
             vector = _vector_type(context, kinds[0].dtype)
             index = o_.type
@@ -146,7 +146,7 @@ def _correlate(rows, columns):
                     right = x_.load(builder.add(x_rows[k], i), vector)
                     for r in range(rows):
                         slot = slots[r * columns + k]
-                        total = _overloaded(builder, "llvm.fma", vector, vector, lefts[r], right, builder.load(slot))
+                        total = overloaded(builder, "llvm.fma", vector, vector, lefts[r], right, builder.load(slot))
                         builder.store(total, slot)
             zero = ir.Constant(vector.element, 0.0)
             kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"

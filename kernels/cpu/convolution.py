@@ -1,0 +1,226 @@
+"""Launches the convolution kernels: from maps and weights to programs, scratch and threads.
+
+x is a `Deferred` map, grad a `DeferredGradient`; grad_x is a `Slot` or None, grad_weight and grad_bias are arrays to
+write or None. Where `moments` (N, 3, O) is given, the output's channel moments are written there.
+"""
+
+import numpy as np
+
+from octsod.memory import empty
+
+from . import dense, depthwise, octave, parallel
+
+
+def conv2d(x, weight, bias, out, stride, padding, dilation, moments=None):
+    """out (N, O, H', W') = x * weight (O, C, kh, kw) + bias (O,)."""
+    shape = _shape(x, weight, ((0, weight.shape[0], dilation, padding),), stride, bias is not None)
+    _dense_forward(shape, x, weight, bias, out, moments)
+
+
+def conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight, grad_bias=None):
+    """Gradients of conv2d with respect to x, weight and bias."""
+    shape = _shape(x, weight, ((0, weight.shape[0], dilation, padding),), stride, grad_bias is not None)
+    _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias)
+
+
+def dilated_conv2d(x, weight, groups, out, moments=None):
+    """Parallel dilated convolutions, concatenated: output channels first..end of weight (O, C, k, k) are dilated by d,
+    for each (first, end, d) of `groups`, and padded to keep the size."""
+    _dense_forward(_shape(x, weight, _padded(weight, groups), 1, False), x, weight, None, out, moments)
+
+
+def dilated_conv2d_backward(grad, x, weight, groups, grad_x, grad_weight):
+    """Gradients of dilated_conv2d with respect to x and weight."""
+    shape = _shape(x, weight, _padded(weight, groups), 1, False)
+    _dense_backward(shape, grad, x, weight, grad_x, grad_weight, None)
+
+
+def _padded(weight, groups):
+    reach = weight.shape[2] // 2
+    return tuple((first, end, d, d * reach) for first, end, d in groups if end > first)
+
+
+def _shape(x, weight, groups, stride, bias):
+    _, channels, height, width = x.shape
+    return dense.Convolution(
+        weight.itemsize, channels, height, width, weight.shape[0], weight.shape[2:], stride, groups, bias
+    )
+
+
+def _dense_forward(shape, x, weight, bias, out, moments):
+    if out.size == 0:
+        return
+    sums = x.claim_sums()
+    if moments is not None:
+        moments[...] = 0
+    program = dense.forward(shape, moments is not None, sums is not None)
+    tensors = {
+        "like": out, "x": _flat(x.raw), "coef": x.coefficients, "out": out, "moments": moments, "sums": sums,
+    }  # fmt: skip
+    program.execute(x.shape[0], tensors, weight, bias)
+
+
+def _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias):
+    if grad_weight is not None:
+        grad_weight[...] = 0
+    if grad_bias is not None:
+        grad_bias[...] = 0
+    if not grad.g.size:
+        _nothing(grad_x)
+        return
+    program = dense.backward(
+        shape, grad_x is not None, grad_weight is not None or grad_bias is not None,
+        grad_x is not None and grad_x.accumulate, grad_x is not None and grad_x.sums is not None,
+    )  # fmt: skip
+    tensors = {
+        "like": weight, "x": _flat(x.raw), "coef": x.coefficients, "g": _flat(grad.g), "z": _flat(grad.raw),
+        "dcoef": grad.coefficients,
+    }  # fmt: skip
+    if grad_x is not None:
+        tensors.update(gx=grad_x.array, sums=_zeroed(grad_x.sums))
+    partials = program.execute(x.shape[0], tensors, weight)
+    taps_of = shape.geometry.taps
+    for k, partial in partials.items():
+        first, end = shape.groups[k][:2]
+        taps = [t.number for t in taps_of[k]]
+        rows = partial.reshape(end - first, -1)
+        depth = shape.channels * len(taps)
+        if grad_weight is not None:
+            block = grad_weight[first:end].reshape(end - first, shape.channels, -1)
+            block[:, :, taps] = rows[:, :depth].reshape(end - first, shape.channels, len(taps))
+        if grad_bias is not None:
+            grad_bias[first:end] = rows[:, depth]
+
+
+def octave_conv2d(inputs, weight, outputs, stride, moments=None):
+    """outputs (None for a missing branch) = gOctConv of inputs (None likewise); weight (sum O, sum C, k, k).
+
+    moments: one array (N, 3, O) or None per output.
+    """
+    moments = moments or [None] * len(outputs)
+    shape, batch = _octave_shape(inputs, weight, outputs, stride)
+    if not batch or not sum(shape.outs):
+        return
+    sums = [x.claim_sums() if x is not None else None for x in inputs]
+    program = octave.forward(shape, tuple(m is not None for m in moments), tuple(s is not None for s in sums))
+    tensors = {"like": weight}
+    for i, x in enumerate(inputs):
+        if x is not None:
+            tensors.update({f"x{i}": _flat(x.raw), f"coef{i}": x.coefficients, f"sums{i}": sums[i]})
+    for j, out in enumerate(outputs):
+        tensors.update({f"out{j}": out, f"moments{j}": _zeroed(moments[j])})
+    program.execute(batch, tensors, weight)
+
+
+def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weight):
+    """Gradients of octave_conv2d; grads: one per output, None for a missing branch; grad_inputs: Slots or None."""
+    shape, batch = _octave_shape(inputs, weight, grads, stride)
+    if grad_weight is not None:
+        grad_weight[...] = 0
+    if not batch or not sum(shape.outs):
+        for slot in grad_inputs:
+            _nothing(slot)
+        return
+    program = octave.backward(
+        shape, grad_weight is not None, tuple(s is not None for s in grad_inputs),
+        tuple(s is not None and s.accumulate for s in grad_inputs),
+        tuple(s is not None and s.sums is not None for s in grad_inputs),
+    )  # fmt: skip
+    tensors = {"like": weight}
+    for i, (x, slot) in enumerate(zip(inputs, grad_inputs, strict=True)):
+        if x is not None:
+            tensors.update({f"x{i}": _flat(x.raw), f"coef{i}": x.coefficients})
+        if slot is not None:
+            tensors.update({f"gx{i}": slot.array, f"sums{i}": _zeroed(slot.sums)})
+    for j, grad in enumerate(grads):
+        if grad is not None:
+            tensors.update({f"g{j}": _flat(grad.g), f"z{j}": _flat(grad.raw), f"dcoef{j}": grad.coefficients})
+    partials = program.execute(batch, tensors, weight)
+    size = weight.shape[2] * weight.shape[3]
+    for (kind, level), partial in partials.items():
+        first = sum(shape.outs[:level])
+        rows = slice(first, first + shape.out_at(level)) if kind == "same" else slice(0, first)
+        before = shape.before(level)
+        columns = slice(0 if kind == "same" else before, before + shape.in_at(level))
+        block = grad_weight[rows, columns]
+        block += partial.reshape(block.shape[0], -1)[:, : block.shape[1] * size].reshape(block.shape)
+
+
+def _octave_shape(inputs, weight, outputs, stride):
+    """The problem's key for the program cache, and the batch size."""
+    level, first = next((i, x) for i, x in enumerate(inputs) if x is not None)
+    batch, _, height, width = first.shape
+    ins = tuple(0 if x is None else x.shape[1] for x in inputs)
+    outs = tuple(0 if y is None else y.shape[1] for y in outputs)
+    scale = 2 if stride == 2 else 1
+    key = octave.Octave(
+        weight.itemsize, ins, outs, (height << level) // scale, (width << level) // scale, weight.shape[2], stride == 2
+    )
+    return key, batch
+
+
+def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
+    """out (N, C, H', W') = each channel of x * its kernel of weight (C, 1, kh, kw)."""
+    batch, channels, height, width = x.shape
+    out_height, out_width = out.shape[2:]
+    if out.size == 0:
+        return
+    kh, kw = weight.shape[2:]
+    pitch, size = depthwise.layout(out.itemsize, width, out_width, (kh, kw), stride, padding, dilation, False)
+    sums = x.claim_sums()
+    planes = batch * channels
+    slots = parallel.parts(planes)
+    parallel.run(
+        depthwise.forward, planes, _flat(x.raw), x.coefficients.reshape(-1), _flat(weight), out.reshape(-1),
+        np.empty(0) if moments is None else moments.reshape(-1),
+        (np.empty(planes) if sums is None else sums).reshape(-1), moments is not None, channels, height, width,
+        out_height, out_width, kh, kw, stride, padding, dilation, pitch, empty(slots * size, out.dtype), size,
+        slots=slots,
+    )  # fmt: skip
+
+
+def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight):
+    """Gradients of depthwise_conv2d with respect to x and weight, from one pass over both."""
+    batch, channels, height, width = x.shape
+    out_height, out_width = grad.shape[2:]
+    kh, kw = weight.shape[2:]
+    if not (x.raw.size and grad.g.size):
+        _nothing(grad_x)
+        if grad_weight is not None:
+            grad_weight[...] = 0
+        return
+    pitch, size = depthwise.layout(weight.itemsize, width, out_width, (kh, kw), stride, padding, dilation, True)
+    planes = batch * channels
+    slots = parallel.parts(planes)
+    target = empty(x.shape, x.dtype) if grad_x is None else grad_x.array
+    partials = empty((batch, channels * kh * kw), x.dtype)
+    sums = None if grad_x is None else grad_x.sums
+    parallel.run(
+        depthwise.backward, planes, _flat(grad.g), _flat(grad.raw), grad.coefficients.reshape(-1), _flat(x.raw),
+        x.coefficients.reshape(-1), _flat(weight), target.reshape(-1), partials.reshape(-1),
+        np.empty(0) if sums is None else sums.reshape(-1), sums is not None, grad_x is not None and grad_x.accumulate,
+        channels, height, width, out_height, out_width, kh, kw, stride, padding, dilation, pitch,
+        empty(slots * size, x.dtype), size, slots=slots,
+    )  # fmt: skip
+    if grad_weight is not None:
+        grad_weight.reshape(-1)[...] = parallel.sum_over_images(partials)
+
+
+def _flat(array):
+    """Kernels are compiled for contiguous writable arrays only: any other kind would mean compiling once more."""
+    array = np.ascontiguousarray(array)
+    return (array if array.flags.writeable else array.copy()).reshape(-1)
+
+
+def _zeroed(array):
+    if array is not None:
+        array[...] = 0
+    return array
+
+
+def _nothing(slot):
+    """The gradient of an input that no output depends on."""
+    if slot is not None:
+        if not slot.accumulate:
+            slot.array[...] = 0
+        _zeroed(slot.sums)

@@ -1,0 +1,149 @@
+"""Plain arithmetic over arrays of one size, sigmoid, and the loss."""
+
+import math
+
+import numpy as np
+
+from . import parallel
+from .compile import kernel
+from .convolution import _flat
+
+GRAIN = 1 << 14  # elements per task: sums of tasks are added up in order, whatever the number of threads
+
+
+def _elementwise(function):
+    """A launcher for a kernel `(slot, start, stop, *inputs, out, size)` whose tasks are GRAIN elements each."""
+
+    def launch(*arrays):
+        *inputs, out = arrays
+        parallel.run(function, -(-out.size // GRAIN), *(_flat(a) for a in inputs), out.reshape(-1), out.size)
+
+    return launch
+
+
+@kernel
+def _add(slot, start, stop, a, b, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = a[i] + b[i]
+
+
+@kernel
+def _subtract(slot, start, stop, a, b, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = a[i] - b[i]
+
+
+@kernel
+def _multiply(slot, start, stop, a, b, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = a[i] * b[i]
+
+
+@kernel
+def _divide(slot, start, stop, a, b, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = a[i] / b[i]
+
+
+@kernel
+def _power(slot, start, stop, a, exponent, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = a[i] ** exponent[0]
+
+
+@kernel
+def _sigmoid(slot, start, stop, x, out, size):
+    one = out.dtype.type(1)
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        e = math.exp(-abs(x[i]))  # never overflows
+        out[i] = one / (one + e) if x[i] >= 0 else e / (one + e)
+
+
+@kernel
+def _sigmoid_backward(slot, start, stop, grad, x, out, size):
+    one = out.dtype.type(1)
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        e = math.exp(-abs(x[i]))
+        out[i] = grad[i] * (e / ((one + e) * (one + e)))
+
+
+add = _elementwise(_add)  # out = a + b
+subtract = _elementwise(_subtract)  # out = a - b
+multiply = _elementwise(_multiply)  # out = a * b
+divide = _elementwise(_divide)  # out = a / b
+power = _elementwise(_power)  # out = a ** exponent, an array of one element
+sigmoid = _elementwise(_sigmoid)  # out = 1 / (1 + exp(-x))
+sigmoid_backward = _elementwise(_sigmoid_backward)  # out = grad * sigmoid(x) * (1 - sigmoid(x)), of (grad, x, out)
+
+
+@kernel
+def _sum_middle(slot, start, stop, x, count, inner, out):
+    for o in range(start, stop):
+        for i in range(inner):
+            total = 0.0
+            for k in range(count):
+                total += x[(o * count + k) * inner + i]
+            out[o * inner + i] = total
+
+
+def sum_middle(x, out):
+    """out (outer, inner) = x (outer, count, inner) added up over its middle axis."""
+    outer, count, inner = x.shape
+    parallel.run(_sum_middle, outer, _flat(x), count, inner, out.reshape(-1))
+
+
+@kernel
+def _binary_cross_entropy(slot, start, stop, x, target, partials, size):
+    for task in range(start, stop):
+        total = 0.0
+        for i in range(task * GRAIN, min((task + 1) * GRAIN, size)):
+            v = x[i]
+            total += max(v, 0) - v * target[i] + math.log1p(math.exp(-abs(v)))
+        partials[task] = total
+
+
+def binary_cross_entropy_with_logits(logits, target, out):
+    """out (one element) = mean of `max(x, 0) - x*t + log(1 + exp(-|x|))`."""
+    tasks = -(-logits.size // GRAIN)
+    partials = np.zeros((tasks, 1))
+    parallel.run(_binary_cross_entropy, tasks, _flat(logits), _flat(target), partials.reshape(-1), logits.size)
+    out[...] = parallel.sum_over_images(partials)[0] / logits.size
+
+
+@kernel
+def _binary_cross_entropy_backward(slot, start, stop, x, target, scale, grad_x, size):
+    one = grad_x.dtype.type(1)
+    factor = scale[0]
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        e = math.exp(-abs(x[i]))
+        p = one / (one + e) if x[i] >= 0 else e / (one + e)
+        grad_x[i] = (p - target[i]) * factor
+
+
+def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits):
+    """grad_logits = grad * (sigmoid(logits) - target) / size."""
+    tasks = -(-logits.size // GRAIN)
+    scale = (np.asarray(grad) / logits.size).astype(logits.dtype).reshape(1)
+    parallel.run(
+        _binary_cross_entropy_backward, tasks, _flat(logits), _flat(target), scale, grad_logits.reshape(-1),
+        logits.size,
+    )  # fmt: skip
+
+
+@kernel
+def _adam(slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
+    for i in range(start * GRAIN, min(stop * GRAIN, parameter.size)):
+        g = grad[i] + decay * parameter[i]
+        m = beta1 * first[i] + (1 - beta1) * g
+        v = beta2 * second[i] + (1 - beta2) * g * g
+        first[i] = m
+        second[i] = v
+        parameter[i] -= lr * (m / correction1) / (math.sqrt(v / correction2) + eps)
+
+
+def adam(parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
+    """One step of Adam with coupled L2, in place; `first`, `second` are the moments, of the parameter's shape."""
+    parallel.run(
+        _adam, -(-parameter.size // GRAIN), parameter.reshape(-1), _flat(grad), first.reshape(-1), second.reshape(-1),
+        lr, beta1, beta2, eps, decay, correction1, correction2,
+    )  # fmt: skip

@@ -1,0 +1,182 @@
+"""Batch norm and PReLU around the convolutions: channel statistics, coefficients, and the maps they stand for.
+
+The maps are (N, C, H, W); per-image partial sums are float64 and are combined in a fixed order.
+"""
+
+import math
+
+import numpy as np
+
+from . import parallel
+from .compile import kernel
+from .convolution import _flat
+from .steps import activate as _activate
+from .steps import differentiate as _differentiate
+from .steps import gradient_sums_of, moments_of
+
+
+@kernel
+def _activate_planes(slot, start, stop, x, coef, channels, pixels, out, sums):
+    for n in range(start, stop):
+        at = n * channels * pixels
+        _activate(x, at, pixels, pixels, 1, coef, out, at, pixels, pixels, channels, 1, pixels, sums[n])
+
+
+def activate(x, out):
+    """out = the normalised, activated map that the deferred x stands for."""
+    images, channels = x.shape[:2]
+    pixels = math.prod(x.shape[2:])
+    if out.size:
+        sums = x.claim_sums()
+        sums = np.zeros((images, channels)) if sums is None else sums
+        parallel.run(
+            _activate_planes, images, _flat(x.raw), x.coefficients.reshape(-1), channels, pixels, out.reshape(-1), sums
+        )
+
+
+@kernel
+def _differentiate_planes(slot, start, stop, g, z, coef, channels, pixels, out):
+    for n in range(start, stop):
+        at = n * channels * pixels
+        _differentiate(
+            g, at, pixels, pixels, z, at, pixels, pixels, coef, out, at, pixels, pixels, channels, 1, pixels
+        )
+
+
+def differentiate(grad, out):
+    """out = the gradient that the deferred grad stands for."""
+    images, channels = grad.shape[:2]
+    if out.size:
+        parallel.run(
+            _differentiate_planes, images, _flat(grad.g), _flat(grad.raw), grad.coefficients.reshape(-1), channels,
+            math.prod(grad.shape[2:]), out.reshape(-1),
+        )  # fmt: skip
+
+
+@kernel
+def _moments_planes(slot, start, stop, x, channels, height, width, moments):
+    pixels = height * width
+    for n in range(start, stop):
+        moments_of(x, n * channels * pixels, pixels, width, channels, height, width, True, moments[n])
+
+
+def channel_moments(x, moments):
+    """moments (N, 3, C): reference, sum and sum of squares about it of each plane of the array x."""
+    images, channels, height, width = x.shape
+    moments[...] = 0
+    if x.size:
+        parallel.run(
+            _moments_planes, images, _flat(x), channels, height, width, moments.reshape(images, 3 * channels)
+        )
+
+
+@kernel
+def _sums_planes(slot, start, stop, g, z, coef, channels, height, width, sums):
+    pixels = height * width
+    for n in range(start, stop):
+        at = n * channels * pixels
+        gradient_sums_of(g, at, pixels, width, z, at, pixels, width, coef, channels, height, width, sums[n])
+
+
+def gradient_sums(g, x, sums):
+    """sums (N, 3, C) of the gradient g with respect to the activation of x: see steps.gradient_sums_of."""
+    images, channels, height, width = x.shape
+    sums[...] = 0
+    if g.size:
+        parallel.run(
+            _sums_planes, images, _flat(g), _flat(x.raw), x.coefficients.reshape(-1), channels, height, width,
+            sums.reshape(images, 3 * channels),
+        )  # fmt: skip
+
+
+@kernel
+def _batch_statistics(slot, start, stop, moments, pixels, momentum, mean, variance, running_mean, running_var):
+    images, _, channels = moments.shape
+    count = images * pixels
+    for c in range(start, stop):
+        total = 0.0
+        for n in range(images):
+            total += moments[n, 0, c] * pixels + moments[n, 1, c]
+        centre = total / count
+        # Chan's formula: each image's squares about its own mean, plus its mean's distance from the whole.
+        squares = 0.0
+        for n in range(images):
+            about = moments[n, 1, c] / pixels
+            own = moments[n, 0, c] + about
+            squares += moments[n, 2, c] - about * moments[n, 1, c] + pixels * (own - centre) * (own - centre)
+        mean[c] = centre
+        variance[c] = squares / count
+        running_mean[c] += momentum * (centre - running_mean[c])
+        running_var[c] += momentum * (squares / max(count - 1, 1) - running_var[c])
+
+
+def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
+    """mean, variance (C,) in float64 from moments (N, 3, C) of maps of `pixels` pixels; updates the running ones."""
+    parallel.run(
+        _batch_statistics, mean.size, moments, pixels, momentum, mean, variance, running_mean, running_var, slots=1
+    )
+
+
+@kernel
+def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bias, slope, out):
+    channels = mean.size
+    for c in range(start, stop):
+        scale = weight[c] / math.sqrt(variance[c] + eps)
+        out[c] = scale
+        out[channels + c] = bias[c] - mean[c] * scale
+        out[2 * channels + c] = slope[c]
+        out[3 * channels + c] = mean[c]
+
+
+def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
+    """out (4, C): scale, shift, slope, mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`."""
+    parallel.run(
+        _batch_norm_coefficients, mean.size, mean, variance, eps, weight, bias, slope, out.reshape(-1), slots=1
+    )
+
+
+@kernel
+def _batch_norm_backward(
+    slot, start, stop, sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias,
+    grad_slope,
+):  # fmt: skip
+    images, _, channels = sums.shape
+    for c in range(start, stop):
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        for n in range(images):
+            s0 += sums[n, 0, c]
+            s1 += sums[n, 1, c]
+            s2 += sums[n, 2, c]
+        deviation = 1 / math.sqrt(variance[c] + eps)
+        scale = weight[c] * deviation
+        grad_bias[c] = s0
+        grad_weight[c] = s1 * deviation
+        grad_slope[c] = s2
+        out[c] = scale
+        out[channels + c] = bias[c] - mean[c] * scale
+        out[2 * channels + c] = slope[c]
+        out[3 * channels + c] = scale
+        k1 = 0.0
+        k2 = 0.0
+        if training:
+            k1 = -scale * deviation * deviation * s1 / count
+            k2 = -scale * s0 / count - k1 * mean[c]
+        out[4 * channels + c] = k1
+        out[5 * channels + c] = k2
+
+
+def batch_norm_backward(
+    sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
+):
+    """From the gradient sums (N, 3, C) of an activation to the gradient coefficients (6, C) of its raw map.
+
+    With e = g*prelu', D = 1/sqrt(variance + eps) and M = `count` values per channel:
+    grad_bias = sum e, grad_weight = D * sum e*(x - mean), grad_slope = sum of g*u where u <= 0, and in training
+    dx = weight*D * (e - grad_bias/M - (x - mean)*D * grad_weight/M).
+    """
+    parallel.run(
+        _batch_norm_backward, mean.size, sums, count, training, mean, variance, eps, weight, bias, slope,
+        out.reshape(-1), grad_weight, grad_bias, grad_slope, slots=1,
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Stand-alone pooling and bilinear resizing of maps (N, C, H, W). (Inside octave convolutions, see steps.py.)"""
+
+import numpy as np
+
+from . import parallel
+from .compile import kernel
+from .convolution import _flat
+
+
+@kernel
+def _max_pool2d(slot, start, stop, x, out, height, width, kh, stride, padding, out_height, out_width):
+    for plane in range(start, stop):
+        for r in range(out_height):
+            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + kh, height)
+            for i in range(out_width):
+                left, right = max(i * stride - padding, 0), min(i * stride - padding + kh, width)
+                best = x[(plane * height + top) * width + left]
+                for y in range(top, bottom):
+                    row = (plane * height + y) * width
+                    for q in range(left, right):
+                        v = x[row + q]
+                        best = v if (v > best) | (v != v) else best
+                out[(plane * out_height + r) * out_width + i] = best
+
+
+def max_pool2d(x, out, kernel_size, stride, padding):
+    """out (N, C, H', W') = the largest of each window; a NaN wins."""
+    parallel.run(
+        _max_pool2d, x.shape[0] * x.shape[1], _flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
+        *out.shape[2:],
+    )  # fmt: skip
+
+
+@kernel
+def _max_pool2d_backward(slot, start, stop, grad, x, grad_x, height, width, kh, stride, padding, out_height, out_width):
+    for plane in range(start, stop):
+        for i in range(plane * height * width, (plane + 1) * height * width):
+            grad_x[i] = 0
+        for r in range(out_height):
+            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + kh, height)
+            for i in range(out_width):
+                left, right = max(i * stride - padding, 0), min(i * stride - padding + kh, width)
+                at = (plane * height + top) * width + left
+                best = x[at]
+                for y in range(top, bottom):
+                    row = (plane * height + y) * width
+                    for q in range(left, right):
+                        v = x[row + q]
+                        if (v > best) | ((v != v) & (best == best)):
+                            best = v
+                            at = row + q
+                grad_x[at] += grad[(plane * out_height + r) * out_width + i]
+
+
+def max_pool2d_backward(grad, x, grad_x, kernel_size, stride, padding):
+    """Each gradient goes to its window's winner, found again; the first one on ties."""
+    parallel.run(
+        _max_pool2d_backward, x.shape[0] * x.shape[1], _flat(grad), _flat(x), grad_x.reshape(-1), *x.shape[2:],
+        kernel_size, stride, padding, *grad.shape[2:],
+    )  # fmt: skip
+
+
+@kernel
+def _avg_pool2d(slot, start, stop, x, out, height, width, k, stride, padding, out_height, out_width):
+    share = 1 / (k * k)
+    for plane in range(start, stop):
+        for r in range(out_height):
+            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + k, height)
+            for i in range(out_width):
+                left, right = max(i * stride - padding, 0), min(i * stride - padding + k, width)
+                total = 0.0
+                for y in range(top, bottom):
+                    row = (plane * height + y) * width
+                    for q in range(left, right):
+                        total += x[row + q]
+                out[(plane * out_height + r) * out_width + i] = total * share
+
+
+def avg_pool2d(x, out, kernel_size, stride, padding):
+    """out (N, C, H', W') = the mean of each window; zero padding counts."""
+    parallel.run(
+        _avg_pool2d, x.shape[0] * x.shape[1], _flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
+        *out.shape[2:],
+    )  # fmt: skip
+
+
+@kernel
+def _avg_pool2d_backward(slot, start, stop, grad, grad_x, height, width, k, stride, padding, out_height, out_width):
+    share = 1 / (k * k)
+    for plane in range(start, stop):
+        for i in range(plane * height * width, (plane + 1) * height * width):
+            grad_x[i] = 0
+        for r in range(out_height):
+            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + k, height)
+            for i in range(out_width):
+                left, right = max(i * stride - padding, 0), min(i * stride - padding + k, width)
+                v = grad[(plane * out_height + r) * out_width + i] * share
+                for y in range(top, bottom):
+                    row = (plane * height + y) * width
+                    for q in range(left, right):
+                        grad_x[row + q] += v
+
+
+def avg_pool2d_backward(grad, grad_x, kernel_size, stride, padding):
+    """Each gradient is spread evenly over its window."""
+    parallel.run(
+        _avg_pool2d_backward, grad_x.shape[0] * grad_x.shape[1], _flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
+        kernel_size, stride, padding, *grad.shape[2:],
+    )  # fmt: skip
+
+
+def _weights(size, out_size, dtype):
+    """For each output pixel the two inputs that it lies between and the second one's weight (half-pixel centres)."""
+    at = np.maximum((np.arange(out_size) + 0.5) * (size / out_size) - 0.5, 0)
+    first = np.minimum(at.astype(np.int64), size - 1)
+    return first, np.minimum(first + 1, size - 1), (at - first).astype(dtype)
+
+
+@kernel
+def _upsample(slot, start, stop, x, out, height, width, y0, y1, ty, x0, x1, tx):
+    for plane in range(start, stop):
+        for r in range(ty.size):
+            a = (plane * height + y0[r]) * width
+            b = (plane * height + y1[r]) * width
+            at = (plane * ty.size + r) * tx.size
+            t = ty[r]
+            for i in range(tx.size):
+                s = tx[i]
+                upper = x[a + x0[i]] + s * (x[a + x1[i]] - x[a + x0[i]])
+                lower = x[b + x0[i]] + s * (x[b + x1[i]] - x[b + x0[i]])
+                out[at + i] = upper + t * (lower - upper)
+
+
+def upsample_bilinear(x, out):
+    """out (N, C, H', W') = x resized: half-pixel centres, replicated border, no anti-aliasing."""
+    rows, cols = (_weights(n, m, x.dtype) for n, m in zip(x.shape[2:], out.shape[2:], strict=True))
+    parallel.run(
+        _upsample, x.shape[0] * x.shape[1], _flat(x), out.reshape(-1), *x.shape[2:], *rows, *cols
+    )
+
+
+@kernel
+def _upsample_backward(slot, start, stop, grad, grad_x, height, width, y0, y1, ty, x0, x1, tx):
+    for plane in range(start, stop):
+        for i in range(plane * height * width, (plane + 1) * height * width):
+            grad_x[i] = 0
+        for r in range(ty.size):
+            a = (plane * height + y0[r]) * width
+            b = (plane * height + y1[r]) * width
+            at = (plane * ty.size + r) * tx.size
+            t = ty[r]
+            for i in range(tx.size):
+                s = tx[i]
+                upper = grad[at + i] * (1 - t)
+                lower = grad[at + i] * t
+                grad_x[a + x0[i]] += upper * (1 - s)
+                grad_x[a + x1[i]] += upper * s
+                grad_x[b + x0[i]] += lower * (1 - s)
+                grad_x[b + x1[i]] += lower * s
+
+
+def upsample_bilinear_backward(grad, grad_x):
+    """The adjoint of upsample_bilinear."""
+    sizes = zip(grad_x.shape[2:], grad.shape[2:], strict=True)
+    rows, cols = (_weights(n, m, grad.dtype) for n, m in sizes)
+    parallel.run(
+        _upsample_backward, grad_x.shape[0] * grad_x.shape[1], _flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
+        *rows, *cols,
+    )  # fmt: skip

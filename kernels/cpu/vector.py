@@ -1,0 +1,169 @@
+"""A vector type for kernels: load, store, arithmetic, choice, sum, over as many elements as a register holds.
+
+For loops that LLVM's auto-vectoriser leaves alone: many shifted views of one array (it gives up on proving that none
+overlaps the output) and rows of 28 or 56 pixels (most of which it leaves to a scalar tail). `load` and `store` take the
+number of elements that are left and touch no others, so a row needs no tail.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, overload, register_model
+
+from .simd import VECTOR_BYTES, Flat, overloaded, splat
+
+
+class Vector(types.Type):
+    """The elements of one dtype that fill a register."""
+
+    def __init__(self, element):
+        self.element = element
+        self.lanes = VECTOR_BYTES // (element.bitwidth // 8)
+        super().__init__(name=f"vector({element}, {self.lanes})")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        scalar = ir.DoubleType() if kind.element.bitwidth == 64 else ir.FloatType()
+        super().__init__(manager, kind, ir.VectorType(scalar, kind.lanes))
+
+
+def _mask(builder, vector, count):
+    """Lanes 0..count-1, as a vector of bits."""
+    wide = ir.VectorType(ir.IntType(64), vector.count)
+    numbers = ir.Constant(wide, list(range(vector.count)))
+    return builder.icmp_signed("<", numbers, splat(builder, count, wide))
+
+
+@intrinsic
+def load(typingctx, array, index, left):
+    """`array[index:index + lanes]`; elements from `left` on are zero and not read."""
+    kind = Vector(array.dtype)
+
+    def generate(context, builder, signature, arguments):
+        vector = context.get_value_type(kind)
+        flat = Flat(context, builder, signature.args[0], arguments[0])
+        lanes = ir.Constant(arguments[2].type, kind.lanes)
+        slot = cgutils.alloca_once(builder, vector)
+        with builder.if_else(builder.icmp_signed(">=", arguments[2], lanes), likely=True) as (whole, part):
+            with whole:
+                builder.store(flat.load(arguments[1], vector), slot)
+            with part:
+                mask = _mask(builder, vector, arguments[2])
+                zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+                name = f"llvm.masked.load.v{vector.count}f{kind.element.bitwidth}.p0"
+                align = ir.Constant(ir.IntType(32), flat.bytes)
+                pointer = flat.at(arguments[1], vector)
+                kinds = ir.FunctionType(vector, [pointer.type, align.type, mask.type, vector])
+                function = cgutils.get_or_insert_function(builder.module, kinds, name)
+                builder.store(builder.call(function, [pointer, align, mask, zero]), slot)
+        return builder.load(slot)
+
+    return kind(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(typingctx, array, index, value, left):
+    """`array[index:index + lanes] = value`; elements from `left` on are not written."""
+
+    def generate(context, builder, signature, arguments):
+        flat = Flat(context, builder, signature.args[0], arguments[0])
+        vector = arguments[2].type
+        lanes = ir.Constant(arguments[3].type, vector.count)
+        with builder.if_else(builder.icmp_signed(">=", arguments[3], lanes), likely=True) as (whole, part):
+            with whole:
+                flat.store(arguments[1], arguments[2])
+            with part:
+                mask = _mask(builder, vector, arguments[3])
+                name = f"llvm.masked.store.v{vector.count}f{value.element.bitwidth}.p0"
+                align = ir.Constant(ir.IntType(32), flat.bytes)
+                pointer = flat.at(arguments[1], vector)
+                kinds = ir.FunctionType(ir.VoidType(), [vector, pointer.type, align.type, mask.type])
+                function = cgutils.get_or_insert_function(builder.module, kinds, name)
+                builder.call(function, [arguments[2], pointer, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value, types.intp), generate
+
+
+@intrinsic
+def keep(typingctx, value, left):
+    """`value` with zeros in the lanes from `left` on."""
+
+    def generate(context, builder, signature, arguments):
+        vector = arguments[0].type
+        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+        return builder.select(_mask(builder, vector, arguments[1]), arguments[0], zero)
+
+    return value(value, types.intp), generate
+
+
+@intrinsic
+def spread(typingctx, array, scalar):
+    """`scalar` in every lane of a vector of the array's dtype."""
+    kind = Vector(array.dtype)
+
+    def generate(context, builder, signature, arguments):
+        value = context.cast(builder, arguments[1], signature.args[1], kind.element)
+        return splat(builder, value, context.get_value_type(kind))
+
+    return kind(array, scalar), generate
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """`a*b + c`."""
+
+    def generate(context, builder, signature, arguments):
+        vector = arguments[0].type
+        return overloaded(builder, "llvm.fma", vector, vector, *arguments)
+
+    return a(a, b, c), generate
+
+
+@intrinsic
+def where_positive(typingctx, condition, then, otherwise):
+    """`then` where `condition > 0`, else `otherwise`, lane by lane."""
+
+    def generate(context, builder, signature, arguments):
+        vector = arguments[0].type
+        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+        return builder.select(builder.fcmp_ordered(">", arguments[0], zero), arguments[1], arguments[2])
+
+    return then(condition, then, otherwise), generate
+
+
+@intrinsic
+def total(typingctx, value):
+    """The sum over the lanes."""
+
+    def generate(context, builder, signature, arguments):
+        vector = arguments[0].type
+        kinds = ir.FunctionType(vector.element, [vector.element, vector])
+        name = f"llvm.vector.reduce.fadd.v{vector.count}f{value.element.bitwidth}"
+        function = cgutils.get_or_insert_function(builder.module, kinds, name)
+        return builder.call(function, [ir.Constant(vector.element, 0.0), arguments[0]], fastmath=("reassoc",))
+
+    return value.element(value), generate
+
+
+def _arithmetic(operation, instruction):
+    @intrinsic
+    def compute(typingctx, a, b):
+        def generate(context, builder, signature, arguments):
+            return getattr(builder, instruction)(*arguments)
+
+        return a(a, b), generate
+
+    @overload(operation)
+    def _(a, b):
+        if isinstance(a, Vector) and isinstance(b, Vector):
+            return lambda a, b: compute(a, b)
+        return None
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")

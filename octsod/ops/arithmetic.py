@@ -1,0 +1,228 @@
+"""Plain tensor arithmetic with broadcasting: + - * / **, sum, mean, reshape."""
+
+import math
+
+from ..autograd import Function
+from ..backend import kernels
+from ..checks import require, require_dtype, require_integer
+from ..memory import empty
+from .cost import Cost, elements
+
+
+def broadcast_shape(op, a, b):
+    """The common shape of two arrays."""
+    shape = []
+    for i in range(max(len(a), len(b))):
+        m = a[len(a) - 1 - i] if i < len(a) else 1
+        n = b[len(b) - 1 - i] if i < len(b) else 1
+        require(m == n or 1 in (m, n), op, "b", f"has shape {tuple(b)}", f"one that broadcasts with {tuple(a)}")
+        shape.insert(0, n if m == 1 else m)
+    return tuple(shape)
+
+
+def expand(array, shape):
+    """The array broadcast to `shape`."""
+    if array.shape == shape:
+        return array
+    out = empty(shape, array.dtype)
+    out[...] = array
+    return out
+
+
+def sum_axes(array, axes):
+    """The array added up over `axes`, which stay as axes of length 1."""
+    for axis in axes:
+        shape = array.shape
+        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        out = empty((*shape[:axis], 1, *shape[axis + 1 :]), array.dtype)
+        kernels.sum_middle(array.reshape(outer, shape[axis], inner), out.reshape(outer, inner))
+        array = out
+    return array
+
+
+def reduce_to(array, shape):
+    """Adjoint of `expand`: add up what was broadcast from `shape`."""
+    extra = array.ndim - len(shape)
+    axes = [*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 and array.shape[extra + i] != 1)]
+    return sum_axes(array, axes).reshape(shape)
+
+
+def _both(op, a, b):
+    require_dtype(b, a, op, "b", "a")
+    shape = broadcast_shape(op, a.shape, b.shape)
+    return expand(a, shape), expand(b, shape), empty(shape, a.dtype)
+
+
+class _Elementwise(Function):
+    @classmethod
+    def cost(cls, a, b, itemsize=4, backward=False):
+        """From the shapes of a and b: one operation per element of the result, per gradient backward."""
+        shape = broadcast_shape(cls.__name__, a, b)
+        return Cost(elements(shape) * (1 + backward), itemsize * elements(a, b, shape))
+
+
+class Add(_Elementwise):
+    """a + b"""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.shapes = a.shape, b.shape
+        a, b, out = _both("add", a, b)
+        kernels.add(a, b, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return tuple(reduce_to(grad, s) if need else None for s, need in zip(ctx.shapes, ctx.needs, strict=True))
+
+
+class Subtract(_Elementwise):
+    """a - b"""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.shapes = a.shape, b.shape
+        a, b, out = _both("subtract", a, b)
+        kernels.subtract(a, b, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.shapes
+        grad_b = None
+        if ctx.needs[1]:
+            negative = empty(grad.shape, grad.dtype)
+            kernels.subtract(_constant(0, grad), grad, negative)
+            grad_b = reduce_to(negative, b)
+        return reduce_to(grad, a) if ctx.needs[0] else None, grad_b
+
+
+def _constant(value, like):
+    out = empty(like.shape, like.dtype)
+    out[...] = value
+    return out
+
+
+class Multiply(_Elementwise):
+    """a * b"""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        a, b, out = _both("multiply", a, b)
+        kernels.multiply(a, b, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved
+        grads = []
+        for need, own, other in ((ctx.needs[0], a, b), (ctx.needs[1], b, a)):
+            product = None
+            if need:
+                product = empty(grad.shape, grad.dtype)
+                kernels.multiply(grad, expand(other, grad.shape), product)
+                product = reduce_to(product, own.shape)
+            grads.append(product)
+        return tuple(grads)
+
+
+class Divide(_Elementwise):
+    """a / b"""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        a, b, out = _both("divide", a, b)
+        kernels.divide(a, b, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved
+        quotient = empty(grad.shape, grad.dtype)
+        kernels.divide(grad, expand(b, grad.shape), quotient)  # g/b
+        grad_b = None
+        if ctx.needs[1]:
+            grad_b = empty(grad.shape, grad.dtype)
+            kernels.multiply(quotient, expand(a, grad.shape), grad_b)
+            kernels.divide(grad_b, expand(b, grad.shape), grad_b)
+            kernels.subtract(_constant(0, grad), grad_b, grad_b)  # -g*a/b^2
+            grad_b = reduce_to(grad_b, b.shape)
+        return reduce_to(quotient, a.shape) if ctx.needs[0] else None, grad_b
+
+
+class Power(Function):
+    """a ** exponent, a Python number."""
+
+    @staticmethod
+    def forward(ctx, a, exponent):
+        ctx.save_for_backward(a)
+        ctx.exponent = exponent
+        out = empty(a.shape, a.dtype)
+        kernels.power(a, _scalar(exponent, a), out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (a,) = ctx.saved
+        out = empty(a.shape, a.dtype)
+        kernels.power(a, _scalar(ctx.exponent - 1, a), out)
+        kernels.multiply(out, grad, out)
+        kernels.multiply(out, _constant(ctx.exponent, out), out)
+        return out
+
+    @staticmethod
+    def cost(a, itemsize=4, backward=False):
+        """A power counted as one operation."""
+        return Cost(elements(a) * (3 if backward else 1), itemsize * elements(a, a, a if backward else None))
+
+
+def _scalar(value, like):
+    out = empty((1,), like.dtype)
+    out[...] = value
+    return out
+
+
+class Sum(Function):
+    """a added up over `axis` (None for all, a number or a tuple), which is kept with length 1 if `keepdims`."""
+
+    @staticmethod
+    def forward(ctx, a, axis=None, keepdims=False):
+        axes = range(a.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+        axes = sorted({require_integer(n, "sum", "axis", -a.ndim) % max(a.ndim, 1) for n in axes})
+        ctx.shape, ctx.kept = a.shape, tuple(1 if i in axes else n for i, n in enumerate(a.shape))
+        out = sum_axes(a, axes)
+        return out if keepdims else out.reshape(tuple(n for i, n in enumerate(a.shape) if i not in axes))
+
+    @staticmethod
+    def backward(ctx, grad):
+        return expand(grad.reshape(ctx.kept), ctx.shape)
+
+    @staticmethod
+    def cost(a, itemsize=4, backward=False):
+        """One addition per element; backward a copy."""
+        return Cost(0 if backward else elements(a), itemsize * elements(a))
+
+
+class Reshape(Function):
+    """The same elements in another shape; one length may be -1."""
+
+    @staticmethod
+    def forward(ctx, a, shape):
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        known = math.prod(n for n in shape if n != -1)
+        fits = shape.count(-1) <= 1 and (known == math.prod(a.shape) if -1 not in shape else known > 0)
+        fits = fits and math.prod(a.shape) % max(known, 1) == 0
+        require(fits, "reshape", "shape", f"is {shape}", f"one of {math.prod(a.shape)} elements, like {a.shape}")
+        ctx.shape = a.shape
+        return a.reshape(shape)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.reshape(ctx.shape)
+
+    @staticmethod
+    def cost(a, itemsize=4, backward=False):
+        """Nothing."""
+        return Cost(0, 0)

@@ -1,0 +1,63 @@
+"""Sigmoid and the loss: mean binary cross-entropy with logits."""
+
+from ..autograd import Function
+from ..backend import kernels
+from ..checks import require, require_dtype
+from ..memory import empty
+from .cost import Cost, elements
+
+
+class Sigmoid(Function):
+    """`1 / (1 + exp(-x))`, any shape."""
+
+    @staticmethod
+    def forward(ctx, x):
+        require(x.dtype.kind == "f", "sigmoid", "x", f"has dtype {x.dtype}", "float32 or float64")
+        out = empty(x.shape, x.dtype)
+        kernels.sigmoid(x, out)
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved
+        grad_x = empty(x.shape, x.dtype)
+        kernels.sigmoid_backward(grad, x, grad_x)
+        return grad_x
+
+    @staticmethod
+    def cost(x, itemsize=4, backward=False):
+        """An exponential counted as one operation."""
+        return Cost(4 * elements(x), itemsize * elements(x, x, x if backward else None))
+
+
+class BinaryCrossEntropyWithLogits(Function):
+    """The mean over all elements of `max(x, 0) - x*t + log(1 + exp(-|x|))`; logits x and target t of one shape."""
+
+    @staticmethod
+    def forward(ctx, logits, target):
+        op = "binary_cross_entropy_with_logits"
+        require(logits.dtype.kind == "f", op, "logits", f"has dtype {logits.dtype}", "float32 or float64")
+        require(
+            logits.shape == target.shape, op, "target", f"has shape {target.shape}",
+            f"{logits.shape}, the shape of `logits`",
+        )  # fmt: skip
+        require_dtype(target, logits, op, "target", "logits")
+        require(elements(logits.shape) > 0, op, "logits", f"has shape {logits.shape}", "at least one element")
+        require(not ctx.needs[1], op, "target", "requires a gradient", "constants")
+        out = empty((), logits.dtype)
+        kernels.binary_cross_entropy_with_logits(logits, target, out)
+        ctx.save_for_backward(logits, target)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, target = ctx.saved
+        grad_logits = empty(logits.shape, logits.dtype)
+        kernels.binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
+        return grad_logits, None
+
+    @staticmethod
+    def cost(logits, itemsize=4, backward=False):
+        """An exponential and a logarithm counted as one operation each."""
+        return Cost(7 * elements(logits), itemsize * elements(logits, logits, logits if backward else None))

@@ -1,0 +1,144 @@
+"""Batch norm and PReLU, deferred: they compute per-channel coefficients only, and whoever reads the map applies them.
+
+Public `batch_norm` and `prelu` materialise the result; CSNet never does.
+"""
+
+from ..autograd import Function
+from ..backend import kernels
+from ..checks import require, require_channels, require_dtype, require_map
+from ..deferred import ActivationSums, Deferred, DeferredGradient, identity_coefficients
+from ..memory import empty, zeros
+from .cost import Cost, elements
+
+
+class BatchNormPReLU(Function):
+    """`prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)` per channel, as a deferred map.
+
+    x (N, C, H, W); weight, bias, slope (C,), slope None for no PReLU. In training, mean and (biased) variance are the
+    batch's, and running_mean and running_var (C,), arrays or None, take in the share `momentum` of the mean and the
+    unbiased variance, in place; otherwise they are used. activation_sums: an `ActivationSums` for the first reader to
+    fill, or None.
+    """
+
+    deferred = True
+
+    @staticmethod
+    def forward(
+        ctx, x, weight, bias, slope, running_mean=None, running_var=None, training=True, momentum=0.1, eps=1e-5,
+        activation_sums=None,
+    ):  # fmt: skip
+        op = "batch_norm"
+        x = Deferred.of(x)
+        require_map(x, op)
+        x = x if x.is_raw else Deferred(x.value(kernels))
+        images, channels, height, width = x.shape
+        for name, value in (("weight", weight), ("bias", bias), ("slope", slope)):
+            if value is not None:
+                require_channels(value, channels, op, name)
+                require_dtype(value, x, op, name)
+        for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+            require(value is not None or training, op, name, "is None", "running statistics outside of training")
+            if value is not None:
+                require_channels(value, channels, op, name)
+        ctx.has_slope = slope is not None
+        if slope is None:
+            slope = empty((channels,), x.dtype)
+            slope[...] = 1
+        ctx.count, ctx.training, ctx.eps = images * height * width, training, eps
+        if training:
+            require(ctx.count > 0, op, "x", f"has shape {x.shape}", "at least one value per channel in training")
+            moments = x.moments
+            if moments is None:
+                moments = empty((images, 3, channels), "float64")
+                kernels.channel_moments(x.raw, moments)
+            mean, variance = zeros((channels,), "float64"), zeros((channels,), "float64")
+            unused = zeros((channels,), "float64")
+            kernels.batch_statistics(
+                moments, height * width, momentum, mean, variance,
+                unused if running_mean is None else running_mean, unused if running_var is None else running_var,
+            )  # fmt: skip
+        else:
+            mean, variance = running_mean.astype("float64"), running_var.astype("float64")
+        coefficients = empty((4, channels), x.dtype)
+        kernels.batch_norm_coefficients(mean, variance, eps, weight, bias, slope, coefficients)
+        out = Deferred(x.raw, coefficients, activation_sums=activation_sums)
+        ctx.save_for_backward(out, mean, variance, weight, bias, slope)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        out, mean, variance, weight, bias, slope = ctx.saved
+        sums = grad.sums
+        if sums is None:
+            sums = empty((out.shape[0], 3, out.shape[1]), "float64")
+            kernels.gradient_sums(grad.array, out, sums)
+        coefficients = empty((6, out.shape[1]), out.dtype)
+        grads = [empty(weight.shape, weight.dtype) for _ in range(3)]
+        kernels.batch_norm_backward(
+            sums, ctx.count, ctx.training, mean, variance, ctx.eps, weight, bias, slope, coefficients, *grads
+        )
+        grad_x = DeferredGradient(grad.array, out.raw, coefficients) if ctx.needs[0] else None
+        grad_weight, grad_bias, grad_slope = grads
+        return grad_x, grad_weight, grad_bias, grad_slope if ctx.has_slope else None
+
+    @staticmethod
+    def cost(x, itemsize=4, backward=False):
+        """Nothing but per-channel work of its own: reading and applying it is the reader's."""
+        return Cost((20 if backward else 5) * x[1], 8 * (6 if backward else 3) * x[0] * x[1])
+
+
+class PReLU(Function):
+    """`x if x > 0 else slope*x` per channel, as a deferred map. x (N, C, H, W), slope (C,)."""
+
+    deferred = True
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        x = Deferred.of(x)
+        require_map(x, "prelu")
+        require_channels(slope, x.shape[1], "prelu", "slope")
+        require_dtype(slope, x, "prelu", "slope")
+        coefficients = identity_coefficients(x.shape[1], x.dtype)
+        coefficients[2] = slope
+        out = Deferred(x.value(kernels), coefficients)
+        ctx.save_for_backward(out, slope)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        out, slope = ctx.saved
+        sums = grad.sums
+        if sums is None:
+            sums = empty((out.shape[0], 3, out.shape[1]), "float64")
+            kernels.gradient_sums(grad.array, out, sums)
+        coefficients = zeros((6, out.shape[1]), out.dtype)
+        coefficients[0] = coefficients[3] = 1
+        coefficients[2] = slope
+        return DeferredGradient(grad.array, out.raw, coefficients), sums[:, 2].sum(axis=0).astype(slope.dtype)
+
+    @staticmethod
+    def cost(x, itemsize=4, backward=False):
+        """Nothing but per-channel work of its own."""
+        return Cost(x[1], itemsize * 4 * x[1])
+
+
+class Materialize(Function):
+    """A deferred map as an array."""
+
+    deferred = True
+
+    @staticmethod
+    def forward(ctx, x):
+        return Deferred.of(x).value(kernels)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.value(kernels) if isinstance(grad, DeferredGradient) else grad
+
+    @staticmethod
+    def cost(x, itemsize=4, backward=False):
+        """Read, apply scale, shift and slope, write; backward nothing."""
+        return Cost(0, 0) if backward else Cost(4 * elements(x), itemsize * 2 * elements(x))
+
+
+__all__ = ["ActivationSums", "BatchNormPReLU", "Materialize", "PReLU"]

@@ -1,0 +1,97 @@
+"""Pooling and bilinear resizing as ops of their own. (Octave convolutions resample inside.)"""
+
+from ..autograd import Function
+from ..backend import kernels
+from ..checks import require, require_integer, require_map
+from ..memory import empty
+from .cost import Cost, elements
+
+
+def _windows(op, x, kernel_size, stride, padding):
+    kernel_size = require_integer(kernel_size, op, "kernel_size", 1)
+    stride = kernel_size if stride is None else require_integer(stride, op, "stride", 1)
+    padding = require_integer(padding, op, "padding", 0)
+    require_map(x, op)
+    require(
+        2 * padding <= kernel_size, op, "padding", f"is {padding}", f"at most half of `kernel_size` (={kernel_size})"
+    )
+    require(
+        min(x.shape[2:]) + 2 * padding >= kernel_size, op, "x", f"has size {x.shape[2]}x{x.shape[3]}",
+        f"at least {kernel_size - 2 * padding} pixels for `kernel_size` {kernel_size}",
+    )  # fmt: skip
+    size = tuple((n + 2 * padding - kernel_size) // stride + 1 for n in x.shape[2:])
+    return (kernel_size, stride, padding), (*x.shape[:2], *size)
+
+
+class MaxPool2d(Function):
+    """x (N, C, H, W) -> (N, C, H', W'): the largest of each window; on ties the first one gets the gradient."""
+
+    @staticmethod
+    def forward(ctx, x, kernel_size, stride=None, padding=0):
+        ctx.settings, shape = _windows("max_pool2d", x, kernel_size, stride, padding)
+        out = empty(shape, x.dtype)
+        kernels.max_pool2d(x, out, *ctx.settings)
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved
+        grad_x = empty(x.shape, x.dtype)
+        kernels.max_pool2d_backward(grad, x, grad_x, *ctx.settings)
+        return grad_x
+
+    @staticmethod
+    def cost(x, out, kernel_size, itemsize=4, backward=False):
+        """From the shapes of x and the output: a comparison per element of each window."""
+        flops = elements(out) * kernel_size**2
+        return Cost(flops, itemsize * (elements(x, x, out) if backward else elements(x, out)))
+
+
+class AvgPool2d(Function):
+    """x (N, C, H, W) -> (N, C, H', W'): the mean of each window, zero padding counted."""
+
+    @staticmethod
+    def forward(ctx, x, kernel_size, stride=None, padding=0):
+        ctx.settings, shape = _windows("avg_pool2d", x, kernel_size, stride, padding)
+        ctx.shape = x.shape
+        out = empty(shape, x.dtype)
+        kernels.avg_pool2d(x, out, *ctx.settings)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_x = empty(ctx.shape, grad.dtype)
+        kernels.avg_pool2d_backward(grad, grad_x, *ctx.settings)
+        return grad_x
+
+    @staticmethod
+    def cost(x, out, kernel_size, itemsize=4, backward=False):
+        """From the shapes of x and the output: an addition per element of each window."""
+        return Cost(elements(out) * kernel_size**2, itemsize * elements(x, out))
+
+
+class UpsampleBilinear(Function):
+    """x (N, C, H, W) -> (N, C, *size): half-pixel centres (`align_corners=False`), replicated border."""
+
+    @staticmethod
+    def forward(ctx, x, size):
+        require_map(x, "upsample_bilinear")
+        require(len(size) == 2, "upsample_bilinear", "size", f"is {size!r}", "(height, width)")
+        size = tuple(require_integer(n, "upsample_bilinear", "size", 1) for n in size)
+        require(min(x.shape[2:]) > 0, "upsample_bilinear", "x", f"has shape {x.shape}", "at least one pixel")
+        ctx.shape = x.shape
+        out = empty((*x.shape[:2], *size), x.dtype)
+        kernels.upsample_bilinear(x, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_x = empty(ctx.shape, grad.dtype)
+        kernels.upsample_bilinear_backward(grad, grad_x)
+        return grad_x
+
+    @staticmethod
+    def cost(x, out, itemsize=4, backward=False):
+        """From the shapes of x and the output: three linear interpolations per output."""
+        return Cost(8 * elements(out), itemsize * elements(x, out))
