@@ -1,6 +1,7 @@
 """Parameters and multiply-accumulates of a CSNet, by the authors' count (csnet.md, section 2)."""
 
 import dataclasses
+import itertools
 
 from .checks import require
 from .models.csnet import MULTIPLE
@@ -44,14 +45,31 @@ def complexity(model, size=(224, 224)) -> Complexity:
     return Complexity(sum(p.size for p in model.parameters()), macs)
 
 
+def _counted(channels):
+    """Channels per branch as the authors' counter sees them.
+
+    It takes a branch's bounds as int(total * running sum of shares): truncated, where the network itself rounds. With
+    the error of the running sum that moves a channel to the next branch here and there (53 channels of width 2's fusion
+    become 52), and their published numbers contain it.
+    """
+    total, share, bounds = sum(channels), 0.0, [0]
+    for n in channels:
+        share += n / total
+        bounds.append(int(total * share))
+    return [b - a for a, b in itertools.pairwise(bounds)]
+
+
 def _octave(layer, height, width):
     """MACs of a gOctConv with its norms; height x width is the size of output branch 0."""
     k2 = layer.kernel_size**2
     macs = 0
-    for i, ins in enumerate(layer.in_channels):
+    ins_of, outs_of = layer.in_channels, layer.out_channels
+    if not layer.single:
+        ins_of, outs_of = _counted(ins_of), _counted(outs_of)
+    for i, ins in enumerate(ins_of):
         if layer.stride == 2 and not layer.single:
             macs += 5 * ins * (2 * height >> i) * (2 * width >> i)
-        for j, outs in enumerate(layer.out_channels):
+        for j, outs in enumerate(outs_of):
             pixels = (height >> max(i, j)) * (width >> max(i, j))
             macs += k2 * ins * outs * pixels
             if i < j:  # counted even where output j has no channels
