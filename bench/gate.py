@@ -215,25 +215,57 @@ def torch_block(case: Case, memory_format: str) -> Block:
 
 
 def octsod_block(case: Case) -> Block:
-    """The library's implementation of `case`, called and timed exactly like :func:`torch_block`.
+    """The library's own block: the last layer's deferred activation is carried out within the step, as the peer does."""
+    import octsod
+    from octsod import functional, nn
+    from octsod.interop.sod100k import authors_name
 
-    To be returned is a :class:`Block` of two callables:
+    spec, dtype = case.spec, case.inputs[0].dtype
+    if spec.dilated:
+        block = _DilatedFuse(nn, spec, dtype)
+        prefix, theirs = "fusion", "oct_fuse"
+    else:
+        block = nn.ILBlock(spec.in_channels, spec.out_channels, dtype=dtype)
+        prefix, theirs = "extractor.stages.1.0", "stage1.0"
+    parameters = {
+        authors_name(f"{prefix}.{name}").removeprefix(f"{theirs}."): p for name, p in block.named_parameters()
+    }
+    if parameters.keys() != case.parameters.keys():
+        raise RuntimeError(f"parameter names differ: {sorted(parameters.keys() ^ case.parameters.keys())}")
+    for name, parameter in parameters.items():
+        parameter.data[...] = case.parameters[name]
+    inputs = [octsod.Tensor(x, requires_grad=True) for x in case.inputs]
+    state: dict[str, Sequence] = {}
 
-    - ``step()``: forward of the block in training mode (batch statistics; running statistics updated), then backward
-      from `case.upstream` to **every input branch and every parameter**. Inputs are taken as finished feature maps,
-      and outputs are finished feature maps: a deferred normalisation or activation of the last layer must be carried
-      out within the step, and the upstream gradients are those of the activated outputs. Gradients start at zero in
-      every call. Preparation (copying weights, compiling, allocating pools) belongs outside; the first call of `step`
-      is not timed.
-    - ``results()``: :class:`Results` of the last ``step()`` as NCHW NumPy arrays of the case's dtype.
+    def step() -> None:
+        state.clear()
+        for leaf in (*inputs, *parameters.values()):
+            leaf.grad = None
+        outputs = [functional.materialize(y) for y in block(inputs)]
+        # Several roots: as one scalar's gradient, sum_i <y_i, upstream_i>, would be.
+        octsod.autograd.backward_all(outputs, case.upstream)
+        state["outputs"] = [y.numpy() for y in outputs]
 
-    Build an ILBlock (``spec.in_channels -> spec.out_channels``, 1x1, stride 1) where ``case.spec.dilated`` is empty,
-    otherwise the dilated block (``spec.in_channels``, ``spec.dilated``) followed by a gOctConv 1x1 with BN and PReLU to
-    ``spec.out_channels``. Load `case.parameters` by name (relative to the block; stored unscaled). Compute in the
-    dtype of `case.inputs`: float64 for the strict comparison, float32 for the timing. Import octsod in here, not at the
-    top of the file; the number of threads is in ``OCTSOD_THREADS`` and ``NUMBA_NUM_THREADS`` by the time of the call.
-    """
-    raise RuntimeError("octsod_block is not filled in yet; run with --peers-only.")
+    def results() -> Results:
+        return Results(
+            outputs=state["outputs"],
+            input_grads=[x.grad for x in inputs],
+            parameter_grads={name: p.grad for name, p in parameters.items()},
+        )
+
+    return Block(step, results)
+
+
+def _DilatedFuse(nn, spec: BlockSpec, dtype):  # noqa: N802 (makes a class, since octsod is imported late)
+    class DilatedFuse(nn.Module):
+        def __init__(self) -> None:
+            self.dilated = nn.DilatedLayer(spec.in_channels, spec.dilated, dtype)
+            self.merge = nn.OctaveLayer([sum(d) for d in spec.dilated], spec.out_channels, dtype=dtype)
+
+        def forward(self, inputs: list) -> list:
+            return self.merge(self.dilated(inputs))
+
+    return DilatedFuse()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -177,9 +177,9 @@ def _copy(array):
     return out
 
 
-def _reachable(root):
+def _reachable(roots):
     """Pending gradients by (node, output), with the number of parts that each will get."""
-    pending, seen, stack = {}, {root}, [root]
+    pending, seen, stack = {}, set(roots), list(roots)
     while stack:
         node = stack.pop()
         if node.freed:
@@ -202,29 +202,27 @@ def backward(tensor, gradient=None, retain_graph=False):
     gradient: array of the tensor's shape; may be left out for a single element. The graph is freed on the way unless
     `retain_graph`.
     """
+    backward_all([tensor], [gradient], retain_graph)
+
+
+def backward_all(tensors, gradients, retain_graph=False):
+    """`backward` from several tensors at once: adds the gradient of `sum_i <tensors[i], gradients[i]>`."""
     kernels = backend.kernels
-    if not tensor.requires_grad:
-        raise RuntimeError("backward: this tensor does not require a gradient, nor does anything it was made from.")
-    if gradient is None:
-        if tensor.size != 1:
-            raise ValueError(
-                f"backward: `gradient` is needed for a tensor of shape {tensor.shape}; only a single element has one."
-            )
-        gradient = np.ones(tensor.shape, tensor.dtype)
-    gradient = np.asarray(getattr(gradient, "data", gradient) if _is_tensor(gradient) else gradient)
-    if gradient.shape != tensor.shape or gradient.dtype != tensor.dtype:
-        raise ValueError(
-            f"backward: `gradient` is {gradient.dtype} {gradient.shape}; expected {tensor.dtype} {tensor.shape}, "
-            "like the tensor."
-        )
-    if tensor.node is None:
-        _accumulate_leaf(tensor, gradient, kernels)
-        return
-    root = (tensor.node, tensor.index)
-    pending = _reachable(tensor.node)
-    pending.setdefault(root, _Pending()).expected += 1
-    pending[root].add(np.ascontiguousarray(gradient), kernels)
-    heap, queued = [tensor.node], {tensor.node}
+    roots = []
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        gradient = _checked_gradient(tensor, gradient)
+        if tensor.node is None:
+            _accumulate_leaf(tensor, gradient, kernels)
+        else:
+            roots.append(((tensor.node, tensor.index), gradient))
+    pending = _reachable({node for (node, _), _ in roots})
+    for root, _ in roots:
+        pending.setdefault(root, _Pending()).expected += 1
+    for root, gradient in roots:
+        pending[root].add(gradient, kernels)
+    queued = {node for (node, _), _ in roots}
+    heap = list(queued)
+    heapq.heapify(heap)
     while heap:
         node = heapq.heappop(heap)
         grads = _gradients_of(node, pending, kernels)
@@ -244,6 +242,25 @@ def backward(tensor, gradient=None, retain_graph=False):
         del results, result, edge
         if not retain_graph:
             node.free()
+
+
+def _checked_gradient(tensor, gradient):
+    """The gradient to start from as a contiguous array."""
+    if not tensor.requires_grad:
+        raise RuntimeError("backward: this tensor does not require a gradient, nor does anything it was made from.")
+    if gradient is None:
+        if tensor.size != 1:
+            raise ValueError(
+                f"backward: `gradient` is needed for a tensor of shape {tensor.shape}; only a single element has one."
+            )
+        return np.ones(tensor.shape, tensor.dtype)
+    gradient = gradient.numpy() if _is_tensor(gradient) else np.asarray(gradient)
+    if gradient.shape != tensor.shape or gradient.dtype != tensor.dtype:
+        raise ValueError(
+            f"backward: `gradient` is {gradient.dtype} {gradient.shape}; expected {tensor.dtype} {tensor.shape}, "
+            "like the tensor."
+        )
+    return np.ascontiguousarray(gradient).reshape(tensor.shape)
 
 
 def _is_tensor(value):

@@ -9,6 +9,8 @@ does LLVM turn them into vector instructions.
 """
 
 from .compile import kernel
+from .simd import lanes
+from .vector import deinterleave, interleave, load, store, where_less
 
 
 @kernel
@@ -264,33 +266,30 @@ def max_pool(x, p, lx, px, factor, y, q, ly, py, channels, rows, cols):
 @kernel
 def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels, rows, cols):
     """`y += d` at the winner of each factor x factor window of x (the first one on ties); rows and cols count d's."""
-    zero = y.dtype.type(0)
     for c in range(channels):
         for r in range(rows):
             e = s + c * ld + r * pd
             a = p + c * lx + factor * r * px
             b = q + c * ly + factor * r * py
             if factor == 2:
-                upper = x[a : a + 2 * cols]
-                lower = x[a + px : a + px + 2 * cols]
-                over = y[b : b + 2 * cols]
-                under = y[b + py : b + py + 2 * cols]
-                grad = d[e : e + cols]
-                for i in range(cols):
-                    v0 = upper[2 * i]
-                    v1 = upper[2 * i + 1]
-                    v2 = lower[2 * i]
-                    v3 = lower[2 * i + 1]
-                    m0 = v0 if v0 >= v1 else v1
-                    m1 = v2 if v2 >= v3 else v3
-                    up = grad[i] if m0 >= m1 else zero
-                    down = grad[i] - up
-                    left = up if v0 >= v1 else zero
-                    over[2 * i] += left
-                    over[2 * i + 1] += up - left
-                    left = down if v2 >= v3 else zero
-                    under[2 * i] += left
-                    under[2 * i + 1] += down - left
+                lane = lanes(x)
+                for i in range(0, cols, lane):
+                    n = cols - i
+                    v0, v1 = deinterleave(load(x, a + 2 * i, 2 * n), load(x, a + 2 * i + lane, 2 * n - lane))
+                    v2, v3 = deinterleave(load(x, a + px + 2 * i, 2 * n), load(x, a + px + 2 * i + lane, 2 * n - lane))
+                    g = load(d, e + i, n)
+                    # The upper pair wins a tie, and in each pair the left one.
+                    up = where_less(where_less(v0, v1, v1, v0), where_less(v2, v3, v3, v2), g - g, g)
+                    down = g - up
+                    right = where_less(v0, v1, up, g - g)
+                    w0, w1 = interleave(up - right, right)
+                    store(y, b + 2 * i, w0 + load(y, b + 2 * i, 2 * n), 2 * n)
+                    store(y, b + 2 * i + lane, w1 + load(y, b + 2 * i + lane, 2 * n - lane), 2 * n - lane)
+                    right = where_less(v2, v3, down, g - g)
+                    w0, w1 = interleave(down - right, right)
+                    at = b + py + 2 * i
+                    store(y, at, w0 + load(y, at, 2 * n), 2 * n)
+                    store(y, at + lane, w1 + load(y, at + lane, 2 * n - lane), 2 * n - lane)
             else:
                 for i in range(cols):
                     m = x[a + factor * i]
@@ -307,120 +306,156 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
 
 
 @kernel
-def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, row, channels, rows, spare, o):
-    """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `row` on.
-
-    x is height x width. `spare[o:]` holds one padded coarse row and one fine row.
-    """
-    half = y.dtype.type(0.5)
-    one = y.dtype.type(1)
-    wide = o + width + 2
-    for c in range(channels):
-        for r in range(rows):
-            at = (row + r + half) / factor - half
-            top = int(at + 1) - 1
-            t = y.dtype.type(at - top)
-            a = p + c * lx + max(top, 0) * px
-            b = p + c * lx + min(top + 1, height - 1) * px
-            upper = x[a : a + width]
-            lower = x[b : b + width]
-            coarse = spare[o : o + width + 2]
-            fine = spare[wide : wide + factor * width]
-            for i in range(width):
-                coarse[1 + i] = (one - t) * upper[i] + t * lower[i]
-            coarse[0] = coarse[1]
-            coarse[width + 1] = coarse[width]
-            if factor == 2:
-                near = y.dtype.type(0.75)
-                far = y.dtype.type(0.25)
-                for i in range(width):
-                    v = near * coarse[1 + i]
-                    fine[2 * i] = v + far * coarse[i]
-                    fine[2 * i + 1] = v + far * coarse[2 + i]
-            elif factor == 4:
-                f1 = y.dtype.type(0.125)
-                f3 = y.dtype.type(0.375)
-                f5 = y.dtype.type(0.625)
-                f7 = y.dtype.type(0.875)
-                for i in range(width):
-                    left = coarse[i]
-                    v = coarse[1 + i]
-                    right = coarse[2 + i]
-                    fine[4 * i] = f3 * left + f5 * v
-                    fine[4 * i + 1] = f1 * left + f7 * v
-                    fine[4 * i + 2] = f7 * v + f1 * right
-                    fine[4 * i + 3] = f5 * v + f3 * right
-            else:
-                for k in range(factor):
-                    u = (k + half) / factor - half
-                    first = 1 if u >= 0 else 0
-                    u = u if u >= 0 else u + one
-                    for i in range(width):
-                        fine[factor * i + k] = (one - u) * coarse[first + i] + u * coarse[first + 1 + i]
-            b = q + c * ly + r * py
-            out = y[b : b + factor * width]
-            for i in range(factor * width):
-                out[i] += fine[i]
+def _stretch(row, width, factor, out):
+    """out (factor*width) = row (width) interpolated at half-pixel centres, its ends replicated."""
+    half = out.dtype.type(0.5)
+    one = out.dtype.type(1)
+    if factor == 2 and width > 1:
+        near = out.dtype.type(0.75)
+        far = out.dtype.type(0.25)
+        for i in range(width - 1):
+            a = row[i]
+            b = row[i + 1]
+            out[2 * i + 1] = near * a + far * b
+            out[2 * i + 2] = far * a + near * b
+    elif factor == 4 and width > 1:
+        f1 = out.dtype.type(0.125)
+        f3 = out.dtype.type(0.375)
+        f5 = out.dtype.type(0.625)
+        f7 = out.dtype.type(0.875)
+        for i in range(width - 1):
+            a = row[i]
+            b = row[i + 1]
+            out[4 * i + 2] = f7 * a + f1 * b
+            out[4 * i + 3] = f5 * a + f3 * b
+            out[4 * i + 4] = f3 * a + f5 * b
+            out[4 * i + 5] = f1 * a + f7 * b
+    else:
+        for k in range(factor):
+            u = out.dtype.type((k + half) / factor)
+            for i in range(width - 1):
+                out[factor * i + factor // 2 + k] = (one - u) * row[i] + u * row[i + 1]
+    out[: factor // 2] = row[0]
+    out[factor * width - factor // 2 :] = row[width - 1]
 
 
 @kernel
-def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, row, channels, rows, spare, o):
-    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `row`, into y (height x width).
+def _shrink(row, width, factor, out):
+    """Adjoint of `_stretch`: row (factor*width) to out (width)."""
+    n = factor * width
+    if factor == 2 and width > 1:
+        near = out.dtype.type(0.75)
+        far = out.dtype.type(0.25)
+        out[0] = row[0] + near * row[1] + far * row[2]
+        out[width - 1] = row[n - 1] + near * row[n - 2] + far * row[n - 3]
+        shifted = row[1:]
+        to = out[1:]
+        for i in range(width - 2):
+            outer = shifted[2 * i] + shifted[2 * i + 3]
+            to[i] = near * (shifted[2 * i + 1] + shifted[2 * i + 2]) + far * outer
+    elif factor == 4 and width > 1:
+        f1 = out.dtype.type(0.125)
+        f3 = out.dtype.type(0.375)
+        f5 = out.dtype.type(0.625)
+        f7 = out.dtype.type(0.875)
+        out[0] = row[0] + row[1] + f7 * row[2] + f5 * row[3] + f3 * row[4] + f1 * row[5]
+        last = row[n - 1] + row[n - 2] + f7 * row[n - 3] + f5 * row[n - 4]
+        out[width - 1] = last + f3 * row[n - 5] + f1 * row[n - 6]
+        shifted = row[2:]
+        to = out[1:]
+        for i in range(width - 2):
+            inner = f5 * (shifted[4 * i + 2] + shifted[4 * i + 5]) + f7 * (shifted[4 * i + 3] + shifted[4 * i + 4])
+            outer = f3 * (shifted[4 * i + 1] + shifted[4 * i + 6]) + f1 * (shifted[4 * i] + shifted[4 * i + 7])
+            to[i] = inner + outer
+    else:
+        half = out.dtype.type(0.5)
+        one = out.dtype.type(1)
+        for i in range(width):
+            out[i] = 0
+        for k in range(factor):
+            u = out.dtype.type((k + half) / factor)
+            for i in range(width - 1):
+                v = row[factor * i + factor // 2 + k]
+                out[i] += (one - u) * v
+                out[i + 1] += u * v
+        for k in range(factor // 2):
+            out[0] += row[k]
+            out[width - 1] += row[n - 1 - k]
 
-    `spare[o:]` holds one fine row with `factor` zeros on both sides and one padded coarse row.
+
+@kernel
+def _share(r, k, height, factor):
+    """The weight of coarse row k in fine row r."""
+    at = (r + 0.5) / factor - 0.5
+    top = int(at + 1) - 1
+    if top < 0 or top + 1 >= height:
+        return 1.0
+    return at - top if top < k else 1 - (at - top)
+
+
+@kernel
+def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, spare, o):
+    """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
+
+    x is height x width, factor a power of two. Each row of x is stretched once, into one of two lines of `spare[o:]`;
+    every row of y mixes two of them.
     """
     half = y.dtype.type(0.5)
     one = y.dtype.type(1)
-    zero = y.dtype.type(0)
     n = factor * width
-    fine = spare[o : o + n + 2 * factor]
-    start = o + n + 2 * factor
-    coarse = spare[start : start + width + 2]
-    fine[:factor] = zero
-    fine[factor + n :] = zero
+    lines = spare[o : o + 2 * n]
     for c in range(channels):
+        ready = -1  # rows of x up to this one have been stretched; row k lies in line k % 2
         for r in range(rows):
-            a = p + c * ld + r * pd
-            fine[factor : factor + n] = d[a : a + n]
-            if factor == 2:
-                near = y.dtype.type(0.75)
-                far = y.dtype.type(0.25)
-                for i in range(width):
-                    outer = fine[2 * i + 1] + fine[2 * i + 4]
-                    coarse[i + 1] = near * (fine[2 * i + 2] + fine[2 * i + 3]) + far * outer
-                coarse[0] = far * fine[2]
-                coarse[width + 1] = far * fine[2 * width + 1]
-            elif factor == 4:
-                f1 = y.dtype.type(0.125)
-                f3 = y.dtype.type(0.375)
-                f5 = y.dtype.type(0.625)
-                f7 = y.dtype.type(0.875)
-                for i in range(width):
-                    inner = f5 * (fine[4 * i + 4] + fine[4 * i + 7]) + f7 * (fine[4 * i + 5] + fine[4 * i + 6])
-                    outer = f3 * (fine[4 * i + 3] + fine[4 * i + 8]) + f1 * (fine[4 * i + 2] + fine[4 * i + 9])
-                    coarse[i + 1] = inner + outer
-                coarse[0] = f3 * fine[4] + f1 * fine[5]
-                coarse[width + 1] = f3 * fine[4 * width + 3] + f1 * fine[4 * width + 2]
-            else:
-                coarse[:] = zero
-                for k in range(factor):
-                    u = (k + half) / factor - half
-                    first = 1 if u >= 0 else 0
-                    u = u if u >= 0 else u + one
-                    for i in range(width):
-                        v = fine[factor + factor * i + k]
-                        coarse[first + i] += (one - u) * v
-                        coarse[first + 1 + i] += u * v
-            coarse[1] += coarse[0]
-            coarse[width] += coarse[width + 1]
-            at = (row + r + half) / factor - half
+            at = (first + r + half) / factor - half
             top = int(at + 1) - 1
             t = y.dtype.type(at - top)
-            b = q + c * ly + max(top, 0) * py
-            upper = y[b : b + width]
+            below = min(top + 1, height - 1)
+            top = max(top, 0)
+            for k in range(max(top, ready + 1), below + 1):
+                a = p + c * lx + k * px
+                _stretch(x[a : a + width], width, factor, lines[k % 2 * n : (k % 2 + 1) * n])
+                ready = k
+            b = q + c * ly + r * py
+            out = y[b : b + n]
+            over = lines[top % 2 * n : (top % 2 + 1) * n]
+            under = lines[below % 2 * n : (below % 2 + 1) * n]
+            s = one - t
+            for i in range(n):
+                out[i] += s * over[i] + t * under[i]
+
+
+@kernel
+def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, channels, rows, spare, o):
+    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into y (height x width).
+
+    Fine rows are first added up, weighted, for each coarse row, in a line of `spare[o:]`; that line is then shrunk once.
+    """
+    n = factor * width
+    line = spare[o : o + n]
+    small = spare[o + n : o + n + width]
+    low = max((first + factor // 2) // factor - 1, 0)
+    high = min((first + rows - 1 + factor // 2) // factor, height - 1)
+    for c in range(channels):
+        for k in range(low, high + 1):
+            begin = max(factor * k - factor // 2, first)
+            end = min(factor * (k + 1) + factor // 2, first + rows)
+            for r in range(begin, end, 2):
+                pair = r + 1 < end
+                v = y.dtype.type(_share(r, k, height, factor))
+                w = y.dtype.type(_share(r + 1, k, height, factor) if pair else 0)
+                a = p + c * ld + (r - first) * pd
+                row = d[a : a + n]
+                a += pd if pair else 0
+                following = d[a : a + n]
+                if r == begin:
+                    for i in range(n):
+                        line[i] = v * row[i] + w * following[i]
+                else:
+                    for i in range(n):
+                        line[i] += v * row[i] + w * following[i]
+            _shrink(line, width, factor, small)
+            b = q + c * ly + k * py
+            out = y[b : b + width]
             for i in range(width):
-                upper[i] += (one - t) * coarse[1 + i]
-            b = q + c * ly + min(top + 1, height - 1) * py
-            lower = y[b : b + width]
-            for i in range(width):
-                lower[i] += t * coarse[1 + i]
+                out[i] += small[i]

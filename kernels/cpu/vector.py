@@ -136,6 +136,46 @@ def where_positive(typingctx, condition, then, otherwise):
 
 
 @intrinsic
+def where_less(typingctx, a, b, then, otherwise):
+    """`then` where `a < b`, else `otherwise`, lane by lane."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered("<", arguments[0], arguments[1]), arguments[2], arguments[3])
+
+    return then(a, b, then, otherwise), generate
+
+
+def _shuffle(builder, a, b, lanes):
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+@intrinsic
+def deinterleave(typingctx, a, b):
+    """The even and the odd elements of two vectors that lie end to end."""
+    kind = types.UniTuple(a, 2)
+
+    def generate(context, builder, signature, arguments):
+        n = arguments[0].type.count
+        halves = [_shuffle(builder, *arguments, list(range(k, 2 * n, 2))) for k in (0, 1)]
+        return context.make_tuple(builder, kind, halves)
+
+    return kind(a, b), generate
+
+
+@intrinsic
+def interleave(typingctx, even, odd):
+    """Two vectors, end to end, whose even and odd elements are given."""
+    kind = types.UniTuple(even, 2)
+
+    def generate(context, builder, signature, arguments):
+        n = arguments[0].type.count
+        pairs = [k for i in range(n) for k in (i, n + i)]
+        return context.make_tuple(builder, kind, [_shuffle(builder, *arguments, pairs[i : i + n]) for i in (0, n)])
+
+    return kind(even, odd), generate
+
+
+@intrinsic
 def total(typingctx, value):
     """The sum over the lanes."""
 
