@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 
 from .checks import require
-from .models.csnet import MULTIPLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +22,10 @@ def complexity(model, size=(224, 224)) -> Complexity:
     and k*k per element max-pooled, with k the convolution's kernel size. The last upsampling is not counted.
     """
     height, width = size
+    multiple = model.configuration.multiple
     require(
-        all(n > 0 and n % MULTIPLE == 0 for n in size), "complexity", "size", f"is {height}x{width}",
-        f"positive multiples of {MULTIPLE}",
+        all(n > 0 and n % multiple == 0 for n in size), "complexity", "size", f"is {height}x{width}",
+        f"positive multiples of {multiple}",
     )  # fmt: skip
     macs = 0
     for stage, blocks in enumerate(model.extractor.stages):

@@ -12,9 +12,6 @@ import llvmlite
 import numba
 import numpy
 
-# Not `fastmath=True`: that lets the compiler assume there is no NaN or infinity, and a diverging run would go unnoticed.
-FAST_MATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
-
 
 def cache_root() -> pathlib.Path:
     """The folder for compiled kernels: `OCTSOD_CACHE_DIR`, else `octsod` in the user's cache folder."""
@@ -58,8 +55,11 @@ def cache_folder() -> str | None:
 
 
 def kernel(function):
-    """Compile `function` with Numba on first call: serial, without the GIL, cached on disk."""
-    options = {"nogil": True, "boundscheck": False, "error_model": "numpy", "fastmath": FAST_MATH}
+    """Compile `function` with Numba on first call: serial, without the GIL, cached on disk, plain IEEE arithmetic."""
+    # No fast math: it would let the compiler choose the order of sums and where to fuse a multiply-add, and it chooses
+    # differently for a function compiled now and the same one out of the cache. Sums and fused operations are spelled
+    # out (vector.py), so results are the same in every run.
+    options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
     folder = cache_folder()
     if folder is None:
         return numba.njit(**options)(function)

@@ -147,7 +147,7 @@ def forward(c: Convolution, moments: bool, sums: bool):
         count = rows * g.width if g.pointwise else g.count
         target = out.at(row) if g.pointwise else result
         for (first, end, _, _), taps in zip(c.groups, g.taps, strict=True):
-            offsets = [i * source.stride + g.offset(t) for i in range(c.channels) for t in taps]
+            offsets = [i * source.stride + g.offset(t) for t in taps for i in range(c.channels)]
             weights = [(slice(first, end), slice(None), [t.number for t in taps], False)]
             if c.bias:
                 offsets.append(ones.start - source.start)
@@ -205,7 +205,7 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
         if need_weight:
             _load(program, g, x, c.channels, source, row, rows, coef, 1)
             for k, ((first, end, _, _), taps) in enumerate(zip(c.groups, g.taps, strict=True)):
-                offsets = [i * source.stride + g.offset(t) for i in range(c.channels) for t in taps]
+                offsets = [i * source.stride + g.offset(t) for t in taps for i in range(c.channels)]
                 if c.bias:
                     offsets.append(ones.start - source.start)
                 program.correlate(k, end - first, origin.at(channel=first), source, offsets, count)
@@ -217,7 +217,7 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
             offsets, weights = [], []
             for (first, end, _, _), taps in zip(c.groups, g.taps, strict=True):
                 mine = [t for t in taps if t.plane == plane]
-                offsets += [o * delta.stride - t.row * g.pitch - t.col for o in range(first, end) for t in mine]
+                offsets += [o * delta.stride - t.row * g.pitch - t.col for t in mine for o in range(first, end)]
                 weights.append((slice(first, end), slice(None), [t.number for t in mine], True))
             target = gx.at(row + first_row, first_col).every(c.stride)
             count = rows * g.width if g.pointwise else (n_rows - 1) * g.pitch + n_cols

@@ -15,7 +15,7 @@ FLUSH = 2048  # pixels that float32 sums may cover before they go into float64
 @kernel
 def _load_row(x, start, width, scale, shift, slope, ring, at):
     """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; returns the sums by lane."""
-    sums = scale - scale
+    sums = spread(x, 0)
     lane = lanes(x)
     for i in range(0, width, lane):
         u = fma(load(x, start + i, width - i), scale, shift)
@@ -31,8 +31,7 @@ def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference)
     w0, w1, w2 = spread(ring, weight[w]), spread(ring, weight[w + 1]), spread(ring, weight[w + 2])
     w3, w4, w5 = spread(ring, weight[w + 3]), spread(ring, weight[w + 4]), spread(ring, weight[w + 5])
     w6, w7, w8 = spread(ring, weight[w + 6]), spread(ring, weight[w + 7]), spread(ring, weight[w + 8])
-    first = w0 - w0
-    second = first
+    first = second = spread(ring, 0)
     lane = lanes(ring)
     for i in range(0, span, lane):
         a = w0 * load(ring, y0 + i, lane)
@@ -41,10 +40,10 @@ def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference)
         b = w3 * load(ring, y1 + i, lane)
         b = fma(w4, load(ring, y1 + i + dilation, lane), b)
         b = fma(w5, load(ring, y1 + i + 2 * dilation, lane), b)
-        a = fma(w6, load(ring, y2 + i, lane), a)
-        b = fma(w7, load(ring, y2 + i + dilation, lane), b)
-        a = fma(w8, load(ring, y2 + i + 2 * dilation, lane), a)
-        v = a + b
+        c = w6 * load(ring, y2 + i, lane)
+        c = fma(w7, load(ring, y2 + i + dilation, lane), c)
+        c = fma(w8, load(ring, y2 + i + 2 * dilation, lane), c)
+        v = (a + b) + c
         store(out, at + i, v, span - i)
         v = keep(v - reference, span - i)
         first = first + v
@@ -55,11 +54,10 @@ def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference)
 @kernel
 def _filter_row_any(ring, row, depth, pitch, weight, w, kh, kw, dilation, out, at, span, reference):
     """The same for any kernel size."""
-    first = reference - reference
-    second = first
+    first = second = zero = spread(ring, 0)
     lane = lanes(ring)
     for i in range(0, span, lane):
-        v = reference - reference
+        v = zero
         for ty in range(kh):
             y = (row + ty * dilation) % depth * pitch + i
             for tx in range(kw):

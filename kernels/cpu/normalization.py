@@ -121,9 +121,9 @@ def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, ru
 def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bias, slope, out):
     channels = mean.size
     for c in range(start, stop):
-        scale = weight[c] / math.sqrt(variance[c] + eps)
-        out[c] = scale
-        out[channels + c] = bias[c] - mean[c] * scale
+        out[c] = weight[c] / math.sqrt(variance[c] + eps)
+        # From the scale as stored, so that its rounding does not move the whole channel: the mean maps to the bias.
+        out[channels + c] = bias[c] - mean[c] * out[c]
         out[2 * channels + c] = slope[c]
         out[3 * channels + c] = mean[c]
 
@@ -155,7 +155,7 @@ def _batch_norm_backward(
         grad_weight[c] = s1 * deviation
         grad_slope[c] = s2
         out[c] = scale
-        out[channels + c] = bias[c] - mean[c] * scale
+        out[channels + c] = bias[c] - mean[c] * out[c]
         out[2 * channels + c] = slope[c]
         out[3 * channels + c] = scale
         k1 = 0.0

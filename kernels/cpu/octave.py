@@ -19,7 +19,7 @@ from .programs import (
     MAX_POOL_BACKWARD,
     MOMENTS,
     NOWHERE,
-    SPREAD,
+    AVERAGE_BACKWARD,
     TRANSFER,
     UPSAMPLE_ADD,
     UPSAMPLE_BACKWARD,
@@ -122,17 +122,17 @@ class _Builder:
         return region.at(self.c.padding, self.c.padding)
 
     def offsets(self, region, channels):
-        """Table entries (channel, tap) of a zero-bordered source."""
+        """Table entries (tap, channel) of a zero-bordered source."""
         k = self.c.kernel_size
-        return [i * region.stride + y * region.pitch + x for i in range(channels) for y in range(k) for x in range(k)]
+        return [i * region.stride + y * region.pitch + x for y in range(k) for x in range(k) for i in range(channels)]
 
     def offsets_transposed(self, region, channels, base):
-        """Table entries (channel, tap) of a gradient that is correlated back, seen from the first pixel of `base`."""
+        """Table entries (tap, channel) of a gradient that is correlated back, seen from the first pixel of `base`."""
         k, p = self.c.kernel_size, self.c.padding
         start = self.inside(region).start - self.inside(base).start
         return [
             start + o * region.stride + (p - y) * region.pitch + p - x
-            for o in range(channels) for y in range(k) for x in range(k)
+            for y in range(k) for x in range(k) for o in range(channels)
         ]  # fmt: skip
 
     def load(self, level, row, rows, sums=1):
@@ -304,7 +304,7 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
                     pooled.at(row >> shift, channel=first), a=1 << shift,
                 )  # fmt: skip
         if c.pool:
-            program.step(SPREAD, channels, rows, cols, place, target, a=accumulate[level])
+            program.step(AVERAGE_BACKWARD, channels, rows, cols, place, target, a=accumulate[level])
         elif not direct:
             program.contiguous(TRANSFER, channels, rows, cols, place, target, a=1, b=accumulate[level])
         if sums[level]:

@@ -25,7 +25,7 @@ FIELDS = 22
     DIFFERENTIATE,
     FILL,
     TRANSFER,
-    SPREAD,
+    AVERAGE_BACKWARD,
     MOMENTS,
     GRADIENT_SUMS,
     MAX_POOL,
@@ -37,8 +37,8 @@ FIELDS = 22
 ) = range(14)
 SCRATCH = 0  # array number 0 is the calling thread's scratch; the others are the tensors of the call
 
-_activate, _activate_average, _differentiate = steps.activate, steps.activate_average, steps.differentiate
-_fill, _transfer, _spread = steps.fill, steps.transfer, steps.spread
+_activate, _activate_average, _average_backward = steps.activate, steps.activate_average, steps.average_backward
+_differentiate, _fill, _transfer = steps.differentiate, steps.fill, steps.transfer
 _moments_of, _gradient_sums_of = steps.moments_of, steps.gradient_sums_of
 _max_pool, _max_pool_backward = steps.max_pool, steps.max_pool_backward
 _upsample_add, _upsample_backward = steps.upsample_add, steps.upsample_backward
@@ -94,8 +94,8 @@ def _run(slot, start, stop, program, preamble, addresses, strides, weight, table
                 _fill(y, yo, yl, yp, channels, rows, cols, like.dtype.type(a))
             elif operation == TRANSFER:
                 _transfer(x, xo, xl, xp, y, yo, yl, yp, a, channels, rows, cols, b)
-            elif operation == SPREAD:
-                _spread(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a)
+            elif operation == AVERAGE_BACKWARD:
+                _average_backward(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a)
             elif operation == MOMENTS:
                 _moments_of(x, xo, xl, xp, channels, rows, cols, a, sums)
             elif operation == GRADIENT_SUMS:
@@ -252,8 +252,8 @@ class Program:
             elif isinstance(name, tuple):
                 array = partials[name[1]] = empty((batch, size), like.dtype)
             else:
-                array = tensors[name]
-            # Of tensors that the program does not use, or missing branches, the address is never looked at.
+                array = tensors.get(name)
+            # A missing branch has no array: none of the steps looks at it.
             addresses.append(0 if array is None else array.ctypes.data)
             strides.append(size)
         packed = _pack(self, weight, bias, like.dtype)
@@ -279,8 +279,8 @@ def _pack(program, weight, bias, dtype):
             block = flat[rows, columns]
             if len(taps) < kh * kw:
                 block = block[:, :, taps]
-            # forward: entry k = (in channel, tap), row = out channel; input gradient: k = (out channel, tap), row = in.
-            block = block.transpose(0, 2, 1) if transposed else block.transpose(1, 2, 0)
+            # forward: entry k = (tap, in channel), row = out channel; input gradient: k = (tap, out channel), row = in.
+            block = block.transpose(2, 0, 1) if transposed else block.transpose(2, 1, 0)
         packed[start : start + block.size].reshape(block.shape)[...] = block
         start += block.size
     return packed

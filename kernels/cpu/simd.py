@@ -50,6 +50,18 @@ def overloaded(builder, name, vector, result, *arguments):
     return builder.call(function, arguments)
 
 
+def add_lanes(builder, value):
+    """The sum over a vector's lanes, by halves: an order of our own, so that no optimiser chooses one."""
+    while value.type.count > 1:
+        half = value.type.count // 2
+        parts = [
+            builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), half), lanes))
+            for lanes in (list(range(half)), list(range(half, 2 * half)))
+        ]
+        value = builder.fadd(*parts)
+    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
 class Flat:
     """A contiguous 1-D array argument seen from the code generator: vectors and scalars at element offsets."""
 
@@ -148,17 +160,10 @@ def _correlate(rows, columns):
                         slot = slots[r * columns + k]
                         total = overloaded(builder, "llvm.fma", vector, vector, lefts[r], right, builder.load(slot))
                         builder.store(total, slot)
-            zero = ir.Constant(vector.element, 0.0)
-            kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
-            reduce = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(vector.element, [vector.element, vector]),
-                f"llvm.vector.reduce.fadd.v{vector.count}{kind}",
-            )
             for r in range(rows):
                 for k in range(columns):
                     at = builder.add(builder.add(o_, builder.mul(ldo_, ir.Constant(index, r))), ir.Constant(index, k))
-                    total = builder.call(reduce, [zero, builder.load(slots[r * columns + k])], fastmath=("reassoc",))
+                    total = add_lanes(builder, builder.load(slots[r * columns + k]))
                     pointer = builder.gep(out_.data, [at])
                     builder.store(builder.fadd(builder.load(pointer), total), pointer)
             return context.get_dummy_value()

@@ -2,15 +2,29 @@
 
 A region is (array, start, channel stride, row pitch) over a flat array: pixel (c, y, x) lies at
 `start + c*stride + y*pitch + x`. A feature map in memory and scratch with zero borders are both regions, so one step
-serves both. Sums are short partials in the storage dtype, one per row, added up in float64.
+serves both. Sums are short partials in the storage dtype, added up in float64.
 
-Loops run over views of one row: Numba proves their indices non-negative, which `x[start + i]` denies it, and only then
-does LLVM turn them into vector instructions.
+Loops with sums, or with neighbours, use explicit vectors; the plain ones run over views of one row: Numba then proves
+their indices non-negative, which `x[start + i]` denies it, and LLVM makes vector instructions of them.
 """
 
 from .compile import kernel
 from .simd import lanes
-from .vector import deinterleave, interleave, load, store, where_less
+from .vector import (
+    deinterleave,
+    fma,
+    interleave,
+    keep,
+    larger,
+    load,
+    spread,
+    store,
+    total,
+    where_less,
+    where_positive,
+)
+
+FLUSH = 1 << 11  # sums in the storage dtype go into float64 about every so many pixels
 
 
 @kernel
@@ -19,64 +33,61 @@ def activate(x, p, lx, px, step, coef, y, q, ly, py, channels, rows, cols, sums)
 
     coef is (4, channels): scale, shift, slope, mean.
     """
+    lane = lanes(x)
     for c in range(channels):
-        scale = coef[c]
-        shift = coef[channels + c]
-        slope = coef[2 * channels + c]
-        total = 0.0
+        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
+        slope = spread(x, coef[2 * channels + c])
+        whole = 0.0
+        part = spread(x, 0)
         for r in range(rows):
             a = p + c * lx + r * px
             b = q + c * ly + r * py
-            out = y[b : b + cols]
-            part = y.dtype.type(0)
-            if step == 1:
-                row = x[a : a + cols]
+            if step != 1:
                 for i in range(cols):
-                    v = row[i] * scale + shift
-                    v = v if v > 0 else slope * v
-                    out[i] = v
-                    part += v
-            else:
-                row = x[a : a + cols * step]
-                for i in range(cols):
-                    v = row[i * step] * scale + shift
-                    v = v if v > 0 else slope * v
-                    out[i] = v
-                    part += v
-            total += part
-        sums[c] += total
+                    y[b + i] = x[a + i * step]
+            for i in range(0, cols, lane):
+                n = cols - i
+                u = fma(load(x, a + i, n) if step == 1 else load(y, b + i, n), scale, shift)
+                v = keep(where_positive(u, u, slope * u), n)
+                store(y, b + i, v, n)
+                part = part + v
+                if (i + lane) & (FLUSH - 1) == 0:
+                    whole += total(part)
+                    part = spread(x, 0)
+            if r & 15 == 15:
+                whole += total(part)
+                part = spread(x, 0)
+        sums[c] += whole + total(part)
 
 
 @kernel
 def activate_average(x, p, lx, px, coef, y, q, ly, py, channels, rows, cols, sums):
     """`y = mean of 2x2 pixels of prelu(x*scale + shift)`; rows and cols count y's. Adds sums of all activations."""
-    quarter = y.dtype.type(0.25)
+    lane = lanes(x)
+    quarter = spread(x, 0.25)
     for c in range(channels):
-        scale = coef[c]
-        shift = coef[channels + c]
-        slope = coef[2 * channels + c]
-        total = 0.0
+        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
+        slope = spread(x, coef[2 * channels + c])
+        whole = 0.0
+        part = spread(x, 0)
         for r in range(rows):
             a = p + c * lx + 2 * r * px
             b = q + c * ly + r * py
-            out = y[b : b + cols]
-            upper = x[a : a + 2 * cols]
-            lower = x[a + px : a + px + 2 * cols]
-            part = y.dtype.type(0)
-            for i in range(cols):
-                v0 = upper[2 * i] * scale + shift
-                v1 = upper[2 * i + 1] * scale + shift
-                v2 = lower[2 * i] * scale + shift
-                v3 = lower[2 * i + 1] * scale + shift
-                v0 = v0 if v0 > 0 else slope * v0
-                v1 = v1 if v1 > 0 else slope * v1
-                v2 = v2 if v2 > 0 else slope * v2
-                v3 = v3 if v3 > 0 else slope * v3
-                v = v0 + v1 + v2 + v3
-                out[i] = v * quarter
-                part += v
-            total += part
-        sums[c] += total
+            for i in range(0, cols, lane):
+                n = 2 * (cols - i)
+                u0, u1 = deinterleave(load(x, a + 2 * i, n), load(x, a + 2 * i + lane, n - lane))
+                u2, u3 = deinterleave(load(x, a + px + 2 * i, n), load(x, a + px + 2 * i + lane, n - lane))
+                u0, u1 = fma(u0, scale, shift), fma(u1, scale, shift)
+                u2, u3 = fma(u2, scale, shift), fma(u3, scale, shift)
+                u0, u1 = where_positive(u0, u0, slope * u0), where_positive(u1, u1, slope * u1)
+                u2, u3 = where_positive(u2, u2, slope * u2), where_positive(u3, u3, slope * u3)
+                v = keep((u0 + u1) + (u2 + u3), cols - i)
+                store(y, b + i, v * quarter, cols - i)
+                part = part + v
+            if r & 15 == 15:
+                whole += total(part)
+                part = spread(x, 0)
+        sums[c] += whole + total(part)
 
 
 @kernel
@@ -85,25 +96,21 @@ def differentiate(g, p, lg, pg, z, s, lz, pz, coef, y, q, ly, py, channels, rows
 
     coef is (6, channels): scale, shift, slope, k0, k1, k2.
     """
+    lane = lanes(z)
     for c in range(channels):
-        scale = coef[c]
-        shift = coef[channels + c]
-        slope = coef[2 * channels + c]
-        k0 = coef[3 * channels + c]
-        k1 = coef[4 * channels + c]
-        k2 = coef[5 * channels + c]
+        scale, shift = spread(z, coef[c]), spread(z, coef[channels + c])
+        slope, k0 = spread(z, coef[2 * channels + c]), spread(z, coef[3 * channels + c])
+        k1, k2 = spread(z, coef[4 * channels + c]), spread(z, coef[5 * channels + c])
         for r in range(rows):
             a = p + c * lg + r * pg
             d = s + c * lz + r * pz
             b = q + c * ly + r * py
-            grad = g[a : a + cols]
-            raw = z[d : d + cols]
-            out = y[b : b + cols]
-            for i in range(cols):
-                v = raw[i]
-                e = grad[i]
-                e = e if v * scale + shift > 0 else slope * e
-                out[i] = k0 * e + (k1 * v + k2)
+            for i in range(0, cols, lane):
+                n = cols - i
+                v = load(z, d + i, n)
+                e = load(g, a + i, n)
+                e = where_positive(fma(v, scale, shift), e, slope * e)
+                store(y, b + i, fma(k0, e, fma(k1, v, k2)), n)
 
 
 @kernel
@@ -139,7 +146,7 @@ def transfer(x, p, lx, px, y, q, ly, py, step, channels, rows, cols, accumulate)
 
 
 @kernel
-def spread(x, p, lx, px, y, q, ly, py, channels, rows, cols, accumulate):
+def average_backward(x, p, lx, px, y, q, ly, py, channels, rows, cols, accumulate):
     """Adjoint of a 2x2 average: each pixel of x (rows x cols) goes to four of y with weight 1/4."""
     quarter = y.dtype.type(0.25)
     for c in range(channels):
@@ -167,29 +174,33 @@ def moments_of(x, p, lx, px, channels, rows, cols, first, out):
 
     The reference is the mean of the image's first row: E[x^2] - E[x]^2 would lose a small variance beside a large mean.
     """
+    lane = lanes(x)
     for c in range(channels):
         if first:
-            total = 0.0
+            whole = 0.0
             for i in range(cols):
-                total += x[p + c * lx + i]
-            out[c] = total / cols
-        reference = x.dtype.type(out[c])
-        total = 0.0
+                whole += x[p + c * lx + i]
+            out[c] = x.dtype.type(whole / cols)
+        reference = spread(x, out[c])
+        whole = 0.0
         squares = 0.0
+        s = t = spread(x, 0)
         for r in range(rows):
             a = p + c * lx + r * px
-            row = x[a : a + cols]
-            s = x.dtype.type(0)
-            t = x.dtype.type(0)
-            for i in range(cols):
-                v = row[i] - reference
-                s += v
-                t += v * v
-            total += s
-            squares += t
-        out[c] = reference
-        out[channels + c] += total
-        out[2 * channels + c] += squares
+            for i in range(0, cols, lane):
+                v = keep(load(x, a + i, cols - i) - reference, cols - i)
+                s = s + v
+                t = fma(v, v, t)
+                if (i + lane) & (FLUSH - 1) == 0:
+                    whole += total(s)
+                    squares += total(t)
+                    s = t = spread(x, 0)
+            if r & 15 == 15:
+                whole += total(s)
+                squares += total(t)
+                s = t = spread(x, 0)
+        out[channels + c] += whole + total(s)
+        out[2 * channels + c] += squares + total(t)
 
 
 @kernel
@@ -198,40 +209,40 @@ def gradient_sums_of(g, p, lg, pg, z, s, lz, pz, coef, channels, rows, cols, out
 
     With e = g*prelu'(u), u = z*scale + shift: sum e, sum e*(z - mean), sum of g*u where u <= 0.
     """
+    lane = lanes(z)
+    zero = spread(z, 0)
     for c in range(channels):
-        scale = coef[c]
-        shift = coef[channels + c]
-        slope = coef[2 * channels + c]
-        mean = coef[3 * channels + c]
-        zero = g.dtype.type(0)
+        scale, shift = spread(z, coef[c]), spread(z, coef[channels + c])
+        slope, mean = spread(z, coef[2 * channels + c]), spread(z, coef[3 * channels + c])
         s0 = 0.0
         s1 = 0.0
         s2 = 0.0
+        t0 = t1 = t2 = zero
         for r in range(rows):
             a = p + c * lg + r * pg
             d = s + c * lz + r * pz
-            t0 = zero
-            t1 = zero
-            t2 = zero
-            grad = g[a : a + cols]
-            raw = z[d : d + cols]
-            for i in range(cols):
-                v = raw[i]
-                u = v * scale + shift
-                e = grad[i]
-                # Selected before it is added: LLVM does not vectorise a sum that is itself the choice.
-                w = e * u
-                w = zero if u > 0 else w
-                e = e if u > 0 else slope * e
-                t0 += e
-                t1 += e * (v - mean)
-                t2 += w
-            s0 += t0
-            s1 += t1
-            s2 += t2
-        out[c] += s0
-        out[channels + c] += s1
-        out[2 * channels + c] += s2
+            for i in range(0, cols, lane):
+                n = cols - i
+                v = load(z, d + i, n)
+                e = load(g, a + i, n)  # zero beyond the row's end, and so are all three terms
+                u = fma(v, scale, shift)
+                t2 = t2 + where_positive(u, zero, e * u)
+                e = where_positive(u, e, slope * e)
+                t0 = t0 + e
+                t1 = fma(e, v - mean, t1)
+                if (i + lane) & (FLUSH - 1) == 0:
+                    s0 += total(t0)
+                    s1 += total(t1)
+                    s2 += total(t2)
+                    t0 = t1 = t2 = zero
+            if r & 15 == 15:
+                s0 += total(t0)
+                s1 += total(t1)
+                s2 += total(t2)
+                t0 = t1 = t2 = zero
+        out[c] += s0 + total(t0)
+        out[channels + c] += s1 + total(t1)
+        out[2 * channels + c] += s2 + total(t2)
 
 
 @kernel
@@ -242,17 +253,12 @@ def max_pool(x, p, lx, px, factor, y, q, ly, py, channels, rows, cols):
             b = q + c * ly + r * py
             a = p + c * lx + factor * r * px
             if factor == 2:
-                out = y[b : b + cols]
-                upper = x[a : a + 2 * cols]
-                lower = x[a + px : a + px + 2 * cols]
-                for i in range(cols):
-                    m = upper[2 * i]
-                    v = upper[2 * i + 1]
-                    m = v if (v > m) | (v != v) else m
-                    v = lower[2 * i]
-                    m = v if (v > m) | (v != v) else m
-                    v = lower[2 * i + 1]
-                    out[i] = v if (v > m) | (v != v) else m
+                lane = lanes(x)
+                for i in range(0, cols, lane):
+                    n = 2 * (cols - i)
+                    v0, v1 = deinterleave(load(x, a + 2 * i, n), load(x, a + 2 * i + lane, n - lane))
+                    v2, v3 = deinterleave(load(x, a + px + 2 * i, n), load(x, a + px + 2 * i + lane, n - lane))
+                    store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
             else:
                 for i in range(cols):
                     m = x[a + factor * i]
@@ -402,6 +408,7 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
     """
     half = y.dtype.type(0.5)
     one = y.dtype.type(1)
+    lane = lanes(y)
     n = factor * width
     lines = spare[o : o + 2 * n]
     for c in range(channels):
@@ -417,12 +424,10 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
                 _stretch(x[a : a + width], width, factor, lines[k % 2 * n : (k % 2 + 1) * n])
                 ready = k
             b = q + c * ly + r * py
-            out = y[b : b + n]
-            over = lines[top % 2 * n : (top % 2 + 1) * n]
-            under = lines[below % 2 * n : (below % 2 + 1) * n]
-            s = one - t
-            for i in range(n):
-                out[i] += s * over[i] + t * under[i]
+            v, w = spread(y, one - t), spread(y, t)
+            for i in range(0, n, lane):
+                over, under = load(lines, top % 2 * n + i, n - i), load(lines, below % 2 * n + i, n - i)
+                store(y, b + i, fma(v, over, fma(w, under, load(y, b + i, n - i))), n - i)
 
 
 @kernel
@@ -431,6 +436,7 @@ def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, 
 
     Fine rows are first added up, weighted, for each coarse row, in a line of `spare[o:]`; that line is then shrunk once.
     """
+    lane = lanes(y)
     n = factor * width
     line = spare[o : o + n]
     small = spare[o + n : o + n + width]
@@ -442,18 +448,13 @@ def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, 
             end = min(factor * (k + 1) + factor // 2, first + rows)
             for r in range(begin, end, 2):
                 pair = r + 1 < end
-                v = y.dtype.type(_share(r, k, height, factor))
-                w = y.dtype.type(_share(r + 1, k, height, factor) if pair else 0)
+                v = spread(y, _share(r, k, height, factor))
+                w = spread(y, _share(r + 1, k, height, factor) if pair else 0.0)
                 a = p + c * ld + (r - first) * pd
-                row = d[a : a + n]
-                a += pd if pair else 0
-                following = d[a : a + n]
-                if r == begin:
-                    for i in range(n):
-                        line[i] = v * row[i] + w * following[i]
-                else:
-                    for i in range(n):
-                        line[i] += v * row[i] + w * following[i]
+                b = a + pd if pair else a
+                for i in range(0, n, lane):
+                    add = fma(v, load(d, a + i, n - i), w * load(d, b + i, n - i))
+                    store(line, i, add if r == begin else add + load(line, i, n - i), n - i)
             _shrink(line, width, factor, small)
             b = q + c * ly + k * py
             out = y[b : b + width]

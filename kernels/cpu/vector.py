@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from .simd import VECTOR_BYTES, Flat, overloaded, splat
+from .simd import VECTOR_BYTES, Flat, add_lanes, overloaded, splat
 
 
 class Vector(types.Type):
@@ -145,6 +145,18 @@ def where_less(typingctx, a, b, then, otherwise):
     return then(a, b, then, otherwise), generate
 
 
+@intrinsic
+def larger(typingctx, a, b):
+    """The larger one, lane by lane; a NaN wins."""
+
+    def generate(context, builder, signature, arguments):
+        x, y = arguments
+        second = builder.or_(builder.fcmp_ordered(">", y, x), builder.fcmp_unordered("uno", y, y))
+        return builder.select(second, y, x)
+
+    return a(a, b), generate
+
+
 def _shuffle(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
@@ -180,11 +192,7 @@ def total(typingctx, value):
     """The sum over the lanes."""
 
     def generate(context, builder, signature, arguments):
-        vector = arguments[0].type
-        kinds = ir.FunctionType(vector.element, [vector.element, vector])
-        name = f"llvm.vector.reduce.fadd.v{vector.count}f{value.element.bitwidth}"
-        function = cgutils.get_or_insert_function(builder.module, kinds, name)
-        return builder.call(function, [ir.Constant(vector.element, 0.0), arguments[0]], fastmath=("reassoc",))
+        return add_lanes(builder, arguments[0])
 
     return value.element(value), generate
 

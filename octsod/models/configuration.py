@@ -91,6 +91,12 @@ class Configuration:
             before = stage[-1]
         return inputs
 
+    @property
+    def multiple(self):
+        """Of which an input's height and width must be multiples: 16, or more where a stage has over two branches."""
+        strides = (1, 1, 2, 4, 8)
+        return max(16, *(s << len(block) - 1 for s, stage in zip(strides, self.stages, strict=True) for block in stage))
+
     def to_json(self):
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
 

@@ -7,8 +7,6 @@ from .. import nn
 from ..checks import require
 from .configuration import FUSED, Configuration
 
-MULTIPLE = 16  # of which height and width must be multiples: four halvings
-
 
 class Extractor(nn.Module):
     """The five stages; returns the last outputs (finest branch) of stages 2, 3 and 4, at 1/2, 1/4, 1/8 of the input."""
@@ -69,8 +67,8 @@ class CSNet(nn.Module):
         )  # fmt: skip
         require(x.dtype == self.dtype, "csnet", "x", f"has dtype {x.dtype}", f"{self.dtype}, the model's")
         require(
-            all(n > 0 and n % MULTIPLE == 0 for n in x.shape[2:]) and x.shape[0] > 0, "csnet", "x",
-            f"has shape {tuple(x.shape)}", f"height and width that are positive multiples of {MULTIPLE}",
+            all(n > 0 and n % self.configuration.multiple == 0 for n in x.shape[2:]) and x.shape[0] > 0, "csnet", "x",
+            f"has shape {tuple(x.shape)}", f"height and width that are positive multiples of {self.configuration.multiple}",
         )  # fmt: skip
         logits = self.classifier(self.fusion(self.extractor(x)))
         return f.upsample_bilinear(logits, x.shape[2:])

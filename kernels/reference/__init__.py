@@ -1,0 +1,81 @@
+"""The kernels in plain NumPy: what they compute, written down for reading and not for speed.
+
+The same table as every other backend, so that any kernel, and the whole model, can be swapped for its oracle
+(`octsod.use_backend("reference")`). All arithmetic is in float64; results are rounded once, when they are written.
+"""
+
+from .convolution import (
+    conv2d,
+    conv2d_backward,
+    depthwise_conv2d,
+    depthwise_conv2d_backward,
+    dilated_conv2d,
+    dilated_conv2d_backward,
+    octave_conv2d,
+    octave_conv2d_backward,
+)
+from .elementwise import (
+    adam,
+    add,
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_backward,
+    divide,
+    multiply,
+    power,
+    sigmoid,
+    sigmoid_backward,
+    subtract,
+    sum_middle,
+)
+from .normalization import (
+    activate,
+    batch_norm_backward,
+    batch_norm_coefficients,
+    batch_statistics,
+    channel_moments,
+    differentiate,
+    gradient_sums,
+)
+from .resampling import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    upsample_bilinear,
+    upsample_bilinear_backward,
+)
+
+__all__ = [
+    "activate",
+    "adam",
+    "add",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "batch_norm_backward",
+    "batch_norm_coefficients",
+    "batch_statistics",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_backward",
+    "channel_moments",
+    "conv2d",
+    "conv2d_backward",
+    "depthwise_conv2d",
+    "depthwise_conv2d_backward",
+    "differentiate",
+    "dilated_conv2d",
+    "dilated_conv2d_backward",
+    "divide",
+    "gradient_sums",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "multiply",
+    "octave_conv2d",
+    "octave_conv2d_backward",
+    "power",
+    "sigmoid",
+    "sigmoid_backward",
+    "subtract",
+    "sum_middle",
+    "upsample_bilinear",
+    "upsample_bilinear_backward",
+]

@@ -1,0 +1,204 @@
+"""Convolutions: dense, depthwise, parallel dilated, and octave.
+
+x is a `Deferred` map, grad a `DeferredGradient`; grad_x is a `Slot` or None, grad_weight and grad_bias are arrays to
+write or None. Where `moments` (N, 3, O) is given, the output's channel moments are written there.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from .normalization import activation, channel_moments, gradient, read, write_gradient
+from .resampling import pool_average, pool_max, resize, unpool_average, unpool_max, unresize
+from .windows import crop, pad, windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """Cross-correlation of float64 maps with zero padding, and its two adjoints: one small product per kernel element.
+
+    The subscripts are of n images, o output and c input channels, h rows and w columns.
+    """
+
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    product = "oc,nchw->nohw"
+    input_product = "oc,nohw->nchw"
+    weight_product = "nohw,nchw->oc"
+
+    def _taps(self, kernel_size, out_size):
+        kw = kernel_size[1]
+        for number, window in enumerate(windows(kernel_size, out_size, self.stride, self.dilation)):
+            yield (..., number // kw, number % kw), window
+
+    def forward(self, a, weight, out_size):
+        """a (N, C, H, W), weight (O, C, kh, kw) -> (N, O, *out_size)."""
+        padded, y = pad(a, self.padding), np.zeros((a.shape[0], weight.shape[0], *out_size))
+        for tap, window in self._taps(weight.shape[2:], out_size):
+            y += np.einsum(self.product, weight[tap], padded[window], optimize=True)
+        return y
+
+    def input_gradient(self, d, weight, shape):
+        """d (N, O, H', W'), the gradient of the output, -> that of the input, (N, C, H, W) = shape."""
+        padded = pad(np.zeros(shape), self.padding)
+        for tap, window in self._taps(weight.shape[2:], d.shape[2:]):
+            padded[window] += np.einsum(self.input_product, weight[tap], d, optimize=True)
+        return crop(padded, self.padding)
+
+    def weight_gradient(self, d, a, shape):
+        """The same -> that of the weight, (O, C, kh, kw) = shape."""
+        padded, grad = pad(a, self.padding), np.zeros(shape)
+        for tap, window in self._taps(shape[2:], d.shape[2:]):
+            grad[tap] = np.einsum(self.weight_product, d, padded[window], optimize=True)
+        return grad
+
+
+class DepthwiseConvolution(Convolution):
+    """Each channel with a kernel of its own; weight (C, 1, kh, kw), whose axis of length 1 is called z."""
+
+    product = "cz,nchw->nchw"
+    input_product = "cz,nchw->nchw"
+
+    def weight_gradient(self, d, a, shape):
+        padded, grad = pad(a, self.padding), np.zeros(shape)
+        for tap, window in self._taps(shape[2:], d.shape[2:]):
+            grad[tap] = (d * padded[window]).sum(axis=(0, 2, 3))[:, None]
+        return grad
+
+
+def _write(out, y, moments):
+    """Round y into out; the moments are those of what was written."""
+    out[...] = y
+    if moments is not None:
+        channel_moments(out, moments)
+
+
+def conv2d(x, weight, bias, out, stride, padding, dilation, moments=None):
+    """out (N, O, H', W') = x * weight (O, C, kh, kw) + bias (O,)."""
+    y = Convolution(stride, padding, dilation).forward(read(x), weight, out.shape[2:])
+    _write(out, y if bias is None else y + bias[:, None, None], moments)
+
+
+def conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight, grad_bias=None):
+    """Gradients of conv2d with respect to x, weight and bias."""
+    _backward(Convolution(stride, padding, dilation), grad, x, weight, grad_x, grad_weight)
+    if grad_bias is not None:
+        grad_bias[...] = gradient(grad).sum(axis=(0, 2, 3))
+
+
+def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
+    """out (N, C, H', W') = each channel of x * its kernel of weight (C, 1, kh, kw)."""
+    y = DepthwiseConvolution(stride, padding, dilation).forward(read(x), weight, out.shape[2:])
+    _write(out, y, moments)
+
+
+def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight):
+    """Gradients of depthwise_conv2d with respect to x and weight."""
+    _backward(DepthwiseConvolution(stride, padding, dilation), grad, x, weight, grad_x, grad_weight)
+
+
+def _backward(convolution, grad, x, weight, grad_x, grad_weight):
+    d = gradient(grad)
+    if grad_weight is not None:
+        grad_weight[...] = convolution.weight_gradient(d, activation(x), weight.shape)
+    if grad_x is not None:
+        write_gradient(grad_x, x, convolution.input_gradient(d, weight, x.shape))
+
+
+def _same_size(weight, dilation=1):
+    """The convolution with a square, odd kernel that keeps a map's size."""
+    return Convolution(padding=dilation * (weight.shape[2] // 2), dilation=dilation)
+
+
+def dilated_conv2d(x, weight, groups, out, moments=None):
+    """Parallel dilated convolutions, concatenated: output channels first..end of weight (O, C, k, k) are dilated by d,
+    for each (first, end, d) of `groups`, and padded to keep the size."""
+    a = read(x)
+    parts = [
+        _same_size(weight, dilation).forward(a, weight[first:end], out.shape[2:]) for first, end, dilation in groups
+    ]
+    _write(out, np.concatenate(parts, axis=1), moments)
+
+
+def dilated_conv2d_backward(grad, x, weight, groups, grad_x, grad_weight):
+    """Gradients of dilated_conv2d with respect to x and weight."""
+    d, a = gradient(grad), activation(x)
+    total = np.zeros(x.shape)
+    for first, end, dilation in groups:
+        convolution, own, part = _same_size(weight, dilation), d[:, first:end], weight[first:end]
+        total += convolution.input_gradient(own, part, x.shape)
+        if grad_weight is not None:
+            grad_weight[first:end] = convolution.weight_gradient(own, a, part.shape)
+    write_gradient(grad_x, x, total)
+
+
+def _slices(branches):
+    """The channels of each branch (None for a missing one, which has none) in their concatenation."""
+    slices, first = [], 0
+    for branch in branches:
+        end = first + (0 if branch is None else branch.shape[1])
+        slices.append(slice(first, end))
+        first = end
+    return slices
+
+
+def _paths(inputs, outputs, weight):
+    """(i, j, block of the weight) for every input and output branch that are both there."""
+    for j, rows in enumerate(_slices(outputs)):
+        for i, columns in enumerate(_slices(inputs)):
+            if inputs[i] is not None and outputs[j] is not None:
+                yield i, j, (rows, columns)
+
+
+def _halved(size, times):
+    return size[0] >> times, size[1] >> times
+
+
+def octave_conv2d(inputs, weight, outputs, stride, moments=None):
+    """outputs (None for a missing branch) = gOctConv of inputs (None likewise); weight (sum O, sum C, k, k).
+
+    Branch i has the size of branch 0 divided by 2**i. With stride 2 every input is averaged 2x2 first. A finer input is
+    max-pooled before its convolution, a coarser one bilinearly upsampled after it, all paths to an output are added.
+    moments: one array (N, 3, O) or None per output.
+    """
+    maps = [None if x is None else read(x) for x in inputs]
+    if stride == 2:
+        maps = [None if a is None else pool_average(a, _halved(a.shape[2:], 1), 2, 2, 0) for a in maps]
+    totals = [None if out is None else np.zeros(out.shape) for out in outputs]
+    convolution = _same_size(weight)
+    for i, j, block in _paths(inputs, outputs, weight):
+        a, size = maps[i], totals[j].shape[2:]
+        if i < j:
+            a, _ = pool_max(a, size, 2 ** (j - i), 2 ** (j - i), 0)
+        y = convolution.forward(a, weight[block], a.shape[2:])
+        totals[j] += resize(y, size) if i > j else y
+    for j, out in enumerate(outputs):
+        if out is not None:
+            _write(out, totals[j], None if moments is None else moments[j])
+
+
+def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weight):
+    """Gradients of octave_conv2d; grads: one per output, None for a missing branch; grad_inputs: Slots or None."""
+    maps = [None if x is None else activation(x) for x in inputs]
+    if stride == 2:
+        maps = [None if a is None else pool_average(a, _halved(a.shape[2:], 1), 2, 2, 0) for a in maps]
+    deltas = [None if grad is None else gradient(grad) for grad in grads]
+    totals = [None if a is None else np.zeros(a.shape) for a in maps]
+    convolution = _same_size(weight)
+    if grad_weight is not None:
+        grad_weight[...] = 0
+    for i, j, block in _paths(inputs, grads, weight):
+        a, d, size = maps[i], deltas[j], maps[i].shape[2:]
+        if i < j:
+            window = 2 ** (j - i)
+            a, winner = pool_max(a, d.shape[2:], window, window, 0)
+        elif i > j:
+            d = unresize(d, size)
+        if grad_weight is not None:
+            grad_weight[block] = convolution.weight_gradient(d, a, weight[block].shape)
+        g = convolution.input_gradient(d, weight[block], a.shape)
+        totals[i] += unpool_max(g, winner, size, window, window, 0) if i < j else g
+    for x, slot, g in zip(inputs, grad_inputs, totals, strict=True):
+        if slot is not None:
+            write_gradient(slot, x, unpool_average(g, x.shape[2:], 2, 2, 0) if stride == 2 else g)

@@ -1,0 +1,133 @@
+"""Batch norm and PReLU around the convolutions: deferred maps, channel statistics, coefficients.
+
+x is a `Deferred` map unless said otherwise, grad a `DeferredGradient`; maps are (N, C, H, W).
+"""
+
+import numpy as np
+
+
+def _rows(coefficients):
+    """The rows of coefficients (K, C) in float64, each shaped (C, 1, 1) to go with a map."""
+    return coefficients.astype(np.float64)[:, :, None, None]
+
+
+def normalised(x):
+    """raw*scale + shift: the map before its PReLU, in float64."""
+    scale, shift, _, _ = _rows(x.coefficients)
+    return x.raw * scale + shift
+
+
+def activation(x):
+    """The map that the deferred x stands for, in float64."""
+    u, slope = normalised(x), _rows(x.coefficients)[2]
+    return np.where(u > 0, u, slope * u)
+
+
+def read(x):
+    """`activation` for a forward pass: its sums over the pixels are written down if somebody waits for them."""
+    a = activation(x)
+    sums = x.claim_sums()
+    if sums is not None:
+        sums[...] = a.sum(axis=(2, 3))
+    return a
+
+
+def gradient(grad):
+    """The gradient of a raw map that the deferred grad stands for, in float64."""
+    scale, shift, slope, k0, k1, k2 = _rows(grad.coefficients)
+    e = np.where(grad.raw * scale + shift > 0, grad.g, slope * grad.g)
+    return k0 * e + k1 * grad.raw + k2
+
+
+def write_gradient(slot, x, g):
+    """Write g, the gradient of the activation of x, to its slot, or add it; with sums of the total, if wanted."""
+    if slot is None:
+        return
+    slot.array[...] = slot.array + g if slot.accumulate else g
+    if slot.sums is not None:
+        gradient_sums(slot.array, x, slot.sums)
+
+
+def activate(x, out):
+    """out = the normalised, activated map that the deferred x stands for."""
+    out[...] = read(x)
+
+
+def differentiate(grad, out):
+    """out = the gradient that the deferred grad stands for."""
+    out[...] = gradient(grad)
+
+
+def channel_moments(x, moments):
+    """moments (N, 3, C): a reference value of each plane of the array x, and the sum and sum of squares about it."""
+    a = x.astype(np.float64)
+    # Any reference near the values will do; with the mean itself nothing is lost to cancellation.
+    mean = a.mean(axis=(2, 3)) if a.size else np.zeros(a.shape[:2])
+    about = a - mean[:, :, None, None]
+    moments[:, 0] = mean
+    moments[:, 1] = about.sum(axis=(2, 3))
+    moments[:, 2] = (about**2).sum(axis=(2, 3))
+
+
+def gradient_sums(g, x, sums):
+    """sums (N, 3, C) of the array g, the gradient with respect to the activation of x.
+
+    With u = raw*scale + shift and e = g*prelu'(u): sum e, sum e*(raw - mean), sum of g*u where u <= 0.
+    """
+    u = normalised(x)
+    _, _, slope, mean = _rows(x.coefficients)
+    e = np.where(u > 0, g, slope * g)
+    sums[:, 0] = e.sum(axis=(2, 3))
+    sums[:, 1] = (e * (x.raw - mean)).sum(axis=(2, 3))
+    sums[:, 2] = np.where(u > 0, 0, g * u).sum(axis=(2, 3))
+
+
+def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
+    """mean, variance (C,) in float64 from moments (N, 3, C) of maps of `pixels` pixels; updates the running ones.
+
+    The variance is the biased one; running_var takes in the unbiased one.
+    """
+    reference, total, squares = moments.transpose(1, 0, 2)
+    count = moments.shape[0] * pixels
+    own = reference + total / pixels  # each image's mean
+    mean[...] = own.mean(axis=0)
+    # Squares about the mean of all: those about each image's own mean, and that mean's distance, once per pixel.
+    about = squares - total**2 / pixels + pixels * (own - mean) ** 2
+    variance[...] = about.sum(axis=0) / count
+    unbiased = about.sum(axis=0) / max(count - 1, 1)
+    running_mean[...] = (1 - momentum) * running_mean + momentum * mean
+    running_var[...] = (1 - momentum) * running_var + momentum * unbiased
+
+
+def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
+    """out (4, C): scale, shift, slope, mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`."""
+    scale = weight / np.sqrt(variance + eps)
+    out[0] = scale
+    out[1] = bias - mean * scale
+    out[2] = slope
+    out[3] = mean
+
+
+def batch_norm_backward(
+    sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
+):
+    """From the gradient sums (N, 3, C) of an activation to the gradient coefficients (6, C) of its raw map.
+
+    With e = g*prelu', D = 1/sqrt(variance + eps) and M = `count` values per channel, as in gradient_sums:
+    grad_bias = sum e, grad_weight = D * sum e*(x - mean), grad_slope = sum of g*u where u <= 0, and the gradient is
+    weight*D * e outside of training; in training, where mean and variance depend on x, too,
+    weight*D * (e - grad_bias/M - (x - mean)*D * grad_weight/M).
+    """
+    sum_e, sum_e_about, sum_negative = sums.sum(axis=0)
+    deviation = 1 / np.sqrt(variance + eps)
+    scale = weight * deviation
+    grad_bias[...] = sum_e
+    grad_weight[...] = deviation * sum_e_about
+    grad_slope[...] = sum_negative
+    out[0] = scale
+    out[1] = bias - mean * scale
+    out[2] = slope
+    out[3] = scale
+    per_x = -scale * deviation**2 * sum_e_about / count if training else np.zeros_like(scale)
+    out[4] = per_x
+    out[5] = -scale * sum_e / count - per_x * mean if training else 0

@@ -1,0 +1,5 @@
+"""`python -m octsod`."""
+
+from octsod.cli import main
+
+main(prog_name="octsod")

@@ -1,0 +1,69 @@
+"""The command line. Commands are loaded on demand, and what is heavy (NumPy, Numba, pictures) only inside them."""
+
+import errno
+import importlib
+import os
+import warnings
+
+import click
+
+from octsod import __version__
+
+COMMANDS = ("train", "predict", "info", "convert")  # each a module here, with the command of the same name
+
+INTERRUPTED = 130
+
+
+class Failure(click.ClickException):
+    """What was asked for cannot be done: one line on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when it is needed; turns octsod's errors into one line and an exit code."""
+
+    def list_commands(self, ctx):
+        return list(COMMANDS)
+
+    def get_command(self, ctx, name):
+        return getattr(importlib.import_module(f"octsod.cli.{name}"), name) if name in COMMANDS else None
+
+    def resolve_command(self, ctx, args):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            if args[0].startswith("-") or not near:
+                raise
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx) from error
+
+    def invoke(self, ctx):
+        from octsod.errors import OctsodError
+
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+            # Pillow warns of a picture too large to be honest; `octsod.images` makes that an error, which is enough.
+            warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
+            try:
+                return super().invoke(ctx)
+            except OctsodError as error:
+                raise Failure(str(error)) from error
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # the reader of our output has left: click's business
+                    raise
+                where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+                raise Failure(f"{where}{error.strerror or error}.") from error
+            except MemoryError as error:
+                raise Failure(f"out of memory: {error or 'a smaller --batch-size or --size may help'}.") from error
+            except KeyboardInterrupt:
+                click.echo("Interrupted.", err=True)
+                ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="octsod")
+def main():
+    """Find the object in a picture: train and run CSNet, salient object detection with 100K parameters."""

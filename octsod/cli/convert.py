@@ -1,0 +1,33 @@
+"""`octsod convert`: the authors' released checkpoints into weight files."""
+
+import pathlib
+
+import click
+
+from . import Failure
+from .options import existing_file, overwrite_option
+
+
+@click.command()
+@click.argument("checkpoint", type=existing_file(), metavar="CKPT.pth.tar")
+@click.option(
+    "--config", required=True, type=existing_file(), metavar="LAYERS.bin", help="Its layer configuration, a .bin file."
+)
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="W.safetensors")
+@overwrite_option
+def convert(checkpoint, config, output, overwrite):
+    """Convert a checkpoint of CSNet's authors.
+
+    Neither file is trusted: they are read without PyTorch, and nothing in them is executed.
+    """
+    from octsod import complexity, save
+    from octsod.interop.sod100k import read_model
+
+    target = pathlib.Path(output)
+    if target.exists() and not overwrite:
+        raise Failure(f"{output}: exists already; --overwrite replaces it.")
+    if not target.parent.is_dir():
+        raise Failure(f"{target.parent}: no such folder.")
+    model = read_model(checkpoint, config)
+    save(model, target)
+    click.echo(f"{output}: CSNet with {complexity(model).parameters:,} parameters", err=True)

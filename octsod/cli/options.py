@@ -1,0 +1,75 @@
+"""Options that several commands share, and what they stand for."""
+
+import math
+
+import click
+
+
+class Number(click.FloatRange):
+    """A number in a range; click's own lets nan pass, which is in no range."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Split(click.ParamType):
+    """Shares of the channels per scale, fine to coarse, such as 3,1."""
+
+    name = "A,B"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            shares = tuple(float(share) for share in value.split(","))
+        except ValueError:
+            shares = ()
+        if not 1 <= len(shares) <= 3 or not all(0 <= share < math.inf for share in shares) or not sum(shares) > 0:
+            self.fail(f"{value!r} is not one to three shares such as 3,1.", param, ctx)
+        return shares
+
+
+width_option = click.option(
+    "--width", type=Number(0.2, 20), default=1.0, show_default=True, metavar="K",
+    help="Width of the network: channels in multiples of 20.",
+)  # fmt: skip
+
+split_option = click.option(
+    "--split", type=Split(), default="0.5,0.5", show_default=True, help="Shares of the channels per scale, fine first."
+)
+
+size_option = click.option(
+    "--size", type=click.IntRange(16, 1 << 14), default=224, show_default=True, metavar="PIXELS",
+    help="Side of the square that the network sees.",
+)  # fmt: skip
+
+
+def check_size(model, size):
+    """Usage error unless the network takes pictures of side `size`."""
+    multiple = model.configuration.multiple
+    if size % multiple:
+        raise click.BadParameter(f"{size} is not a multiple of {multiple}, as this network needs.", param_hint="--size")
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist already.")
+
+
+def _use_threads(ctx, param, count):
+    if count is not None:
+        import octsod
+
+        octsod.set_num_threads(count)
+    return count
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), callback=_use_threads, metavar="N",
+    help="Threads for computing.  [default: OCTSOD_THREADS, OMP_NUM_THREADS, or all cores]",
+)  # fmt: skip
+
+
+def existing_file(**arguments):
+    return click.Path(exists=True, dir_okay=False, **arguments)

@@ -1,0 +1,282 @@
+"""Hypothesis strategies for problems that kernels are given: shapes, settings and a seed, never arrays.
+
+Whoever runs a case makes its arrays from the seed, so a failing example prints as one short line. Cases are valid by
+construction: whatever can be drawn here, a kernel has to get right.
+"""
+
+import dataclasses
+
+from hypothesis import strategies as st
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a map is read: as it is or with coefficients, and whether sums of its activation are wanted on the way."""
+
+    deferred: bool
+    sums: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How the gradient of a map is written."""
+
+    accumulate: bool
+    sums: bool
+
+
+READINGS = st.builds(Reading, deferred=st.booleans(), sums=st.booleans())
+TARGETS = st.builds(Target, accumulate=st.booleans(), sums=st.booleans()) | st.none()
+
+MOSTLY = st.sampled_from([True, True, True, False])
+BATCHES = st.sampled_from([1, 2, 3, 2, 0])
+CHANNELS = st.sampled_from([1, 2, 3, 5, 7, 9, 4, 0])
+SIDES = st.integers(1, 9) | st.integers(10, 40)  # shorter than a vector; several vectors and a rest
+SHAPES = st.tuples(BATCHES, CHANNELS, SIDES, SIDES)
+# More than a core's cache holds: kernels that work band by band get several bands, the last one shorter.
+LARGE_SHAPES = st.tuples(st.just(2), st.integers(14, 23), st.integers(61, 90), st.integers(33, 50))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionCase:
+    """A dense or (with outs = channels) depthwise convolution, forward and backward."""
+
+    shape: tuple[int, int, int, int]
+    outs: int
+    kernel_size: tuple[int, int]
+    stride: int
+    padding: int
+    dilation: int
+    bias: bool
+    moments: bool
+    x: Reading
+    grad_deferred: bool
+    grad_x: Target | None
+    grad_weight: bool
+    grad_bias: bool
+    seed: int
+
+    @property
+    def settings(self):
+        return self.stride, self.padding, self.dilation
+
+    @property
+    def out_shape(self):
+        size = [
+            (n + 2 * self.padding - self.dilation * (k - 1) - 1) // self.stride + 1
+            for n, k in zip(self.shape[2:], self.kernel_size, strict=True)
+        ]
+        return (self.shape[0], self.outs, *size)
+
+
+@st.composite
+def convolutions(draw, depthwise=False):
+    """Kernels smaller and larger than the map, dilations larger than the map, paddings from the least possible."""
+    if not depthwise and draw(st.integers(0, 7)) == 7:
+        shape, kernel_size, stride, padding, dilation = draw(LARGE_SHAPES), (1, 1), 1, 0, 1
+    else:
+        shape = draw(SHAPES)
+        kernel_size = draw(st.sampled_from([(3, 3), (1, 1), (3, 2), (5, 5), (1, 4)]))
+        stride = draw(st.integers(1, 3))
+        dilation = draw(st.sampled_from([1, 2, 3, 5, 17]))
+        lack = max(dilation * (k - 1) + 1 - n for n, k in zip(shape[2:], kernel_size, strict=True))
+        padding = max(-(-lack // 2), 0) + draw(st.integers(0, 3))
+    return ConvolutionCase(
+        shape, shape[1] if depthwise else draw(CHANNELS), kernel_size, stride, padding, dilation,
+        bias=draw(st.booleans()), moments=draw(st.booleans()), x=draw(READINGS), grad_deferred=draw(st.booleans()),
+        grad_x=draw(TARGETS), grad_weight=draw(MOSTLY), grad_bias=draw(MOSTLY), seed=draw(SEEDS),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class DilatedCase:
+    """Parallel dilated convolutions: groups of (first output channel, end, dilation)."""
+
+    shape: tuple[int, int, int, int]
+    groups: tuple[tuple[int, int, int], ...]
+    kernel_size: int
+    moments: bool
+    x: Reading
+    grad_deferred: bool
+    grad_x: Target | None
+    grad_weight: bool
+    seed: int
+
+    @property
+    def outs(self):
+        return self.groups[-1][1]
+
+
+@st.composite
+def dilated_convolutions(draw):
+    """One to five dilations of 1, 2, 4, 8, 16, most of them larger than the map; groups without channels."""
+    dilations = draw(st.sampled_from([(1, 2, 4, 8, 16), (1,), (2, 1), (16, 4, 1), (3, 3)]))
+    groups, first = [], 0
+    for dilation in dilations:
+        count = draw(st.sampled_from([1, 2, 3, 6, 0]))
+        groups.append((first, first + count, dilation))
+        first += count
+    return DilatedCase(
+        draw(SHAPES), tuple(groups), draw(st.sampled_from([3, 1, 5])), moments=draw(st.booleans()), x=draw(READINGS),
+        grad_deferred=draw(st.booleans()), grad_x=draw(TARGETS), grad_weight=draw(MOSTLY), seed=draw(SEEDS),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class OctaveCase:
+    """An octave convolution; a branch with zero channels is missing. height, width: of a branch 0 of the input."""
+
+    batch: int
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    height: int
+    width: int
+    kernel_size: int
+    stride: int
+    moments: bool
+    xs: tuple[Reading, ...]
+    grads_deferred: tuple[bool, ...]
+    grad_xs: tuple[Target | None, ...]
+    grad_weight: bool
+    seed: int
+
+    @property
+    def in_shapes(self):
+        return [(self.batch, n, self.height >> i, self.width >> i) if n else None for i, n in enumerate(self.ins)]
+
+    @property
+    def out_shapes(self):
+        height, width = self.height // self.stride, self.width // self.stride
+        return [(self.batch, n, height >> j, width >> j) if n else None for j, n in enumerate(self.outs)]
+
+    @property
+    def weight_shape(self):
+        return sum(self.outs), sum(self.ins), self.kernel_size, self.kernel_size
+
+
+@st.composite
+def octaves(draw):
+    """One to four branches on either side, any of them missing. Few branches are drawn most: with many, the sizes of
+    maps are multiples of what fills a vector, and there are no rests."""
+    few = [(1, 1), (2, 2), (1, 2), (2, 1)]
+    cross_stage = [(3, 3), (3, 1), (1, 3)]
+    pairs = 3 * few + cross_stage + [(a, b) for a in range(1, 5) for b in range(1, 5)]
+    n_ins, n_outs = draw(st.sampled_from(pairs))
+    large = draw(st.integers(0, 7)) == 7
+    counts = st.integers(8, 17) if large else st.sampled_from([2, 1, 3, 5, 7, 0])
+    ins = draw(st.lists(counts, min_size=n_ins, max_size=n_ins).filter(any))
+    outs = draw(st.lists(counts, min_size=n_outs, max_size=n_outs).filter(any))
+    stride = draw(st.sampled_from([1, 2]))
+    # Only branches that are there bind the size: (3, 0, 0) -> (2, 0) is well defined on odd maps.
+    levels = max(level for side in (ins, outs) for level, n in enumerate(side) if n)
+    multiple = stride << levels
+    low, high = (72, 110) if large else (1, 48)
+    sides = st.integers(-(-low // multiple), max(high // multiple, 1))
+    return OctaveCase(
+        2 if large else draw(BATCHES), tuple(ins), tuple(outs), multiple * draw(sides), multiple * draw(sides),
+        1 if large else draw(st.sampled_from([1, 3, 5])), stride, moments=draw(st.booleans()),
+        xs=draw(st.tuples(*[READINGS] * n_ins)), grads_deferred=draw(st.tuples(*[st.booleans()] * n_outs)),
+        grad_xs=draw(st.tuples(*[TARGETS] * n_ins)), grad_weight=draw(MOSTLY), seed=draw(SEEDS),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MapCase:
+    """A map by itself."""
+
+    shape: tuple[int, int, int, int]
+    x: Reading
+    seed: int
+
+
+def maps():
+    """Any map, empty ones included."""
+    return st.builds(MapCase, SHAPES, READINGS, SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolingCase:
+    """Windows over a map."""
+
+    shape: tuple[int, int, int, int]
+    kernel_size: int
+    stride: int
+    padding: int
+    seed: int
+
+    @property
+    def settings(self):
+        return self.kernel_size, self.stride, self.padding
+
+    @property
+    def out_shape(self):
+        size = [(n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in self.shape[2:]]
+        return (*self.shape[:2], *size)
+
+
+@st.composite
+def poolings(draw):
+    """Windows that overlap, touch or leave gaps."""
+    shape = draw(SHAPES)
+    padding = draw(st.integers(0, 2))
+    least = max(2 * padding, 1)
+    kernel_size = draw(st.integers(least, min(max(min(shape[2:]) + 2 * padding, least), least + 4)))
+    return PoolingCase(shape, kernel_size, draw(st.integers(1, 4)), padding, draw(SEEDS))
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizingCase:
+    """A map and the size it gets."""
+
+    shape: tuple[int, int, int, int]
+    size: tuple[int, int]
+    seed: int
+
+
+def resizings():
+    """Up and down, by whole and broken factors."""
+    return st.builds(ResizingCase, SHAPES, st.tuples(SIDES, SIDES), SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class StatisticsCase:
+    """What batch norm works out per channel."""
+
+    batch: int
+    channels: int
+    pixels: int
+    training: bool
+    seed: int
+
+
+def statistics():
+    """Down to a single value per channel."""
+    return st.builds(StatisticsCase, st.integers(1, 4), CHANNELS, st.integers(1, 300), st.booleans(), SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorCase:
+    """So many numbers."""
+
+    size: int
+    seed: int
+
+
+def vectors(least=0):
+    """Sizes around the number of elements that a thread takes at a time."""
+    return st.builds(VectorCase, st.integers(least, 40) | st.sampled_from([16383, 16384, 16385, 50000]), SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumCase:
+    """Which axis is added up: (outer, count, inner)."""
+
+    shape: tuple[int, int, int]
+    seed: int
+
+
+def sums():
+    """Empty sums and sums of nothing included."""
+    return st.builds(SumCase, st.tuples(st.integers(0, 5), st.integers(0, 300), st.integers(0, 7)), SEEDS)

@@ -1,0 +1,359 @@
+"""The commands as people call them: what they print and write, their exit codes, and bad input."""
+
+import json
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from test_data import Ramp, write_pairs
+
+import octsod
+from octsod.cli import main
+from octsod.data import Loader
+from octsod.models import Configuration, CSNet
+from octsod.training import Trainer
+
+ROOT = pathlib.Path(octsod.__file__).parents[1]
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="octsod")
+
+
+def refused(*arguments, code=2):
+    """The last line on standard error of a call that must fail without a traceback."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: "), result.stderr
+    return line
+
+
+def octsod_process(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "octsod", *map(str, arguments)], env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A weight file of a small network that has seen a few batches."""
+    octsod.manual_seed(0)
+    trainer = Trainer(octsod.csnet(0.2))
+    for epoch in range(20):
+        for batch in Loader(Ramp(), 3, 32).epoch(epoch):
+            trainer.step(*batch)
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    trainer.save(path)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two pictures, one of them in a subfolder, and a file that only looks like one."""
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    for path, size in (("a.jpg", (40, 30)), ("sub/b.webp", (17, 50))):
+        Image.new("RGB", size, "teal").save(folder / path)
+    (folder / "broken.jpg").write_text("not a picture")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+# --- the group --------------------------------------------------------------------------------------------------------
+
+
+def test_help_and_version():
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("train", "predict", "info", "convert"):
+        assert f"  {command} " in result.stdout
+        assert run(command, "--help").stdout.startswith(f"Usage: octsod {command} ")
+    assert run("--version").stdout == f"octsod, version {octsod.__version__}\n"
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom octsod.cli import main\nmain(['--help'], standalone_mode=False)\n"
+        "print([m for m in ('numpy', 'numba', 'PIL', 'rich', 'safetensors') if m in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+def test_nearest_match():
+    assert "Did you mean 'predict'?" in refused("predcit")
+    assert "No such command 'xyz'" in refused("xyz")
+    assert "--split" in refused("info", "--splitt", "1,1")
+    assert run("--bogus").exit_code == 2
+
+
+def test_as_a_module():
+    process = octsod_process("info", "--json", "--width", "0.2")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and err == "" and json.loads(out)["width"] == 0.2
+
+
+# --- info -------------------------------------------------------------------------------------------------------------
+
+PUBLISHED = [
+    (["--width", "1"], 210_985, 610_638_784),
+    (["--width", "1.2"], 298_633, 816_335_296),
+    (["--width", "1.5"], 455_631, 1_166_970_672),
+    (["--width", "1.8"], 645_565, 1_576_261_792),
+    (["--width", "2"], 788_631, 1_870_958_768),
+    (["--split", "1,0"], 210_985, 918_476_384),
+    (["--split", "3,1"], 210_985, 780_457_104),
+    (["--split", "1,3"], 210_985, 467_162_864),
+    (["--split", "0,1"], 210_985, 350_029_344),
+]
+
+LEARNED_X1 = Configuration(
+    stages=(
+        ((8, 10),),
+        ((9, 10), (10, 10), (10, 10)),
+        ((19, 13), (19, 17), (20, 12), (34,)),
+        ((24, 21), (26, 27), (22, 18), (19, 18), (23, 18), (38,)),
+        ((18, 29), (25, 24), (26, 20), (50,)),
+    ),
+    fuse=(12, 24, 24),
+    dilated=((1, 2, 2, 2, 4), (1, 4, 4, 4, 5), (2, 2, 4, 5, 4)),
+    merge=60,
+)
+LEARNED_X2 = Configuration(
+    stages=(
+        ((13, 10),),
+        ((13, 12), (18, 11), (18, 12)),
+        ((28, 21), (34, 22), (31, 29), (51,)),
+        ((23, 26), (27, 26), (25, 20), (17, 21), (19, 25), (38,)),
+        ((18, 31), (31, 27), (26, 44), (64,)),
+    ),
+    fuse=(17, 38, 32),
+    dilated=((2, 1, 2, 2, 1), (0, 6, 6, 7, 5), (0, 1, 3, 7, 7)),
+    merge=79,
+)
+
+
+@pytest.mark.parametrize(("options", "parameters", "macs"), PUBLISHED, ids=str)
+def test_published_counts(options, parameters, macs):
+    result = run("info", *options, "--json")
+    facts = json.loads(result.stdout)
+    assert (facts["parameters"], facts["macs"], facts["size"]) == (parameters, macs, 224)
+    assert sum(facts["split"]) == 1 and result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("configuration", "parameters", "macs"), [(LEARNED_X1, 93_647, 435_412_824), (LEARNED_X2, 140_894, 716_713_200)]
+)
+def test_published_counts_of_learned_models(tmp_path, configuration, parameters, macs):
+    octsod.save(CSNet(configuration), tmp_path / "w.safetensors")
+    facts = json.loads(run("info", "--weights", tmp_path / "w.safetensors", "--json").stdout)
+    assert (facts["parameters"], facts["macs"]) == (parameters, macs)
+
+
+def test_info_table():
+    lines = run("info", "--split", "3,1", "--size", "64").stdout.splitlines()
+    assert lines[1].split() == ["stage0.0", "64", "15", "+", "5", "1,080"]
+    assert sum(int(line.split()[-1].replace(",", "")) for line in lines[1:-2]) == 210_985
+    assert lines[-1].startswith("210,985 parameters, ") and lines[-1].endswith(" MACs at 64x64")
+
+
+def test_info_bad_input(tmp_path, weights):
+    assert "multiple of 16" in refused("info", "--size", "100")
+    for width in ("0", "nan", "1e9", "x"):
+        assert "--width" in refused("info", "--width", width)
+    for split in ("a,b", "1,2,3,4", "0,0", "-1,2", "nan,1", "inf,1", ""):
+        assert "--split" in refused("info", "--split", split)
+    assert "leave --width" in refused("info", "--weights", weights, "--width", "1")
+    assert "none.safetensors" in refused("info", "--weights", tmp_path / "none.safetensors")
+    (tmp_path / "w.safetensors").write_bytes(weights.read_bytes()[:1000])
+    assert "w.safetensors: not a weight file" in refused("info", "--weights", tmp_path / "w.safetensors")
+
+
+# --- convert ----------------------------------------------------------------------------------------------------------
+
+
+def hostile_pickle(path):
+    """A file that would create `path` if it were unpickled."""
+    call = b"cpathlib\nPath\n(V" + str(path).encode() + b"\ntR"
+    return b"\x80\x02" + b"cbuiltins\ngetattr\n(" + call + b"Vtouch\ntR)R."
+
+
+def test_convert_refuses_what_it_does_not_trust(tmp_path):
+    checkpoint, layers, target = tmp_path / "c.pth.tar", tmp_path / "l.bin", tmp_path / "w.safetensors"
+    arguments = ("convert", checkpoint, "--config", layers, "-o", target)
+    assert "does not exist" in refused(*arguments)
+    mark = tmp_path / "executed"
+    checkpoint.write_bytes(hostile_pickle(mark))
+    layers.write_bytes(hostile_pickle(mark))
+    assert "c.pth.tar: " in refused(*arguments)
+    checkpoint.write_bytes(b"")
+    assert "c.pth.tar: " in refused(*arguments)
+    target.write_bytes(b"precious")
+    assert "--overwrite" in refused(*arguments)
+    refused(*arguments, "--overwrite")
+    assert target.read_bytes() == b"precious" and not mark.exists()
+    assert "no such folder" in refused(*arguments[:-1], tmp_path / "none" / "w.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pth.tar", "l.bin", "w.safetensors"]
+
+
+OFFICIAL = ROOT.parent / "shared" / "official"
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="the released checkpoints are not beside the checkout")
+def test_convert_released_checkpoint(tmp_path):
+    target = tmp_path / "w.safetensors"
+    result = run("convert", OFFICIAL / "csnet-L-x1.pth.tar", "--config", OFFICIAL / "csnet-L-x1.bin", "-o", target)
+    assert result.exit_code == 0, result.output
+    assert octsod.load(target).configuration == LEARNED_X1
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = write_pairs(tmp_path / "set")
+    (data / "masks" / "c.png").unlink()
+    options = ("-b", 2, "--size", 32, "--width", 0.2, "--split", "3,1", "--seed", 5)
+    result = run("train", "--data", data, "--steps", 2, *options)
+    assert result.exit_code == 0, result.output
+    folder = pathlib.Path(result.stdout.strip())
+    assert folder.parent == pathlib.Path("runs") and folder.name.endswith("-set")
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+    config = (folder / "config.toml").read_text()
+    for entry in ("steps = 2", "batch_size = 2", "size = 32", "seed = 5", "width = 0.2"):
+        assert entry in config.splitlines()
+    assert json.loads((folder / "env.json").read_text())["versions"]["octsod"] == octsod.__version__
+    assert octsod.load(folder / "weights" / "last.safetensors").configuration.stages[0] == ((3, 1),)
+    for word in ("compiling", "step 1/2", "step 2/2", "c.jpg"):
+        assert word in result.stderr
+
+    again = run("train", "--data", data, "--epochs", 2, *options, "-o", tmp_path / "again", "-q")
+    assert again.exit_code == 0 and again.stderr == "" and again.stdout == f"{tmp_path / 'again'}\n"
+    repeated = [json.loads(line) for line in (tmp_path / "again" / "log.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in repeated] == [line["loss"] for line in lines]
+    assert "not empty" in refused("train", "--data", data, "-o", tmp_path / "again")
+
+
+def test_train_bad_input(tmp_path):
+    assert "--data" in refused("train")
+    assert "none" in refused("train", "--data", tmp_path / "none")
+    run_folder = tmp_path / "run"
+    assert str(tmp_path) in refused("train", "--data", tmp_path, "-o", run_folder)
+    data = write_pairs(tmp_path / "set")
+    wrong = {"--steps": [0], "--batch-size": [0], "--lr": [0, "nan"], "--size": [40, 0], "--seed": [-1]}
+    for option, values in wrong.items():
+        for value in values:
+            assert option in refused("train", "--data", data, option, value, "-o", run_folder)
+    assert not run_folder.exists()
+    (data / "images" / "b.jpg").write_text("not a picture")
+    small = ("--steps", 1, "--width", 0.2, "--size", 32, "-q")
+    assert "b.jpg" in refused("train", "--data", data, *small, "-o", run_folder)
+
+
+def test_train_stops_when_the_loss_is_not_finite(tmp_path):
+    data = write_pairs(tmp_path / "set")
+    options = ("--size", 32, "--width", 0.2, "-q", "-o", tmp_path / "run")
+    assert "not finite" in refused("train", "--data", data, "--lr", 1e38, *options)
+    assert not (tmp_path / "run" / "weights" / "last.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT to send")
+def test_interrupted(tmp_path):
+    data, log = write_pairs(tmp_path / "set"), tmp_path / "run" / "log.jsonl"
+    process = octsod_process("train", "--data", data, "--size", 32, "--width", 0.2, "-o", tmp_path / "run")
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and err.strip().endswith("Interrupted."), err
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+
+
+def test_predict_one(tmp_path, weights, pictures):
+    out = tmp_path / "map.png"
+    arguments = ("predict", pictures / "a.jpg", "--weights", weights, "--size", 32)
+    result = run(*arguments, "-o", out)
+    assert result.exit_code == 0, result.output
+    assert result.output == ""
+    image = Image.open(out)
+    assert image.size == (40, 30) and image.mode == "L"
+    before = out.read_bytes()
+    assert "--overwrite" in refused(*arguments, "-o", out)
+    assert run(*arguments, "-o", out, "--overwrite").exit_code == 0 and out.read_bytes() == before
+    assert run(*arguments, "-o", f"{tmp_path}/new/").exit_code == 0 and (tmp_path / "new" / "a.png").exists()
+
+
+def test_predict_folder(tmp_path, weights, pictures):
+    """The output mirrors the tree; the broken file is named, the rest is done."""
+    arguments = ("predict", pictures, "--weights", weights, "--size", 32, "-o", pictures / "maps")
+    result = run(*arguments)
+    assert result.exit_code == 1 and f"Error: {pictures / 'broken.jpg'}: " in result.stderr
+    assert "2 done, 1 failed" in result.stderr and result.stdout == ""
+    found = sorted(p.relative_to(pictures / "maps").as_posix() for p in (pictures / "maps").rglob("*") if p.is_file())
+    assert found == ["a.png", "sub/b.png"]
+    assert Image.open(pictures / "maps" / "sub" / "b.png").size == (17, 50)
+    (pictures / "broken.jpg").unlink()
+    again = run(*arguments)  # maps of an earlier run are no pictures to read, and are kept
+    assert again.exit_code == 0 and "0 done, 0 failed, 2 skipped" in again.stderr
+
+
+def test_predict_collisions_are_refused(tmp_path, weights, pictures):
+    Image.new("RGB", (20, 20)).save(pictures / "a.png")
+    options = ("--weights", weights, "--size", 32)
+    line = refused("predict", pictures, *options, "-o", tmp_path / "out")
+    assert "a.jpg and " in line and "a.png would both be written" in line
+    before = (pictures / "a.png").read_bytes()
+    for overwrite in ((), ("--overwrite",)):
+        assert "pictures to read" in refused("predict", pictures / "a.png", *options, "-o", pictures, *overwrite)
+    line = refused("predict", pictures / "a.jpg", pictures / "a.jpg", *options, "-o", tmp_path / "out")
+    assert "given twice" in line
+    assert (pictures / "a.png").read_bytes() == before and not (tmp_path / "out").exists()
+
+
+def test_predict_bad_input(tmp_path, weights, pictures):
+    picture, out = pictures / "a.jpg", tmp_path / "out"
+    assert "IMAGE" in refused("predict", "--weights", weights, "-o", out)
+    assert "none.jpg" in refused("predict", pictures / "none.jpg", "--weights", weights, "-o", out)
+    assert "not a weight file" in refused("predict", picture, "--weights", pictures / "notes.txt", "-o", out)
+    assert "multiple of 16" in refused("predict", picture, "--weights", weights, "--size", 40, "-o", out)
+    assert ".png" in refused("predict", picture, "--weights", weights, "-o", tmp_path / "out.jpg")
+    assert "name a folder" in refused("predict", picture, pictures, "--weights", weights, "-o", tmp_path / "out.png")
+    assert "is a file" in refused("predict", pictures, "--weights", weights, "-o", weights)
+    (tmp_path / "empty").mkdir()
+    assert "no pictures" in refused("predict", tmp_path / "empty", "--weights", weights, "-o", out)
+    assert "broken.jpg" in refused("predict", pictures / "broken.jpg", "--weights", weights, "-o", out, code=1)
+    assert not out.exists()
+
+
+def test_predict_refuses_a_decompression_bomb(tmp_path, weights):
+    """A PNG of a few bytes that claims 100 or 400 million pixels."""
+    for side in (10_000, 20_000):
+        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        chunk = b"IHDR" + header
+        path = tmp_path / f"{side}.png"
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+            + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+        )  # fmt: skip
+        result = run("predict", path, "--weights", weights, "-o", tmp_path / "out.png")
+        assert result.exit_code == 1 and "bomb" in result.stderr and len(result.stderr.splitlines()) == 1

@@ -1,0 +1,229 @@
+"""Data sets are found as people download them; batches depend on the seed alone; training stops where it must."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import octsod
+from octsod.data import LAYOUTS, FolderDataset, Loader, Sample, augment
+from octsod.errors import FileError
+from octsod.images import prepare
+from octsod.training import Diverged, Recipe, Trainer, train
+
+
+def write_pairs(root, images="images", masks="masks", stems=("a", "b", "c"), size=(40, 30)):
+    """Pictures with a bright disc and its mask, `size` = (width, height)."""
+    (root / images).mkdir(parents=True)
+    (root / masks).mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[: size[1], : size[0]]
+    for stem in stems:
+        cx, cy = generator.integers(8, 22, 2)
+        disc = (x - cx) ** 2 + (y - cy) ** 2 < 49
+        image = generator.integers(0, 80, (size[1], size[0], 3)) + 150 * disc[..., None]
+        Image.fromarray(image.astype(np.uint8)).save(root / images / f"{stem}.jpg")
+        Image.fromarray((255 * disc).astype(np.uint8)).save(root / masks / f"{stem}.png")
+    return root
+
+
+class Ramp:
+    """Six samples whose pixels tell where they are and which sample they belong to."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        image = np.zeros((40, 50, 3), np.uint8)
+        image[..., 0], image[..., 1] = np.arange(50), np.arange(40)[:, None]
+        image[..., 2] = index
+        return Sample(str(index), image, np.full((40, 50), 40 * index, np.uint8))
+
+
+@pytest.mark.parametrize("names", [*LAYOUTS, ("DUTS-TR-Image", "DUTS-TR-Mask"), ("images", "GT")])
+@pytest.mark.parametrize("below", ["", "inner"])
+def test_layouts(tmp_path, names, below):
+    write_pairs(tmp_path / below, *names)
+    (tmp_path / "__MACOSX" / "images").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "masks").mkdir()
+    dataset = FolderDataset(str(tmp_path))
+    assert len(dataset) == 3 and dataset.images == tmp_path / below / names[0] and not dataset.unpaired
+    name, image, mask = dataset[1]
+    assert name == "b" and image.shape == (30, 40, 3) and mask.shape == (30, 40)
+    assert set(np.unique(mask)) == {0, 255}
+
+
+def test_leftovers_and_foreign_files(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "masks" / "b.png").rename(tmp_path / "masks" / "z.png")
+    (tmp_path / "images" / "notes.txt").touch()
+    (tmp_path / "images" / "._a.jpg").touch()
+    dataset = FolderDataset(tmp_path)
+    assert [image.stem for image, _ in dataset.pairs] == ["a", "c"]
+    assert [path.name for path in dataset.unpaired] == ["b.jpg", "z.png"]
+
+
+def test_folder_faults(tmp_path):
+    def message(root):
+        with pytest.raises(FileError) as caught:
+            FolderDataset(root)
+        assert str(root) in str(caught.value) and "\n" not in str(caught.value)
+        return str(caught.value)
+
+    message(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "images with masks" in message(tmp_path / "empty")
+    write_pairs(tmp_path / "two" / "x")
+    write_pairs(tmp_path / "two" / "y")
+    assert "more than one" in message(tmp_path / "two")
+    write_pairs(tmp_path / "apart")
+    for mask in (tmp_path / "apart" / "masks").iterdir():
+        mask.rename(mask.with_stem(mask.stem + "_mask"))
+    assert "none of its 3 pictures has a mask" in message(tmp_path / "apart")
+    write_pairs(tmp_path / "twins")
+    (tmp_path / "twins" / "images" / "a.png").touch()
+    assert "a.jpg and a.png" in message(tmp_path / "twins")
+
+
+def test_sample_faults(tmp_path):
+    write_pairs(tmp_path)
+    Image.new("L", (30, 30)).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "images" / "b.jpg").write_bytes(b"nothing")
+    dataset = FolderDataset(tmp_path)
+    with pytest.raises(FileError, match=r"a\.png: the mask is 30x30, but its picture a\.jpg is 40x30"):
+        dataset[0]
+    Image.new("L", (40, 30)).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(FileError, match=r"b\.jpg"):
+        next(iter(Loader(dataset, 3, 32)))
+    assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
+
+
+def test_augmentation():
+    """Crops of 0..14 and 1..15 pixels, half of all flipped, half of those vertically, picture and mask alike."""
+    image = np.zeros((100, 120, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(120), np.arange(100)[:, None]
+    mask = image[..., 0] ^ image[..., 1]
+    flips, firsts, lasts = {(False, False): 0, (True, False): 0, (False, True): 0}, set(), set()
+    count = 2000
+    for seed in range(count):
+        a, b = augment(image, mask, np.random.default_rng(seed))
+        np.testing.assert_array_equal(a[..., 0] ^ a[..., 1], b)
+        xs, ys = a[0, :, 0].astype(int), a[:, 0, 1].astype(int)
+        flips[xs[0] > xs[-1], ys[0] > ys[-1]] += 1
+        firsts |= {min(xs), min(ys)}
+        lasts |= {119 - max(xs), 99 - max(ys)}
+        assert (np.abs(np.diff(xs)) == 1).all() and (np.abs(np.diff(ys)) == 1).all()
+    assert firsts == set(range(15)) and lasts == set(range(1, 16))
+    assert abs(flips[False, False] / count - 0.5) < 0.05
+    assert abs(flips[True, False] / count - 0.25) < 0.05
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (2, 3), (9, 5), (59, 60)])
+def test_augmentation_leaves_something(size):
+    image = np.zeros((*size, 3), np.uint8)
+    for seed in range(50):
+        a, b = augment(image, image[..., 0], np.random.default_rng(seed))
+        assert a.shape[:2] == b.shape and all(2 * n >= m - 1 and n > 0 for n, m in zip(b.shape, size, strict=True))
+
+
+def test_batches_depend_on_the_seed_alone():
+    def batches(**options):
+        loader = Loader(Ramp(), 2, 16, **{"seed": 7, **options})
+        return [batch for epoch in range(2) for batch in loader.epoch(epoch)]
+
+    once = batches(threads=1, ahead=0)
+    assert len(once) == 6
+    for other in (batches(threads=4, ahead=3), batches(threads=3, ahead=1)):
+        for a, b in zip(once, other, strict=True):
+            np.testing.assert_array_equal(a.x, b.x)
+            np.testing.assert_array_equal(a.y, b.y)
+    assert any((a.x != b.x).any() for a, b in zip(once, batches(seed=8), strict=True))
+    x, y = once[0]
+    assert x.shape == (2, 3, 16, 16) and y.shape == (2, 1, 16, 16) and x.dtype == y.dtype == np.float32
+    for epoch in range(2):  # each picture once; the order changes
+        values = [round(float(v) * 255 / 40) for batch in once[3 * epoch : 3 * epoch + 3] for v in batch.y[:, 0, 0, 0]]
+        assert sorted(values) == list(range(6))
+    assert (Loader(Ramp(), 2).order(0) != Loader(Ramp(), 2).order(1)).any()
+    later = list(Loader(Ramp(), 2, 16, seed=7).epoch(1, first=2))
+    assert len(later) == 1
+    np.testing.assert_array_equal(later[0].x, once[5].x)
+
+
+def test_loader_without_augmentation():
+    loader = Loader(Ramp(), 4, 16, augmented=False)
+    assert len(loader) == 1  # what does not fill a batch is left out
+    (batch,) = loader.epoch(0)
+    for i in range(4):
+        np.testing.assert_array_equal(batch.x[i], prepare(Ramp()[i].image, 16))
+        np.testing.assert_allclose(batch.y[i], 40 * i / 255, rtol=1e-6)
+    assert Loader(Ramp(), 100).batch_size == 6
+    for options in ({"batch_size": 0}, {"seed": -1}, {"threads": 0}, {"size": 0}):
+        with pytest.raises(ValueError, match="Loader"):
+            Loader(Ramp(), **options)
+
+
+def test_threads_end_with_the_epoch():
+    epoch = Loader(Ramp(), 1, 16).epoch(0)
+    next(epoch)
+    epoch.close()
+    assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
+
+
+def small_model(seed=0):
+    octsod.manual_seed(seed)
+    return octsod.csnet(0.2)
+
+
+def test_train(tmp_path):
+    seen = []
+    trainer = Trainer(small_model(), Recipe(lr=1e-3, milestones=(1,)))
+    last = train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=3, save_every=2, on_step=seen.append)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == seen and lines[-1] == last
+    assert [(line["step"], line["epoch"]) for line in lines] == [(1, 0), (2, 0), (3, 1)]
+    assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3, 1e-4])
+    assert set(last) == {"step", "epoch", "loss", "penalty", "lr", "img_s", "data_wait_ms"}
+    loaded = octsod.load(tmp_path / "weights" / "last.safetensors").state_dict()
+    for name, array in trainer.model.state_dict().items():
+        np.testing.assert_array_equal(loaded[name], array)
+    again = Trainer(small_model(), Recipe(lr=1e-3, milestones=(1,)))
+    assert train(again, Loader(Ramp(), 3, 32, threads=1), tmp_path / "b", epochs=1)["loss"] == lines[1]["loss"]
+    with pytest.raises(ValueError, match="steps"):
+        train(again, Loader(Ramp(), 3, 32), tmp_path)
+
+
+def test_trainer_follows_the_recipe():
+    """One step equals the formulas of the recipe written out."""
+    from octsod import functional as f
+    from octsod.optim import Adam, DynamicWeightDecay, parameter_groups
+
+    (batch,) = Loader(Ramp(), 6, 32).epoch(0)
+    trainer, model = Trainer(small_model()), small_model()
+    optimizer = Adam(parameter_groups(model, 5e-3), 1e-4, (0.9, 0.99))
+    loss = f.binary_cross_entropy_with_logits(model(octsod.Tensor(batch.x)), octsod.Tensor(batch.y))
+    loss.backward()
+    penalty = DynamicWeightDecay(model, 3.0).apply()
+    optimizer.step()
+    assert trainer.step(*batch) == (loss.item(), penalty)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(trainer.model.state_dict()[name], array)
+
+
+def test_divergence_keeps_the_last_good_weights(tmp_path):
+    trainer = Trainer(small_model())
+    last = tmp_path / "weights" / "last.safetensors"
+
+    def spoil(line):
+        if line["step"] == 2:
+            trainer.model.classifier.bias.data[...] = np.nan
+
+    with pytest.raises(Diverged, match=r"step 3 the loss is not finite \(nan\)"):
+        train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=9, save_every=3, on_step=spoil)
+    assert not last.exists() and len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    trainer = Trainer(small_model())
+    with pytest.raises(Diverged, match=r"classifier\.bias"):
+        train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=2, save_every=1, on_step=spoil)
+    assert np.isfinite(octsod.load(last).classifier.bias.data).all()
+    assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())

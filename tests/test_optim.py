@@ -1,0 +1,121 @@
+"""Adam, schedules, parameter groups, dynamic weight decay."""
+
+import math
+
+import numpy as np
+import pytest
+
+import octsod
+from octsod import nn, optim
+
+
+def reference_adam(values, grads, lr, betas, eps, decay):
+    """Kingma and Ba's algorithm 1 with L2 added to the gradient, written down plainly."""
+    first = second = np.zeros_like(values)
+    for t, grad in enumerate(grads, 1):
+        g = grad + decay * values
+        first = betas[0] * first + (1 - betas[0]) * g
+        second = betas[1] * second + (1 - betas[1]) * g * g
+        values = values - lr * (first / (1 - betas[0] ** t)) / (np.sqrt(second / (1 - betas[1] ** t)) + eps)
+    return values
+
+
+def test_adam_follows_the_algorithm_per_group():
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal((3, 4)), rng.standard_normal(5)]
+    grads = [[rng.standard_normal(a.shape) for a in start] for _ in range(7)]
+    parameters = [nn.Parameter(a.copy()) for a in start]
+    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "weight_decay": 0.3, "lr": 0.05}]
+    optimizer = optim.Adam(groups, lr=0.01, betas=(0.8, 0.95), eps=1e-6)
+    for step in grads:
+        for p, g in zip(parameters, step, strict=True):
+            p.grad = g.copy()
+        optimizer.step()
+    for i, (lr, decay) in enumerate([(0.01, 0.0), (0.05, 0.3)]):
+        expected = reference_adam(start[i], [g[i] for g in grads], lr, (0.8, 0.95), 1e-6, decay)
+        assert np.allclose(parameters[i].data, expected, rtol=1e-12, atol=0)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in parameters)
+    before = parameters[0].data.copy()
+    optimizer.step()  # nothing to learn from: nothing moves
+    assert (parameters[0].data == before).all()
+
+
+@pytest.mark.parametrize("bad", [{"lr": -1}, {"betas": (1.0, 0.9)}])
+def test_adam_refuses(bad):
+    with pytest.raises(ValueError, match="Adam"):
+        optim.Adam([nn.Parameter(np.zeros(1))], **{"lr": 0.1, **bad})
+
+
+def test_adam_refuses_groups():
+    p = nn.Parameter(np.zeros(1))
+    with pytest.raises(ValueError, match="momentum"):
+        optim.Adam([{"params": [p], "momentum": 1}], lr=0.1)
+    with pytest.raises(ValueError, match="twice"):
+        optim.Adam([p, p], lr=0.1)
+    with pytest.raises(ValueError, match="empty"):
+        optim.Adam([], lr=0.1)
+
+
+def rates(schedule, optimizer, count):
+    seen = []
+    for _ in range(count):
+        seen.append(optimizer.groups[0]["lr"])
+        schedule.step()
+    return seen
+
+
+def test_schedules():
+    optimizer = optim.Adam([nn.Parameter(np.zeros(1))], lr=2.0)
+    seen = rates(optim.MultiStepLR(optimizer, [2, 4]), optimizer, 6)
+    assert seen == pytest.approx([2, 2, 0.2, 0.2, 0.02, 0.02])
+    optimizer = optim.Adam([nn.Parameter(np.zeros(1))], lr=2.0)
+    seen = rates(optim.CosineLR(optimizer, total=6, warmup=2, floor=0.1), optimizer, 8)
+    cosine = [0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * k / 4)) for k in range(5)]
+    assert seen == pytest.approx([2 * f for f in [0.5, 1.0, *cosine, 0.1]])
+
+
+def test_parameter_groups_spare_exactly_the_decayed_scales():
+    model = octsod.csnet(0.25)
+    others, gammas = optim.parameter_groups(model, 5e-3)
+    assert others["weight_decay"] == 5e-3 and gammas["weight_decay"] == 0
+    names = {id(p): n for n, p in model.named_parameters()}
+    spared = {names[id(p)] for p in gammas["params"]}
+    assert len(others["params"]) + len(spared) == len(names)
+    assert spared == {
+        n for n in names.values() if n.startswith("extractor") and ".norms." in n and n.endswith(".weight")
+    }
+
+
+def test_dynamic_decay_equals_its_formula_even_with_two_readers():
+    """The last maps of stages 2 and 3 are read by the next stage and by the fusion: counted once."""
+    octsod.manual_seed(0)
+    model = octsod.csnet(0.25, dtype="float64")
+    x = octsod.Tensor(np.random.default_rng(1).standard_normal((3, 3, 32, 32)))
+    seen = []
+
+    def remember(norm, result):
+        seen.append((norm, result))
+        return result
+
+    forward = nn.NormAct.forward
+    try:
+        nn.NormAct.forward = lambda self, x: remember(self, forward(self, x))
+        model(x)
+    finally:
+        nn.NormAct.forward = forward
+    decayed = optim.decayed_norms(model)
+    expected = 0.0
+    for norm, result in seen:
+        if norm in decayed:
+            metric = np.abs(result.numpy().mean(axis=(2, 3))).mean(axis=0)
+            expected += 0.5 * (metric * norm.weight.data**2).sum()
+    assert optim.DynamicWeightDecay(model, 3.0).apply() == pytest.approx(expected, rel=1e-12)
+
+
+def test_dynamic_decay_needs_a_training_pass():
+    model = octsod.csnet(0.25)
+    with pytest.raises(ValueError, match="has not run"):
+        optim.DynamicWeightDecay(model, 1.0).apply()
+    with pytest.raises(ValueError, match="no ILBlock"):
+        optim.DynamicWeightDecay(nn.Conv2d(1, 1), 1.0)
