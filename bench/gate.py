@@ -215,7 +215,7 @@ def torch_block(case: Case, memory_format: str) -> Block:
 
 
 def octsod_block(case: Case) -> Block:
-    """The library's own block: the last layer's deferred activation is carried out within the step, as the peer does."""
+    """The library's own block; the last layer's deferred activation is carried out within the step, as in the peer."""
     import octsod
     from octsod import functional, nn
     from octsod.interop.sod100k import authors_name

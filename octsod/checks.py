@@ -26,7 +26,8 @@ def require_map(x, op, argument="x"):
 
 def require_dtype(value, like, op, argument, other="x"):
     """The dtype of `other`."""
-    require(value.dtype == like.dtype, op, argument, f"has dtype {value.dtype}", f"{like.dtype}, the dtype of `{other}`")
+    same = value.dtype == like.dtype
+    require(same, op, argument, f"has dtype {value.dtype}", f"{like.dtype}, the dtype of `{other}`")
 
 
 def require_channels(value, channels, op, argument, other="x"):

@@ -165,7 +165,7 @@ class OctaveLayer(Module):
 
     @property
     def single(self):
-        """One branch in, one out, by the length of the lists: then it is an ordinary convolution with a weight scale."""
+        """One branch in, one out, by the length of the lists: an ordinary convolution, which has the weight scale."""
         return len(self.in_channels) == len(self.out_channels) == 1
 
     def forward(self, inputs):

@@ -246,6 +246,35 @@ def test_two_losses_over_one_retained_part():
     assert np.allclose(x.grad, 5 * s * (1 - s))
 
 
+def test_backward_from_several_tensors():
+    x, y = leaf(3), leaf(3, seed=1)
+    given = [normal(3, seed=k) for k in range(5)]
+
+    def roots():
+        a = f.sigmoid(x)
+        b = a * y  # made of another root
+        return [a, b, b, y, a]  # twice the same, and a leaf
+
+    autograd.backward_all(roots(), given)
+    together = x.grad, y.grad
+    x.zero_grad()
+    y.zero_grad()
+    for root, gradient in zip(roots(), given, strict=True):
+        root.backward(gradient, retain_graph=True)
+    assert np.allclose(x.grad, together[0]) and np.allclose(y.grad, together[1])
+
+
+def test_backward_from_several_tensors_changes_nothing_where_it_fails():
+    x, y = leaf(3), leaf(3, seed=1)
+    freed = f.sigmoid(x).sum()
+    freed.backward()
+    x.zero_grad()
+    for bad, error in ((freed, RuntimeError), (Tensor(np.ones(())), RuntimeError), (x * 2, ValueError)):
+        with pytest.raises(error):
+            autograd.backward_all([y.sum(), y, bad], [None, np.ones(3), None])
+        assert x.grad is None and y.grad is None
+
+
 # --- what backward is given -------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,8 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for file in sorted(pathlib.Path(__file__).parent.glob("*.py")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    digest.update(repr((numba.__version__, llvmlite.__version__, numpy.__version__, platform.python_version())).encode())
+    versions = (numba.__version__, llvmlite.__version__, numpy.__version__, platform.python_version())
+    digest.update(repr(versions).encode())
     return digest.hexdigest()[:16]
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from octsod.memory import empty
 
 from . import dense, depthwise, octave, parallel
+from .normalization import gradient_sums
+from .parallel import flat
 
 
 def conv2d(x, weight, bias, out, stride, padding, dilation, moments=None):
@@ -55,7 +57,7 @@ def _dense_forward(shape, x, weight, bias, out, moments):
         moments[...] = 0
     program = dense.forward(shape, moments is not None, sums is not None)
     tensors = {
-        "like": out, "x": _flat(x.raw), "coef": x.coefficients, "out": out, "moments": moments, "sums": sums,
+        "like": out, "x": flat(x.raw), "coef": x.coefficients, "out": out, "moments": moments, "sums": sums,
     }  # fmt: skip
     program.execute(x.shape[0], tensors, weight, bias)
 
@@ -66,14 +68,14 @@ def _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias):
     if grad_bias is not None:
         grad_bias[...] = 0
     if not grad.g.size:
-        _nothing(grad_x)
+        _nothing(grad_x, x)
         return
     program = dense.backward(
         shape, grad_x is not None, grad_weight is not None or grad_bias is not None,
         grad_x is not None and grad_x.accumulate, grad_x is not None and grad_x.sums is not None,
     )  # fmt: skip
     tensors = {
-        "like": weight, "x": _flat(x.raw), "coef": x.coefficients, "g": _flat(grad.g), "z": _flat(grad.raw),
+        "like": weight, "x": flat(x.raw), "coef": x.coefficients, "g": flat(grad.g), "z": flat(grad.raw),
         "dcoef": grad.coefficients,
     }  # fmt: skip
     if grad_x is not None:
@@ -86,7 +88,7 @@ def _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias):
         rows = partial.reshape(end - first, -1)
         depth = shape.channels * len(taps)
         if grad_weight is not None:
-            block = grad_weight[first:end].reshape(end - first, shape.channels, -1)
+            block = grad_weight[first:end].reshape(end - first, shape.channels, weight.shape[2] * weight.shape[3])
             block[:, :, taps] = rows[:, :depth].reshape(end - first, len(taps), shape.channels).transpose(0, 2, 1)
         if grad_bias is not None:
             grad_bias[first:end] = rows[:, depth]
@@ -106,7 +108,7 @@ def octave_conv2d(inputs, weight, outputs, stride, moments=None):
     tensors = {"like": weight}
     for i, x in enumerate(inputs):
         if x is not None:
-            tensors.update({f"x{i}": _flat(x.raw), f"coef{i}": x.coefficients, f"sums{i}": sums[i]})
+            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": x.coefficients, f"sums{i}": sums[i]})
     for j, out in enumerate(outputs):
         tensors.update({f"out{j}": out, f"moments{j}": _zeroed(moments[j])})
     program.execute(batch, tensors, weight)
@@ -118,8 +120,8 @@ def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weig
     if grad_weight is not None:
         grad_weight[...] = 0
     if not batch or not sum(shape.outs):
-        for slot in grad_inputs:
-            _nothing(slot)
+        for slot, x in zip(grad_inputs, inputs, strict=True):
+            _nothing(slot, x)
         return
     program = octave.backward(
         shape, grad_weight is not None, tuple(s is not None for s in grad_inputs),
@@ -129,12 +131,12 @@ def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weig
     tensors = {"like": weight}
     for i, (x, slot) in enumerate(zip(inputs, grad_inputs, strict=True)):
         if x is not None:
-            tensors.update({f"x{i}": _flat(x.raw), f"coef{i}": x.coefficients})
+            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": x.coefficients})
         if slot is not None:
             tensors.update({f"gx{i}": slot.array, f"sums{i}": _zeroed(slot.sums)})
     for j, grad in enumerate(grads):
         if grad is not None:
-            tensors.update({f"g{j}": _flat(grad.g), f"z{j}": _flat(grad.raw), f"dcoef{j}": grad.coefficients})
+            tensors.update({f"g{j}": flat(grad.g), f"z{j}": flat(grad.raw), f"dcoef{j}": grad.coefficients})
     partials = program.execute(batch, tensors, weight)
     size = weight.shape[2] * weight.shape[3]
     for (kind, level), partial in partials.items():
@@ -172,7 +174,7 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
     planes = batch * channels
     slots = parallel.parts(planes)
     parallel.run(
-        depthwise.forward, planes, _flat(x.raw), x.coefficients.reshape(-1), _flat(weight), out.reshape(-1),
+        depthwise.forward, planes, flat(x.raw), x.coefficients.reshape(-1), flat(weight), out.reshape(-1),
         np.empty(0) if moments is None else moments.reshape(-1),
         (np.empty(planes) if sums is None else sums).reshape(-1), moments is not None, channels, height, width,
         out_height, out_width, kh, kw, stride, padding, dilation, pitch, empty(slots * size, out.dtype), size,
@@ -186,7 +188,7 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
     out_height, out_width = grad.shape[2:]
     kh, kw = weight.shape[2:]
     if not (x.raw.size and grad.g.size):
-        _nothing(grad_x)
+        _nothing(grad_x, x)
         if grad_weight is not None:
             grad_weight[...] = 0
         return
@@ -197,8 +199,8 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
     partials = empty((batch, channels * kh * kw), x.dtype)
     sums = None if grad_x is None else grad_x.sums
     parallel.run(
-        depthwise.backward, planes, _flat(grad.g), _flat(grad.raw), grad.coefficients.reshape(-1), _flat(x.raw),
-        x.coefficients.reshape(-1), _flat(weight), target.reshape(-1), partials.reshape(-1),
+        depthwise.backward, planes, flat(grad.g), flat(grad.raw), grad.coefficients.reshape(-1), flat(x.raw),
+        x.coefficients.reshape(-1), flat(weight), target.reshape(-1), partials.reshape(-1),
         np.empty(0) if sums is None else sums.reshape(-1), sums is not None, grad_x is not None and grad_x.accumulate,
         channels, height, width, out_height, out_width, kh, kw, stride, padding, dilation, pitch,
         empty(slots * size, x.dtype), size, slots=slots,
@@ -207,21 +209,16 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
         grad_weight.reshape(-1)[...] = parallel.sum_over_images(partials)
 
 
-def _flat(array):
-    """Kernels are compiled for contiguous writable arrays only: any other kind would mean compiling once more."""
-    array = np.ascontiguousarray(array)
-    return (array if array.flags.writeable else array.copy()).reshape(-1)
-
-
 def _zeroed(array):
     if array is not None:
         array[...] = 0
     return array
 
 
-def _nothing(slot):
-    """The gradient of an input that no output depends on."""
+def _nothing(slot, x):
+    """The gradient of an input x that no output depends on."""
     if slot is not None:
         if not slot.accumulate:
             slot.array[...] = 0
-        _zeroed(slot.sums)
+        if slot.sums is not None:
+            gradient_sums(slot.array, x, slot.sums)

@@ -174,7 +174,8 @@ def _ones(program, c, g):
 def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, sums: bool):
     """The program of the backward pass.
 
-    Tensors g, z, dcoef (the deferred gradient), x, coef (the input), gx, sums (3, C), partial weight gradients by group.
+    Tensors g, z, dcoef (the deferred gradient), x, coef (the input), gx, sums (3, C); partial weight gradients by
+    group.
     """
     g = c.geometry
     program = Program(c.itemsize)

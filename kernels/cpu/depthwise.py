@@ -85,8 +85,8 @@ def _thin(line, start, stride, out, at, count, reference):
 
 @kernel
 def forward(
-    slot, start, stop, x, coef, weight, out, moments, sums, want_moments, channels, height, width, out_height, out_width,
-    kh, kw, stride, padding, dilation, pitch, scratch, scratch_size,
+    slot, start, stop, x, coef, weight, out, moments, sums, want_moments, channels, height, width, out_height,
+    out_width, kh, kw, stride, padding, dilation, pitch, scratch, scratch_size,
 ):  # fmt: skip
     """Planes start..stop of x (N*C, height, width); coef (4, C), weight (C, kh, kw), moments (N, 3, C), sums (N, C)."""
     depth = (kh - 1) * dilation + 1

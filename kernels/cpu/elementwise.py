@@ -6,7 +6,7 @@ import numpy as np
 
 from . import parallel
 from .compile import kernel
-from .convolution import _flat
+from .parallel import flat
 
 GRAIN = 1 << 14  # elements per task: sums of tasks are added up in order, whatever the number of threads
 
@@ -16,7 +16,7 @@ def _elementwise(function):
 
     def launch(*arrays):
         *inputs, out = arrays
-        parallel.run(function, -(-out.size // GRAIN), *(_flat(a) for a in inputs), out.reshape(-1), out.size)
+        parallel.run(function, -(-out.size // GRAIN), *(flat(a) for a in inputs), out.reshape(-1), out.size)
 
     return launch
 
@@ -89,7 +89,7 @@ def _sum_middle(slot, start, stop, x, count, inner, out):
 def sum_middle(x, out):
     """out (outer, inner) = x (outer, count, inner) added up over its middle axis."""
     outer, count, inner = x.shape
-    parallel.run(_sum_middle, outer, _flat(x), count, inner, out.reshape(-1))
+    parallel.run(_sum_middle, outer, flat(x), count, inner, out.reshape(-1))
 
 
 @kernel
@@ -106,7 +106,7 @@ def binary_cross_entropy_with_logits(logits, target, out):
     """out (one element) = mean of `max(x, 0) - x*t + log(1 + exp(-|x|))`."""
     tasks = -(-logits.size // GRAIN)
     partials = np.zeros((tasks, 1))
-    parallel.run(_binary_cross_entropy, tasks, _flat(logits), _flat(target), partials.reshape(-1), logits.size)
+    parallel.run(_binary_cross_entropy, tasks, flat(logits), flat(target), partials.reshape(-1), logits.size)
     out[...] = parallel.sum_over_images(partials)[0] / logits.size
 
 
@@ -125,7 +125,7 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
     tasks = -(-logits.size // GRAIN)
     scale = (np.asarray(grad) / logits.size).astype(logits.dtype).reshape(1)
     parallel.run(
-        _binary_cross_entropy_backward, tasks, _flat(logits), _flat(target), scale, grad_logits.reshape(-1),
+        _binary_cross_entropy_backward, tasks, flat(logits), flat(target), scale, grad_logits.reshape(-1),
         logits.size,
     )  # fmt: skip
 
@@ -144,6 +144,6 @@ def _adam(slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, e
 def adam(parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
     """One step of Adam with coupled L2, in place; `first`, `second` are the moments, of the parameter's shape."""
     parallel.run(
-        _adam, -(-parameter.size // GRAIN), parameter.reshape(-1), _flat(grad), first.reshape(-1), second.reshape(-1),
+        _adam, -(-parameter.size // GRAIN), parameter.reshape(-1), flat(grad), first.reshape(-1), second.reshape(-1),
         lr, beta1, beta2, eps, decay, correction1, correction2,
     )  # fmt: skip

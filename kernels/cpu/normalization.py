@@ -9,7 +9,7 @@ import numpy as np
 
 from . import parallel
 from .compile import kernel
-from .convolution import _flat
+from .parallel import flat
 from .steps import activate as _activate
 from .steps import differentiate as _differentiate
 from .steps import gradient_sums_of, moments_of
@@ -30,7 +30,7 @@ def activate(x, out):
         sums = x.claim_sums()
         sums = np.zeros((images, channels)) if sums is None else sums
         parallel.run(
-            _activate_planes, images, _flat(x.raw), x.coefficients.reshape(-1), channels, pixels, out.reshape(-1), sums
+            _activate_planes, images, flat(x.raw), x.coefficients.reshape(-1), channels, pixels, out.reshape(-1), sums
         )
 
 
@@ -48,7 +48,7 @@ def differentiate(grad, out):
     images, channels = grad.shape[:2]
     if out.size:
         parallel.run(
-            _differentiate_planes, images, _flat(grad.g), _flat(grad.raw), grad.coefficients.reshape(-1), channels,
+            _differentiate_planes, images, flat(grad.g), flat(grad.raw), grad.coefficients.reshape(-1), channels,
             math.prod(grad.shape[2:]), out.reshape(-1),
         )  # fmt: skip
 
@@ -66,7 +66,7 @@ def channel_moments(x, moments):
     moments[...] = 0
     if x.size:
         parallel.run(
-            _moments_planes, images, _flat(x), channels, height, width, moments.reshape(images, 3 * channels)
+            _moments_planes, images, flat(x), channels, height, width, moments.reshape(images, 3 * channels)
         )
 
 
@@ -84,14 +84,14 @@ def gradient_sums(g, x, sums):
     sums[...] = 0
     if g.size:
         parallel.run(
-            _sums_planes, images, _flat(g), _flat(x.raw), x.coefficients.reshape(-1), channels, height, width,
+            _sums_planes, images, flat(g), flat(x.raw), x.coefficients.reshape(-1), channels, height, width,
             sums.reshape(images, 3 * channels),
         )  # fmt: skip
 
 
 @kernel
 def _batch_statistics(slot, start, stop, moments, pixels, momentum, mean, variance, running_mean, running_var):
-    images, _, channels = moments.shape
+    images = moments.shape[0]
     count = images * pixels
     for c in range(start, stop):
         total = 0.0

@@ -13,13 +13,13 @@ from .dense import band_rows, bands
 from .programs import (
     ACTIVATE,
     ACTIVATE_AVERAGE,
+    AVERAGE_BACKWARD,
     DIFFERENTIATE,
     GRADIENT_SUMS,
     MAX_POOL,
     MAX_POOL_BACKWARD,
     MOMENTS,
     NOWHERE,
-    AVERAGE_BACKWARD,
     TRANSFER,
     UPSAMPLE_ADD,
     UPSAMPLE_BACKWARD,
@@ -243,8 +243,8 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
         delta = program.buffer(c.outs[level], c.plane(level) if whole else c.band * c.width, c.pitch(level))
         if c.padding:
             program.zero(delta, c.outs[level], delta.stride)
-        elif level:
-            program.zero(delta.at(0, c.count(level)), c.outs[level], program.lanes)
+        else:
+            program.zero(delta.at(0, c.count(level) if level else c.band * c.width), c.outs[level], program.lanes)
         deltas.append(delta)
     for level in range(1, len(c.ins)):  # gradients of the products that went up from `level`
         rows = sum(c.outs[:level])
@@ -279,7 +279,7 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
 
     def write(level, row, rows, count):
         """The gradient of input `level`."""
-        channels, (height, cols) = c.ins[level], c.size(level)
+        channels, cols = c.ins[level], c.size(level)[1]
         if not (need[level] and channels):
             return
         target = gxs[level].at(scale * row)

@@ -99,6 +99,13 @@ def run(function, tasks, *arguments, slots=None):
         _restore(word)
 
 
+def flat(array):
+    """The array as kernels take it. They are compiled for contiguous writable ones only: another kind means compiling
+    once more."""
+    array = np.ascontiguousarray(array)
+    return (array if array.flags.writeable else array.copy()).reshape(-1)
+
+
 @kernel
 def _add_up(slot, start, stop, partials, images, size, out):
     for k in range(start, stop):

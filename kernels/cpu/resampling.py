@@ -4,7 +4,7 @@ import numpy as np
 
 from . import parallel
 from .compile import kernel
-from .convolution import _flat
+from .parallel import flat
 
 
 @kernel
@@ -26,7 +26,7 @@ def _max_pool2d(slot, start, stop, x, out, height, width, kh, stride, padding, o
 def max_pool2d(x, out, kernel_size, stride, padding):
     """out (N, C, H', W') = the largest of each window; a NaN wins."""
     parallel.run(
-        _max_pool2d, x.shape[0] * x.shape[1], _flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
+        _max_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
         *out.shape[2:],
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def _max_pool2d_backward(slot, start, stop, grad, x, grad_x, height, width, kh, 
 def max_pool2d_backward(grad, x, grad_x, kernel_size, stride, padding):
     """Each gradient goes to its window's winner, found again; the first one on ties."""
     parallel.run(
-        _max_pool2d_backward, x.shape[0] * x.shape[1], _flat(grad), _flat(x), grad_x.reshape(-1), *x.shape[2:],
+        _max_pool2d_backward, x.shape[0] * x.shape[1], flat(grad), flat(x), grad_x.reshape(-1), *x.shape[2:],
         kernel_size, stride, padding, *grad.shape[2:],
     )  # fmt: skip
 
@@ -79,7 +79,7 @@ def _avg_pool2d(slot, start, stop, x, out, height, width, k, stride, padding, ou
 def avg_pool2d(x, out, kernel_size, stride, padding):
     """out (N, C, H', W') = the mean of each window; zero padding counts."""
     parallel.run(
-        _avg_pool2d, x.shape[0] * x.shape[1], _flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
+        _avg_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
         *out.shape[2:],
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _avg_pool2d_backward(slot, start, stop, grad, grad_x, height, width, k, stri
 def avg_pool2d_backward(grad, grad_x, kernel_size, stride, padding):
     """Each gradient is spread evenly over its window."""
     parallel.run(
-        _avg_pool2d_backward, grad_x.shape[0] * grad_x.shape[1], _flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
+        _avg_pool2d_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
         kernel_size, stride, padding, *grad.shape[2:],
     )  # fmt: skip
 
@@ -135,7 +135,7 @@ def upsample_bilinear(x, out):
     """out (N, C, H', W') = x resized: half-pixel centres, replicated border, no anti-aliasing."""
     rows, cols = (_weights(n, m, x.dtype) for n, m in zip(x.shape[2:], out.shape[2:], strict=True))
     parallel.run(
-        _upsample, x.shape[0] * x.shape[1], _flat(x), out.reshape(-1), *x.shape[2:], *rows, *cols
+        _upsample, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), *x.shape[2:], *rows, *cols
     )
 
 
@@ -164,6 +164,6 @@ def upsample_bilinear_backward(grad, grad_x):
     sizes = zip(grad_x.shape[2:], grad.shape[2:], strict=True)
     rows, cols = (_weights(n, m, grad.dtype) for n, m in sizes)
     parallel.run(
-        _upsample_backward, grad_x.shape[0] * grad_x.shape[1], _flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
+        _upsample_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
         *rows, *cols,
     )  # fmt: skip

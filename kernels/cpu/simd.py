@@ -95,7 +95,7 @@ def _accumulators(builder, vector, count):
 
 
 def _multiply(rows, vectors):
-    """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]` for r < rows, i < vectors * lanes."""
+    """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]`, r < rows, i < vectors * lanes."""
 
     @intrinsic
     def multiply(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth):

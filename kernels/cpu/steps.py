@@ -20,7 +20,7 @@ from .vector import (
     spread,
     store,
     total,
-    where_less,
+    where_larger,
     where_positive,
 )
 
@@ -279,19 +279,20 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
             b = q + c * ly + factor * r * py
             if factor == 2:
                 lane = lanes(x)
+                zero = spread(x, 0)
                 for i in range(0, cols, lane):
                     n = cols - i
                     v0, v1 = deinterleave(load(x, a + 2 * i, 2 * n), load(x, a + 2 * i + lane, 2 * n - lane))
                     v2, v3 = deinterleave(load(x, a + px + 2 * i, 2 * n), load(x, a + px + 2 * i + lane, 2 * n - lane))
                     g = load(d, e + i, n)
                     # The upper pair wins a tie, and in each pair the left one.
-                    up = where_less(where_less(v0, v1, v1, v0), where_less(v2, v3, v3, v2), g - g, g)
+                    up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
                     down = g - up
-                    right = where_less(v0, v1, up, g - g)
+                    right = where_larger(v0, v1, up, zero)
                     w0, w1 = interleave(up - right, right)
                     store(y, b + 2 * i, w0 + load(y, b + 2 * i, 2 * n), 2 * n)
                     store(y, b + 2 * i + lane, w1 + load(y, b + 2 * i + lane, 2 * n - lane), 2 * n - lane)
-                    right = where_less(v2, v3, down, g - g)
+                    right = where_larger(v2, v3, down, zero)
                     w0, w1 = interleave(down - right, right)
                     at = b + py + 2 * i
                     store(y, at, w0 + load(y, at, 2 * n), 2 * n)
@@ -304,7 +305,7 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
                     for dy in range(factor):
                         for dx in range(factor):
                             v = x[a + dy * px + factor * i + dx]
-                            if v > m:
+                            if (v > m) | ((v != v) & (m == m)):
                                 m = v
                                 row = dy
                                 col = dx
@@ -434,7 +435,7 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
 def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, channels, rows, spare, o):
     """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into y (height x width).
 
-    Fine rows are first added up, weighted, for each coarse row, in a line of `spare[o:]`; that line is then shrunk once.
+    For each coarse row, fine rows are first added up, weighted, in a line of `spare[o:]`, which is then shrunk once.
     """
     lane = lanes(y)
     n = factor * width

@@ -135,14 +135,9 @@ def where_positive(typingctx, condition, then, otherwise):
     return then(condition, then, otherwise), generate
 
 
-@intrinsic
-def where_less(typingctx, a, b, then, otherwise):
-    """`then` where `a < b`, else `otherwise`, lane by lane."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.select(builder.fcmp_ordered("<", arguments[0], arguments[1]), arguments[2], arguments[3])
-
-    return then(a, b, then, otherwise), generate
+def _larger(builder, a, b):
+    """Where b is larger than a, or not a number."""
+    return builder.or_(builder.fcmp_ordered(">", b, a), builder.fcmp_unordered("uno", b, b))
 
 
 @intrinsic
@@ -150,11 +145,19 @@ def larger(typingctx, a, b):
     """The larger one, lane by lane; a NaN wins."""
 
     def generate(context, builder, signature, arguments):
-        x, y = arguments
-        second = builder.or_(builder.fcmp_ordered(">", y, x), builder.fcmp_unordered("uno", y, y))
-        return builder.select(second, y, x)
+        return builder.select(_larger(builder, *arguments), *reversed(arguments))
 
     return a(a, b), generate
+
+
+@intrinsic
+def where_larger(typingctx, a, b, then, otherwise):
+    """`then` where `larger(a, b)` is b, else `otherwise`, lane by lane."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(_larger(builder, *arguments[:2]), *arguments[2:])
+
+    return then(a, b, then, otherwise), generate
 
 
 def _shuffle(builder, a, b, lanes):

@@ -49,7 +49,7 @@ _OPCODES |= {"SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "EMPTY_DICT", "SET
 _OPCODES |= {"APPEND", "APPENDS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "NEWOBJ", "BINPERSID"}
 
 
-class _Fault(Exception):
+class _FaultError(Exception):
     """What is wrong with a file, without the file's name: `_opened` puts it in front."""
 
 
@@ -59,10 +59,10 @@ def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[BinaryIO,
     name = os.fsdecode(path)
     try:
         if os.path.exists(name) and not os.path.isfile(name):  # a pipe or a device may never end
-            raise _Fault("is not a regular file")
+            raise _FaultError("is not a regular file")
         with open(name, "rb") as file:
             yield file, os.fstat(file.fileno()).st_size
-    except _Fault as fault:
+    except _FaultError as fault:
         raise FileError(f"{name}: {fault}.") from None
     except Exception as error:  # damage surfaces as whatever pickle, zipfile or NumPy trip over, MemoryError included
         detail = getattr(error, "strerror", None) or f"it is damaged ({type(error).__name__}: {_shown(error)})"
@@ -94,7 +94,7 @@ class _Builder:
         return self._function(*args)
 
     def __setstate__(self, state: object) -> None:  # what BUILD goes through, where there is one
-        raise _Fault("sets attributes of a function")
+        raise _FaultError("sets attributes of a function")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -107,7 +107,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name not in self._known:
-            raise _Fault(f"refuses to load `{_shown(full_name)}`; {self._content} only")
+            raise _FaultError(f"refuses to load `{_shown(full_name)}`; {self._content} only")
         return self._known[full_name]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -130,9 +130,9 @@ def _screened(stream: io.BytesIO, find_class: Callable[[str, str], Any]) -> byte
         if name in ("GLOBAL", "INST"):  # before the check of the opcode: of the two, this name tells more
             find_class(*arg.split(" ", 1))
         if name not in _OPCODES:
-            raise _Fault(f"uses the pickle opcode {name} at byte {position}, which no such file needs")
+            raise _FaultError(f"uses the pickle opcode {name} at byte {position}, which no such file needs")
         if done >= _MAX_OPCODES:
-            raise _Fault(f"holds a pickle of more than {_MAX_OPCODES} opcodes")
+            raise _FaultError(f"holds a pickle of more than {_MAX_OPCODES} opcodes")
         if name == "FRAME":  # 9 bytes: a hint to read ahead, and the one opcode that unpicklers follow differently
             cuts += [position, position + 9]
         elif name == "MARK":
@@ -140,7 +140,7 @@ def _screened(stream: io.BytesIO, find_class: Callable[[str, str], Any]) -> byte
         elif name in _PUTS:
             index = len(memo) if arg is None else arg
             if index > done:  # picklers number their objects one by one
-                raise _Fault(f"uses memo index {index} at byte {position}, beyond all that it can have stored")
+                raise _FaultError(f"uses memo index {index} at byte {position}, beyond all that it can have stored")
             memo[index] = stack[-1]
         elif name in _GETS:
             stack.append(memo[arg])
@@ -149,10 +149,10 @@ def _screened(stream: io.BytesIO, find_class: Callable[[str, str], Any]) -> byte
             marked = pickletools.markobject in before
             base = marks.pop() - before.index(pickletools.markobject) if marked else len(stack) - len(before)
             if base < 0:
-                raise _Fault(f"holds a malformed pickle: nothing for {name} to work on at byte {position}")
+                raise _FaultError(f"holds a malformed pickle: nothing for {name} to work on at byte {position}")
             nesting = max(stack[base:], default=0) + (name in _TUPLES)
             if nesting > _MAX_NESTING:
-                raise _Fault(f"nests tuples more than {_MAX_NESTING} deep")
+                raise _FaultError(f"nests tuples more than {_MAX_NESTING} deep")
             stack[base:] = [nesting] * len(opcode.stack_after)
     cuts.append(stream.tell())
     data = stream.getbuffer()
@@ -195,20 +195,20 @@ class _Dict(OrderedDict):
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *flags: Any) -> _Tensor:
     """``torch._utils._rebuild_tensor_v2``; ``flags`` are requires_grad, hooks, metadata."""
     if not isinstance(storage, _Storage):
-        raise _Fault("holds a tensor without a storage")
+        raise _FaultError("holds a tensor without a storage")
     if not (type(size) is tuple and type(stride) is tuple and len(size) == len(stride) <= _MAX_NESTING):
-        raise _Fault("holds a tensor whose size and stride do not match")
+        raise _FaultError("holds a tensor whose size and stride do not match")
     if not _are_counts(offset, *size, *stride):
-        raise _Fault("holds a tensor whose offset, size or stride is negative or no integer")
+        raise _FaultError("holds a tensor whose offset, size or stride is negative or no integer")
     end = offset if 0 in size else offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     if end > storage.numel:
-        raise _Fault(f"holds a tensor that ends at element {_shown(end)} of a storage of {storage.numel}")
+        raise _FaultError(f"holds a tensor that ends at element {_shown(end)} of a storage of {storage.numel}")
     return _Tensor(storage, offset, size, stride)
 
 
 def _rebuild_parameter(tensor: Any, *flags: Any) -> _Tensor:
     if not isinstance(tensor, _Tensor):
-        raise _Fault("holds a parameter that is no tensor")
+        raise _FaultError("holds a parameter that is no tensor")
     return tensor
 
 
@@ -234,17 +234,17 @@ class _Storages(dict):
     def storage(self, pid: Any) -> _Storage:
         """The storage of a persistent id ('storage', type, key, location, numel); legacy files append a view."""
         if not (type(pid) is tuple and len(pid) in (5, 6) and isinstance(pid[1], _StorageType)):
-            raise _Fault("refers to something outside the pickle that is not a storage")
+            raise _FaultError("refers to something outside the pickle that is not a storage")
         _, (dtype,), key, _, numel, *view = pid
         if not (type(key) is str and _are_counts(numel)):
-            raise _Fault("holds a malformed reference to a storage")
+            raise _FaultError("holds a malformed reference to a storage")
         if view not in ([], [None]):
-            raise _Fault(f"holds storage {_shown(key)} as a view of another, as only very old PyTorch wrote them")
+            raise _FaultError(f"holds storage {_shown(key)} as a view of another, as only very old PyTorch wrote them")
         storage = _Storage(key, dtype, numel)
         if storage.nbytes > self.file_size:
-            raise _Fault(f"claims {_shown(numel)} elements for a storage, in a file of {self.file_size} bytes")
+            raise _FaultError(f"claims {_shown(numel)} elements for a storage, in a file of {self.file_size} bytes")
         if self.setdefault(key, storage) != storage:
-            raise _Fault(f"describes storage {_shown(key)} in two ways")
+            raise _FaultError(f"describes storage {_shown(key)} in two ways")
         return storage
 
 
@@ -274,15 +274,15 @@ def _open_legacy(file: BinaryIO, storages: _Storages) -> tuple[Any, Callable[[_S
     stream = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
     magic = storages.unpickle(stream)
     if type(magic) is not int or magic != _MAGIC:
-        raise _Fault("is not a PyTorch checkpoint: it starts without the magic number")
+        raise _FaultError("is not a PyTorch checkpoint: it starts without the magic number")
     protocol, machine = storages.unpickle(stream), storages.unpickle(stream)
     if type(protocol) is not int or protocol != _PROTOCOL:
-        raise _Fault("is a PyTorch checkpoint of an unknown protocol")
+        raise _FaultError("is a PyTorch checkpoint of an unknown protocol")
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise _Fault("was not written on a little-endian machine")
+        raise _FaultError("was not written on a little-endian machine")
     found, keys = storages.unpickle(stream), storages.unpickle(stream)
     if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
-        raise _Fault("lists other storages than its tensors use")
+        raise _FaultError("lists other storages than its tensors use")
 
     starts: dict[str, int] = {}
     position = stream.tell()
@@ -292,9 +292,9 @@ def _open_legacy(file: BinaryIO, storages: _Storages) -> tuple[Any, Callable[[_S
         starts[key] = position + 8
         position += 8 + storages[key].nbytes
         if position > storages.file_size:
-            raise _Fault(f"is truncated: it ends inside storage {_shown(key)}, at byte {storages.file_size}")
+            raise _FaultError(f"is truncated: it ends inside storage {_shown(key)}, at byte {storages.file_size}")
         if count != storages[key].numel:
-            raise _Fault(f"stores {count} elements in storage {_shown(key)}, declared with {storages[key].numel}")
+            raise _FaultError(f"stores {count} elements in storage {_shown(key)}, declared with {storages[key].numel}")
 
     def read(storage: _Storage) -> bytes:
         file.seek(starts[storage.key])
@@ -308,39 +308,39 @@ def _open_zip(file: BinaryIO, storages: _Storages) -> tuple[Any, Callable[[_Stor
     archive = zipfile.ZipFile(file)
     pickles = [name for name in archive.namelist() if name.split("/")[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise _Fault(f"is not a PyTorch checkpoint: a zip with {len(pickles)} entries data.pkl")
+        raise _FaultError(f"is not a PyTorch checkpoint: a zip with {len(pickles)} entries data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
     unread = storages.file_size  # the entries of a crafted zip may overlap: their sum must not pass the file's size
 
     def entry(name: str, limit: int) -> bytes:
         nonlocal unread
         if name not in archive.NameToInfo:
-            raise _Fault(f"lacks the entry {_shown(name)}")
+            raise _FaultError(f"lacks the entry {_shown(name)}")
         info = archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise _Fault(f"holds the compressed entry {_shown(name)}; PyTorch does not compress")
+            raise _FaultError(f"holds the compressed entry {_shown(name)}; PyTorch does not compress")
         unread -= info.file_size
         if info.file_size > limit or unread < 0:
-            raise _Fault(f"claims {info.file_size} bytes for entry {_shown(name)}, too many")
+            raise _FaultError(f"claims {info.file_size} bytes for entry {_shown(name)}, too many")
         return archive.read(info)
 
     if folder + "byteorder" in archive.NameToInfo and entry(folder + "byteorder", 16) != b"little":
-        raise _Fault("was not written on a little-endian machine")
+        raise _FaultError("was not written on a little-endian machine")
     found = storages.unpickle(io.BytesIO(entry(pickles[0], _MAX_PICKLE_BYTES)))
     return found, lambda storage: entry(f"{folder}data/{storage.key}", storage.nbytes)
 
 
 def _state_dict(found: Any) -> dict[str, _Tensor]:
     if not isinstance(found, dict):
-        raise _Fault(f"holds no state dict but a {type(found).__name__.lstrip('_')}")
+        raise _FaultError(f"holds no state dict but a {type(found).__name__.lstrip('_')}")
     state = next((found[key] for key in ("state_dict", "model") if isinstance(found.get(key), dict)), found)
     if not state:
-        raise _Fault("holds an empty state dict")
+        raise _FaultError("holds an empty state dict")
     for name, tensor in state.items():
         if type(name) is not str:
-            raise _Fault("holds a state dict with a name that is not a string")
+            raise _FaultError("holds a state dict with a name that is not a string")
         if not isinstance(tensor, _Tensor):
-            raise _Fault(f"holds no state dict: `{_shown(name)}` is no tensor")
+            raise _FaultError(f"holds no state dict: `{_shown(name)}` is no tensor")
     prefix = "module." if all(name.startswith("module.") for name in state) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
@@ -353,12 +353,13 @@ def _arrays(state: dict[str, _Tensor], read: Callable[[_Storage], bytes], budget
         dtype = storage.dtype
         budget -= math.prod(size) * dtype.itemsize
         if budget < 0:
-            raise _Fault(f"claims more for its tensors, `{_shown(name)}` included, than four times its own size")
+            raise _FaultError(f"claims more for its tensors, `{_shown(name)}` included, than four times its own size")
         if storage.key not in raws:
             raws[storage.key] = read(storage)
         raw = raws[storage.key]
         if len(raw) != storage.nbytes:
-            raise _Fault(f"stores {len(raw)} bytes in storage {_shown(storage.key)}, declared with {storage.nbytes}")
+            wanted = f"declared with {storage.nbytes}"
+            raise _FaultError(f"stores {len(raw)} bytes in storage {_shown(storage.key)}, {wanted}")
         if 0 in size:  # its offset and strides mean nothing
             arrays[name] = np.zeros(size, dtype.newbyteorder("="))
             continue
@@ -383,12 +384,12 @@ class _Dtype:
     def __init__(self, code: Any, *flags: Any) -> None:
         if type(code) is not str or code not in ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
             shown = _shown(code) if type(code) is str else type(code).__name__  # a list might unfold without end
-            raise _Fault(f"holds an array of dtype `{shown}`; a layer file may hold integers and floats only")
+            raise _FaultError(f"holds an array of dtype `{shown}`; a layer file may hold integers and floats only")
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not tuple or state[1] not in ("<", "|"):
-            raise _Fault("holds an array that is not little-endian")
+            raise _FaultError("holds an array that is not little-endian")
 
 
 class _Array:
@@ -402,10 +403,10 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not (isinstance(dtype, _Dtype) and type(data) is bytes and type(shape) is tuple and _are_counts(*shape)):
-            raise _Fault("holds a malformed array")
+            raise _FaultError("holds a malformed array")
         flat = np.frombuffer(data, "<" + dtype.code)
         if math.prod(shape) != flat.size or (0 in shape and len(shape) > 1):  # (2**60, 0) would be 2**60 empty rows
-            raise _Fault(f"holds an array whose shape does not fit its {len(data)} bytes")
+            raise _FaultError(f"holds an array whose shape does not fit its {len(data)} bytes")
         self.values = flat.reshape(shape, order="F" if fortran else "C")
 
 
@@ -432,14 +433,14 @@ def read_layers(path: str | os.PathLike[str]) -> list:
         stream = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
         found = _Unpickler(stream, _LAYER_GLOBALS, "a layer file may hold lists of numbers", _no_storage).load()
         if stream.tell() != size:
-            raise _Fault(f"goes on after the list of layers, which ends at byte {stream.tell()} of {size}")
+            raise _FaultError(f"goes on after the list of layers, which ends at byte {stream.tell()} of {size}")
         if type(found) is not list:
-            raise _Fault("holds no list of layers")
+            raise _FaultError("holds no list of layers")
         return _plain(found, [_MAX_LAYER_ENTRIES])
 
 
 def _no_storage(pid: object) -> None:
-    raise _Fault("refers to something outside the pickle")
+    raise _FaultError("refers to something outside the pickle")
 
 
 def _plain(value: Any, left: list[int], nesting: int = 0) -> Any:
@@ -449,13 +450,13 @@ def _plain(value: Any, left: list[int], nesting: int = 0) -> Any:
         value = value.values.tolist() if left[0] >= 0 else None
     left[0] -= 1
     if left[0] < 0:
-        raise _Fault(f"holds more than {_MAX_LAYER_ENTRIES} numbers")
+        raise _FaultError(f"holds more than {_MAX_LAYER_ENTRIES} numbers")
     if type(value) in (list, tuple):
         if nesting >= _MAX_NESTING:
-            raise _Fault(f"nests lists more than {_MAX_NESTING} deep")
+            raise _FaultError(f"nests lists more than {_MAX_NESTING} deep")
         return [_plain(item, left, nesting + 1) for item in value]
     if type(value) not in (int, float):
-        raise _Fault(f"holds an entry of type {type(value).__name__.lstrip('_')} in place of a channel count")
+        raise _FaultError(f"holds an entry of type {type(value).__name__.lstrip('_')} in place of a channel count")
     if not 0 <= value <= _MAX_COUNT or value != int(value):  # not-a-number fails the first comparison
-        raise _Fault(f"holds {_shown(value)} in place of a channel count")
+        raise _FaultError(f"holds {_shown(value)} in place of a channel count")
     return int(value)

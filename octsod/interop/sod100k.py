@@ -73,7 +73,7 @@ def configuration(layers):
     for count in (1, *blocks):
         stages.append(tuple(tuple(out) for _, out in pairs[position : position + count]))
         position += count
-    fuse, dilated, merge = pairs[position:]
+    fuse, _, merge = pairs[position:]
     if len(layers[position + 1]) != 3:
         raise ValueError("the dilated layer does not list its channels per dilation")
     result = Configuration(tuple(stages), tuple(fuse[1]), layers[position + 1][2], sum(merge[1]))

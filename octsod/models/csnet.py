@@ -66,9 +66,10 @@ class CSNet(nn.Module):
             "(N, 3, H, W), normalised RGB images",
         )  # fmt: skip
         require(x.dtype == self.dtype, "csnet", "x", f"has dtype {x.dtype}", f"{self.dtype}, the model's")
+        multiple = self.configuration.multiple
         require(
-            all(n > 0 and n % self.configuration.multiple == 0 for n in x.shape[2:]) and x.shape[0] > 0, "csnet", "x",
-            f"has shape {tuple(x.shape)}", f"height and width that are positive multiples of {self.configuration.multiple}",
+            all(n > 0 and n % multiple == 0 for n in x.shape[2:]) and x.shape[0] > 0, "csnet", "x",
+            f"has shape {tuple(x.shape)}", f"height and width that are positive multiples of {multiple}",
         )  # fmt: skip
         logits = self.classifier(self.fusion(self.extractor(x)))
         return f.upsample_bilinear(logits, x.shape[2:])

@@ -4,7 +4,7 @@ from ..autograd import Function
 from ..backend import kernels
 from ..checks import require, require_dtype, require_integer, require_map
 from ..deferred import Deferred, DeferredGradient
-from ..memory import empty
+from ..memory import empty, zeros
 from .convolution import moments_for, result
 from .cost import Cost, elements
 
@@ -34,6 +34,7 @@ class OctaveConv2d(Function):
         sums = [None if out is None else moments_for(out.shape, moments) for out in outputs]
         kernels.octave_conv2d(inputs, weight, outputs, stride, sums)
         ctx.stride = stride
+        ctx.shapes = [None if out is None else out.shape for out in outputs]
         ctx.save_for_backward(weight, inputs)
         return tuple(None if out is None else result(out, s) for out, s in zip(outputs, sums, strict=True))
 
@@ -42,7 +43,11 @@ class OctaveConv2d(Function):
         weight, inputs = ctx.saved
         slots = [ctx.slot(i + 1) if x is not None else None for i, x in enumerate(inputs)]
         grad_weight = empty(weight.shape, weight.dtype) if ctx.needs[0] else None
-        grads = [None if g is None else DeferredGradient.of(g) for g in grads]
+        # An output that nobody used still has its share of the weight's rows.
+        grads = [
+            None if shape is None else DeferredGradient.of(zeros(shape, weight.dtype) if g is None else g)
+            for g, shape in zip(grads, ctx.shapes, strict=True)
+        ]
         kernels.octave_conv2d_backward(grads, inputs, weight, ctx.stride, slots, grad_weight)
         return grad_weight, *slots
 

@@ -1,0 +1,113 @@
+"""What is true of the package as a whole: its imports, its kernel cache."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def python(code, **environment):
+    """Run `code` in a process of its own, outside of the checkout; returns what it printed."""
+    full = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=full, timeout=300, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_import_needs_numpy_and_numba_only():
+    python("""
+        import sys
+        for name in ("click", "rich", "PIL", "safetensors", "torch", "scipy", "matplotlib", "onnx", "cupy"):
+            sys.modules[name] = None  # importing it raises ImportError
+        import octsod
+        import octsod.functional
+        model = octsod.csnet(0.25)
+        assert octsod.complexity(model).parameters > 0
+    """)
+
+
+def test_plain_import_is_light():
+    out, _ = python("""
+        import sys
+        import octsod
+        print("numba" in sys.modules, octsod.__version__)
+    """)
+    assert out.startswith("False ")
+
+
+USE_A_KERNEL = """
+    import warnings
+    import numpy as np
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import octsod
+        print((octsod.Tensor(np.ones(3)) + 1).numpy().sum())
+        for w in caught:
+            print(w.category.__name__, w.message)
+"""
+
+
+def test_without_a_writable_cache_kernels_run_with_one_warning(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where the folder should be")
+    out, _ = python(USE_A_KERNEL, OCTSOD_CACHE_DIR=str(blocked / "cache"))
+    lines = out.splitlines()
+    assert lines[0] == "6.0"
+    assert [line for line in lines if "is not writable" in line] == lines[1:] and len(lines) == 2
+
+
+def test_cache_is_used_and_an_edit_starts_a_new_one(tmp_path):
+    cache, checkout = tmp_path / "cache", tmp_path / "checkout"
+    for folder in ("octsod", "kernels"):
+        copy_python(ROOT / folder, checkout / folder)
+    environment = {"OCTSOD_CACHE_DIR": str(cache), "PYTHONPATH": str(checkout)}
+    assert python(USE_A_KERNEL, **environment)[0] == "6.0\n"
+    (first,) = cache.iterdir()
+    stored = sorted(first.rglob("*.nbc"))
+    assert stored
+    assert python(USE_A_KERNEL, **environment)[0] == "6.0\n"
+    assert sorted(first.rglob("*.nbc")) == stored  # nothing was compiled again
+    # An edit of one file must reach kernels of every other file: here even the time stamp stays the same.
+    file = checkout / "kernels" / "cpu" / "elementwise.py"
+    stamp = file.stat()
+    source = file.read_text()
+    edited = source.replace("out[i] = a[i] + b[i]", "out[i] = a[i] * b[i]")
+    assert edited != source and len(edited) == len(source)
+    file.write_text(edited)
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert python(USE_A_KERNEL, **environment)[0] == "3.0\n"
+    assert len(list(cache.iterdir())) == 2
+
+
+def copy_python(source, target):
+    for file in source.rglob("*.py"):
+        to = target / file.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(file.read_bytes())
+
+
+def test_every_package_folder_is_installed():
+    """`packages` in pyproject.toml is written by hand; a folder left out would be missing from the wheel."""
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = set(re.findall(r'^    "(octsod[\w.]*)",$', text, re.MULTILINE))
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "octsod").rglob("__init__.py")}
+    found |= {"octsod." + ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "kernels").rglob("__init__.py")}
+    assert listed == found
+
+
+def test_kernels_flush_subnormals_and_give_the_mode_back():
+    out, _ = python("""
+        import numpy as np
+        import octsod
+        from octsod import functional as f
+        tiny = np.full((1, 1, 4, 64), 1e-40, np.float32)
+        y = f.depthwise_conv2d(octsod.Tensor(tiny), octsod.Tensor(np.ones((1, 1, 1, 1), np.float32))).numpy()
+        print((y == 0).all(), np.float32(1e-20) * np.float32(1e-20) > 0)
+    """)
+    assert out == "True True\n"
