@@ -23,10 +23,28 @@ _NAMES = {
     "complexity": "complexity",
     "Complexity": "complexity",
     "gradcheck": "gradient_check",
+    "predict": "prediction",
     "get_num_threads": "kernels.cpu.parallel",
     "set_num_threads": "kernels.cpu.parallel",
 }
-_MODULES = ("autograd", "functional", "interop", "memory", "models", "nn", "ops", "optim", "random", "tensor")
+_MODULES = (
+    "autograd",
+    "data",
+    "errors",
+    "functional",
+    "images",
+    "interop",
+    "memory",
+    "models",
+    "nn",
+    "ops",
+    "optim",
+    "prediction",
+    "random",
+    "synthetic",
+    "tensor",
+    "training",
+)
 
 __all__ = [*_NAMES, *_MODULES, "__version__"]
 

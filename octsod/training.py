@@ -16,7 +16,7 @@ from .tensor import Tensor
 from .weights import save
 
 
-class Diverged(OctsodError):
+class DivergenceError(OctsodError):
     """A loss or a parameter has become infinite or not a number."""
 
 
@@ -57,18 +57,18 @@ class Trainer:
         """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
 
         Returns the mean binary cross-entropy before the step and the unscaled penalty of dynamic weight decay. Raises
-        Diverged, before the optimiser changes anything, if one of them is not finite.
+        DivergenceError, before the optimiser changes anything, if one of them is not finite.
         """
         self.model.train()
         self.optimizer.zero_grad()
         loss = f.binary_cross_entropy_with_logits(self.model(Tensor(x)), Tensor(y))
         value = loss.item()
         if not math.isfinite(value):
-            raise Diverged(f"training stopped: at step {self.steps + 1} the loss is not finite ({value}).")
+            raise DivergenceError(f"training stopped: the loss of step {self.steps + 1} is not finite ({value}).")
         loss.backward()
         penalty = self.decay.apply()
         if not math.isfinite(penalty):
-            raise Diverged(f"training stopped: at step {self.steps + 1} the penalty is not finite ({penalty}).")
+            raise DivergenceError(f"training stopped: the penalty of step {self.steps + 1} is not finite ({penalty}).")
         self.optimizer.step()
         self.steps += 1
         return value, penalty
@@ -79,10 +79,10 @@ class Trainer:
         self.schedule.step()
 
     def save(self, path):
-        """Write the weights, all or nothing. Raises Diverged, and leaves the file alone, if one is not finite."""
+        """Write the weights, all or nothing. Raises DivergenceError, and leaves the file alone, if one is not finite."""
         for name, array in self.model.state_dict().items():
             if not np.isfinite(array).all():
-                raise Diverged(f"training stopped: after step {self.steps}, `{name}` holds a value that is not finite.")
+                raise DivergenceError(f"training stopped: after step {self.steps}, `{name}` is not finite everywhere.")
         save(self.model, path)
 
 
@@ -93,7 +93,7 @@ def train(trainer, loader, folder, steps=None, epochs=None, save_every=100, on_s
     every `save_every` steps and at the end; it is made if need be. on_step: called with each line, a dict of
     step (from 1), epoch (from 0), loss, penalty, lr, img_s (pictures per second, waiting included) and data_wait_ms.
 
-    Raises Diverged if a number is not finite (the weights saved last are good), FileError if a picture cannot be read.
+    Raises DivergenceError if a number is not finite (the weights saved last are good), FileError if a picture cannot be read.
     """
     require(steps is not None or epochs is not None, "train", "steps", "is None, as is `epochs`", "one of them")
     for name, value in (("steps", steps), ("epochs", epochs)):

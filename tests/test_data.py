@@ -11,7 +11,7 @@ import octsod
 from octsod.data import LAYOUTS, FolderDataset, Loader, Sample, augment
 from octsod.errors import FileError
 from octsod.images import prepare
-from octsod.training import Diverged, Recipe, Trainer, train
+from octsod.training import DivergenceError, Recipe, Trainer, train
 
 
 def write_pairs(root, images="images", masks="masks", stems=("a", "b", "c"), size=(40, 30)):
@@ -219,11 +219,11 @@ def test_divergence_keeps_the_last_good_weights(tmp_path):
         if line["step"] == 2:
             trainer.model.classifier.bias.data[...] = np.nan
 
-    with pytest.raises(Diverged, match=r"step 3 the loss is not finite \(nan\)"):
+    with pytest.raises(DivergenceError, match=r"step 3 the loss is not finite \(nan\)"):
         train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=9, save_every=3, on_step=spoil)
     assert not last.exists() and len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
     trainer = Trainer(small_model())
-    with pytest.raises(Diverged, match=r"classifier\.bias"):
+    with pytest.raises(DivergenceError, match=r"classifier\.bias"):
         train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=2, save_every=1, on_step=spoil)
     assert np.isfinite(octsod.load(last).classifier.bias.data).all()
     assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())

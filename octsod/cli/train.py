@@ -14,12 +14,13 @@ from .options import Number, check_size, size_option, split_option, threads_opti
 from .progress import Progress
 
 EPOCHS = 300  # the paper's
+DRAWN = 600  # pictures of the embedded data set
 
 
 @click.command()
 @click.option(
-    "--data", required=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
-    help="Folder with a folder of pictures and one of masks, such as images and masks.",
+    "--data", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+    help="Folder with a folder of pictures and one of masks, such as images and masks.  [default: drawn pictures]",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help=f"Stop after N epochs.  [default: {EPOCHS}]")
@@ -43,10 +44,15 @@ def train(data, steps, epochs, batch_size, lr, size, width, split, seed, threads
     """
     import octsod
     from octsod.data import FolderDataset, Loader
+    from octsod.synthetic import SyntheticDataset
     from octsod.training import Recipe, Trainer
     from octsod.training import train as run
 
-    dataset = FolderDataset(data)
+    if data is None:
+        dataset, name, source = SyntheticDataset(DRAWN, seed=seed), "synthetic", "drawn from the seed"
+    else:
+        dataset = FolderDataset(data)
+        name, source = dataset.root.resolve().name, f"in {dataset.root}"
     octsod.manual_seed(seed)
     model = octsod.csnet(width, split)
     check_size(model, size)
@@ -54,7 +60,7 @@ def train(data, steps, epochs, batch_size, lr, size, width, split, seed, threads
     loader = Loader(dataset, batch_size, size, seed, threads=min(2, octsod.get_num_threads()))
     if steps is None and epochs is None:
         epochs = EPOCHS
-    folder = _new_folder(output, dataset.root.resolve().name)
+    folder = _new_folder(output, name)
     config = {
         "data": data, "steps": steps, "epochs": epochs, "batch_size": loader.batch_size, "lr": lr, "size": size,
         "width": width, "split": list(split), "seed": seed, "threads": octsod.get_num_threads(),
@@ -63,10 +69,10 @@ def train(data, steps, epochs, batch_size, lr, size, width, split, seed, threads
 
     limits = [steps, epochs and epochs * len(loader)]
     with Progress(min(limit for limit in limits if limit), "step", quiet) as progress:
-        progress.message(f"{len(dataset)} pictures with masks in {dataset.root}; run folder {folder}")
-        if dataset.unpaired:
-            shown = ", ".join(path.name for path in dataset.unpaired[:3])
-            progress.message(f"{len(dataset.unpaired)} files without a partner are left out: {shown} ...")
+        progress.message(f"{len(dataset)} pictures with masks {source}; run folder {folder}")
+        if unpaired := getattr(dataset, "unpaired", ()):
+            shown = ", ".join(path.name for path in unpaired[:3])
+            progress.message(f"{len(unpaired)} files without a partner are left out: {shown} ...")
         progress.message("First step: compiling the kernels that are not in the cache yet ...")
         start = time.monotonic()
 
