@@ -31,10 +31,15 @@ def is_grad_enabled() -> bool:
 
 
 class no_grad(contextlib.ContextDecorator):  # noqa: N801 (the field's name)
-    """Within `with no_grad():`, or in a function decorated with it, no op records anything."""
+    """Within `with no_grad():`, or in a function decorated with it, no op of this thread records anything."""
+
+    def __init__(self):
+        self._before = []
+
+    def _recreate_cm(self):
+        return no_grad()  # each call of a decorated function, in whatever thread, has a state of its own
 
     def __enter__(self):
-        self._before = getattr(self, "_before", [])
         self._before.append(_mode.enabled)
         _mode.enabled = False
 
@@ -96,7 +101,7 @@ class Function:
         ctx = Context(tuple(recording and t is not None and t.requires_grad for t in inputs))
         arrays = [None if t is None else t.data if cls.deferred else t.array() for t in inputs]
         results = cls.forward(ctx, *arrays, **params)
-        single = not isinstance(results, tuple)
+        single = not isinstance(results, (tuple, list))
         outputs = [Tensor._of(r) if r is not None else None for r in ((results,) if single else results)]
         if recording:
             node = Node(cls, ctx, inputs, outputs)
@@ -208,14 +213,12 @@ def backward(tensor, gradient=None, retain_graph=False):
 def backward_all(tensors, gradients, retain_graph=False):
     """`backward` from several tensors at once: adds the gradient of `sum_i <tensors[i], gradients[i]>`."""
     kernels = backend.kernels
-    roots = []
-    for tensor, gradient in zip(tensors, gradients, strict=True):
-        gradient = _checked_gradient(tensor, gradient)
+    given = [(t, _checked_gradient(t, g)) for t, g in zip(tensors, gradients, strict=True)]
+    roots = [((t.node, t.index), g) for t, g in given if t.node is not None]
+    pending = _reachable({node for (node, _), _ in roots})
+    for tensor, gradient in given:
         if tensor.node is None:
             _accumulate_leaf(tensor, gradient, kernels)
-        else:
-            roots.append(((tensor.node, tensor.index), gradient))
-    pending = _reachable({node for (node, _), _ in roots})
     for root, _ in roots:
         pending.setdefault(root, _Pending()).expected += 1
     for root, gradient in roots:

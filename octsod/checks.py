@@ -16,22 +16,35 @@ def require_integer(value, op, argument, least):
     return value
 
 
+def require_given(value, op, argument):
+    """Anything but None."""
+    require(value is not None, op, argument, "is None", "a tensor")
+
+
+def require_float(x, op, argument="x"):
+    """An array of float32 or float64."""
+    require_given(x, op, argument)
+    fits = x.dtype.kind == "f" and x.dtype.itemsize in (4, 8)
+    require(fits, op, argument, f"has dtype {x.dtype}", "float32 or float64")
+
+
 def require_map(x, op, argument="x"):
     """A map (N, C, H, W) of float32 or float64."""
+    require_given(x, op, argument)
     require(x.ndim == 4, op, argument, f"has shape {tuple(x.shape)}", "four dimensions (N, C, H, W)")
-    require(
-        x.dtype.kind == "f" and x.dtype.itemsize in (4, 8), op, argument, f"has dtype {x.dtype}", "float32 or float64"
-    )
+    require_float(x, op, argument)
 
 
 def require_dtype(value, like, op, argument, other="x"):
     """The dtype of `other`."""
+    require_given(value, op, argument)
     same = value.dtype == like.dtype
     require(same, op, argument, f"has dtype {value.dtype}", f"{like.dtype}, the dtype of `{other}`")
 
 
 def require_channels(value, channels, op, argument, other="x"):
     """A vector with one entry per channel."""
+    require_given(value, op, argument)
     require(
         tuple(value.shape) == (channels,), op, argument, f"has shape {tuple(value.shape)}",
         f"({channels},), one entry per channel of `{other}`",

@@ -1,6 +1,7 @@
 """The ops as functions of tensors. Maps are NCHW, weights OIHW, dtypes float32 or float64."""
 
 from . import ops
+from .checks import require_integer
 from .tensor import Tensor
 
 
@@ -88,8 +89,9 @@ def upsample_bilinear(x, size=None, scale_factor=None):
     if (size is None) == (scale_factor is None):
         raise ValueError("upsample_bilinear: give either `size` or `scale_factor`.")
     if size is None:
-        size = tuple(n * scale_factor for n in x.shape[2:])
-    return ops.UpsampleBilinear.apply(x, size=(size, size) if isinstance(size, int) else tuple(size))
+        factor = require_integer(scale_factor, "upsample_bilinear", "scale_factor", 1)
+        size = tuple(n * factor for n in x.shape[2:])
+    return ops.UpsampleBilinear.apply(x, size=tuple(size) if isinstance(size, (tuple, list)) else (size, size))
 
 
 def sigmoid(x):

@@ -4,6 +4,7 @@ import numpy as np
 
 from . import autograd, ops
 from .backend import kernels
+from .checks import require
 from .deferred import Deferred
 
 
@@ -125,6 +126,8 @@ class Tensor:
         return self * -1
 
     def __pow__(self, exponent):
+        if isinstance(exponent, Tensor) or np.ndim(exponent):
+            raise TypeError(f"power: `exponent` is {exponent}; expected a number.")
         return ops.Power.apply(self, exponent=float(exponent))
 
     def sum(self, axis=None, keepdims=False):
@@ -133,6 +136,7 @@ class Tensor:
 
     def mean(self, axis=None, keepdims=False):
         """The mean over `axis` (all by default)."""
+        require(self.size > 0, "mean", "x", f"has shape {tuple(self.shape)}", "at least one element")
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
 
@@ -142,8 +146,11 @@ class Tensor:
 
 
 def _pair(a, b):
-    """Two tensors; a Python number or an array takes part as a constant, a number in the other's dtype."""
-    like = a if isinstance(a, Tensor) else b
-    return [
-        v if isinstance(v, Tensor) else Tensor(np.asarray(v, like.dtype if np.ndim(v) == 0 else None)) for v in (a, b)
-    ]
+    """Two tensors; an array takes part as a constant, and so does a number, in the other's dtype if it fits that."""
+    like = (a if isinstance(a, Tensor) else b).dtype
+    return [v if isinstance(v, Tensor) else Tensor(_constant(v, like)) for v in (a, b)]
+
+
+def _constant(value, dtype):
+    number = isinstance(value, (int, float)) or np.ndim(value) == 0
+    return np.asarray(value, dtype if number and (dtype.kind == "f" or isinstance(value, int)) else None)

@@ -79,7 +79,7 @@ class Trainer:
         self.schedule.step()
 
     def save(self, path):
-        """Write the weights, all or nothing. Raises DivergenceError, and leaves the file alone, if one is not finite."""
+        """Write the weights, all or nothing. Raises DivergenceError, and writes nothing, if one is not finite."""
         for name, array in self.model.state_dict().items():
             if not np.isfinite(array).all():
                 raise DivergenceError(f"training stopped: after step {self.steps}, `{name}` is not finite everywhere.")
@@ -93,7 +93,8 @@ def train(trainer, loader, folder, steps=None, epochs=None, save_every=100, on_s
     every `save_every` steps and at the end; it is made if need be. on_step: called with each line, a dict of
     step (from 1), epoch (from 0), loss, penalty, lr, img_s (pictures per second, waiting included) and data_wait_ms.
 
-    Raises DivergenceError if a number is not finite (the weights saved last are good), FileError if a picture cannot be read.
+    Raises DivergenceError if a number is not finite (the weights saved last are good), FileError if a picture cannot be
+    read.
     """
     require(steps is not None or epochs is not None, "train", "steps", "is None, as is `epochs`", "one of them")
     for name, value in (("steps", steps), ("epochs", epochs)):

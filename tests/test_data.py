@@ -219,7 +219,7 @@ def test_divergence_keeps_the_last_good_weights(tmp_path):
         if line["step"] == 2:
             trainer.model.classifier.bias.data[...] = np.nan
 
-    with pytest.raises(DivergenceError, match=r"step 3 the loss is not finite \(nan\)"):
+    with pytest.raises(DivergenceError, match=r"the loss of step 3 is not finite \(nan\)"):
         train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=9, save_every=3, on_step=spoil)
     assert not last.exists() and len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
     trainer = Trainer(small_model())

@@ -360,12 +360,13 @@ def norm_of_two(seed):
     return gamma[:2], beta[:2], slope[:2]
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [s for s in SOURCES if s not in ("conv and norm", "norm without slope", "prelu")])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_of_a_deferred_map(reader, source):
     weights, read = READERS[reader]
     seed = 100 * list(READERS).index(reader) + list(SOURCES).index(source)
-    inputs = *normals(seed, SMALL), *norm_of_two(seed), *normals(seed + 1, *weights)
+    shape = SMALL if source == "norm" else (1, 2, 4, 4)
+    inputs = *normals(seed, shape), *norm_of_two(seed), *normals(seed + 1, *weights)
     if source == "norm":
         check(lambda *a: several(read(SOURCES[source](*a[:4]), *a[4:])), *inputs)
     else:  # weights have been checked with the first source
@@ -413,8 +414,9 @@ def check_readers(source, readers, seed, shape=SMALL):
     ids="|".join,
 )
 def test_two_readers_of_a_deferred_map(readers):
-    for seed, source in enumerate(("conv with moments and norm", "norm outside of training", "prelu of a norm")):
-        check_readers(source, readers, seed)
+    check_readers("conv with moments and norm", readers, 0)
+    for seed, source in enumerate(("norm", "norm outside of training", "prelu of a norm")):
+        check_readers(source, readers, seed + 1, (1, 2, 4, 4))
 
 
 @examples(40)
@@ -426,7 +428,7 @@ def test_any_readers_of_a_deferred_map(source, readers, seed, shape):
     check_readers(source, readers, seed, shape)
 
 
-@examples(15)
+@examples(12)
 @given(MAPS.filter(lambda s: s[1]), SEEDS, st.sampled_from([1, 3]), st.booleans())
 @example((1, 1, 1, 1), 0, 3, True)
 def test_conv_norm_conv(shape, seed, k, moments):
@@ -710,9 +712,7 @@ def test_the_loss_does_not_overflow():
 @pytest.mark.parametrize("reader", READERS)
 def test_float32_is_close_to_float64(reader, source, monkeypatch):
     weights, read = READERS[reader]
-    arrays = [
-        a.astype(np.float32) for a in (*normals(1, SMALL), *norm_of_two(4), *normals(2, *weights))
-    ]
+    arrays = [a.astype(np.float32) for a in (*normals(1, SMALL), *norm_of_two(4), *normals(2, *weights))]
     results = []
     for dtype in (np.float32, np.float64):
         monkeypatch.setitem(globals(), "FIXED", FIXED.astype(dtype))

@@ -14,6 +14,7 @@ from .options import Number, check_size, size_option, split_option, threads_opti
 from .progress import Progress
 
 EPOCHS = 300  # the paper's
+EPOCHS_DRAWN = 10  # enough for pictures as simple as the embedded ones
 DRAWN = 600  # pictures of the embedded data set
 
 
@@ -23,7 +24,8 @@ DRAWN = 600  # pictures of the embedded data set
     help="Folder with a folder of pictures and one of masks, such as images and masks.  [default: drawn pictures]",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps.")
-@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help=f"Stop after N epochs.  [default: {EPOCHS}]")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N",
+              help=f"Stop after N epochs.  [default: {EPOCHS}; {EPOCHS_DRAWN} without --data]")  # fmt: skip
 @click.option("-b", "--batch-size", type=click.IntRange(min=1), default=24, show_default=True, metavar="N")
 @click.option("--lr", type=Number(0, min_open=True), default=1e-4, show_default=True, metavar="RATE",
               help="Learning rate of Adam; a tenth from epoch 200, a hundredth from epoch 250.")  # fmt: skip
@@ -59,7 +61,7 @@ def train(data, steps, epochs, batch_size, lr, size, width, split, seed, threads
     trainer = Trainer(model, Recipe(lr=lr))
     loader = Loader(dataset, batch_size, size, seed, threads=min(2, octsod.get_num_threads()))
     if steps is None and epochs is None:
-        epochs = EPOCHS
+        epochs = EPOCHS if data else EPOCHS_DRAWN
     folder = _new_folder(output, name)
     config = {
         "data": data, "steps": steps, "epochs": epochs, "batch_size": loader.batch_size, "lr": lr, "size": size,

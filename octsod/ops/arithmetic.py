@@ -167,6 +167,9 @@ class Power(Function):
     def backward(ctx, grad):
         (a,) = ctx.saved
         out = empty(a.shape, a.dtype)
+        if ctx.exponent == 0:  # also where a is zero
+            out[...] = 0
+            return out
         kernels.power(a, _scalar(ctx.exponent - 1, a), out)
         kernels.multiply(out, grad, out)
         kernels.multiply(out, _constant(ctx.exponent, out), out)
@@ -189,8 +192,11 @@ class Sum(Function):
 
     @staticmethod
     def forward(ctx, a, axis=None, keepdims=False):
-        axes = range(a.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-        axes = sorted({require_integer(n, "sum", "axis", -a.ndim) % max(a.ndim, 1) for n in axes})
+        axes = range(a.ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+        axes = [require_integer(n, "sum", "axis", -a.ndim) for n in axes]
+        for n in axes:
+            require(n < a.ndim, "sum", "axis", f"is {n}", f"less than {a.ndim}, the number of dimensions")
+        axes = sorted({n % a.ndim for n in axes})
         ctx.shape, ctx.kept = a.shape, tuple(1 if i in axes else n for i, n in enumerate(a.shape))
         out = sum_axes(a, axes)
         return out if keepdims else out.reshape(tuple(n for i, n in enumerate(a.shape) if i not in axes))
@@ -213,7 +219,7 @@ class Reshape(Function):
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         known = math.prod(n for n in shape if n != -1)
         fits = shape.count(-1) <= 1 and (known == math.prod(a.shape) if -1 not in shape else known > 0)
-        fits = fits and math.prod(a.shape) % max(known, 1) == 0
+        fits = fits and math.prod(a.shape) % max(known, 1) == 0 and min(shape, default=0) >= -1
         require(fits, "reshape", "shape", f"is {shape}", f"one of {math.prod(a.shape)} elements, like {a.shape}")
         ctx.shape = a.shape
         return a.reshape(shape)

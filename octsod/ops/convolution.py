@@ -2,7 +2,7 @@
 
 from ..autograd import Function
 from ..backend import kernels
-from ..checks import require, require_channels, require_dtype, require_integer, require_map
+from ..checks import require, require_channels, require_dtype, require_given, require_integer, require_map
 from ..deferred import Deferred, DeferredGradient
 from ..memory import empty
 from .cost import Cost, elements
@@ -46,8 +46,9 @@ class Conv2d(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, stride=1, padding=0, dilation=1, moments=False):
-        x = Deferred.of(x)
         require_map(x, "conv2d")
+        require_given(weight, "conv2d", "weight")
+        x = Deferred.of(x)
         require(weight.ndim == 4, "conv2d", "weight", f"has shape {weight.shape}", "four dimensions (O, C, kh, kw)")
         require_dtype(weight, x, "conv2d", "weight")
         require(
@@ -90,8 +91,9 @@ class DepthwiseConv2d(Function):
     @staticmethod
     def forward(ctx, x, weight, stride=1, padding=0, dilation=1, moments=False):
         op = "depthwise_conv2d"
-        x = Deferred.of(x)
         require_map(x, op)
+        require_given(weight, op, "weight")
+        x = Deferred.of(x)
         require(
             weight.ndim == 4 and weight.shape[:2] == (x.shape[1], 1) and min(weight.shape[2:]) > 0, op, "weight",
             f"has shape {weight.shape}", f"({x.shape[1]}, 1, kh, kw), a kernel per channel of `x`",
@@ -131,13 +133,14 @@ class DilatedConv2d(Function):
     @staticmethod
     def forward(ctx, x, *weights, dilations, moments=False):
         op = "dilated_conv2d"
-        x = Deferred.of(x)
         require_map(x, op)
+        x = Deferred.of(x)
         require(
             len(weights) == len(dilations) > 0, op, "dilations", f"has {len(dilations)} entries",
             f"{max(len(weights), 1)}, one per weight",
         )  # fmt: skip
         for weight in weights:
+            require_given(weight, op, "weight")
             require(
                 weight.ndim == 4 and weight.shape[1] == x.shape[1] and weight.shape[2] == weight.shape[3]
                 and weight.shape[2] % 2 == 1 and weight.shape[2] == weights[0].shape[2],

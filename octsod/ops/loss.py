@@ -2,7 +2,7 @@
 
 from ..autograd import Function
 from ..backend import kernels
-from ..checks import require, require_dtype
+from ..checks import require, require_dtype, require_float, require_given
 from ..memory import empty
 from .cost import Cost, elements
 
@@ -12,7 +12,7 @@ class Sigmoid(Function):
 
     @staticmethod
     def forward(ctx, x):
-        require(x.dtype.kind == "f", "sigmoid", "x", f"has dtype {x.dtype}", "float32 or float64")
+        require_float(x, "sigmoid")
         out = empty(x.shape, x.dtype)
         kernels.sigmoid(x, out)
         ctx.save_for_backward(x)
@@ -37,7 +37,8 @@ class BinaryCrossEntropyWithLogits(Function):
     @staticmethod
     def forward(ctx, logits, target):
         op = "binary_cross_entropy_with_logits"
-        require(logits.dtype.kind == "f", op, "logits", f"has dtype {logits.dtype}", "float32 or float64")
+        require_float(logits, op, "logits")
+        require_given(target, op, "target")
         require(
             logits.shape == target.shape, op, "target", f"has shape {target.shape}",
             f"{logits.shape}, the shape of `logits`",

@@ -5,7 +5,7 @@ Public `batch_norm` and `prelu` materialise the result; CSNet never does.
 
 from ..autograd import Function
 from ..backend import kernels
-from ..checks import require, require_channels, require_dtype, require_map
+from ..checks import require, require_channels, require_dtype, require_given, require_map
 from ..deferred import ActivationSums, Deferred, DeferredGradient, identity_coefficients
 from ..memory import empty, zeros
 from .cost import Cost, elements
@@ -28,8 +28,10 @@ class BatchNormPReLU(Function):
         activation_sums=None,
     ):  # fmt: skip
         op = "batch_norm"
-        x = Deferred.of(x)
         require_map(x, op)
+        require_given(weight, op, "weight")
+        require_given(bias, op, "bias")
+        x = Deferred.of(x)
         x = x if x.is_raw else Deferred(x.value(kernels))
         images, channels, height, width = x.shape
         for name, value in (("weight", weight), ("bias", bias), ("slope", slope)):
@@ -94,8 +96,8 @@ class PReLU(Function):
 
     @staticmethod
     def forward(ctx, x, slope):
-        x = Deferred.of(x)
         require_map(x, "prelu")
+        x = Deferred.of(x)
         require_channels(slope, x.shape[1], "prelu", "slope")
         require_dtype(slope, x, "prelu", "slope")
         coefficients = identity_coefficients(x.shape[1], x.dtype)

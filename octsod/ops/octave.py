@@ -2,7 +2,7 @@
 
 from ..autograd import Function
 from ..backend import kernels
-from ..checks import require, require_dtype, require_integer, require_map
+from ..checks import require, require_dtype, require_given, require_integer, require_map
 from ..deferred import Deferred, DeferredGradient
 from ..memory import empty, zeros
 from .convolution import moments_for, result
@@ -23,6 +23,10 @@ class OctaveConv2d(Function):
 
     @staticmethod
     def forward(ctx, weight, *inputs, out_channels, stride=1, moments=False):
+        require_given(weight, OP, "weight")
+        for i, x in enumerate(inputs):
+            if x is not None:
+                require_map(x, OP, f"inputs[{i}]")
         inputs = [None if x is None or x.shape[1] == 0 else Deferred.of(x) for x in inputs]
         out_channels = tuple(require_integer(n, OP, "out_channels", 0) for n in out_channels)
         height, width = _check(weight, inputs, out_channels, stride)
@@ -91,7 +95,6 @@ def _check(weight, inputs, out_channels, stride):
     level, first = given[0]
     height, width = first.shape[2] << level, first.shape[3] << level
     for i, x in given:
-        require_map(x, OP, f"inputs[{i}]")
         require_dtype(x, weight, OP, f"inputs[{i}]", "weight")
         expected = (first.shape[0], x.shape[1], height >> i, width >> i)
         require(

@@ -16,8 +16,8 @@ def _windows(op, x, kernel_size, stride, padding):
         2 * padding <= kernel_size, op, "padding", f"is {padding}", f"at most half of `kernel_size` (={kernel_size})"
     )
     require(
-        min(x.shape[2:]) + 2 * padding >= kernel_size, op, "x", f"has size {x.shape[2]}x{x.shape[3]}",
-        f"at least {kernel_size - 2 * padding} pixels for `kernel_size` {kernel_size}",
+        min(x.shape[2:]) >= max(kernel_size - 2 * padding, 1), op, "x", f"has size {x.shape[2]}x{x.shape[3]}",
+        f"at least {max(kernel_size - 2 * padding, 1)} pixels for `kernel_size` {kernel_size}",
     )  # fmt: skip
     size = tuple((n + 2 * padding - kernel_size) // stride + 1 for n in x.shape[2:])
     return (kernel_size, stride, padding), (*x.shape[:2], *size)
