@@ -1,7 +1,7 @@
 """Draws docs/example.png: held-out pictures of the embedded data, their masks, and a trained model's maps.
 
-    octsod train --steps 600 --size 160 --batch-size 16 --lr 7e-4 --output my-run
-    python docs/example.py my-run/weights/last.safetensors docs/example.png
+    octsod train --steps 600 --size 160 --batch-size 16 --lr 7e-4 --output runs/first
+    python docs/example.py runs/first/weights/last.safetensors docs/example.png
 """
 
 import sys
