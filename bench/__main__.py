@@ -5,4 +5,5 @@ import click
 from .gate import gate
 
 if __name__ == "__main__":
-    click.Group("bench", {"gate": gate}, help="Benchmarks of octsod against its peers.").main(prog_name="python -m bench")
+    commands = click.Group("bench", {"gate": gate}, help="Benchmarks of octsod against its peers.")
+    commands.main(prog_name="python -m bench")

@@ -1,4 +1,4 @@
-"""The whole network against the same one in PyTorch (bench/peers), in float64: any width, split and layer configuration."""
+"""The whole network against the same one in PyTorch (bench/peers), in float64: any width, split and configuration."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,8 @@ def test_logits_gradients_and_penalty(configuration, size):
     for parameter in model.parameters():  # initial ones and zeros would hide mistakes
         if parameter.ndim == 1:
             parameter.data += rng.uniform(-0.3, 0.3, parameter.shape)
-    theirs = peer.CSNet(layers=peer.Layers(*(getattr(configuration, n) for n in ("stages", "fuse", "dilated", "merge"))))
+    c = configuration
+    theirs = peer.CSNet(layers=peer.Layers(c.stages, c.fuse, c.dilated, c.merge))
     theirs.double().train()
     state = {n: torch.from_numpy(a.copy()) for n, a in sod100k.arrays(model).items()}
     missing, unexpected = theirs.load_state_dict(state, strict=False)
