@@ -12,10 +12,11 @@ import numpy as np
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALLEST = 1 << 14  # below this, NumPy's own allocator is as good
+SLACK = 1.5  # blocks may take this much more than was alive at once; without slack, sizes drive each other out in turn
 
 
 class Pool:
-    """Free blocks by size. In total, blocks never take more than were alive at once."""
+    """Free blocks by size. In total, blocks never take more than SLACK times what was alive at once."""
 
     def __init__(self):
         # Re-entrant, since a collection of garbage may release a block while the lock is held.
@@ -34,7 +35,7 @@ class Pool:
                 self.free -= size
                 self._free.move_to_end(size)
                 return blocks.pop()
-            while self.free and self.live + self.free > self.peak:
+            while self.free and self.live + self.free > SLACK * self.peak:
                 self._drop_oldest()
         raw = np.empty(size + ALIGNMENT, np.uint8)
         return raw[-raw.ctypes.data % ALIGNMENT :][:size]

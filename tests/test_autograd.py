@@ -1003,7 +1003,7 @@ def test_small_and_empty_buffers(shape):
         assert (a == 3).all()
 
 
-def test_the_pool_is_never_larger_than_its_peak_use():
+def test_the_pool_stays_within_its_slack_over_peak_use():
     pool = memory.Pool()
     generator = np.random.default_rng(0)
     held, peak = [], 0
@@ -1016,7 +1016,7 @@ def test_the_pool_is_never_larger_than_its_peak_use():
         peak = max(peak, live)
         waiting = sum(b.size for blocks in pool._free.values() for b in blocks)
         assert (pool.live, pool.free, pool.peak) == (live, waiting, peak)
-        assert live + waiting <= peak
+        assert live + waiting <= memory.SLACK * peak
     spans = sorted((b.ctypes.data, b.ctypes.data + b.size) for b in held)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     pool.clear()
@@ -1060,7 +1060,7 @@ def test_threads_may_share_the_pool():
         bucket.clear()
     assert not errors
     assert memory.pool.live == live
-    assert memory.pool.live + memory.pool.free <= memory.pool.peak
+    assert memory.pool.live + memory.pool.free <= memory.SLACK * memory.pool.peak
 
 
 def test_threads_may_differentiate_at_the_same_time():
