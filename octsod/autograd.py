@@ -63,10 +63,14 @@ class Context:
         """Keep arrays for `backward`, where `ctx.saved` holds them."""
         self.saved = values
 
-    def slot(self, index) -> Slot | None:
+    def slot(self, index, over=None) -> Slot | None:
         """In the backward of a `deferred` function: where to write the gradient of input `index`; return it from
-        `backward`. None if that gradient is not wanted."""
-        return self._slot(index) if self.needs[index] else None
+        `backward`. None if that gradient is not wanted.
+
+        over: the `DeferredGradient` of an output. If it is spent and has the input's shape, its g may be the array to
+        write: for kernels that have read the pixels of g they need before they write.
+        """
+        return self._slot(index, over) if self.needs[index] else None
 
 
 class Function:
@@ -281,7 +285,7 @@ def _gradients_of(node, pending, kernels):
             grads.append(None)
         elif activation:
             array = part.array(kernels)
-            grads.append(Slot(array, sums=part.sums) if node.function.deferred else array)
+            grads.append(Slot(array, sums=part.sums, spent=part.owned) if node.function.deferred else array)
         elif node.function.deferred:
             grads.append(part.value)
         else:
@@ -290,16 +294,22 @@ def _gradients_of(node, pending, kernels):
 
 
 def _run_backward(node, grads, pending, kernels):
-    def slot(index):
+    def fresh(shape, dtype, over):
+        if over is not None and over.spent and over.g.shape == shape and over.g.dtype == dtype:
+            over.spent = False
+            return over.g
+        return empty(shape, dtype)
+
+    def slot(index, over):
         edge = node.edges[index]
         if not isinstance(edge, tuple):
-            return Slot(empty(edge.shape, edge.dtype))
+            return Slot(fresh(edge.shape, edge.dtype, over))
         part = pending[edge]
         shape, dtype = edge[0].outputs[edge[1]]
         last = part.expected == 1 and edge[0].activation[edge[1]]
         sums = np.zeros((shape[0], 3, shape[1])) if last else None
         if part.value is None or node.edges.count(edge) > 1:  # an op that reads a tensor twice writes two buffers
-            return Slot(empty(shape, dtype), sums=None if node.edges.count(edge) > 1 else sums)
+            return Slot(fresh(shape, dtype, over), sums=None if node.edges.count(edge) > 1 else sums)
         array = part.array(kernels)
         if not part.owned:
             array = part.value = _copy(array)

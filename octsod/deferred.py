@@ -90,13 +90,14 @@ class Deferred:
 class DeferredGradient:
     """The gradient `k0*g*prelu'(raw*scale + shift) + k1*raw + k2` that has not been computed.
 
-    g, raw: (N, C, H, W); coefficients: (6, C), the rows scale, shift, slope, k0, k1, k2.
+    g, raw: (N, C, H, W); coefficients: (6, C), the rows scale, shift, slope, k0, k1, k2. spent: nobody needs g after
+    the op that takes this gradient, so that may write its input's gradient over g, while its lines are in the cache.
     """
 
-    __slots__ = ("coefficients", "g", "raw")
+    __slots__ = ("coefficients", "g", "raw", "spent")
 
-    def __init__(self, g, raw, coefficients):
-        self.g, self.raw, self.coefficients = g, raw, coefficients
+    def __init__(self, g, raw, coefficients, spent=False):
+        self.g, self.raw, self.coefficients, self.spent = g, raw, coefficients, spent
 
     @property
     def shape(self):
@@ -129,9 +130,11 @@ class Slot:
 
     array: (N, C, H, W) to write, or to add to where `accumulate`. sums: (N, 3, C) in float64, to fill with the channel
     sums that batch norm's gradient needs (see `gradient_sums`), or None: only the last reader of a map can.
+
+    A backward of a normalised map is also given its complete gradient as a Slot; spent: nobody else holds the array.
     """
 
-    __slots__ = ("accumulate", "array", "sums")
+    __slots__ = ("accumulate", "array", "spent", "sums")
 
-    def __init__(self, array, accumulate=False, sums=None):
-        self.array, self.accumulate, self.sums = array, accumulate, sums
+    def __init__(self, array, accumulate=False, sums=None, spent=False):
+        self.array, self.accumulate, self.sums, self.spent = array, accumulate, sums, spent

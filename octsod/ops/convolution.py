@@ -70,10 +70,11 @@ class Conv2d(Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, bias = ctx.saved
-        grad_x = ctx.slot(0)
+        grad = DeferredGradient.of(grad)
+        grad_x = ctx.slot(0, grad)
         grad_weight = empty(weight.shape, weight.dtype) if ctx.needs[1] else None
         grad_bias = empty(bias.shape, bias.dtype) if ctx.needs[2] else None
-        kernels.conv2d_backward(DeferredGradient.of(grad), x, weight, *ctx.settings, grad_x, grad_weight, grad_bias)
+        kernels.conv2d_backward(grad, x, weight, *ctx.settings, grad_x, grad_weight, grad_bias)
         return grad_x, grad_weight, grad_bias
 
     @staticmethod
@@ -109,9 +110,10 @@ class DepthwiseConv2d(Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved
-        grad_x = ctx.slot(0)
+        grad = DeferredGradient.of(grad)
+        grad_x = ctx.slot(0, grad)
         grad_weight = empty(weight.shape, weight.dtype) if ctx.needs[1] else None
-        kernels.depthwise_conv2d_backward(DeferredGradient.of(grad), x, weight, *ctx.settings, grad_x, grad_weight)
+        kernels.depthwise_conv2d_backward(grad, x, weight, *ctx.settings, grad_x, grad_weight)
         return grad_x, grad_weight
 
     @staticmethod
@@ -164,9 +166,10 @@ class DilatedConv2d(Function):
     @staticmethod
     def backward(ctx, grad):
         x, joined = ctx.saved
-        grad_x = ctx.slot(0)
+        grad = DeferredGradient.of(grad)
+        grad_x = ctx.slot(0, grad)
         grad_joined = empty(joined.shape, joined.dtype) if any(ctx.needs[1:]) else None
-        kernels.dilated_conv2d_backward(DeferredGradient.of(grad), x, joined, ctx.groups, grad_x, grad_joined)
+        kernels.dilated_conv2d_backward(grad, x, joined, ctx.groups, grad_x, grad_joined)
         return grad_x, *(
             grad_joined[start:end] if need else None
             for need, (start, end, _) in zip(ctx.needs[1:], ctx.groups, strict=True)

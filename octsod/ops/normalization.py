@@ -79,7 +79,7 @@ class BatchNormPReLU(Function):
         kernels.batch_norm_backward(
             sums, ctx.count, ctx.training, mean, variance, ctx.eps, weight, bias, slope, coefficients, *grads
         )
-        grad_x = DeferredGradient(grad.array, out.raw, coefficients) if ctx.needs[0] else None
+        grad_x = DeferredGradient(grad.array, out.raw, coefficients, grad.spent) if ctx.needs[0] else None
         grad_weight, grad_bias, grad_slope = grads
         return grad_x, grad_weight, grad_bias, grad_slope if ctx.has_slope else None
 

@@ -45,13 +45,14 @@ class OctaveConv2d(Function):
     @staticmethod
     def backward(ctx, *grads):
         weight, inputs = ctx.saved
-        slots = [ctx.slot(i + 1) if x is not None else None for i, x in enumerate(inputs)]
         grad_weight = empty(weight.shape, weight.dtype) if ctx.needs[0] else None
         # An output that nobody used still has its share of the weight's rows.
         grads = [
             None if shape is None else DeferredGradient.of(zeros(shape, weight.dtype) if g is None else g)
             for g, shape in zip(grads, ctx.shapes, strict=True)
         ]
+        same = [*grads, *[None] * len(inputs)]  # output i may have the shape of input i
+        slots = [None if x is None else ctx.slot(i + 1, same[i]) for i, x in enumerate(inputs)]
         kernels.octave_conv2d_backward(grads, inputs, weight, ctx.stride, slots, grad_weight)
         return grad_weight, *slots
 
