@@ -24,8 +24,8 @@ def require_given(value, op, argument):
 def require_float(x, op, argument="x"):
     """An array of float32 or float64."""
     require_given(x, op, argument)
-    fits = x.dtype.kind == "f" and x.dtype.itemsize in (4, 8)
-    require(fits, op, argument, f"has dtype {x.dtype}", "float32 or float64")
+    if not (x.dtype.kind == "f" and x.dtype.itemsize in (4, 8)):  # dtypes are slow to print: only if need be
+        require(False, op, argument, f"has dtype {x.dtype}", "float32 or float64")
 
 
 def require_map(x, op, argument="x"):
@@ -38,8 +38,8 @@ def require_map(x, op, argument="x"):
 def require_dtype(value, like, op, argument, other="x"):
     """The dtype of `other`."""
     require_given(value, op, argument)
-    same = value.dtype == like.dtype
-    require(same, op, argument, f"has dtype {value.dtype}", f"{like.dtype}, the dtype of `{other}`")
+    if value.dtype != like.dtype:
+        require(False, op, argument, f"has dtype {value.dtype}", f"{like.dtype}, the dtype of `{other}`")
 
 
 def require_channels(value, channels, op, argument, other="x"):

@@ -92,9 +92,10 @@ def run(function, tasks, *arguments, slots=None):
         try:
             function(0, 0, tasks // count, *arguments)
         finally:
-            concurrent.futures.wait(futures)
-        for future in futures:
-            future.result()
+            errors = [future.exception() for future in futures]  # waits for each, whatever happens
+        for error in errors:
+            if error is not None:
+                raise error
     finally:
         _restore(word)
 
