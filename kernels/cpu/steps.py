@@ -350,17 +350,7 @@ def _stretch(row, width, factor, out):
 def _shrink(row, width, factor, out):
     """Adjoint of `_stretch`: row (factor*width) to out (width)."""
     n = factor * width
-    if factor == 2 and width > 1:
-        near = out.dtype.type(0.75)
-        far = out.dtype.type(0.25)
-        out[0] = row[0] + near * row[1] + far * row[2]
-        out[width - 1] = row[n - 1] + near * row[n - 2] + far * row[n - 3]
-        shifted = row[1:]
-        to = out[1:]
-        for i in range(width - 2):
-            outer = shifted[2 * i] + shifted[2 * i + 3]
-            to[i] = near * (shifted[2 * i + 1] + shifted[2 * i + 2]) + far * outer
-    elif factor == 4 and width > 1:
+    if factor == 4 and width > 1:
         f1 = out.dtype.type(0.125)
         f3 = out.dtype.type(0.375)
         f5 = out.dtype.type(0.625)
@@ -439,8 +429,9 @@ def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, 
     """
     lane = lanes(y)
     n = factor * width
-    line = spare[o : o + n]
-    small = spare[o + n : o + n + width]
+    line = spare[o + 1 : o + 1 + n]
+    small = spare[o + 2 + n : o + 2 + n + width]
+    near, far = spread(y, 0.75), spread(y, 0.25)
     low = max((first + factor // 2) // factor - 1, 0)
     high = min((first + rows - 1 + factor // 2) // factor, height - 1)
     for c in range(channels):
@@ -456,8 +447,19 @@ def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, 
                 for i in range(0, n, lane):
                     add = fma(v, load(d, a + i, n - i), w * load(d, b + i, n - i))
                     store(line, i, add if r == begin else add + load(line, i, n - i), n - i)
-            _shrink(line, width, factor, small)
             b = q + c * ly + k * py
-            out = y[b : b + width]
-            for i in range(width):
-                out[i] += small[i]
+            if factor == 2:  # shrunk and added at once; the ends, replicated forwards, count twice
+                spare[o] = line[0]
+                spare[o + 1 + n] = line[n - 1]
+                for i in range(0, width, lane):
+                    at = o + 2 * i
+                    left, first_half = deinterleave(load(spare, at, lane), load(spare, at + lane, lane))
+                    at += 2
+                    second_half, right = deinterleave(load(spare, at, lane), load(spare, at + lane, lane))
+                    v = fma(near, first_half + second_half, far * (left + right))
+                    store(y, b + i, v + load(y, b + i, width - i), width - i)
+            else:
+                _shrink(line, width, factor, small)
+                out = y[b : b + width]
+                for i in range(width):
+                    out[i] += small[i]
