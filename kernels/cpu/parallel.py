@@ -4,8 +4,8 @@ Kernels are serial functions `(slot, start, stop, ...)` over a range of tasks, c
 three times faster than Numba's own `parallel=True`, works in any Python thread, and leaves the split to us.
 """
 
-import concurrent.futures
 import os
+import queue
 import threading
 
 import numpy as np
@@ -33,7 +33,7 @@ def _default_threads() -> int:
 
 
 _threads = _default_threads()
-_pool = None
+_inboxes = []  # one queue per worker thread
 _lock = threading.Lock()
 
 
@@ -46,30 +46,42 @@ def set_num_threads(count: int) -> None:
     """Use `count` threads from now on. Results do not depend on it."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"set_num_threads: `count` (={count!r}) must be a positive integer.")
-    global _threads, _pool
+    global _threads
+    _threads = count
+
+
+def _serve(inbox):
+    """A worker: runs what comes, and says so. It flushes subnormal numbers all its life."""
+    _flush()
+    while True:
+        function, arguments, finished = inbox.get()
+        error = None
+        try:
+            function(*arguments)
+        except BaseException as caught:
+            error = caught
+        finished.put(error)
+        del function, arguments, finished, error  # a worker that waits shall not keep buffers alive
+
+
+def _worker(number):
+    """The inbox of worker `number`, which is started if need be; a plain queue wakes it faster than a future does."""
     with _lock:
-        _threads = count
-        if _pool is not None:
-            _pool.shutdown(wait=True)
-            _pool = None
+        while len(_inboxes) <= number:
+            inbox = queue.SimpleQueue()
+            threading.Thread(target=_serve, args=(inbox,), name=f"octsod-kernel-{len(_inboxes)}", daemon=True).start()
+            _inboxes.append(inbox)
+        return _inboxes[number]
 
 
-def _workers():
-    global _pool
-    with _lock:
-        if _pool is None:
-            _pool = concurrent.futures.ThreadPoolExecutor(max(_threads - 1, 1), "octsod-kernel", initializer=_flush)
-        return _pool
-
-
-def _forget_pool():
-    """Threads do not survive fork(); a child starts a pool of its own."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+def _forget_workers():
+    """Threads do not survive fork(); a child starts its own."""
+    global _inboxes, _lock
+    _inboxes, _lock = [], threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_workers)
 
 
 def parts(tasks: int) -> int:
@@ -84,15 +96,15 @@ def run(function, tasks, *arguments, slots=None):
     """
     count = min(slots or _threads, parts(tasks))
     word = _flush()
+    finished = queue.SimpleQueue()
     try:
-        futures = [
-            _workers().submit(function, slot, tasks * slot // count, tasks * (slot + 1) // count, *arguments)
-            for slot in range(1, count)
-        ]
+        for slot in range(1, count):
+            share = (slot, tasks * slot // count, tasks * (slot + 1) // count, *arguments)
+            _worker(slot - 1).put((function, share, finished))
         try:
             function(0, 0, tasks // count, *arguments)
         finally:
-            errors = [future.exception() for future in futures]  # waits for each, whatever happens
+            errors = [finished.get() for _ in range(1, count)]  # waits for each, whatever happens
         for error in errors:
             if error is not None:
                 raise error
