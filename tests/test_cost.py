@@ -1,0 +1,28 @@
+"""Costs against numbers worked out by hand."""
+
+from octsod import ops
+from octsod.ops import Cost
+
+
+def test_convolutions():
+    # 2 pictures, 4 outputs of 5x3 pixels (stride 2), 27 multiply-adds each; x, weight, bias and output once.
+    assert ops.Conv2d.cost((2, 3, 9, 5), (4, 3, 3, 3), (4,), stride=2, padding=1) == Cost(
+        2 * 2 * 4 * 15 * 27 + 2 * 4 * 15, 4 * (2 * 3 * 45 + 4 * 27 + 4 + 2 * 4 * 15)
+    )
+    forward = ops.DepthwiseConv2d.cost((1, 3, 8, 8), (3, 1, 3, 3), padding=1)
+    assert forward == Cost(2 * 3 * 64 * 9, 4 * (192 + 27 + 192))
+    backward = ops.DepthwiseConv2d.cost((1, 3, 8, 8), (3, 1, 3, 3), padding=1, backward=True)
+    assert backward.flops == 2 * forward.flops and backward.bytes == 4 * (4 * 192 + 2 * 27)
+    assert ops.DilatedConv2d.cost((1, 3, 8, 8), (2, 3, 3, 3), (1, 3, 3, 3)).flops == 2 * 3 * 64 * 27
+
+
+def test_octave_convolution():
+    # 3 + 2 channels at 8x8 and 4x4 to 1 + 4: products at both sizes, 3 channels max-pooled, 1 upsampled.
+    cost = ops.OctaveConv2d.cost((5, 5, 1, 1), (1, 3, 8, 8), (1, 2, 4, 4), out_channels=(1, 4))
+    products = 2 * (64 * 3 * 1 + 16 * (3 * 4 + 2 * 1 + 2 * 4))
+    assert cost == Cost(products + 3 * 64 + 8 * 64 * 1, 4 * (64 + 4 * 16 + 3 * 64 + 2 * 16 + 25))
+    assert ops.OctaveConv2d.cost((2, 3, 1, 1), (1, 3, 8, 8), out_channels=(2, 0), stride=2).flops == 192 + 2 * 16 * 6
+
+
+def test_costs_add_up():
+    assert ops.Add.cost((2, 3), (3,)) + ops.Materialize.cost((1, 3, 4, 4)) == Cost(6 + 192, 4 * (6 + 3 + 6) + 384)
