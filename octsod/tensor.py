@@ -15,10 +15,10 @@ class Tensor:
     grad: the gradient as an array of the same shape and dtype, or None; `backward()` adds to it.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "index", "name", "node", "requires_grad")
+    __slots__ = ("__weakref__", "data", "grad", "index", "node", "requires_grad")
     __array_ufunc__ = None  # `array * tensor` is the tensor's business
 
-    def __init__(self, array, requires_grad=False, name=None):
+    def __init__(self, array, requires_grad=False):
         if isinstance(array, Tensor):
             raise TypeError("Tensor: `array` is a Tensor already; use `.numpy()` to take its values.")
         array = np.asarray(array)
@@ -29,11 +29,10 @@ class Tensor:
                 f"Tensor: `requires_grad` needs an array of float32 or float64, not {array.dtype}."
             )
         self._set(np.ascontiguousarray(array) if array.ndim else array, requires_grad)
-        self.name = name
 
     def _set(self, data, requires_grad=False):
         self.data, self.requires_grad = data, requires_grad
-        self.grad = self.node = self.name = None
+        self.grad = self.node = None
         self.index = 0
 
     @classmethod

@@ -204,7 +204,7 @@ class Program:
         self.step(operation, channels, rows, cols, **dict(zip(keys, regions, strict=True)), **more)
 
     def multiply(self, out, rows, source, offsets, weights, count):
-        """`out = weights @ source` for `count` pixels. `weights`: blocks (outs, ins, taps, transposed), see `pack`."""
+        """`out = weights @ source` for `count` pixels. `weights`: blocks (outs, ins, taps, transposed), see `_pack`."""
         depth = len(offsets)
         start = self.weight_size
         if rows:
