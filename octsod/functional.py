@@ -23,6 +23,22 @@ def depthwise_conv2d(x, weight, stride=1, padding=0, dilation=1, moments=False):
     return ops.DepthwiseConv2d.apply(x, weight, stride=stride, padding=padding, dilation=dilation, moments=moments)
 
 
+def depthwise_chain(
+    x, layers, running, training=True, momentum=0.1, eps=1e-5, weight_scale=1.0, activation_sums=None
+):
+    """Depthwise convolution, batch norm and PReLU, once per layer, deferred: x (N, C, H, W) -> the same shape.
+
+    layers: (weight (C, 1, k, k), norm weight, norm bias, slope (C,)) of each; running: (mean, variance) arrays (C,) of
+    each, updated in training. weight_scale: a factor on all convolution weights. Equal to the single ops in turn, but
+    a channel's planes stay in the cache from the first layer to the last.
+    """
+    return ops.DepthwiseChain.apply(
+        x, *(parameter for layer in layers for parameter in layer),
+        running=[tuple(_array(value) for value in pair) for pair in running], training=training, momentum=momentum,
+        eps=eps, weight_scale=weight_scale, activation_sums=activation_sums,
+    )  # fmt: skip
+
+
 def dilated_conv2d(x, weights, dilations, moments=False):
     """Parallel dilated convolutions, concatenated: x (N, C, H, W), weights[i] (O_i, C, k, k) -> (N, sum O_i, H, W).
 

@@ -142,8 +142,12 @@ class NormAct(Module):
         self.running_var = np.ones(channels, dtype)
         self.activation = None
 
-    def forward(self, x):
+    def watch(self, x):
+        """Have the sums of the activation written down that the map x is about to become, in training."""
         self.activation = ActivationSums(x.shape[2] * x.shape[3]) if self.training else None
+
+    def forward(self, x):
+        self.watch(x)
         return f.batch_norm_prelu(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.slope, self.training, self.momentum,
             self.eps, self.activation,
@@ -183,13 +187,24 @@ class DepthwiseLayer(Module):
         self.norms = _norms(channels, dtype)
 
     def forward(self, inputs):
-        outputs = []
-        for x, weight, norm in zip(inputs, self.weights, self.norms, strict=True):
-            if weight is not None:
-                x = f.depthwise_conv2d(x, weight * WEIGHT_SCALE, padding=1, moments=self.training)
-                x = norm(x)
-            outputs.append(x)
-        return outputs
+        return depthwise_chain(inputs, [self])
+
+
+def depthwise_chain(inputs, layers):
+    """Branches through several `DepthwiseLayer`s: each branch through all of them at once."""
+    outputs = []
+    for branch, x in enumerate(inputs):
+        norms = [layer.norms[branch] for layer in layers]
+        if norms[0] is not None:
+            for norm in norms:
+                norm.watch(x)
+            x = f.depthwise_chain(
+                x, [(layer.weights[branch], n.weight, n.bias, n.slope) for layer, n in zip(layers, norms, strict=True)],
+                [(n.running_mean, n.running_var) for n in norms], layers[0].training, NormAct.momentum, NormAct.eps,
+                WEIGHT_SCALE, [n.activation for n in norms],
+            )  # fmt: skip
+        outputs.append(x)
+    return outputs
 
 
 class ILBlock(Module):
@@ -200,10 +215,7 @@ class ILBlock(Module):
         self.depthwise = [DepthwiseLayer(out_channels, dtype), DepthwiseLayer(out_channels, dtype)]
 
     def forward(self, inputs):
-        maps = self.mix(inputs)
-        for layer in self.depthwise:
-            maps = layer(maps)
-        return maps
+        return depthwise_chain(self.mix(inputs), self.depthwise)
 
     def norms(self):
         """The norms whose scales dynamic weight decay acts on."""

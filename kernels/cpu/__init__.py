@@ -2,6 +2,7 @@
 
 The table that ops call, in the order of a layer: convolution.py launches the convolutions, which dense.py and octave.py
 put together as programs (programs.py) of small steps (steps.py, products.py) and depthwise.py runs plane by plane;
+depthwise_chain.py takes one channel through several depthwise layers;
 normalization.py, resampling.py and elementwise.py hold the rest. simd.py and vector.py reach the machine's registers,
 compile.py and parallel.py its compiler and its cores.
 """
@@ -16,6 +17,7 @@ from .convolution import (
     octave_conv2d,
     octave_conv2d_backward,
 )
+from .depthwise_chain import depthwise_chain, depthwise_chain_backward
 from .elementwise import (
     adam,
     add,
@@ -61,6 +63,8 @@ __all__ = [
     "channel_moments",
     "conv2d",
     "conv2d_backward",
+    "depthwise_chain",
+    "depthwise_chain_backward",
     "depthwise_conv2d",
     "depthwise_conv2d_backward",
     "differentiate",

@@ -3,36 +3,60 @@
 A ring of rows holds as many activated input rows as the kernel is high, so every map crosses the bus once. With a
 stride, rows are worked out at stride 1 along the row and every `stride`-th pixel is kept; backward, the gradient is
 spread out with zeros in between. So each loop has one form. Ring rows end in zeros, at least a vector of them.
+
+A 3x3 kernel works out two rows at a time, which share two of the three rows that each of them reads. Sums over pixels
+are kept lane by lane behind the ring, and go into float64 every few rows.
 """
+
+from octsod.memory import SMALLEST
 
 from .compile import kernel
 from .simd import VECTOR_BYTES, lanes
 from .vector import fma, keep, load, spread, store, total, where_positive
 
-FLUSH = 2048  # pixels that float32 sums may cover before they go into float64
+FLUSH = 2048  # pixels that sums in the storage dtype may cover before they go into float64
+SUMS = 12  # vectors of sums behind the ring
 
 
 @kernel
-def _load_row(x, start, width, scale, shift, slope, ring, at):
-    """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; returns the sums by lane."""
-    sums = spread(x, 0)
+def _clear(sums, at, count):
+    lane = lanes(sums)
+    for k in range(count):
+        store(sums, at + k * lane, spread(sums, 0), lane)
+
+
+@kernel
+def _flush(sums, at, k):
+    """The total of the k-th vector of sums, which starts again at zero."""
+    lane = lanes(sums)
+    whole = float(total(load(sums, at + k * lane, lane)))
+    store(sums, at + k * lane, spread(sums, 0), lane)
+    return whole
+
+
+@kernel
+def _load_row(x, start, width, scale, shift, slope, ring, at, sums):
+    """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; adds to vector 0 of sums."""
     lane = lanes(x)
+    scale, shift, slope = spread(x, scale), spread(x, shift), spread(x, slope)
+    s = load(ring, sums, lane)
     for i in range(0, width, lane):
         u = fma(load(x, start + i, width - i), scale, shift)
         v = keep(where_positive(u, u, slope * u), width - i)
         store(ring, at + i, v, lane)
-        sums = sums + v
-    return sums
+        s = s + v
+    store(ring, sums, s, lane)
 
 
 @kernel
-def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference):
-    """A row of a 3x3 convolution at stride 1; returns its sums of (y - reference) and (y - reference)^2 by lane."""
+def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference, sums):
+    """A row of a 3x3 convolution at stride 1; adds (y - reference) and (y - reference)^2 to vectors 1 and 2 of sums."""
     w0, w1, w2 = spread(ring, weight[w]), spread(ring, weight[w + 1]), spread(ring, weight[w + 2])
     w3, w4, w5 = spread(ring, weight[w + 3]), spread(ring, weight[w + 4]), spread(ring, weight[w + 5])
     w6, w7, w8 = spread(ring, weight[w + 6]), spread(ring, weight[w + 7]), spread(ring, weight[w + 8])
-    first = second = spread(ring, 0)
+    about = spread(ring, reference)
     lane = lanes(ring)
+    first, second = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
     for i in range(0, span, lane):
         a = w0 * load(ring, y0 + i, lane)
         a = fma(w1, load(ring, y0 + i + dilation, lane), a)
@@ -45,106 +69,179 @@ def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference)
         c = fma(w8, load(ring, y2 + i + 2 * dilation, lane), c)
         v = (a + b) + c
         store(out, at + i, v, span - i)
-        v = keep(v - reference, span - i)
+        v = keep(v - about, span - i)
         first = first + v
         second = fma(v, v, second)
-    return first, second
+    store(ring, sums + lane, first, lane)
+    store(ring, sums + 2 * lane, second, lane)
 
 
 @kernel
-def _filter_row_any(ring, row, depth, pitch, weight, w, kh, kw, dilation, out, at, span, reference):
-    """The same for any kernel size."""
-    first = second = zero = spread(ring, 0)
+def _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, reference, sums):
+    """The same for two rows of `span` pixels, one after the other in `out`, without dilation."""
+    w0, w1, w2 = spread(ring, weight[w]), spread(ring, weight[w + 1]), spread(ring, weight[w + 2])
+    w3, w4, w5 = spread(ring, weight[w + 3]), spread(ring, weight[w + 4]), spread(ring, weight[w + 5])
+    w6, w7, w8 = spread(ring, weight[w + 6]), spread(ring, weight[w + 7]), spread(ring, weight[w + 8])
+    about = spread(ring, reference)
     lane = lanes(ring)
+    first, second = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
     for i in range(0, span, lane):
-        v = zero
+        e = load(ring, y0 + i, lane)
+        a = w0 * e
+        e = load(ring, y0 + i + 1, lane)
+        a = fma(w1, e, a)
+        e = load(ring, y0 + i + 2, lane)
+        a = fma(w2, e, a)
+        e = load(ring, y1 + i, lane)
+        b = w3 * e
+        d = w0 * e
+        e = load(ring, y1 + i + 1, lane)
+        b = fma(w4, e, b)
+        d = fma(w1, e, d)
+        e = load(ring, y1 + i + 2, lane)
+        b = fma(w5, e, b)
+        d = fma(w2, e, d)
+        e = load(ring, y2 + i, lane)
+        c = w6 * e
+        f = w3 * e
+        e = load(ring, y2 + i + 1, lane)
+        c = fma(w7, e, c)
+        f = fma(w4, e, f)
+        e = load(ring, y2 + i + 2, lane)
+        c = fma(w8, e, c)
+        f = fma(w5, e, f)
+        v = (a + b) + c
+        store(out, at + i, v, span - i)
+        v = keep(v - about, span - i)
+        first = first + v
+        second = fma(v, v, second)
+        e = load(ring, y3 + i, lane)
+        g = w6 * e
+        e = load(ring, y3 + i + 1, lane)
+        g = fma(w7, e, g)
+        e = load(ring, y3 + i + 2, lane)
+        g = fma(w8, e, g)
+        v = (d + f) + g
+        store(out, at + span + i, v, span - i)
+        v = keep(v - about, span - i)
+        first = first + v
+        second = fma(v, v, second)
+    store(ring, sums + lane, first, lane)
+    store(ring, sums + 2 * lane, second, lane)
+
+
+@kernel
+def _filter_row_any(
+    ring, row, depth, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
+):
+    """`_filter_row` for any kernel size; `row` is the first of the ring's that it reads, each from `first` on."""
+    about = spread(ring, reference)
+    lane = lanes(ring)
+    one, two = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
+    for i in range(0, span, lane):
+        v = spread(ring, 0)
         for ty in range(kh):
-            y = (row + ty * dilation) % depth * pitch + i
+            y = (row + ty * dilation) % depth * pitch + first + i
             for tx in range(kw):
                 v = fma(spread(ring, weight[w + ty * kw + tx]), load(ring, y + tx * dilation, lane), v)
         store(out, at + i, v, span - i)
-        v = keep(v - reference, span - i)
-        first = first + v
-        second = fma(v, v, second)
-    return first, second
+        v = keep(v - about, span - i)
+        one = one + v
+        two = fma(v, v, two)
+    store(ring, sums + lane, one, lane)
+    store(ring, sums + 2 * lane, two, lane)
 
 
 @kernel
-def _thin(line, start, stride, out, at, count, reference):
-    """`out[at:at + count] = every stride-th pixel of line`, and its sums as above."""
-    first = 0.0
-    second = 0.0
+def _thin(line, start, stride, out, at, count, reference, sums):
+    """`out[at:at + count] = every stride-th pixel of line`, summed up as above."""
+    lane = lanes(line)
     for i in range(count):
         v = line[start + i * stride]
         out[at + i] = v
         v -= reference
-        first += v
-        second += v * v
-    return first, second
+        line[sums + lane] += v
+        line[sums + 2 * lane] += v * v
 
 
 @kernel
 def forward(
-    slot, start, stop, x, coef, weight, out, moments, sums, want_moments, channels, height, width, out_height,
-    out_width, kh, kw, stride, padding, dilation, pitch, scratch, scratch_size,
+    slot, start, stop, x, coef, weight, out, moments, activations, want_moments, channels, height, width, out_height,
+    out_width, kh, kw, stride, padding, dilation, origin, pitch, scratch, scratch_size,
 ):  # fmt: skip
-    """Planes start..stop of x (N*C, height, width); coef (4, C), weight (C, kh, kw), moments (N, 3, C), sums (N, C)."""
-    depth = (kh - 1) * dilation + 1
+    """Planes start..stop of x (N*C, height, width); coef (4, C), weight (C, kh, kw), moments (N, 3, C), and the sums of
+    the activations (N, C)."""
+    depth = (kh - 1) * dilation + 2  # one row more than a row of the output sees
     span = (out_width - 1) * stride + 1
     ring = scratch[slot * scratch_size : (slot + 1) * scratch_size]
     line = depth * pitch
-    zero = spread(x, 0)
+    sums = line + pitch
+    first = origin - padding  # of a ring row's pixels, the first one that an output sees
+    three = stride == 1 and kh == 3 and kw == 3
     for plane in range(start, stop):
         c = plane % channels
-        scale, shift, slope = spread(x, coef[c]), spread(x, coef[channels + c]), spread(x, coef[2 * channels + c])
+        scale, shift, slope = coef[c], coef[channels + c], coef[2 * channels + c]
         w = c * kh * kw
-        ring[:] = 0
+        ring[:sums] = 0
+        _clear(ring, sums, 3)
         seen = 0.0
         loaded = 0  # rows, counted from the upper border's first
         reference = x.dtype.type(0)
         first_moment = 0.0
         second_moment = 0.0
-        for r in range(out_height):
-            while loaded < r * stride + depth:
+        r = 0
+        fresh = 0  # rows since sums went into float64
+        while r < out_height:
+            two = three and dilation == 1 and 0 < r < out_height - 1
+            while loaded < (r + two) * stride + depth - 1:
                 at = loaded % depth * pitch
                 row = loaded - padding
                 if 0 <= row < height:
                     begin = (plane * height + row) * width
-                    seen += total(_load_row(x, begin, width, scale, shift, slope, ring, at + padding))
+                    _load_row(x, begin, width, scale, shift, slope, ring, at + origin, sums)
                 else:
                     ring[at : at + pitch] = 0
                 loaded += 1
             at = (plane * out_height + r) * out_width
-            y0 = (r * stride) % depth * pitch
-            y1 = (r * stride + dilation) % depth * pitch
-            y2 = (r * stride + 2 * dilation) % depth * pitch
+            y0 = (r * stride) % depth * pitch + first
+            y1 = (r * stride + dilation) % depth * pitch + first
+            y2 = (r * stride + 2 * dilation) % depth * pitch + first
             # The first row goes twice: its mean becomes the reference that the moments are taken about, since
             # E[y^2] - E[y]^2 would lose a small variance beside a large mean.
             for again in range(1 + (r == 0)):
-                about = spread(x, reference)
-                if stride == 1 and kh == 3 and kw == 3:
-                    a, b = _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, about)
-                    first, second = float(total(a)), float(total(b))
+                if two:
+                    y3 = (r + 3) % depth * pitch + first
+                    _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, reference, sums)
+                elif three:
+                    _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference, sums)
                 elif stride == 1:
-                    a, b = _filter_row_any(
-                        ring, r, depth, pitch, weight, w, kh, kw, dilation, out, at, span, about
+                    _filter_row_any(
+                        ring, r, depth, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
                     )
-                    first, second = float(total(a)), float(total(b))
                 else:
                     _filter_row_any(
-                        ring, r * stride, depth, pitch, weight, w, kh, kw, dilation, ring, line, span, zero
+                        ring, r * stride, depth, pitch, first, weight, w, kh, kw, dilation, ring, line, span, 0, sums
                     )
-                    first, second = _thin(ring, line, stride, out, at, out_width, reference)
+                    _flush(ring, sums, 1)
+                    _flush(ring, sums, 2)
+                    _thin(ring, line, stride, out, at, out_width, reference, sums)
                 if r == 0 and again == 0:
-                    reference = x.dtype.type(first / out_width)
-            first_moment += first
-            second_moment += second
+                    reference = x.dtype.type(_flush(ring, sums, 1) / out_width)
+                    _flush(ring, sums, 2)
+            r += 1 + two
+            fresh += 1 + two
+            if fresh * width * stride >= FLUSH or stride > 1 or r >= out_height:
+                seen += _flush(ring, sums, 0)
+                first_moment += _flush(ring, sums, 1)
+                second_moment += _flush(ring, sums, 2)
+                fresh = 0
         while loaded < height + padding:  # rows that no output sees still count in the mean activation
             if loaded >= padding:
                 begin = (plane * height + loaded - padding) * width
-                seen += total(_load_row(x, begin, width, scale, shift, slope, ring, padding))
+                _load_row(x, begin, width, scale, shift, slope, ring, origin, sums)
+                seen += _flush(ring, sums, 0)
             loaded += 1
-        sums[plane] = seen
+        activations[plane] = seen
         if want_moments:
             n = plane // channels
             moments[n * 3 * channels + c] = reference
@@ -153,9 +250,12 @@ def forward(
 
 
 @kernel
-def _differentiate_row(g, z, start, width, k0, k1, k2, scale, shift, slope, ring, at):
+def _differentiate_row(g, z, start, width, dcoef, c, channels, ring, at):
     """A row of the output's gradient, `k0*g*prelu'(z*scale + shift) + k1*z + k2`, then zeros."""
     lane = lanes(g)
+    scale, shift = spread(g, dcoef[c]), spread(g, dcoef[channels + c])
+    slope, k0 = spread(g, dcoef[2 * channels + c]), spread(g, dcoef[3 * channels + c])
+    k1, k2 = spread(g, dcoef[4 * channels + c]), spread(g, dcoef[5 * channels + c])
     for i in range(0, width, lane):
         v = load(z, start + i, width - i)
         e = load(g, start + i, width - i)
@@ -164,150 +264,240 @@ def _differentiate_row(g, z, start, width, k0, k1, k2, scale, shift, slope, ring
 
 
 @kernel
-def backward(
-    slot, start, stop, g, z, dcoef, x, coef, weight, gx, partials, sums, want_sums, add, channels, height, width,
-    out_height, out_width, kh, kw, stride, padding, dilation, pitch, scratch, scratch_size,
+def _correlate_two_rows(ring, y0, y1, y2, y3, x, begin, width, coef, c, channels, weight, w, gx, add, sums):
+    """Two rows of the input's gradient and what they add to the weight's, from the same rows of the output's gradient.
+
+    y0 is the ring's row that the first row's upper taps read, y3 that of the second's. Vectors 0 to 8 of sums are for
+    the taps, 9 to 11 for the gradient sums of x (see steps.gradient_sums_of).
+    """
+    w0, w1, w2 = spread(x, weight[w]), spread(x, weight[w + 1]), spread(x, weight[w + 2])
+    w3, w4, w5 = spread(x, weight[w + 3]), spread(x, weight[w + 4]), spread(x, weight[w + 5])
+    w6, w7, w8 = spread(x, weight[w + 6]), spread(x, weight[w + 7]), spread(x, weight[w + 8])
+    scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
+    slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
+    zero = spread(x, 0)
+    lane = lanes(x)
+    t0, t1, t2 = load(ring, sums, lane), load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
+    t3, t4, t5 = (
+        load(ring, sums + 3 * lane, lane), load(ring, sums + 4 * lane, lane), load(ring, sums + 5 * lane, lane)
+    )  # fmt: skip
+    t6, t7, t8 = (
+        load(ring, sums + 6 * lane, lane), load(ring, sums + 7 * lane, lane), load(ring, sums + 8 * lane, lane)
+    )  # fmt: skip
+    s0, s1, s2 = (
+        load(ring, sums + 9 * lane, lane), load(ring, sums + 10 * lane, lane), load(ring, sums + 11 * lane, lane)
+    )  # fmt: skip
+    for i in range(0, width, lane):
+        left = width - i
+        v = load(x, begin + i, left)
+        u = fma(v, scale, shift)
+        a = keep(where_positive(u, u, slope * u), left)
+        v_under = load(x, begin + width + i, left)
+        u_under = fma(v_under, scale, shift)
+        b = keep(where_positive(u_under, u_under, slope * u_under), left)
+        # y: the first row's gradient, z: the second's, in two chains each. A row of the ring meets tap row t of the
+        # second and t + 1 of the first.
+        e = load(ring, y3 + i + 2, lane)
+        z = w0 * e
+        t0 = fma(b, e, t0)
+        e = load(ring, y3 + i + 1, lane)
+        q = w1 * e
+        t1 = fma(b, e, t1)
+        e = load(ring, y3 + i, lane)
+        z = fma(w2, e, z)
+        t2 = fma(b, e, t2)
+        e = load(ring, y0 + i + 2, lane)
+        y = w0 * e
+        t0 = fma(a, e, t0)
+        q = fma(w3, e, q)
+        t3 = fma(b, e, t3)
+        e = load(ring, y0 + i + 1, lane)
+        p = w1 * e
+        t1 = fma(a, e, t1)
+        z = fma(w4, e, z)
+        t4 = fma(b, e, t4)
+        e = load(ring, y0 + i, lane)
+        y = fma(w2, e, y)
+        t2 = fma(a, e, t2)
+        q = fma(w5, e, q)
+        t5 = fma(b, e, t5)
+        e = load(ring, y1 + i + 2, lane)
+        p = fma(w3, e, p)
+        t3 = fma(a, e, t3)
+        z = fma(w6, e, z)
+        t6 = fma(b, e, t6)
+        e = load(ring, y1 + i + 1, lane)
+        y = fma(w4, e, y)
+        t4 = fma(a, e, t4)
+        q = fma(w7, e, q)
+        t7 = fma(b, e, t7)
+        e = load(ring, y1 + i, lane)
+        p = fma(w5, e, p)
+        t5 = fma(a, e, t5)
+        z = fma(w8, e, z)
+        t8 = fma(b, e, t8)
+        e = load(ring, y2 + i + 2, lane)
+        y = fma(w6, e, y)
+        t6 = fma(a, e, t6)
+        e = load(ring, y2 + i + 1, lane)
+        p = fma(w7, e, p)
+        t7 = fma(a, e, t7)
+        e = load(ring, y2 + i, lane)
+        y = fma(w8, e, y)
+        t8 = fma(a, e, t8)
+        y = y + p
+        z = z + q
+        if add:
+            y = y + load(gx, begin + i, left)
+            z = z + load(gx, begin + width + i, left)
+        store(gx, begin + i, y, left)
+        store(gx, begin + width + i, z, left)
+        y = keep(y, left)
+        s2 = s2 + where_positive(u, zero, y * u)
+        y = where_positive(u, y, slope * y)
+        s0 = s0 + y
+        s1 = fma(y, v - mean, s1)
+        z = keep(z, left)
+        s2 = s2 + where_positive(u_under, zero, z * u_under)
+        z = where_positive(u_under, z, slope * z)
+        s0 = s0 + z
+        s1 = fma(z, v_under - mean, s1)
+    store(ring, sums, t0, lane)
+    store(ring, sums + lane, t1, lane)
+    store(ring, sums + 2 * lane, t2, lane)
+    store(ring, sums + 3 * lane, t3, lane)
+    store(ring, sums + 4 * lane, t4, lane)
+    store(ring, sums + 5 * lane, t5, lane)
+    store(ring, sums + 6 * lane, t6, lane)
+    store(ring, sums + 7 * lane, t7, lane)
+    store(ring, sums + 8 * lane, t8, lane)
+    store(ring, sums + 9 * lane, s0, lane)
+    store(ring, sums + 10 * lane, s1, lane)
+    store(ring, sums + 11 * lane, s2, lane)
+
+
+@kernel
+def _correlate_row_any(
+    ring, row, depth, pitch, origin, x, begin, width, coef, c, channels, weight, w, kh, kw, dilation, gx, add, partials,
+    p, sums,
 ):  # fmt: skip
-    """Planes start..stop: the deferred gradient (g, z, dcoef (6, C)) to gx, partials (N, C, kh, kw), sums (N, 3, C)."""
-    depth = (kh - 1) * dilation + 1
-    left = (kw - 1) * dilation  # zeros before the first pixel of a ring row
+    """A row of the same for any kernel; `row` is the ring's that the upper taps read, `origin` where they begin."""
+    scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
+    slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
+    zero = spread(x, 0)
+    lane = lanes(x)
+    for ty in range(kh):
+        for tx in range(kw):
+            at = (row - ty * dilation) % depth * pitch + origin - tx * dilation
+            share = zero
+            for i in range(0, width, lane):
+                u = fma(load(x, begin + i, width - i), scale, shift)
+                share = fma(keep(where_positive(u, u, slope * u), width - i), load(ring, at + i, lane), share)
+            partials[p + ty * kw + tx] += total(share)
+    s0, s1, s2 = (
+        load(ring, sums + 9 * lane, lane), load(ring, sums + 10 * lane, lane), load(ring, sums + 11 * lane, lane)
+    )  # fmt: skip
+    for i in range(0, width, lane):
+        left = width - i
+        v = load(x, begin + i, left)
+        u = fma(v, scale, shift)
+        y = zero
+        for ty in range(kh):
+            at = (row - ty * dilation) % depth * pitch + origin + i
+            for tx in range(kw):
+                y = fma(spread(x, weight[w + ty * kw + tx]), load(ring, at - tx * dilation, lane), y)
+        if add:
+            y = y + load(gx, begin + i, left)
+        store(gx, begin + i, y, left)
+        y = keep(y, left)
+        s2 = s2 + where_positive(u, zero, y * u)
+        y = where_positive(u, y, slope * y)
+        s0 = s0 + y
+        s1 = fma(y, v - mean, s1)
+    store(ring, sums + 9 * lane, s0, lane)
+    store(ring, sums + 10 * lane, s1, lane)
+    store(ring, sums + 11 * lane, s2, lane)
+
+
+@kernel
+def backward(
+    slot, start, stop, g, z, dcoef, x, coef, weight, gx, partials, gradient_sums, want_sums, add, channels, height,
+    width, out_height, out_width, kh, kw, stride, padding, dilation, origin, pitch, scratch, scratch_size,
+):  # fmt: skip
+    """Planes start..stop: the deferred gradient (g, z, dcoef (6, C)) to gx, partials (N, C, kh, kw) and the gradient
+    sums of x, (N, 3, C)."""
+    depth = (kh - 1) * dilation + 2  # one row more than a row of the input's gradient sees
+    first = origin + padding - (kw - 1) * dilation  # of a ring row's pixels, the first that the input's first one met
     ring = scratch[slot * scratch_size : (slot + 1) * scratch_size]
     line = depth * pitch
-    lane = lanes(x)
-    zero = spread(x, 0)
-    flush = max(1, FLUSH // width)
+    sums = line + pitch
+    flush = max(2, FLUSH // width)
     for plane in range(start, stop):
         c = plane % channels
-        scale, shift, slope = spread(x, coef[c]), spread(x, coef[channels + c]), spread(x, coef[2 * channels + c])
-        mean = spread(x, coef[3 * channels + c])
-        dscale, dshift = spread(x, dcoef[c]), spread(x, dcoef[channels + c])
-        dslope = spread(x, dcoef[2 * channels + c])
-        k0, k1 = spread(x, dcoef[3 * channels + c]), spread(x, dcoef[4 * channels + c])
-        k2 = spread(x, dcoef[5 * channels + c])
         w = c * kh * kw
-        w0, w1, w2, w3, w4, w5, w6, w7, w8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-        if kh == 3 and kw == 3:
-            w0, w1, w2 = spread(x, weight[w]), spread(x, weight[w + 1]), spread(x, weight[w + 2])
-            w3, w4, w5 = spread(x, weight[w + 3]), spread(x, weight[w + 4]), spread(x, weight[w + 5])
-            w6, w7, w8 = spread(x, weight[w + 6]), spread(x, weight[w + 7]), spread(x, weight[w + 8])
-        t0, t1, t2, t3, t4, t5, t6, t7, t8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-        s0, s1, s2 = zero, zero, zero
-        ring[:] = 0
+        ring[:sums] = 0
+        _clear(ring, sums, SUMS)
         p = plane * kh * kw
         partials[p : p + kh * kw] = 0
         sum0 = 0.0
         sum1 = 0.0
         sum2 = 0.0
-        loaded = padding - depth + 1  # row of the spread-out gradient
-        for r in range(height):
-            while loaded <= r + padding:
+        loaded = padding - depth + 2  # row of the spread-out gradient
+        r = 0
+        fresh = 0  # rows since sums went into float64
+        while r < height:
+            two = kh == 3 and kw == 3 and dilation == 1 and r < height - 1
+            while loaded <= r + two + padding:
                 at = (loaded + depth) % depth * pitch
                 inside = 0 <= loaded < out_height * stride and loaded % stride == 0
                 begin = (plane * out_height + loaded // stride) * out_width
                 if inside and stride == 1:
-                    _differentiate_row(
-                        g, z, begin, out_width, k0, k1, k2, dscale, dshift, dslope, ring, at + left
-                    )
+                    _differentiate_row(g, z, begin, out_width, dcoef, c, channels, ring, at + origin)
                 elif inside:
-                    _differentiate_row(g, z, begin, out_width, k0, k1, k2, dscale, dshift, dslope, ring, line)
+                    _differentiate_row(g, z, begin, out_width, dcoef, c, channels, ring, line)
                     for i in range(out_width):
-                        ring[at + left + i * stride] = ring[line + i]
+                        ring[at + origin + i * stride] = ring[line + i]
                 else:
                     ring[at : at + pitch] = 0
                 loaded += 1
             row = r + padding + depth
             begin = (plane * height + r) * width
-            # The input's gradient and the weight's read the same shifted rows of the output's gradient.
-            y0 = row % depth * pitch + padding
-            y1 = (row - dilation) % depth * pitch + padding
-            y2 = (row - 2 * dilation) % depth * pitch + padding
-            if kh != 3 or kw != 3:
-                for ty in range(kh):
-                    for tx in range(kw):
-                        at = (row - ty * dilation) % depth * pitch + left + padding - tx * dilation
-                        share = zero
-                        for i in range(0, width, lane):
-                            u = fma(load(x, begin + i, width - i), scale, shift)
-                            share = fma(
-                                keep(where_positive(u, u, slope * u), width - i), load(ring, at + i, lane), share
-                            )
-                        partials[p + ty * kw + tx] += total(share)
-            for i in range(0, width, lane):
-                v = load(x, begin + i, width - i)
-                u = fma(v, scale, shift)
-                if kh == 3 and kw == 3:
-                    a = keep(where_positive(u, u, slope * u), width - i)
-                    e = load(ring, y0 + i + 2 * dilation, lane)
-                    y = w0 * e
-                    t0 = fma(a, e, t0)
-                    e = load(ring, y0 + i + dilation, lane)
-                    q = w1 * e
-                    t1 = fma(a, e, t1)
-                    e = load(ring, y0 + i, lane)
-                    y = fma(w2, e, y)
-                    t2 = fma(a, e, t2)
-                    e = load(ring, y1 + i + 2 * dilation, lane)
-                    q = fma(w3, e, q)
-                    t3 = fma(a, e, t3)
-                    e = load(ring, y1 + i + dilation, lane)
-                    y = fma(w4, e, y)
-                    t4 = fma(a, e, t4)
-                    e = load(ring, y1 + i, lane)
-                    q = fma(w5, e, q)
-                    t5 = fma(a, e, t5)
-                    e = load(ring, y2 + i + 2 * dilation, lane)
-                    y = fma(w6, e, y)
-                    t6 = fma(a, e, t6)
-                    e = load(ring, y2 + i + dilation, lane)
-                    q = fma(w7, e, q)
-                    t7 = fma(a, e, t7)
-                    e = load(ring, y2 + i, lane)
-                    y = fma(w8, e, y)
-                    t8 = fma(a, e, t8)
-                    y = y + q
-                else:
-                    y = zero
-                    for ty in range(kh):
-                        at = (row - ty * dilation) % depth * pitch + left + padding + i
-                        for tx in range(kw):
-                            y = fma(spread(x, weight[w + ty * kw + tx]), load(ring, at - tx * dilation, lane), y)
-                if add:
-                    y = y + load(gx, begin + i, width - i)
-                store(gx, begin + i, y, width - i)
-                if want_sums:
-                    y = keep(y, width - i)
-                    s2 = s2 + where_positive(u, zero, y * u)
-                    y = where_positive(u, y, slope * y)
-                    s0 = s0 + y
-                    s1 = fma(y, v - mean, s1)
-            if r % flush == flush - 1 or r == height - 1:
-                if kh == 3 and kw == 3:
-                    partials[p] += total(t0)
-                    partials[p + 1] += total(t1)
-                    partials[p + 2] += total(t2)
-                    partials[p + 3] += total(t3)
-                    partials[p + 4] += total(t4)
-                    partials[p + 5] += total(t5)
-                    partials[p + 6] += total(t6)
-                    partials[p + 7] += total(t7)
-                    partials[p + 8] += total(t8)
-                    t0, t1, t2, t3, t4, t5, t6, t7, t8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-                sum0 += total(s0)
-                sum1 += total(s1)
-                sum2 += total(s2)
-                s0, s1, s2 = zero, zero, zero
+            if two:
+                y0 = row % depth * pitch + first
+                y1 = (row - 1) % depth * pitch + first
+                y2 = (row - 2) % depth * pitch + first
+                y3 = (row + 1) % depth * pitch + first
+                _correlate_two_rows(
+                    ring, y0, y1, y2, y3, x, begin, width, coef, c, channels, weight, w, gx, add, sums
+                )
+            else:
+                _correlate_row_any(
+                    ring, row, depth, pitch, origin + padding, x, begin, width, coef, c, channels, weight, w, kh, kw,
+                    dilation, gx, add, partials, p, sums,
+                )  # fmt: skip
+            r += 1 + two
+            fresh += 1 + two
+            if fresh >= flush or r >= height:
+                for k in range(9 * (kh == 3 and kw == 3)):
+                    partials[p + k] += _flush(ring, sums, k)
+                sum0 += _flush(ring, sums, 9)
+                sum1 += _flush(ring, sums, 10)
+                sum2 += _flush(ring, sums, 11)
+                fresh = 0
         if want_sums:
             n = plane // channels
-            sums[n * 3 * channels + c] = sum0
-            sums[(n * 3 + 1) * channels + c] = sum1
-            sums[(n * 3 + 2) * channels + c] = sum2
+            gradient_sums[n * 3 * channels + c] = sum0
+            gradient_sums[(n * 3 + 1) * channels + c] = sum1
+            gradient_sums[(n * 3 + 2) * channels + c] = sum2
 
 
-def layout(itemsize, width, out_width, kernel_size, stride, padding, dilation, backwards):
-    """(pitch of the ring's rows, elements of scratch per thread)."""
+def layout(itemsize, width, out_width, kernel_size, stride, padding, dilation):
+    """(where pixels begin in the ring's rows, pitch of these rows, elements of scratch per thread)."""
     kh, kw = kernel_size
     lane = VECTOR_BYTES // itemsize
-    depth, left = (kh - 1) * dilation + 1, (kw - 1) * dilation
+    depth, left = (kh - 1) * dilation + 2, (kw - 1) * dilation
     pixels = max(width, (out_width - 1) * stride + 1, out_width)
-    pitch = -(-(pixels + 2 * padding + left * (1 + backwards)) // lane) * lane + 2 * lane
-    return pitch, (depth + 1) * pitch
+    # Rows and their first pixels lie at whole vectors: of three neighbouring taps, one is then read within a line.
+    origin = -(-max(left, padding) // lane) * lane
+    pitch = origin + -(-(pixels + 2 * padding + left) // lane) * lane + 2 * lane
+    return origin, pitch, max((depth + 1) * pitch + SUMS * lane, SMALLEST // itemsize)

@@ -90,24 +90,29 @@ def gradient_sums(g, x, sums):
 
 
 @kernel
-def _batch_statistics(slot, start, stop, moments, pixels, momentum, mean, variance, running_mean, running_var):
+def batch_statistics_of(c, moments, pixels, momentum, mean, variance, running_mean, running_var):
     images = moments.shape[0]
     count = images * pixels
+    total = 0.0
+    for n in range(images):
+        total += moments[n, 0, c] * pixels + moments[n, 1, c]
+    centre = total / count
+    # Chan's formula: each image's squares about its own mean, plus its mean's distance from the whole.
+    squares = 0.0
+    for n in range(images):
+        about = moments[n, 1, c] / pixels
+        own = moments[n, 0, c] + about
+        squares += moments[n, 2, c] - about * moments[n, 1, c] + pixels * (own - centre) * (own - centre)
+    mean[c] = centre
+    variance[c] = squares / count
+    running_mean[c] += momentum * (centre - running_mean[c])
+    running_var[c] += momentum * (squares / max(count - 1, 1) - running_var[c])
+
+
+@kernel
+def _batch_statistics(slot, start, stop, moments, pixels, momentum, mean, variance, running_mean, running_var):
     for c in range(start, stop):
-        total = 0.0
-        for n in range(images):
-            total += moments[n, 0, c] * pixels + moments[n, 1, c]
-        centre = total / count
-        # Chan's formula: each image's squares about its own mean, plus its mean's distance from the whole.
-        squares = 0.0
-        for n in range(images):
-            about = moments[n, 1, c] / pixels
-            own = moments[n, 0, c] + about
-            squares += moments[n, 2, c] - about * moments[n, 1, c] + pixels * (own - centre) * (own - centre)
-        mean[c] = centre
-        variance[c] = squares / count
-        running_mean[c] += momentum * (centre - running_mean[c])
-        running_var[c] += momentum * (squares / max(count - 1, 1) - running_var[c])
+        batch_statistics_of(c, moments, pixels, momentum, mean, variance, running_mean, running_var)
 
 
 def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
@@ -118,14 +123,19 @@ def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, ru
 
 
 @kernel
-def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bias, slope, out):
+def batch_norm_coefficients_of(c, mean, variance, eps, weight, bias, slope, out):
     channels = mean.size
+    out[c] = weight[c] / math.sqrt(variance[c] + eps)
+    # From the scale as stored, so that its rounding does not move the whole channel: the mean maps to the bias.
+    out[channels + c] = bias[c] - mean[c] * out[c]
+    out[2 * channels + c] = slope[c]
+    out[3 * channels + c] = mean[c]
+
+
+@kernel
+def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bias, slope, out):
     for c in range(start, stop):
-        out[c] = weight[c] / math.sqrt(variance[c] + eps)
-        # From the scale as stored, so that its rounding does not move the whole channel: the mean maps to the bias.
-        out[channels + c] = bias[c] - mean[c] * out[c]
-        out[2 * channels + c] = slope[c]
-        out[3 * channels + c] = mean[c]
+        batch_norm_coefficients_of(c, mean, variance, eps, weight, bias, slope, out)
 
 
 def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
@@ -136,35 +146,44 @@ def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
 
 
 @kernel
+def batch_norm_backward_of(
+    c, sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
+):
+    channels = mean.size
+    s0 = 0.0
+    s1 = 0.0
+    s2 = 0.0
+    for n in range(sums.shape[0]):
+        s0 += sums[n, 0, c]
+        s1 += sums[n, 1, c]
+        s2 += sums[n, 2, c]
+    deviation = 1 / math.sqrt(variance[c] + eps)
+    scale = weight[c] * deviation
+    grad_bias[c] = s0
+    grad_weight[c] = s1 * deviation
+    grad_slope[c] = s2
+    out[c] = scale
+    out[channels + c] = bias[c] - mean[c] * out[c]
+    out[2 * channels + c] = slope[c]
+    out[3 * channels + c] = scale
+    k1 = 0.0
+    k2 = 0.0
+    if training:
+        k1 = -scale * deviation * deviation * s1 / count
+        k2 = -scale * s0 / count - k1 * mean[c]
+    out[4 * channels + c] = k1
+    out[5 * channels + c] = k2
+
+
+@kernel
 def _batch_norm_backward(
     slot, start, stop, sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias,
     grad_slope,
 ):  # fmt: skip
-    images, _, channels = sums.shape
     for c in range(start, stop):
-        s0 = 0.0
-        s1 = 0.0
-        s2 = 0.0
-        for n in range(images):
-            s0 += sums[n, 0, c]
-            s1 += sums[n, 1, c]
-            s2 += sums[n, 2, c]
-        deviation = 1 / math.sqrt(variance[c] + eps)
-        scale = weight[c] * deviation
-        grad_bias[c] = s0
-        grad_weight[c] = s1 * deviation
-        grad_slope[c] = s2
-        out[c] = scale
-        out[channels + c] = bias[c] - mean[c] * out[c]
-        out[2 * channels + c] = slope[c]
-        out[3 * channels + c] = scale
-        k1 = 0.0
-        k2 = 0.0
-        if training:
-            k1 = -scale * deviation * deviation * s1 / count
-            k2 = -scale * s0 / count - k1 * mean[c]
-        out[4 * channels + c] = k1
-        out[5 * channels + c] = k2
+        batch_norm_backward_of(
+            c, sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
+        )
 
 
 def batch_norm_backward(

@@ -204,45 +204,51 @@ def moments_of(x, p, lx, px, channels, rows, cols, first, out):
 
 
 @kernel
-def gradient_sums_of(g, p, lg, pg, z, s, lz, pz, coef, channels, rows, cols, out):
-    """Adds to (3, channels) the sums that batch norm's and PReLU's gradients are made of.
+def gradient_sums_of_channel(g, p, pg, z, s, pz, coef, c, channels, rows, cols, out):
+    """Adds to (3, channels) the sums of channel c that batch norm's and PReLU's gradients are made of.
 
     With e = g*prelu'(u), u = z*scale + shift: sum e, sum e*(z - mean), sum of g*u where u <= 0.
     """
     lane = lanes(z)
     zero = spread(z, 0)
-    for c in range(channels):
-        scale, shift = spread(z, coef[c]), spread(z, coef[channels + c])
-        slope, mean = spread(z, coef[2 * channels + c]), spread(z, coef[3 * channels + c])
-        s0 = 0.0
-        s1 = 0.0
-        s2 = 0.0
-        t0 = t1 = t2 = zero
-        for r in range(rows):
-            a = p + c * lg + r * pg
-            d = s + c * lz + r * pz
-            for i in range(0, cols, lane):
-                n = cols - i
-                v = load(z, d + i, n)
-                e = load(g, a + i, n)  # zero beyond the row's end, and so are all three terms
-                u = fma(v, scale, shift)
-                t2 = t2 + where_positive(u, zero, e * u)
-                e = where_positive(u, e, slope * e)
-                t0 = t0 + e
-                t1 = fma(e, v - mean, t1)
-                if (i + lane) & (FLUSH - 1) == 0:
-                    s0 += total(t0)
-                    s1 += total(t1)
-                    s2 += total(t2)
-                    t0 = t1 = t2 = zero
-            if r & 15 == 15:
+    scale, shift = spread(z, coef[c]), spread(z, coef[channels + c])
+    slope, mean = spread(z, coef[2 * channels + c]), spread(z, coef[3 * channels + c])
+    s0 = 0.0
+    s1 = 0.0
+    s2 = 0.0
+    t0 = t1 = t2 = zero
+    for r in range(rows):
+        a = p + r * pg
+        d = s + r * pz
+        for i in range(0, cols, lane):
+            n = cols - i
+            v = load(z, d + i, n)
+            e = load(g, a + i, n)  # zero beyond the row's end, and so are all three terms
+            u = fma(v, scale, shift)
+            t2 = t2 + where_positive(u, zero, e * u)
+            e = where_positive(u, e, slope * e)
+            t0 = t0 + e
+            t1 = fma(e, v - mean, t1)
+            if (i + lane) & (FLUSH - 1) == 0:
                 s0 += total(t0)
                 s1 += total(t1)
                 s2 += total(t2)
                 t0 = t1 = t2 = zero
-        out[c] += s0 + total(t0)
-        out[channels + c] += s1 + total(t1)
-        out[2 * channels + c] += s2 + total(t2)
+        if r & 15 == 15:
+            s0 += total(t0)
+            s1 += total(t1)
+            s2 += total(t2)
+            t0 = t1 = t2 = zero
+    out[c] += s0 + total(t0)
+    out[channels + c] += s1 + total(t1)
+    out[2 * channels + c] += s2 + total(t2)
+
+
+@kernel
+def gradient_sums_of(g, p, lg, pg, z, s, lz, pz, coef, channels, rows, cols, out):
+    """The same for all channels."""
+    for c in range(channels):
+        gradient_sums_of_channel(g, p + c * lg, pg, z, s + c * lz, pz, coef, c, channels, rows, cols, out)
 
 
 @kernel

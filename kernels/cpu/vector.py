@@ -32,9 +32,12 @@ class VectorModel(models.PrimitiveModel):
 
 def _mask(builder, vector, count):
     """Lanes 0..count-1, as a vector of bits."""
-    wide = ir.VectorType(ir.IntType(64), vector.count)
+    # Compared in 32 bits, one instruction; a count of 2**31 and more is as good as that.
+    most = ir.Constant(count.type, 1 << 30)
+    count = builder.select(builder.icmp_signed("<", count, most), count, most)
+    wide = ir.VectorType(ir.IntType(32), vector.count)
     numbers = ir.Constant(wide, list(range(vector.count)))
-    return builder.icmp_signed("<", numbers, splat(builder, count, wide))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(count, ir.IntType(32)), wide))
 
 
 @intrinsic

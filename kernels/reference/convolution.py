@@ -8,7 +8,19 @@ import dataclasses
 
 import numpy as np
 
-from .normalization import activation, channel_moments, gradient, read, write_gradient
+from octsod.deferred import Deferred, DeferredGradient, Slot
+
+from .normalization import (
+    activation,
+    batch_norm_backward,
+    batch_norm_coefficients,
+    batch_statistics,
+    channel_moments,
+    gradient,
+    gradient_sums,
+    read,
+    write_gradient,
+)
 from .resampling import pool_average, pool_max, resize, unpool_average, unpool_max, unresize
 from .windows import crop, pad, windows
 
@@ -96,6 +108,55 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
 def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight):
     """Gradients of depthwise_conv2d with respect to x and weight."""
     _backward(DepthwiseConvolution(stride, padding, dilation), grad, x, weight, grad_x, grad_weight)
+
+
+def depthwise_chain(x, weight, norm, averages, raw, coefficients, statistics, sums, training, momentum, eps):
+    """raw (L, N, C, H, W): the convolution outputs of L layers; coefficients (L, 4, C): what makes each the deferred
+    map that the next layer reads, the first one reading x.
+
+    weight (L, C, k, k), k odd, padded to keep the size; norm (L, 3, C): weight, bias, slope; averages (L, 2, C) in
+    float64: running mean and variance, updated in training, else used; statistics (L, 2, C) in float64: the mean and
+    variance that were used; sums (L, N, C) in float64: of the activation that each layer reads, over the pixels.
+    """
+    images, channels, height, width = x.shape
+    for layer in range(len(raw)):
+        sums[layer] = activation(x).sum(axis=(2, 3))
+        moments = np.zeros((images, 3, channels))
+        depthwise_conv2d(x, weight[layer][:, None], raw[layer], 1, weight.shape[2] // 2, 1, moments)
+        if training:
+            batch_statistics(moments, height * width, momentum, *statistics[layer], *averages[layer])
+        else:
+            statistics[layer] = averages[layer]
+        batch_norm_coefficients(*statistics[layer], eps, *norm[layer], coefficients[layer])
+        x = Deferred(raw[layer], coefficients[layer])
+
+
+def depthwise_chain_backward(
+    grad, x, weight, norm, raw, coefficients, statistics, training, eps, between, grad_x, grad_weight, grad_norm
+):
+    """Gradients of depthwise_chain with respect to x, weight (L, C, k, k) and norm (L, 3, C).
+
+    grad: a Slot, the gradient of the last layer's activation, with its sums or without; grad_x: a Slot or None.
+    between (N, C, H, W): an array for the gradients of the activations between layers, which may be grad's, or grad_x's
+    if that is not to be added to.
+    """
+    images, channels, height, width = x.shape
+    outputs = [Deferred(*pair) for pair in zip(raw, coefficients, strict=True)]
+    g, sums = grad.array, grad.sums
+    for layer in reversed(range(len(raw))):
+        if sums is None:
+            sums = np.zeros((images, 3, channels))
+            gradient_sums(g, outputs[layer], sums)
+        by = np.zeros((6, channels), raw.dtype)
+        batch_norm_backward(
+            sums, images * height * width, training, *statistics[layer], eps, *norm[layer], by, *grad_norm[layer]
+        )
+        before, target = (outputs[layer - 1], Slot(between)) if layer else (x, grad_x)
+        depthwise_conv2d_backward(
+            DeferredGradient(g, raw[layer], by), before, weight[layer][:, None], 1, weight.shape[2] // 2, 1, target,
+            grad_weight[layer][:, None],
+        )  # fmt: skip
+        g, sums = between, None
 
 
 def _backward(convolution, grad, x, weight, grad_x, grad_weight):

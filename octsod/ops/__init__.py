@@ -3,6 +3,7 @@
 from .arithmetic import Add, Divide, Multiply, Power, Reshape, Subtract, Sum
 from .convolution import Conv2d, DepthwiseConv2d, DilatedConv2d
 from .cost import Cost
+from .depthwise_chain import DepthwiseChain
 from .loss import BinaryCrossEntropyWithLogits, Sigmoid
 from .normalization import BatchNormPReLU, Materialize, PReLU
 from .octave import OctaveConv2d
@@ -15,6 +16,7 @@ __all__ = [
     "BinaryCrossEntropyWithLogits",
     "Conv2d",
     "Cost",
+    "DepthwiseChain",
     "DepthwiseConv2d",
     "DilatedConv2d",
     "Divide",

@@ -1,0 +1,112 @@
+"""A chain of depthwise convolutions, each with batch norm and PReLU, as one op.
+
+Depthwise layers do not mix channels, and a channel's statistics need no other channel: so a kernel can take one channel
+of the whole batch through all layers while its planes are in the cache. Layer by layer, every map would cross the
+memory bus once more.
+"""
+
+import numpy as np
+
+from ..autograd import Function
+from ..backend import kernels
+from ..checks import require, require_channels, require_dtype, require_given, require_map
+from ..deferred import Deferred, DeferredGradient
+from ..memory import empty
+from .convolution import DepthwiseConv2d
+from .cost import Cost, elements
+from .normalization import BatchNormPReLU
+
+
+class DepthwiseChain(Function):
+    """x (N, C, H, W) -> the same shape, a deferred map: L times a depthwise convolution, batch norm and PReLU.
+
+    parameters: weight (C, 1, k, k) with one odd k for all layers, padded to keep the size, then norm weight, norm bias
+    and slope (C,) of each layer in turn. running: (mean, variance) arrays (C,) of each layer; training, momentum, eps:
+    as in `BatchNormPReLU`. weight_scale: a factor on all convolution weights. activation_sums: an `ActivationSums` or
+    None per layer; those of all but the last layer are filled here.
+    """
+
+    deferred = True
+
+    @staticmethod
+    def forward(
+        ctx, x, *parameters, running, training=True, momentum=0.1, eps=1e-5, weight_scale=1.0, activation_sums=None
+    ):
+        op = "depthwise_chain"
+        require_map(x, op)
+        x = Deferred.of(x)
+        layers = [parameters[k : k + 4] for k in range(0, len(parameters), 4)]
+        depth, (images, channels, height, width) = len(layers), x.shape
+        require(depth > 0 and len(parameters) == 4 * depth, op, "parameters", f"are {len(parameters)}", "4 per layer")
+        require(len(running) == depth, op, "running", f"has {len(running)} entries", f"{depth}, one per layer")
+        size = layers[0][0].shape[2] if layers[0][0].ndim == 4 else 0
+        for (weight, *norm), statistics in zip(layers, running, strict=True):
+            require_given(weight, op, "weight")
+            require(
+                weight.shape == (channels, 1, size, size) and size % 2 == 1, op, "weight", f"has shape {weight.shape}",
+                f"({channels}, 1, k, k) with one odd k for all layers",
+            )  # fmt: skip
+            require_dtype(weight, x, op, "weight")
+            for name, value in zip(("norm weight", "norm bias", "slope"), norm, strict=True):
+                require_channels(value, channels, op, name)
+                require_dtype(value, x, op, name)
+            for name, value in zip(("running mean", "running variance"), statistics, strict=True):
+                require_channels(value, channels, op, name)
+        require(
+            images * height * width > 0 or not training, op, "x", f"has shape {x.shape}",
+            "at least one value per channel in training",
+        )  # fmt: skip
+        weight = np.stack([layer[0][:, 0] for layer in layers]) * x.dtype.type(weight_scale)
+        norm = np.stack([layer[1:] for layer in layers])
+        averages = np.array(running, np.float64)
+        raw = empty((depth, *x.shape), x.dtype)
+        coefficients = empty((depth, 4, channels), x.dtype)
+        statistics = empty((depth, 2, channels), "float64")
+        sums = empty((depth, images, channels), "float64")
+        kernels.depthwise_chain(
+            x, weight, norm, averages, raw, coefficients, statistics, sums, training, momentum, eps
+        )
+        if training:
+            for arrays, values in zip(running, averages, strict=True):
+                for array, value in zip(arrays, values, strict=True):
+                    array[...] = value
+        holders = [x.activation_sums, *(activation_sums or [None] * depth)]
+        for holder, values in zip(holders, sums, strict=False):
+            target = None if holder is None else holder.claim(images, channels)
+            if target is not None:
+                target[...] = values
+        out = Deferred(raw[-1], coefficients[-1], activation_sums=holders[-1])
+        ctx.settings = training, eps, weight_scale
+        ctx.save_for_backward(x, weight, norm, raw, coefficients, statistics)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, norm, raw, coefficients, statistics = ctx.saved
+        training, eps, weight_scale = ctx.settings
+        # What one layer hands to the one before it is written over the gradient that has been read, if that is spent.
+        grad_x = ctx.slot(0, DeferredGradient(grad.array, raw[-1], None, grad.spent))
+        if grad.spent:
+            between = grad.array
+        elif grad_x is not None and not grad_x.accumulate:
+            between = grad_x.array
+        else:
+            between = empty(x.shape, x.dtype)
+        grad_weight, grad_norm = empty(weight.shape, weight.dtype), empty(norm.shape, norm.dtype)
+        kernels.depthwise_chain_backward(
+            grad, x, weight, norm, raw, coefficients, statistics, training, eps, between, grad_x, grad_weight, grad_norm
+        )
+        grad_weight *= weight.dtype.type(weight_scale)
+        grads = [(w[:, None], *n) for w, n in zip(grad_weight, grad_norm, strict=True)]
+        return grad_x, *(g for layer in grads for g in layer)
+
+    @staticmethod
+    def cost(x, weight, layers, itemsize=4, backward=False):
+        """From the shapes of x and of one weight: the arithmetic of `layers` layers. Of the maps, only those that are
+        kept go to memory: each layer's raw map, which backward reads; forward x, backward x, the gradient and x's."""
+        layer = DepthwiseConv2d.cost(x, weight, padding=weight[2] // 2, itemsize=itemsize, backward=backward)
+        norm = BatchNormPReLU.cost(x, itemsize, backward)
+        maps = elements(x) * (layers + (3 if backward else 1))
+        return Cost(
+            layers * (layer.flops + norm.flops), itemsize * (maps + layers * elements(weight)) + layers * norm.bytes
+        )
