@@ -172,15 +172,17 @@ def average_backward(x, p, lx, px, y, q, ly, py, channels, rows, cols, accumulat
 def moments_of(x, p, lx, px, channels, rows, cols, first, out):
     """Adds this band to the channel moments (3, channels): reference value, sum and sum of squares about it.
 
-    The reference is the mean of the image's first row: E[x^2] - E[x]^2 would lose a small variance beside a large mean.
+    The reference is the mean of the image's first row, or of its first pixels if rows are taken as one: E[x^2] - E[x]^2
+    would lose a small variance beside a large mean.
     """
     lane = lanes(x)
     for c in range(channels):
         if first:
-            whole = 0.0
-            for i in range(cols):
-                whole += x[p + c * lx + i]
-            out[c] = x.dtype.type(whole / cols)
+            count = min(cols, FLUSH)
+            s = spread(x, 0)
+            for i in range(0, count, lane):
+                s = s + load(x, p + c * lx + i, count - i)
+            out[c] = x.dtype.type(total(s) / count)
         reference = spread(x, out[c])
         whole = 0.0
         squares = 0.0
