@@ -4,6 +4,7 @@ Kernels are serial functions `(slot, start, stop, ...)` over a range of tasks, c
 three times faster than Numba's own `parallel=True`, works in any Python thread, and leaves the split to us.
 """
 
+import collections
 import os
 import queue
 import threading
@@ -89,20 +90,42 @@ def parts(tasks: int) -> int:
     return max(1, min(_threads, tasks))
 
 
+def _shares(tasks, count):
+    """Ranges that cover `tasks`, the first ones large and the last ones small, for `count` threads to help themselves
+    to: cores are not equally fast, and a fixed share each would have all wait for the slowest."""
+    start = 0
+    while start < tasks:
+        stop = start + max((tasks - start) // (2 * count), 1)
+        yield start, stop
+        start = stop
+
+
+def _work(function, slot, shares, arguments):
+    while shares:
+        try:
+            share = shares.popleft()
+        except IndexError:  # another thread was faster
+            return
+        function(slot, *share, *arguments)
+
+
 def run(function, tasks, *arguments, slots=None):
-    """`function(slot, start, stop, *arguments)` over contiguous ranges that cover `tasks`.
+    """`function(slot, start, stop, *arguments)` over ranges that cover `tasks`; `slot` numbers the threads.
 
     Subnormal numbers are flushed to zero meanwhile, in the caller's thread too, whose mode is put back afterwards.
     """
     count = min(slots or _threads, parts(tasks))
     word = _flush()
-    finished = queue.SimpleQueue()
     try:
+        if count == 1:
+            function(0, 0, tasks, *arguments)
+            return
+        finished = queue.SimpleQueue()
+        shares = collections.deque(_shares(tasks, count))
         for slot in range(1, count):
-            share = (slot, tasks * slot // count, tasks * (slot + 1) // count, *arguments)
-            _worker(slot - 1).put((function, share, finished))
+            _worker(slot - 1).put((_work, (function, slot, shares, arguments), finished))
         try:
-            function(0, 0, tasks // count, *arguments)
+            _work(function, 0, shares, arguments)
         finally:
             errors = [finished.get() for _ in range(1, count)]  # waits for each, whatever happens
         for error in errors:

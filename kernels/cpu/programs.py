@@ -45,8 +45,8 @@ _upsample_add, _upsample_backward = steps.upsample_add, steps.upsample_backward
 
 
 @kernel
-def _run(slot, start, stop, program, preamble, addresses, strides, weight, table, spare, like, like64):
-    """Execute `program` for images start..stop; its first `preamble` steps only once.
+def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight, table, spare, like, like64):
+    """Execute `program` for images start..stop; its first `preamble` steps only where `ready[slot]` is not yet set.
 
     A step is (operation, channels, rows, cols, region x, region y, region z, coefficients, sums, a, b, c, d) with a
     region as (array, start, channel stride, row pitch). `addresses` and `strides` (elements per image; for scratch
@@ -54,7 +54,8 @@ def _run(slot, start, stop, program, preamble, addresses, strides, weight, table
     """
     size = 1 << 40
     scratch = numba.carray(pointer(like, addresses[0] + slot * strides[0] * like.itemsize), (size,))
-    first = 0
+    first = preamble if ready[slot] else 0
+    ready[slot] = True
     for n in range(start, stop):
         for k in range(first, program.shape[0]):
             operation = program[k, 0]
@@ -258,8 +259,8 @@ class Program:
             strides.append(size)
         packed = _pack(self, weight, bias, like.dtype)
         parallel.run(
-            _run, batch, self.array, self.preamble, np.array(addresses), np.array(strides), packed, self.table,
-            self.spare, like.reshape(-1), nothing, slots=like.shape[0],
+            _run, batch, self.array, self.preamble, np.zeros(like.shape[0], np.bool_), np.array(addresses),
+            np.array(strides), packed, self.table, self.spare, like.reshape(-1), nothing, slots=like.shape[0],
         )  # fmt: skip
         return {key: parallel.sum_over_images(array) for key, array in partials.items()}
 
