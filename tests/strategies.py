@@ -91,6 +91,30 @@ def convolutions(draw, depthwise=False):
 
 
 @dataclasses.dataclass(frozen=True)
+class ChainCase:
+    """A chain of depthwise layers."""
+
+    shape: tuple[int, int, int, int]
+    layers: int
+    kernel_size: int
+    training: bool
+    deferred: bool
+    sums_given: bool
+    spent: bool
+    grad_x: Target | None
+    seed: int
+
+
+def depthwise_chains():
+    """One to three layers; kernels larger than the map included."""
+    shapes = st.tuples(st.integers(1, 3), CHANNELS, SIDES, SIDES)
+    return st.builds(
+        ChainCase, shapes, st.integers(1, 3), st.sampled_from([3, 3, 1, 5]), MOSTLY, st.booleans(), st.booleans(),
+        st.booleans(), TARGETS, SEEDS,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class DilatedCase:
     """Parallel dilated convolutions: groups of (first output channel, end, dilation)."""
 

@@ -16,6 +16,15 @@ def test_convolutions():
     assert ops.DilatedConv2d.cost((1, 3, 8, 8), (2, 3, 3, 3), (1, 3, 3, 3)).flops == 2 * 3 * 64 * 27
 
 
+def test_depthwise_chain():
+    # Two layers: their arithmetic, but x and the two raw maps are all of the maps that cross to memory.
+    layer = ops.DepthwiseConv2d.cost((1, 3, 8, 8), (3, 1, 3, 3), padding=1)
+    norm = ops.BatchNormPReLU.cost((1, 3, 8, 8))
+    chain = ops.DepthwiseChain.cost((1, 3, 8, 8), (3, 1, 3, 3), 2)
+    assert chain == Cost(2 * (layer.flops + norm.flops), 4 * (3 * 192 + 2 * 27) + 2 * norm.bytes)
+    assert ops.DepthwiseChain.cost((1, 3, 8, 8), (3, 1, 3, 3), 2, backward=True).bytes < 2 * 4 * 5 * 192
+
+
 def test_octave_convolution():
     # 3 + 2 channels at 8x8 and 4x4 to 1 + 4: products at both sizes, 3 channels max-pooled, 1 upsampled.
     cost = ops.OctaveConv2d.cost((5, 5, 1, 1), (1, 3, 8, 8), (1, 2, 4, 4), out_channels=(1, 4))

@@ -295,6 +295,64 @@ def test_depthwise_conv2d_backward(dtype, case):
 
 
 @both_dtypes
+@given(case=strategies.depthwise_chains())
+def test_depthwise_chain(dtype, case):
+    layers, channels = case.layers, case.shape[1]
+
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.deferred, False))
+        weight = arena.normal(layers, channels, case.kernel_size, case.kernel_size)
+        norm = arena.normal(layers, 3, channels)
+        averages = arena.output("averages", (layers, 2, channels), np.float64, arena.rng.random((layers, 2, channels)))
+        raw = arena.output("raw", (layers, *case.shape))
+        coefficients = arena.output("coefficients", (layers, 4, channels))
+        statistics = arena.output("statistics", (layers, 2, channels), np.float64)
+        sums = arena.output("sums", (layers, case.shape[0], channels), np.float64)
+        # A large eps, since a normalised layer multiplies what differs in the last place by 1/sqrt(eps).
+        kernels.depthwise_chain(
+            x, weight, norm, averages, raw, coefficients, statistics, sums, case.training, 0.1, 0.5
+        )
+
+    verify(dtype, case.seed, launch, tolerance=1e-3 if dtype == "float32" else 1e-11)
+
+
+@both_dtypes
+@given(case=strategies.depthwise_chains())
+def test_depthwise_chain_backward(dtype, case):
+    layers, channels = case.layers, case.shape[1]
+
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.deferred, False))
+        weight = arena.normal(layers, channels, case.kernel_size, case.kernel_size)
+        norm = arena.array(arena.steps(layers, 3, channels))
+        raw = arena.array(arena.steps(layers, *case.shape))
+        statistics = arena.array(np.stack([arena.steps(layers, channels), np.ones((layers, channels))], 1), np.float64)
+        # Coefficients that rounding cannot move: a variance and eps that make the deviation exactly one.
+        scale, mean = norm[:, 0], statistics[:, 0]
+        coefficients = arena.array(np.stack([scale, norm[:, 1] - mean * scale, norm[:, 2], mean], 1))
+        statistics[:, 1] = 0.75
+        arena.inputs = [(a, a.copy()) for a, _ in arena.inputs]
+        g = arena.rng.standard_normal(case.shape)
+        if case.spent:
+            between = array = arena.output("between", case.shape, values=g)
+        else:
+            array, between = arena.array(g), arena.output("between", case.shape, values=np.zeros(case.shape))
+        last = Deferred(raw[-1], coefficients[-1])
+        sums = np.zeros((case.shape[0], 3, channels))
+        reference.gradient_sums(array, last, sums)
+        grad = Slot(array, sums=arena.array(sums, np.float64) if case.sums_given else None, spent=case.spent)
+        grad_x = arena.slot("grad_x", case.shape, case.grad_x)
+        grad_weight = arena.output("grad_weight", weight.shape)
+        grad_norm = arena.output("grad_norm", norm.shape)
+        kernels.depthwise_chain_backward(
+            grad, x, weight, norm, raw, coefficients, statistics, case.training, 0.25, between, grad_x, grad_weight,
+            grad_norm,
+        )  # fmt: skip
+
+    verify(dtype, case.seed, launch, tolerance=1e-3 if dtype == "float32" else None)
+
+
+@both_dtypes
 @given(case=strategies.dilated_convolutions())
 def test_dilated_conv2d(dtype, case):
     out_shape = (case.shape[0], case.outs, *case.shape[2:])

@@ -286,6 +286,66 @@ def test_running_statistics(shape, through_moments):
     assert np.allclose(variance, 0.7 * before[1] + 0.3 * unbiased, rtol=1e-9)
 
 
+def chain_inputs(seed, shape, layers, size=3):
+    """x and, per layer, weight, gamma, beta, slope."""
+    inputs = list(normals(seed, shape))
+    for layer in range(layers):
+        inputs += normals(seed + 1 + layer, (shape[1], 1, size, size)) + list(norm_parameters(seed + layer, shape[1]))
+    return inputs
+
+
+def chain(x, *parameters, statistics=None, **more):
+    layers = [parameters[k : k + 4] for k in range(0, len(parameters), 4)]
+    channels = x.shape[1]
+    running = [(np.zeros(channels), np.ones(channels)) for _ in layers] if statistics is None else statistics
+    return f.depthwise_chain(x, layers, running, **more)
+
+
+@examples(15)
+@given(
+    st.tuples(BATCHES, CHANNELS, SIDES, SIDES).filter(lambda s: s[0] * s[2] * s[3] > 2), st.sampled_from([1, 2, 2, 3]),
+    st.sampled_from([1, 3, 3, 5]), st.booleans(), SEEDS,
+)  # fmt: skip
+@example((1, 2, 1, 3), 2, 5, True, 0)
+def test_depthwise_chain(shape, layers, size, training, seed):
+    inputs = chain_inputs(seed, shape, layers, size)
+    check(lambda *a: chain(*a, training=training, eps=0.1, weight_scale=2.5), *inputs, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("source", ["map", "deferred", "deferred, read twice"])
+def test_depthwise_chain_is_its_layers_in_turn(training, source):
+    shape, layers = (3, 4, 6, 9), 3
+    arrays = chain_inputs(5, shape, layers)
+    start = normals(9, shape[1], shape[1], shape[1])
+
+    def run(together):
+        x, *parameters = (Tensor(a, requires_grad=True) for a in arrays)
+        holders = [ActivationSums(54) for _ in range(layers + 1)]
+        first = Tensor(x.data, requires_grad=True)
+        y = first if source == "map" else f.batch_norm_prelu(first, None, None, *start, activation_sums=holders[-1])
+        statistics = [(np.full(4, 0.1 * k), np.full(4, 1.0 + k)) for k in range(layers)]
+        z = y
+        if together:
+            z = chain(
+                y, *parameters, statistics=statistics, training=training, momentum=0.2, eps=0.3, weight_scale=7.0,
+                activation_sums=holders[:layers],
+            )  # fmt: skip
+        else:
+            for k in range(layers):
+                weight, *norm = parameters[4 * k : 4 * k + 4]
+                z = f.depthwise_conv2d(z, weight * 7.0, padding=1, moments=True)
+                z = f.batch_norm_prelu(z, *statistics[k], *norm, training, 0.2, 0.3, holders[k])
+        out = f.conv2d(z, np.ones((2, 4, 1, 1)))
+        out = (out * out).sum() + (f.sigmoid(y).sum() if source == "deferred, read twice" else 0.0)
+        out.backward()
+        sums = [h.values for h in holders[: layers + (source != "map")]]
+        return [out.numpy(), first.grad, *(p.grad for p in parameters), *np.reshape(statistics, (-1, 4)), *sums]
+
+    for k, (one, other) in enumerate(zip(run(True), run(False), strict=True)):
+        assert np.allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(other).max()), k
+
+
 # --- deferred maps and who reads them ---------------------------------------------------------------------------------
 
 NONE = (None, None)
@@ -297,6 +357,7 @@ READERS = {
     "conv with stride": ([(1, 2, 3, 3)], lambda y, w: f.conv2d(y, w, stride=2, padding=1, dilation=2)),
     "conv without outputs": ([(0, 2, 1, 1)], lambda y, w: f.conv2d(y, w)),
     "depthwise": ([(2, 1, 3, 3)], lambda y, w: f.depthwise_conv2d(y, w, padding=1)),
+    "depthwise chain": ([(2, 1, 3, 3), (2,), (2,), (2,)], lambda y, *p: chain(y, *p, eps=0.1)),
     "depthwise with stride": ([(2, 1, 3, 3)], lambda y, w: f.depthwise_conv2d(y, w, stride=3, padding=2)),
     "dilated": ([(1, 2, 3, 3), (2, 2, 3, 3)], lambda y, *w: f.dilated_conv2d(y, w, (1, 9))),
     "octave 1->2": ([(3, 2, 1, 1)], lambda y, w: f.octave_conv2d([y, None], w, (1, 2))),
@@ -338,6 +399,7 @@ SOURCES = {
     "conv and norm": lambda x, *p: f.batch_norm_prelu(f.conv2d(x, FIXED), *NONE, *p),
     "conv with moments and norm": lambda x, *p: f.batch_norm_prelu(f.conv2d(x, FIXED, moments=True), *NONE, *p),
     "norm outside of training": lambda x, *p: f.batch_norm_prelu(x, *RUNNING, *p, training=False),
+    "depthwise chain": lambda x, *p: chain(x, BLUR, *p, BLUR, *p, eps=0.1),
     "prelu": lambda x, g, b, s: ops.PReLU.apply(x * g.reshape(2, 1, 1) + b.reshape(2, 1, 1), s),
     "prelu of a norm": lambda x, g, b, s: ops.PReLU.apply(f.batch_norm_prelu(x, *NONE, g, b, s), s * 0.5 + 0.1),
     "raw with moments": lambda x, g, b, s: f.conv2d(
@@ -345,6 +407,7 @@ SOURCES = {
     ),
 }
 FIXED = np.array([[0.8, -0.5], [0.3, 1.1]]).reshape(2, 2, 1, 1)
+BLUR = np.full((2, 1, 3, 3), 0.3) + np.eye(3)
 RUNNING = np.array([0.3, -0.2]), np.array([0.6, 1.7])
 SMALL = (2, 2, 4, 8)
 
@@ -398,6 +461,8 @@ def check_readers(source, readers, seed, shape=SMALL):
         ("octave with stride", "octave with stride"),
         ("octave up", "octave 1->2"),
         ("depthwise", "depthwise"),
+        ("depthwise chain", "depthwise chain"),
+        ("conv 1x1", "depthwise chain", "octave 1->2"),
         ("dilated", "depthwise", "octave 1->3"),
         ("batch_norm", "conv 3x3"),
         ("conv 3x3", "batch_norm"),
@@ -775,6 +840,13 @@ BAD_CALLS = [
     (lambda: f.depthwise_conv2d(X, np.ones((2, 1, 0, 3))), "depthwise_conv2d", "weight", "(2, 1, 0, 3)", "kernel"),
     (lambda: f.depthwise_conv2d(X, D.astype(np.float32)), "depthwise_conv2d", "weight", "float32", "float64"),
     (lambda: f.depthwise_conv2d(X, D, stride=-1), "depthwise_conv2d", "stride", "-1", "at least 1"),
+    (lambda: chain(X, D, C, C), "depthwise_chain", "parameters", "3", "4 per layer"),
+    (lambda: chain(X, W, C, C, C), "depthwise_chain", "weight", "(3, 2, 3, 3)", "(2, 1, k, k)"),
+    (lambda: chain(X, np.ones((2, 1, 2, 2)), C, C, C), "depthwise_chain", "weight", "(2, 1, 2, 2)", "odd"),
+    (lambda: chain(X, D, C, np.ones(3), C), "depthwise_chain", "norm bias", "(3,)", "(2,)"),
+    (lambda: chain(X, D, C, C, C, statistics=[]), "depthwise_chain", "running", "0", "1"),
+    (lambda: chain(X, D, C, C, C, statistics=[(C, np.ones(5))]), "depthwise_chain", "running variance", "(5,)", "(2,)"),
+    (lambda: chain(np.ones((0, 2, 4, 4)), D, C, C, C), "depthwise_chain", "x", "(0, 2, 4, 4)", "one value"),
     (lambda: f.depthwise_conv2d(X, np.ones((2, 1, 6, 1))), "depthwise_conv2d", "x", "5x4", "at least 6 pixels"),
     (lambda: f.dilated_conv2d(X, [W, W], [1]), "dilated_conv2d", "dilations", "1 entries", "2, one per weight"),
     (lambda: f.dilated_conv2d(X, [], []), "dilated_conv2d", "dilations", "0 entries", "one per weight"),
