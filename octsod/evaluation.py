@@ -15,7 +15,7 @@ from .data import FolderDataset
 from .errors import FileError, OctsodError
 from .images import prepare
 from .kernels.cpu.parallel import get_num_threads
-from .metrics import Scores, average, score
+from .metrics import BETA2, EPSILON, MASK_THRESHOLD, Scores, average, score
 from .prediction import infer, to_bytes
 
 AHEAD = 2  # batches that are read before the network needs them, and as many that are scored after it
@@ -33,12 +33,13 @@ class PictureScores(NamedTuple):
 class Evaluation:
     """What `evaluate` found.
 
-    scores: the data set's, with the curves. pictures: those of each picture, in the order of the data set.
-    seconds: how long it took; network_seconds: how long of that inside the network.
+    scores: the data set's, with the curves. pictures: those of each picture, in the order of the data set. size: of the
+    square that the network saw. seconds: how long it took; network_seconds: how long of that inside the network.
     """
 
     scores: Scores
     pictures: list[PictureScores]
+    size: int
     seconds: float
     network_seconds: float
 
@@ -61,6 +62,20 @@ class Evaluation:
     def images_per_s(self):
         """Pictures per second, from file to score."""
         return self.images / self.seconds
+
+    @property
+    def protocol(self):
+        """What the scores mean, to be written beside them: a dict of numbers and texts."""
+        return {
+            "size": self.size,
+            "resize": "bilinear, half-pixel centres, mirrored border, no anti-aliasing",
+            "prediction": "sigmoid, resized to the mask's size, times 255, truncated to 8 bits",
+            "thresholds": [0, 255],
+            "mask_threshold": MASK_THRESHOLD,
+            "beta2": BETA2,
+            "epsilon": EPSILON,
+            "averaged": "precision and recall over pictures, then F; MAE over pictures",
+        }
 
     def worst(self, count):
         """The `count` pictures of lowest F-measure at the data set's threshold; of equal ones, highest MAE first."""
@@ -119,7 +134,7 @@ def evaluate(model, data, size=224, batch_size=16, on_failure=None, on_progress=
     if not pictures:
         raise OctsodError(f"none of the {len(dataset)} pictures could be scored.")
     scores = average(picture.scores for picture in pictures)
-    return Evaluation(scores, pictures, time.perf_counter() - start, network_seconds)
+    return Evaluation(scores, pictures, size, time.perf_counter() - start, network_seconds)
 
 
 def _delayed(items, count):
