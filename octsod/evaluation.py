@@ -150,6 +150,8 @@ def _delayed(items, count):
 def _read(dataset, index, x):
     """Prepare picture `index` in `x` (3, S, S); returns what scoring it needs."""
     name, image, mask = dataset[index]
+    was = f"has a mask {mask.shape} for the picture {name} {image.shape}"
+    require(mask.shape == image.shape[:2], "evaluate", "data", was, "equal sizes")
     x[...] = prepare(image, x.shape[1])
     return index, name, mask
 
