@@ -97,7 +97,7 @@ def evaluate(model, data, size=224, batch_size=16, on_failure=None, on_progress=
     Raises FileError if the folder or a picture cannot be read, OctsodError if no picture could be scored or the
     network's output is not finite, ValueError if an argument or a mask's size does not fit.
     """
-    dataset = FolderDataset(data) if isinstance(data, (str, bytes, os.PathLike)) else data
+    dataset = FolderDataset(data) if isinstance(data, (str, os.PathLike)) else data
     require(len(dataset) > 0, "evaluate", "data", "is empty", "at least one picture")
     batch_size = require_integer(batch_size, "evaluate", "batch_size", 1)
     # A size that the network does not take shows here, and its kernels are loaded or compiled before the clock starts.

@@ -57,7 +57,7 @@ class _Writer:
     def __call__(self, text, x, y, width):
         text = " ".join(text.encode("utf-8", "replace").decode().split())  # names of files may hold anything
         shown = text
-        while shown and self.draw.textlength(shown, self.font) > width:
+        while text and self.draw.textlength(shown, self.font) > width:
             text = text[:-1]
             shown = f"{text} ..."
         self.draw.text((x, y), shown, INK, self.font)

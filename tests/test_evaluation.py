@@ -200,7 +200,7 @@ def test_eval_json(weights, data):
     arguments = ("eval", "--weights", weights, "--data", data, "--size", 32, "--json", "-q")
     (data / "masks" / "b.png").unlink()
     done = run(*arguments)
-    assert done.exit_code == 0 and done.stderr == "1 files without a partner are left out: b.jpg\n"
+    assert done.exit_code == 0 and done.stderr == "Left out, since they have no partner (1): b.jpg\n"
     facts = json.loads(done.stdout)
     result = octsod.evaluate(octsod.load(weights), data, 32)
     assert (facts["max_f"], facts["mae"], facts["threshold"]) == (result.max_f, result.mae, result.scores.threshold)
@@ -250,5 +250,7 @@ def test_eval_bad_input(weights, data, tmp_path):
     assert "not a weight file" in refused("eval", "--weights", data / "images" / "a.jpg", "--data", data)
     assert "multiple of 16" in refused(*arguments[:-1], 40)
     assert "name a .png file" in refused(*arguments, "--worst", 3, tmp_path / "worst.jpg")
+    both = ("--per-image", tmp_path / "out.png", "--worst", 3, tmp_path / "out.png")
+    assert "both name" in refused(*arguments, *both)
     assert "--worst" in refused(*arguments, "--worst", 0, tmp_path / "worst.png")
     assert "no such folder" in refused(*arguments, "--per-image", tmp_path / "nowhere" / "a.csv")

@@ -39,6 +39,11 @@ def test_texts_stay_in_their_places():
     assert headings[:, : GAP + 60 + 2].any() and not headings[:, GAP + 60 + 2 :].any()
 
 
+def test_no_room_for_text():
+    sheet = contact_sheet([[plain(0)]], ["caption"], ["heading"], cell=2)
+    assert sheet.shape == (2 * GAP + 2 * LINE + 2, 2 * GAP + 2, 3)
+
+
 def test_faults():
     with pytest.raises(ValueError, match="contact_sheet: `rows` is empty"):
         contact_sheet([])

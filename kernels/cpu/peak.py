@@ -18,8 +18,8 @@ def _multiply_add(slot, start, stop, rounds, out, weight, x, table, row, size):
 
 
 def multiply_add(rounds=10_000) -> int:
-    """Keep every thread busy with float32 register tiles in `rounds` rounds; returns how many numbers were
-    multiplied and added."""
+    """Keep every thread busy for `rounds` rounds with a float32 register tile; returns how many fused multiply-adds
+    that were."""
     tasks = parallel.get_num_threads()
     row = MULTIPLY_VECTORS * VECTOR_BYTES // 4
     out = np.empty(tasks * MULTIPLY_ROWS * row, np.float32)

@@ -38,6 +38,8 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
         check_output(path, overwrite)
     if sheet and pathlib.Path(sheet).suffix.lower() != ".png":
         raise click.BadParameter(f"{sheet}: pictures are drawn as PNG; name a .png file.", param_hint="--worst")
+    if sheet and per_image and pathlib.Path(sheet).resolve() == pathlib.Path(per_image).resolve():
+        raise click.UsageError(f"--per-image and --worst both name {sheet}.")
 
     import octsod
     from octsod.data import FolderDataset
@@ -49,7 +51,7 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
     dataset = FolderDataset(data)
     if unpaired := dataset.unpaired:
         shown = ", ".join(path.name for path in unpaired[:3]) + (" ..." if len(unpaired) > 3 else "")
-        click.echo(f"{len(unpaired)} files without a partner are left out: {shown}", err=True)
+        click.echo(f"Left out, since they have no partner ({len(unpaired)}): {shown}", err=True)
     failed = 0
 
     def fail(error):
