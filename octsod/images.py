@@ -98,31 +98,31 @@ def _converted(image, mode):
 
 
 def resize(array, size) -> np.ndarray:
-    """Bilinear, half-pixel centres, border replicated, no anti-aliasing: (..., H, W) numbers -> (..., h, w) float32.
+    """Bilinear, half-pixel centres, border mirrored, no anti-aliasing: (..., H, W) numbers -> (..., h, w) float32.
 
-    size: (h, w). Each plane is resized in the calling thread alone, so data threads do not wait for the kernels'.
+    size: (h, w). Done in the calling thread alone.
     """
     require(array.ndim >= 2 and array.size > 0, "resize", "array", f"has shape {array.shape}", "(..., H, W), not empty")
     size = tuple(require_integer(n, "resize", "size", 1) for n in size)
     out = np.empty((*array.shape[:-2], *size), np.float32)
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     for index in np.ndindex(array.shape[:-2]):
-        plane = np.ascontiguousarray(array[index], np.float32)
-        kernels.upsample_bilinear(plane[None, None], out[index][None, None])
+        plane = array[index] if array.dtype == np.uint8 else array[index].astype(np.float32)
+        kernels.resize_picture(plane[..., None], one, zero, out[index][None])
     return out
-
-
-def normalize(x) -> np.ndarray:
-    """(..., 3, H, W) RGB in [0, 1] -> the same shape in float32, minus the mean and divided by the deviation."""
-    return (np.asarray(x, np.float32) - MEAN[:, None, None]) / STD[:, None, None]
 
 
 def prepare(image, size=224) -> np.ndarray:
     """What the network is given for a picture: (H, W, 3) uint8 -> (3, size, size) float32, resized and normalised.
 
-    size: pixels; what the network takes is up to the network (`model.configuration.multiple`).
+    Normalised means: in [0, 1], minus `MEAN`, divided by `STD`. size: pixels; what the network takes is up to the
+    network (`model.configuration.multiple`). Done in the calling thread alone.
     """
     require_picture(image, "prepare")
-    return normalize(resize(image.transpose(2, 0, 1), (size, size)) / np.float32(255))
+    size = require_integer(size, "prepare", "size", 1)
+    out = np.empty((3, size, size), np.float32)
+    kernels.resize_picture(image, 1 / (255 * STD), -MEAN / STD, out)
+    return out
 
 
 def require_picture(image, op):

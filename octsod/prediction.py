@@ -22,14 +22,28 @@ def predict(image, model, size=224) -> np.ndarray:
     if isinstance(image, (str, bytes, os.PathLike)):
         image = read_image(image)
     require_picture(image, "predict")
-    x = prepare(image, size)[None].astype(model.dtype, copy=False)
+    return to_bytes(infer(model, prepare(image, size)[None])[0, 0], image.shape[:2])
+
+
+def infer(model, x) -> np.ndarray:
+    """Prepared pictures (N, 3, H, W) -> how likely each pixel is salient, (N, 1, H, W) in [0, 1], in the model's dtype.
+
+    The model runs in eval mode and is left in its own. Raises ValueError if the network does not take this size.
+    """
     training = model.training
     model.eval()
     try:
         with no_grad():
-            salience = f.sigmoid(model(Tensor(x))).numpy()
+            return f.sigmoid(model(Tensor(x.astype(model.dtype, copy=False)))).numpy()
     finally:
         model.train(training)
+
+
+def to_bytes(salience, size) -> np.ndarray:
+    """The network's answer for a picture, (H, W) in [0, 1] -> its map (h, w) uint8; size: the picture's (h, w).
+
+    Raises OctsodError if a value is not finite.
+    """
     if not np.isfinite(salience).all():
-        raise OctsodError("predict: the network's output is not finite; its weights are damaged or untrained.")
-    return (resize(salience[0, 0], image.shape[:2]) * 255).astype(np.uint8)
+        raise OctsodError("the network's output is not finite; its weights are damaged or untrained.")
+    return (resize(salience, size) * 255).astype(np.uint8)

@@ -8,7 +8,7 @@ from PIL import Image
 
 import octsod
 from octsod.errors import FileError, OctsodError
-from octsod.images import normalize, prepare, read_image, read_mask, resize, write_png
+from octsod.images import prepare, read_image, read_mask, resize, write_png
 from octsod.prediction import predict
 
 BESIDE = pathlib.Path(__file__).parents[2]
@@ -143,13 +143,14 @@ def test_decompression_bomb(tmp_path, picture, monkeypatch, limit):
 
 
 def bilinear(size, out_size):
-    """The matrix (out_size, size) of the protocol's resize, border replicated."""
+    """The matrix (out_size, size) of the protocol's resize, border mirrored."""
     matrix = np.zeros((out_size, size))
+    mirrored = np.pad(np.arange(size), 1, "reflect" if size > 1 else "edge")
     for i in range(out_size):
         at = (i + 0.5) * size / out_size - 0.5
         low = int(np.floor(at))
         for k, share in ((low, low + 1 - at), (low + 1, at - low)):
-            matrix[i, min(max(k, 0), size - 1)] += share
+            matrix[i, mirrored[k + 1]] += share
     return matrix
 
 
@@ -169,14 +170,22 @@ def test_resize_faults(picture):
             resize(array, size)
 
 
-def test_normalize_and_prepare(picture):
-    x = prepare(picture, 32)
-    assert x.shape == (3, 32, 32) and x.dtype == np.float32
-    np.testing.assert_array_equal(x, normalize(resize(picture.transpose(2, 0, 1), (32, 32)) / np.float32(255)))
-    np.testing.assert_allclose(normalize(np.full((3, 1, 1), 0.5))[:, 0, 0], [0.0655, 0.1964, 0.4178], atol=1e-4)
-    for wrong in (picture[..., 0], picture / 255, picture.tolist()):
+@pytest.mark.parametrize("size", [32, 16, 50])
+def test_prepare(picture, size):
+    x = prepare(picture, size)
+    assert x.shape == (3, size, size) and x.dtype == np.float32
+    planes = resize(picture.transpose(2, 0, 1), (size, size)).astype(float) / 255
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    np.testing.assert_allclose(x, (planes - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1)), atol=2e-6)
+    np.testing.assert_array_equal(prepare(picture[:, ::-1], size), prepare(picture[:, ::-1].copy(), size))
+
+
+def test_prepare_faults(picture):
+    for wrong in (picture[..., 0], picture / 255, picture.tolist(), picture[:0]):
         with pytest.raises(ValueError, match="prepare: `image`"):
             prepare(wrong, 32)
+    with pytest.raises(ValueError, match="prepare: `size`"):
+        prepare(picture, 0)
 
 
 @pytest.mark.skipif(not (GOLDEN.exists() and ECSSD.exists()), reason="golden file or ECSSD is not beside the checkout")

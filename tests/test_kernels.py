@@ -605,6 +605,20 @@ def test_upsample_bilinear_backward(dtype, case):
     verify(dtype, case.seed, launch)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+@given(case=strategies.resizings())
+def test_resize_picture(kind, case):
+    channels, height, width = case.shape[1:]
+
+    def launch(kernels, arena):
+        values = arena.rng.integers(0, 256, (height, width, channels))
+        picture = values.astype(np.uint8) if kind == "uint8" else arena.array(values)
+        scale, shift = arena.normal(channels), arena.normal(channels)
+        kernels.resize_picture(picture, scale, shift, arena.output("out", (channels, *case.size)))
+
+    verify("float32", case.seed, launch)
+
+
 # --- elementwise ------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ from .resampling import (
     avg_pool2d_backward,
     max_pool2d,
     max_pool2d_backward,
+    resize_picture,
     upsample_bilinear,
     upsample_bilinear_backward,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "octave_conv2d",
     "octave_conv2d_backward",
     "power",
+    "resize_picture",
     "sigmoid",
     "sigmoid_backward",
     "subtract",

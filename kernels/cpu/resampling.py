@@ -1,4 +1,7 @@
-"""Stand-alone pooling and bilinear resizing of maps (N, C, H, W). (Inside octave convolutions, see steps.py.)"""
+"""Stand-alone pooling and bilinear resizing of maps (N, C, H, W), and the resizing of pictures.
+
+Inside octave convolutions, see steps.py.
+"""
 
 import numpy as np
 
@@ -167,3 +170,45 @@ def upsample_bilinear_backward(grad, grad_x):
         _upsample_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
         *rows, *cols,
     )  # fmt: skip
+
+
+def _mirrored_weights(size, out_size, stride):
+    """Like `_weights` in float32, but a centre that lies beyond the outermost pixels' is mirrored at them.
+
+    Inputs are given by where they begin, as multiples of `stride`.
+    """
+    at = np.abs((np.arange(out_size) + 0.5) * (size / out_size) - 0.5)
+    at = np.maximum(size - 1 - np.abs(size - 1 - at), 0)
+    first = at.astype(np.int64)
+    second = np.minimum(first + 1, size - 1)
+    return (first * stride).astype(np.uintp), (second * stride).astype(np.uintp), (at - first).astype(np.float32)
+
+
+@kernel
+def _resize_picture(slot, start, stop, picture, scale, shift, out, row, y0, y1, ty, x0, x1, tx):
+    # Slices and unsigned indices: Numba need not look for negative ones, so LLVM vectorises.
+    for r in range(start, stop):
+        upper, lower, t = picture[y0[r] :][: row.size], picture[y1[r] :][: row.size], ty[r]
+        for i in range(row.size):
+            v = np.float32(upper[i])
+            row[i] = v + t * (np.float32(lower[i]) - v)
+        for c in range(scale.size):
+            line, channel = out[(c * ty.size + r) * tx.size :][: tx.size], row[c:]
+            a, b = scale[c], shift[c]
+            for i in range(tx.size):
+                v = channel[x0[i]]
+                line[i] = (v + tx[i] * (channel[x1[i]] - v)) * a + b
+
+
+def resize_picture(picture, scale, shift, out):
+    """out (C, H', W') float32 = picture (H, W, C), uint8 or float32, resized, times scale (C,), plus shift (C,).
+
+    Half-pixel centres, mirrored border, no anti-aliasing. In the calling thread alone: threads that read pictures shall
+    not wait for those that compute.
+    """
+    row = np.empty(picture.shape[1] * picture.shape[2], np.float32)
+    rows = _mirrored_weights(picture.shape[0], out.shape[1], row.size)
+    columns = _mirrored_weights(picture.shape[1], out.shape[2], picture.shape[2])
+    parallel.run(
+        _resize_picture, out.shape[1], flat(picture), scale, shift, out.reshape(-1), row, *rows, *columns, slots=1
+    )

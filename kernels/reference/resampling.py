@@ -1,4 +1,7 @@
-"""Pooling and bilinear resizing of maps (N, C, H, W), each with its adjoint. Octave convolutions use them, too."""
+"""Pooling and bilinear resizing of maps (N, C, H, W), each with its adjoint. Octave convolutions use them, too.
+
+And the resizing of pictures.
+"""
 
 import numpy as np
 
@@ -110,3 +113,28 @@ def upsample_bilinear(x, out):
 def upsample_bilinear_backward(grad, grad_x):
     """The adjoint of upsample_bilinear."""
     grad_x[...] = unresize(grad.astype(np.float64), grad_x.shape[2:])
+
+
+def _mirrored(size, out_size):
+    """The share of each input pixel in each output pixel, (out_size, size): a tent about the output pixel's centre.
+
+    What a tent covers beyond the outermost pixels belongs to those at the same distance inside.
+    """
+    centres = (np.arange(out_size) + 0.5) * size / out_size - 0.5
+    positions = np.arange(-1, size + 1)
+    tents = np.maximum(1 - np.abs(centres[:, None] - positions), 0)
+    shares = np.zeros((out_size, size))
+    for position, column in zip(positions, tents.T, strict=True):
+        shares[:, size - 1 - abs(size - 1 - abs(position)) if size > 1 else 0] += column
+    return shares
+
+
+def resize_picture(picture, scale, shift, out):
+    """out (C, H', W') float32 = picture (H, W, C), uint8 or float32, resized, times scale (C,), plus shift (C,).
+
+    Half-pixel centres, mirrored border, no anti-aliasing.
+    """
+    _, *size = out.shape
+    planes = picture.transpose(2, 0, 1).astype(np.float64)
+    resized = _mirrored(planes.shape[1], size[0]) @ planes @ _mirrored(planes.shape[2], size[1]).T
+    out[...] = resized * scale[:, None, None] + shift[:, None, None]

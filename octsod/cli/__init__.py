@@ -9,7 +9,15 @@ import click
 
 from octsod import __version__
 
-COMMANDS = ("train", "predict", "info", "convert")  # each a module here, with the command of the same name
+# Each is a module here, given with its function: `eval` would hide Python's own.
+COMMANDS = {
+    "train": "train",
+    "eval": "evaluate",
+    "predict": "predict",
+    "info": "info",
+    "convert": "convert",
+    "doctor": "doctor",
+}
 
 INTERRUPTED = 130
 
@@ -27,7 +35,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx, name):
-        return getattr(importlib.import_module(f"octsod.cli.{name}"), name) if name in COMMANDS else None
+        return getattr(importlib.import_module(f"octsod.cli.{name}"), COMMANDS[name]) if name in COMMANDS else None
 
     def resolve_command(self, ctx, args):
         try:

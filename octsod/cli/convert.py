@@ -1,11 +1,8 @@
 """`octsod convert`: the authors' released checkpoints into weight files."""
 
-import pathlib
-
 import click
 
-from . import Failure
-from .options import existing_file, overwrite_option
+from .options import check_output, existing_file, overwrite_option
 
 
 @click.command()
@@ -23,11 +20,7 @@ def convert(checkpoint, config, output, overwrite):
     from octsod import complexity, save
     from octsod.interop.sod100k import read_model
 
-    target = pathlib.Path(output)
-    if target.exists() and not overwrite:
-        raise Failure(f"{output}: exists already; --overwrite replaces it.")
-    if not target.parent.is_dir():
-        raise Failure(f"{target.parent}: no such folder.")
+    check_output(output, overwrite)
     model = read_model(checkpoint, config)
-    save(model, target)
+    save(model, output)
     click.echo(f"{output}: CSNet with {complexity(model).parameters:,} parameters", err=True)

@@ -1,8 +1,11 @@
 """Options that several commands share, and what they stand for."""
 
 import math
+import pathlib
 
 import click
+
+from . import Failure
 
 
 class Number(click.FloatRange):
@@ -55,6 +58,15 @@ def check_size(model, size):
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist already.")
+
+
+def check_output(path, overwrite):
+    """Failure, before any work, if the file `path` cannot be written or is there already and may not be replaced."""
+    path = pathlib.Path(path)
+    if path.exists() and not overwrite:
+        raise Failure(f"{path}: exists already; --overwrite replaces it.")
+    if not path.parent.is_dir():
+        raise Failure(f"{path.parent}: no such folder.")
 
 
 def _use_threads(ctx, param, count):

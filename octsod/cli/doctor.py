@@ -1,0 +1,266 @@
+"""`octsod doctor`: what is installed, what works, and how fast this machine is."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import time
+import warnings
+
+import click
+
+# Distributions, each with what octsod needs it for; of several names, whichever is installed.
+PACKAGES = {
+    ("numpy",): "arrays",
+    ("numba",): "compiles the kernels",
+    ("llvmlite",): "compiles the kernels",
+    ("click",): "command line",
+    ("rich",): "progress bars",
+    ("pillow",): "pictures",
+    ("safetensors",): "weight files",
+    ("tomli-w",): "run folders",
+    ("cupy-cuda13x", "cupy-cuda12x", "cupy"): "optional, for CUDA",
+    ("matplotlib",): "optional, for plots",
+    ("onnx",): "optional, for exporting",
+}
+
+COPIED = 1 << 26  # bytes: more than a core's caches hold
+PATIENCE = 0.25  # seconds per measurement
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.pass_context
+def doctor(ctx, as_json):
+    """Show what is installed, what works, and how fast this machine is.
+
+    Exits with 0 if the CPU backend works, else with 1.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they would say is part of the report
+        cpu = _cpu()
+        works = cpu["works"]
+        report = {
+            "versions": _versions(),
+            "backends": {"cpu": cpu, "cuda": _cuda()},
+            "cache": _cache() if works else None,
+            "machine": _machine(works),
+            "speed": _speed() if works else None,
+        }
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        sections = [[title, *(f"  {name:<12}  {text}" for name, text in rows)] for title, rows in _sections(report)]
+        click.echo("\n\n".join("\n".join(lines) for lines in sections))
+    if not works:
+        ctx.exit(1)
+
+
+def _versions():
+    """Package -> version, or None if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import octsod
+
+    versions = {"octsod": octsod.__version__, "python": platform.python_version()}
+    for names in PACKAGES:
+        versions[names[-1]] = None
+        for name in names:
+            try:
+                versions[names[-1]] = version(name)
+                break
+            except PackageNotFoundError:
+                pass
+    return versions
+
+
+def _cpu():
+    """Whether a kernel compiles, runs, and gives what the reference gives."""
+    try:
+        import numpy as np
+
+        from octsod.kernels import cpu, reference
+
+        x = np.random.default_rng(0).standard_normal((2, 3, 5, 7)).astype(np.float32)
+        got, expected = np.empty((2, 3, 9, 4), np.float32), np.empty((2, 3, 9, 4), np.float32)
+        cpu.upsample_bilinear(x, got)
+        reference.upsample_bilinear(x, expected)
+        if np.abs(got - expected).max() < 1e-5:
+            return {"works": True, "detail": "a kernel was compiled or loaded, and agrees with the reference"}
+        return {"works": False, "detail": "a compiled kernel gives other numbers than the reference"}
+    except Exception as error:  # whatever is wrong with the installation is what this command is for
+        return {"works": False, "detail": f"{type(error).__name__}: {error}"}
+
+
+def _cuda():
+    """Whether octsod has a backend for CUDA, and whether CuPy finds a device."""
+    from octsod.backend import BACKENDS
+
+    exists = "cuda" in BACKENDS
+    try:
+        import cupy
+
+        device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        answers, found = int(cupy.arange(3).sum()) == 3, f"CuPy computes on {device}"
+    except ImportError:
+        answers, found = False, "CuPy is not installed"
+    except Exception as error:  # no driver, no device, other versions: CuPy's errors are many
+        answers, found = False, f"CuPy finds no device ({error})"
+    return {
+        "works": exists and answers,
+        "detail": found if exists else f"this version of octsod has no CUDA backend yet ({found})",
+    }
+
+
+def _cache():
+    """Where compiled kernels are kept, and how much that is; other versions of octsod have folders beside."""
+    from octsod.kernels.cpu.compile import cache_folder, cache_root
+
+    folder = cache_folder()
+    facts = {"folder": folder or str(cache_root()), "writable": folder is not None}
+    facts["files"], facts["bytes"] = _contents(pathlib.Path(folder)) if folder else (0, 0)
+    others = [p for p in cache_root().glob("kernels-*") if str(p) != folder]
+    return {**facts, "other_folders": len(others), "other_bytes": sum(_contents(p)[1] for p in others)}
+
+
+def _contents(folder):
+    """How many files, and how many bytes."""
+    sizes = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # a process that compiles renames files meanwhile
+            if path.is_file():
+                sizes.append(path.stat().st_size)
+    return len(sizes), sum(sizes)
+
+
+def _machine(works):
+    facts = {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+    if works:
+        import octsod
+        from octsod.kernels.cpu.simd import VECTOR_BYTES
+
+        facts |= {"threads": octsod.get_num_threads(), "vector_bits": 8 * VECTOR_BYTES}
+    return facts
+
+
+def _processor():
+    """The processor's name; Python knows its family only."""
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _speed():
+    """What this machine does per second, on one thread and on all, and how long a network takes over a picture."""
+    import octsod
+
+    threads = octsod.get_num_threads()
+    speed = {"copy_gb_s": {}, "fma_gflop_s": {}}
+    try:
+        for count in sorted({1, threads}):
+            octsod.set_num_threads(count)
+            speed["copy_gb_s"][count] = round(_copies(count) / 1e9, 1)
+            speed["fma_gflop_s"][count] = round(_multiplications() / 1e9, 1)
+    finally:
+        octsod.set_num_threads(threads)
+    speed["csnet_x1_ms"] = round(1000 * _network(), 1) if _is_warm() else None
+    return speed
+
+
+def _copies(threads):
+    """Bytes per second that `threads` threads read and write, with NumPy's copy."""
+    import concurrent.futures
+
+    import numpy as np
+
+    source = np.ones(COPIED // 8)
+    target = np.empty_like(source)
+    shares = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return 2 * COPIED / _shortest(lambda: list(pool.map(lambda share: np.copyto(*share), shares)))
+
+
+def _multiplications():
+    """Floating-point operations per second in multiplications and additions of vectors in registers."""
+    from octsod.kernels.cpu.peak import multiply_add
+
+    count = multiply_add()
+    return 2 * count / _shortest(multiply_add)
+
+
+def _network():
+    """Seconds that CSNet x1 takes over a picture of 224x224."""
+    import numpy as np
+
+    import octsod
+    from octsod.prediction import infer
+
+    model, x = octsod.csnet(), np.zeros((1, 3, 224, 224), np.float32)
+    infer(model, x)
+    return _shortest(lambda: infer(model, x))
+
+
+def _is_warm():
+    """Whether a network has run before with these kernels; to compile them all takes a minute."""
+    from octsod.kernels.cpu.compile import cache_folder
+
+    folder = cache_folder()
+    return folder is not None and any(pathlib.Path(folder).rglob("programs.*.nbc"))
+
+
+def _shortest(function):
+    """Seconds of its fastest call within `PATIENCE`: whatever else runs on the machine only ever adds."""
+    shortest, end = float("inf"), time.perf_counter() + PATIENCE
+    while True:
+        start = time.perf_counter()
+        function()
+        now = time.perf_counter()
+        shortest = min(shortest, now - start)
+        if now >= end:
+            return shortest
+
+
+def _sections(report):
+    """(title, rows of name and text), for people."""
+    uses = {names[-1]: use for names, use in PACKAGES.items()}
+    yield "Installed", [
+        (name, f"{version or 'not installed':<14}  {uses.get(name, '')}".rstrip())
+        for name, version in report["versions"].items()
+    ]
+    yield "Backends", [
+        (name, f"{'works' if backend['works'] else 'does not work'}: {backend['detail']}")
+        for name, backend in report["backends"].items()
+    ]
+    cache, machine, speed = report["cache"], report["machine"], report["speed"]
+    if cache:
+        writable = "" if cache["writable"] else "   not writable: kernels are compiled anew in every process"
+        rows = [
+            ("folder", cache["folder"] + writable),
+            ("contents", f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB"),
+        ]
+        if cache["other_folders"]:
+            rows.append(("beside it", f"{cache['other_folders']} folders of other versions, "
+                                      f"{cache['other_bytes'] / 1e6:.1f} MB, which may be deleted"))  # fmt: skip
+        yield "Kernel cache", rows
+    rows = [("system", machine["platform"]), ("processor", machine["processor"]), ("cores", machine["cores"])]
+    if speed:
+        rows.append(("threads", f"{machine['threads']} in use (OCTSOD_THREADS changes it)"))
+        rows.append(("vectors", f"{machine['vector_bits']} bits"))
+    yield "Machine", rows
+    if speed:
+        network = speed["csnet_x1_ms"]
+        yield "Speed", [
+            ("copying", _per_threads(speed["copy_gb_s"], "GB/s")),
+            ("arithmetic", _per_threads(speed["fma_gflop_s"], "GFLOP/s")),
+            ("CSNet x1", "not measured: its kernels are not compiled yet" if network is None
+             else f"{network} ms for one picture of 224x224"),
+        ]  # fmt: skip
+
+
+def _per_threads(values, unit):
+    return ", ".join(f"{value} {unit} on {count} thread{'s' * (count > 1)}" for count, value in values.items())

@@ -1,0 +1,114 @@
+"""`octsod doctor` says what works, and also what does not."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from test_cli import ROOT, run
+
+import octsod
+from octsod.cli import doctor
+
+reference = importlib.import_module("octsod.kernels.reference")
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Each measurement is made once."""
+    monkeypatch.setattr(doctor, "PATIENCE", 0)
+
+
+def test_report(monkeypatch):
+    monkeypatch.setattr(doctor, "_is_warm", lambda: True)
+    threads = octsod.get_num_threads()
+    octsod.set_num_threads(2)
+    try:
+        done = run("doctor", "--json")
+        assert done.exit_code == 0 and done.stderr == "" and octsod.get_num_threads() == 2
+    finally:
+        octsod.set_num_threads(threads)
+    report = json.loads(done.stdout)
+    assert report["versions"]["octsod"] == octsod.__version__ and report["versions"]["numpy"] == np.__version__
+    assert report["backends"]["cpu"]["works"] and not report["backends"]["cuda"]["works"]
+    assert "no CUDA backend yet" in report["backends"]["cuda"]["detail"]
+    assert report["cache"]["writable"] and report["cache"]["files"] > 0 and report["cache"]["bytes"] > 0
+    assert report["machine"]["threads"] == 2 and report["machine"]["vector_bits"] in (128, 256, 512)
+    for rate in ("copy_gb_s", "fma_gflop_s"):
+        assert list(report["speed"][rate]) == ["1", "2"] and all(v > 0 for v in report["speed"][rate].values())
+    assert report["speed"]["csnet_x1_ms"] > 0
+
+
+def test_text(monkeypatch):
+    monkeypatch.setattr(doctor, "_is_warm", lambda: False)
+    monkeypatch.setattr(doctor, "PACKAGES", {("numpy",): "arrays", ("no-such-package",): "nothing"})
+    lines = run("doctor").stdout.splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == [
+        "Installed", "Backends", "Kernel cache", "Machine", "Speed",
+    ]  # fmt: skip
+    rows = {line.split()[0]: line.split() for line in lines if line.startswith(" ")}
+    assert rows["numpy"] == ["numpy", np.__version__, "arrays"]
+    assert rows["no-such-package"][1:3] == ["not", "installed"]
+    assert "GFLOP/s" in rows["arithmetic"] and "GB/s" in rows["copying"] and "compiled" in rows["CSNet"]
+
+
+def wrong(x, out):
+    out[...] = 0
+
+
+def broken(x, out):
+    raise RuntimeError("no such instruction")
+
+
+@pytest.mark.parametrize(("fault", "word"), [(wrong, "other numbers"), (broken, "no such instruction")])
+def test_a_backend_that_does_not_work(monkeypatch, fault, word):
+    monkeypatch.setattr(reference, "upsample_bilinear", fault)
+    done = run("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert done.exit_code == 1 and not report["backends"]["cpu"]["works"]
+    assert word in report["backends"]["cpu"]["detail"] and report["speed"] is None
+    done = run("doctor")
+    assert done.exit_code == 1 and word in done.stdout and "Machine" in done.stdout
+
+
+class Device:
+    """What doctor asks of CuPy."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.cuda = types.SimpleNamespace(runtime=self)
+
+    def getDeviceProperties(self, number):  # noqa: N802 (CUDA's name)
+        if self.error:
+            raise self.error
+        return {"name": b"Example GPU"}
+
+    def arange(self, stop):
+        return np.arange(stop)
+
+
+def test_cuda(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", Device())
+    assert doctor._cuda() == {
+        "works": False, "detail": "this version of octsod has no CUDA backend yet (CuPy computes on Example GPU)",
+    }  # fmt: skip
+    monkeypatch.setattr(octsod.backend, "BACKENDS", ("cpu", "cuda"))
+    assert doctor._cuda() == {"works": True, "detail": "CuPy computes on Example GPU"}
+    monkeypatch.setitem(sys.modules, "cupy", Device(RuntimeError("no driver")))
+    assert doctor._cuda() == {"works": False, "detail": "CuPy finds no device (no driver)"}
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert doctor._cuda() == {"works": False, "detail": "CuPy is not installed"}
+
+
+def test_without_a_writable_cache(tmp_path):
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OCTSOD_CACHE_DIR": str(tmp_path / "file" / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "octsod", "doctor", "--json"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    cache = json.loads(done.stdout)["cache"]
+    assert not cache["writable"] and cache["folder"] == environment["OCTSOD_CACHE_DIR"]

@@ -1,0 +1,256 @@
+"""A data set's scores are those of its pictures, however they are batched; files that cannot be scored are named."""
+
+import csv
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import refused, run
+from test_data import Ramp, write_pairs
+
+import octsod
+from octsod import evaluation
+from octsod.data import FolderDataset, Sample
+from octsod.errors import FileError, OctsodError
+from octsod.evaluation import Evaluation, PictureScores, evaluate
+from octsod.images import prepare
+from octsod.metrics import Scores, average, score
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small network whose running statistics fit pictures such as `write_pairs` draws."""
+    octsod.manual_seed(0)
+    model = octsod.csnet(0.2)
+    for i in range(20):
+        model(octsod.Tensor(np.stack([prepare(Ramp()[(i + k) % 6].image, 32) for k in range(3)])))
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    octsod.save(model, path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Five pictures of three sizes, one with a comma in its name."""
+    root = write_pairs(tmp_path / "set")
+    for size, stem in (((61, 24), "d,e"), ((24, 24), "f")):
+        write_pairs(tmp_path / stem, stems=(stem,), size=size)
+        shutil.copytree(tmp_path / stem, root, dirs_exist_ok=True)
+    return root
+
+
+def spoil(data):
+    """Make two of the five unreadable, one by a mask of another size."""
+    Image.new("L", (30, 30)).save(data / "masks" / "a.png")
+    (data / "images" / "c.jpg").write_bytes(b"nothing")
+    return data
+
+
+def no_threads_left():
+    return not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
+
+
+# --- in Python --------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_pictures(model, data):
+    dataset = FolderDataset(data)
+    expected = [score(octsod.predict(image, model, 32), mask) for _, image, mask in dataset]
+    seen = []
+    result = octsod.evaluate(model, data, 32, batch_size=2, on_progress=lambda *update: seen.append(update))
+    assert [(p.index, p.name) for p in result.pictures] == list(enumerate(["a", "b", "c", "d,e", "f"]))
+    for picture, scores in zip(result.pictures, expected, strict=True):
+        np.testing.assert_array_equal(picture.scores.precision, scores.precision)
+        np.testing.assert_array_equal(picture.scores.recall, scores.recall)
+    total = average(expected)
+    assert (result.max_f, result.mae, result.images) == (total.max_f, total.mae, 5)
+    assert 0 < result.mae < 1 and 0 < result.network_seconds < result.seconds
+    assert result.images_per_s == 5 / result.seconds and result.protocol["size"] == 32
+    assert seen == [(2, "b"), (4, "d,e"), (5, "f")] and model.training and no_threads_left()
+
+
+def test_scores_depend_on_neither_batches_nor_threads(model, data):
+    before = octsod.get_num_threads()
+    try:
+        results = []
+        for threads, batch_size in ((1, 1), (2, 3), (3, 16)):
+            octsod.set_num_threads(threads)
+            results.append(evaluate(model, FolderDataset(data), 32, batch_size))
+    finally:
+        octsod.set_num_threads(before)
+    for other in results[1:]:
+        assert (other.max_f, other.mae) == (results[0].max_f, results[0].mae)
+        np.testing.assert_array_equal(other.scores.f, results[0].scores.f)
+
+
+def test_failures(model, data):
+    dataset = FolderDataset(spoil(data))
+    with pytest.raises(FileError, match=r"a\.png: the mask is 30x30"):
+        evaluate(model, dataset, 32)
+    assert no_threads_left()
+    failures, seen = [], []
+    result = evaluate(model, dataset, 32, 2, failures.append, lambda *update: seen.append(update))
+    assert [p.name for p in result.pictures] == ["b", "d,e", "f"] and seen[-1] == (5, "f")
+    assert [str(error).split(": ")[0] for error in failures] == [
+        str(data / "masks" / "a.png"), str(data / "images" / "c.jpg"),
+    ]  # fmt: skip
+    for stem in "ac":
+        (data / "images" / f"{stem}.jpg").unlink()
+    without = evaluate(model, data, 32)
+    assert (result.max_f, result.mae) == (without.max_f, without.mae)
+    for picture in (data / "images").iterdir():
+        picture.write_bytes(b"")
+    with pytest.raises(OctsodError, match="none of the 3 pictures"):
+        evaluate(model, data, 32, on_failure=failures.append)
+
+
+def test_a_few_batches_are_in_memory_at_a_time(model, monkeypatch):
+    """When a batch enters the network, no more than the next ones have been started, and no more are unscored."""
+
+    class Counting:
+        started = 0
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            self.started = max(self.started, index + 1)
+            return Sample(str(index), Ramp()[0].image, Ramp()[0].mask)
+
+    dataset, entered, scored = Counting(), 0, 0
+    infer, warm = evaluation.infer, True
+
+    def watched(model, x):
+        nonlocal entered, warm
+        if not warm:
+            entered += len(x)
+            assert dataset.started <= entered + 2 * 4
+            assert entered - scored <= 3 * 4
+        warm = False
+        return infer(model, x)
+
+    def progress(done, name):
+        nonlocal scored
+        scored = done
+
+    monkeypatch.setattr(evaluation, "infer", watched)
+    evaluate(model, dataset, 32, 4, on_progress=progress)
+    assert entered == scored == 40
+
+
+def test_worst():
+    def picture(index, f, mae):
+        return PictureScores(index, str(index), Scores(np.full(256, f), np.full(256, f), mae))
+
+    pictures = [picture(0, 0.9, 0.1), picture(1, 0.2, 0.1), picture(2, 0.2, 0.3), picture(3, 0.1, 0.0)]
+    result = Evaluation(average(p.scores for p in pictures), pictures, 224, 1.0, 0.5)
+    assert [p.index for p in result.worst(3)] == [3, 2, 1]
+    assert len(result.worst(9)) == 4
+
+
+def test_bad_arguments(model, data, tmp_path):
+    with pytest.raises(ValueError, match="evaluate: `data` is empty"):
+        evaluate(model, [])
+    with pytest.raises(ValueError, match="batch_size"):
+        evaluate(model, data, 32, 0)
+    with pytest.raises(ValueError, match="16"):
+        evaluate(model, data, 40)
+    with pytest.raises(FileError, match="none"):
+        evaluate(model, tmp_path / "none")
+    with pytest.raises(ValueError, match=r"`data` has a mask \(3, 4\) for the picture a"):
+        evaluate(model, [Sample("a", Ramp()[0].image, np.zeros((3, 4), np.uint8))], 32)
+    octsod.manual_seed(1)
+    untrained = octsod.csnet(1.0)
+    with pytest.raises(OctsodError, match="not finite"):
+        evaluate(untrained, data, 32)
+    assert no_threads_left()
+
+
+# --- octsod eval ------------------------------------------------------------------------------------------------------
+
+
+def test_eval(weights, data, tmp_path):
+    table, sheet = tmp_path / "scores.csv", tmp_path / "worst.png"
+    arguments = ("eval", "--weights", weights, "--data", data, "--size", 32)
+    done = run(*arguments, "--per-image", table, "--worst", 2, sheet)
+    assert done.exit_code == 0, done.output
+    result = octsod.evaluate(octsod.load(weights), data, 32)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0][:3] == ["max", "F", f"{result.max_f:.4f}"] and lines[1] == ["MAE", f"{result.mae:.4f}"]
+    assert lines[2] == ["images", "5"] and lines[3][0] == "images/s"
+    assert "picture 5/5" in done.stderr
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, (_, name, scores) in zip(rows, result.pictures, strict=True):
+        numbers = (scores.f[result.scores.threshold], scores.max_f, scores.mae)
+        assert row == {"name": name, **dict(zip(("f", "max_f", "mae"), (f"{n:.6f}" for n in numbers), strict=True))}
+    with Image.open(sheet) as image:
+        assert image.width > 3 * 224 and image.height > 2 * 224
+
+
+def test_eval_json(weights, data):
+    arguments = ("eval", "--weights", weights, "--data", data, "--size", 32, "--json", "-q")
+    (data / "masks" / "b.png").unlink()
+    done = run(*arguments)
+    assert done.exit_code == 0 and done.stderr == "Left out, since they have no partner (1): b.jpg\n"
+    facts = json.loads(done.stdout)
+    result = octsod.evaluate(octsod.load(weights), data, 32)
+    assert (facts["max_f"], facts["mae"], facts["threshold"]) == (result.max_f, result.mae, result.scores.threshold)
+    assert (facts["images"], facts["failed"], facts["unpaired"]) == (4, 0, 1) and facts["images_per_s"] > 0
+    assert facts["protocol"] == result.protocol and facts["protocol"]["beta2"] == 0.3
+
+
+def test_eval_names_what_cannot_be_scored(weights, data):
+    spoil(data)
+    done = run("eval", "--weights", weights, "--data", data, "--size", 32, "--json", "-q")
+    assert done.exit_code == 1
+    facts = json.loads(done.stdout)
+    assert (facts["images"], facts["failed"]) == (3, 2)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("Error: ") and "a.png: the mask is 30x30, but its picture a.jpg is 40x30" in first
+    assert second.startswith(f"Error: {data / 'images' / 'c.jpg'}: ")
+    assert "2 failed" in run("eval", "--weights", weights, "--data", data, "--size", 32).stdout
+    for picture in (data / "images").iterdir():
+        picture.write_bytes(b"")
+    assert "none of the 5 pictures" in refused("eval", "--weights", weights, "--data", data, "--size", 32)
+
+
+def test_eval_keeps_files_that_exist(weights, data, tmp_path):
+    arguments = ("eval", "--weights", weights, "--data", data, "--size", 32, "-q")
+    table, sheet = tmp_path / "scores.csv", tmp_path / "worst.png"
+    outputs = ("--per-image", table, "--worst", 1, sheet)
+    for existing in (table, sheet):
+        existing.write_bytes(b"precious")
+        assert f"{existing}: exists already" in refused(*arguments, *outputs)
+        assert existing.read_bytes() == b"precious"
+        existing.unlink()
+    assert not list(tmp_path.glob("*.csv")) and not list(tmp_path.glob("*.png"))
+    table.write_bytes(b"old")
+    assert run(*arguments, *outputs, "--overwrite").exit_code == 0
+    assert table.read_text().startswith("name,") and sheet.exists()
+
+
+def test_eval_bad_input(weights, data, tmp_path):
+    arguments = ("eval", "--weights", weights, "--data", data, "--size", 32)
+    assert "--weights" in refused("eval", "--data", data) and "--data" in refused("eval", "--weights", weights)
+    assert "none" in refused("eval", "--weights", weights, "--data", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "images with masks" in refused("eval", "--weights", weights, "--data", tmp_path / "empty")
+    for mask in (data / "masks").iterdir():
+        mask.rename(tmp_path / mask.name)
+    assert "none of its 5 pictures has a mask" in refused(*arguments)
+    assert "not a weight file" in refused("eval", "--weights", data / "images" / "a.jpg", "--data", data)
+    assert "multiple of 16" in refused(*arguments[:-1], 40)
+    assert "name a .png file" in refused(*arguments, "--worst", 3, tmp_path / "worst.jpg")
+    both = ("--per-image", tmp_path / "out.png", "--worst", 3, tmp_path / "out.png")
+    assert "both name" in refused(*arguments, *both)
+    assert "--worst" in refused(*arguments, "--worst", 0, tmp_path / "worst.png")
+    assert "no such folder" in refused(*arguments, "--per-image", tmp_path / "nowhere" / "a.csv")
