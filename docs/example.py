@@ -1,6 +1,6 @@
 """Draws docs/example.png: held-out pictures of the embedded data, their masks, and a trained model's maps.
 
-    octsod train --steps 600 --size 160 --batch-size 16 --lr 7e-4 --output runs/first
+    octsod train --steps 600 --width 1 --size 160 --output runs/first
     python docs/example.py runs/first/weights/last.safetensors docs/example.png
 """
 

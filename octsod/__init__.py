@@ -44,6 +44,7 @@ _MODULES = (
     "optim",
     "prediction",
     "random",
+    "runs",
     "sheets",
     "synthetic",
     "tensor",

@@ -19,6 +19,7 @@ from .memory import empty
 
 class _Mode(threading.local):
     enabled = True
+    observer = None
 
 
 _mode = _Mode()
@@ -45,6 +46,16 @@ class no_grad(contextlib.ContextDecorator):  # noqa: N801 (the field's name)
 
     def __exit__(self, *_):
         _mode.enabled = self._before.pop()
+
+
+@contextlib.contextmanager
+def observe(observer):
+    """Within `with observe(f):`, each op that this thread applies calls `f(function, outputs)` after its forward."""
+    before, _mode.observer = _mode.observer, observer
+    try:
+        yield
+    finally:
+        _mode.observer = before
 
 
 class Context:
@@ -107,6 +118,8 @@ class Function:
         results = cls.forward(ctx, *arrays, **params)
         single = not isinstance(results, (tuple, list))
         outputs = [Tensor._of(r) if r is not None else None for r in ((results,) if single else results)]
+        if _mode.observer is not None:
+            _mode.observer(cls, outputs)
         if recording:
             node = Node(cls, ctx, inputs, outputs)
             for index, output in enumerate(outputs):

@@ -23,6 +23,7 @@ LAYOUTS = (
 )
 
 MARGIN = 14  # pixels: the most that augmentation cuts off at top and left; one more at bottom and right
+HELD_OUT, MOST_HELD_OUT = 20, 500  # one in so many pictures is held out, and so many at most
 
 
 class Sample(NamedTuple):
@@ -44,8 +45,8 @@ class FolderDataset:
     """The pictures under `root` that have a mask of the same stem; `dataset[i]` reads the i-th as a `Sample`.
 
     root: a folder that holds a pair of folders by one of the usual names (`LAYOUTS`), itself or one level below.
-    pairs: (picture, mask) paths in the order of their stems. unpaired: paths of pictures without a mask and of masks
-    without a picture, which are left out.
+    pairs: (picture, mask) paths in the order of their stems; names: these stems. unpaired: paths of pictures without a
+    mask and of masks without a picture, which are left out.
     Raises FileError, which names the folder, if there is no such pair, more than one, or no picture with a mask.
     """
 
@@ -54,6 +55,7 @@ class FolderDataset:
         self.images, self.masks = _find_folders(self.root)
         images, masks = _by_stem(self.images), _by_stem(self.masks)
         self.pairs = [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
+        self.names = [image.stem for image, _ in self.pairs]
         self.unpaired = [(images.get(s) or masks[s]) for s in sorted(images.keys() ^ masks.keys())]
         if not self.pairs:
             raise FileError(f"{self.images}: none of its {len(images)} pictures has a mask in {self.masks}.")
@@ -109,6 +111,34 @@ def _by_stem(folder):
     return files
 
 
+class Subset:
+    """The samples of a data set at `indices`. names: what they are called; by their index, if the data set has none."""
+
+    def __init__(self, dataset, indices):
+        self.dataset, self.indices = dataset, [int(i) for i in indices]
+        names = getattr(dataset, "names", None)
+        self.names = [str(i) if names is None else names[i] for i in self.indices]
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, index):
+        return self.dataset[self.indices[index]]
+
+
+def hold_out(dataset, seed=0) -> tuple[Subset, Subset]:
+    """The pictures to train on, and those held out to validate with: a twentieth, at least 1 and at most 500.
+
+    Which ones depends on the seed and the size of the data set alone. Raises ValueError if it has less than two.
+    """
+    count = len(dataset)
+    require(count > 1, "hold_out", "dataset", f"has {count} picture", "at least 2: one to train on, one to hold out")
+    held = min(max(round(count / HELD_OUT), 1), MOST_HELD_OUT)
+    # Four numbers, which no seed of a `Loader` has.
+    order = np.random.default_rng((seed, 0, 0, 1)).permutation(count)
+    return Subset(dataset, np.sort(order[held:])), Subset(dataset, np.sort(order[:held]))
+
+
 def augment(image, mask, generator):
     """The authors' augmentation (csnet.md, section 5): a random crop of the border, then a flip with p = 0.5.
 
@@ -132,8 +162,8 @@ def augment(image, mask, generator):
 class Loader:
     """Batches of a data set, epoch after epoch, read and augmented ahead of time by background threads.
 
-    dataset: anything with a length whose items are `Sample`s. batch_size: pictures per batch; a data set smaller than
-    that gives one batch of all it has, otherwise what does not fill a batch at the end of an epoch is left out.
+    dataset: anything with a length whose items are `Sample`s. batch_size: pictures per batch, at most as many as there
+    are; what does not fill a batch at the end of an epoch is left out.
     size: the side of the square they are resized to, in pixels. augmented: whether pictures are shuffled, cropped and
     flipped. threads: background threads; ahead: batches they prepare beyond the one in use.
 
@@ -145,7 +175,8 @@ class Loader:
         require(len(dataset) > 0, op, "dataset", "is empty", "at least one picture")
         self.dataset, self.augmented = dataset, augmented
         self.size = require_integer(size, op, "size", 1)
-        self.batch_size = min(require_integer(batch_size, op, "batch_size", 1), len(dataset))
+        self.batch_size = require_integer(batch_size, op, "batch_size", 1)
+        require(batch_size <= len(dataset), op, "batch_size", f"is {batch_size}", f"at most {len(dataset)} pictures")
         self.seed = require_integer(seed, op, "seed", 0)
         self.threads = require_integer(threads, op, "threads", 1)
         self.ahead = require_integer(ahead, op, "ahead", 0)

@@ -63,20 +63,20 @@ class _Schedule:
     def __init__(self, optimizer):
         self.optimizer = optimizer
         self.initial = [group["lr"] for group in optimizer.groups]
-        self.count = 0
-        self._set()
+        self.seek(0)
 
     def factor(self, count):
         raise TypeError(f"{type(self).__name__} needs a method `factor`.")
 
-    def _set(self):
+    def seek(self, count):
+        """Go to epoch `count` (or step: the unit is the caller's), counted from 0."""
+        self.count = count
         for group, lr in zip(self.optimizer.groups, self.initial, strict=True):
-            group["lr"] = lr * self.factor(self.count)
+            group["lr"] = lr * self.factor(count)
 
     def step(self):
-        """Go on to the next epoch (or step: the unit is the caller's)."""
-        self.count += 1
-        self._set()
+        """Go on to the next epoch."""
+        self.seek(self.count + 1)
 
 
 class MultiStepLR(_Schedule):

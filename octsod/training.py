@@ -1,149 +1,247 @@
-"""The authors' training recipe (csnet.md, section 5): a trainer that makes steps, and the loop with its log."""
+"""The authors' training recipe (csnet.md, section 5): a trainer that makes steps, and the loop of a run."""
 
+import contextlib
 import dataclasses
-import json
 import math
-import pathlib
 import time
 
 import numpy as np
 
 from . import functional as f
 from .checks import require, require_integer
+from .diagnosis import first_nonfinite
 from .errors import OctsodError
-from .optim import Adam, DynamicWeightDecay, MultiStepLR, parameter_groups
+from .evaluation import evaluate
+from .optim import Adam, CosineLR, DynamicWeightDecay, MultiStepLR, parameter_groups
+from .prediction import predict
+from .sheets import contact_sheet
 from .tensor import Tensor
-from .weights import save
+
+SCHEDULES = ("milestones", "cosine")
+WARMUP = 500  # steps of the cosine's warm-up at most; a twentieth of a shorter run
 
 
 class DivergenceError(OctsodError):
-    """A loss or a parameter has become infinite or not a number."""
+    """A loss, gradient or parameter has become infinite or not a number."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What is minimised and how; the defaults are the paper's.
 
-    lr is divided by 10 at the start of each epoch in `milestones` (epochs count from 0). weight_decay: ordinary L2, on
-    all but the scales of the ILBlocks' norms; dynamic_decay: the factor of their penalty (csnet.md, section 3).
+    schedule: "milestones" divides lr by 10 after two thirds and again after five sixths of the run (the paper's epochs
+    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to nothing along half a cosine. weight_decay:
+    ordinary L2, on all but the scales of the ILBlocks' norms; dynamic_decay: the factor of their penalty (csnet.md,
+    section 3).
     """
 
     lr: float = 1e-4
+    schedule: str = "milestones"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 5e-3
     dynamic_decay: float = 3.0
-    milestones: tuple[int, ...] = (200, 250)
+
+    def __post_init__(self):
+        known = self.schedule in SCHEDULES
+        require(known, "Recipe", "schedule", f"is {self.schedule!r}", " or ".join(SCHEDULES))
+
+
+def _schedule(optimizer, name, total):
+    """The learning rate of each of `total` steps; a run without an end keeps the one that it starts with."""
+    if total is None:
+        return MultiStepLR(optimizer, ())
+    if name == "milestones":
+        return MultiStepLR(optimizer, (math.ceil(total * 2 / 3), math.ceil(total * 5 / 6)))
+    return CosineLR(optimizer, total, warmup=min(total // 20, WARMUP))
 
 
 class Trainer:
-    """A model on its way: the model, its optimiser, schedule and decay, and where it is.
+    """A model on its way, with all that the next step depends on but the data: optimiser, schedule, decay.
 
-    steps: steps made. epoch: the epoch that it is in.
+    total: the steps that the run is to have, over which the learning rate falls; None keeps it. steps: those made.
     """
 
-    def __init__(self, model, recipe=None):
+    def __init__(self, model, recipe=None, total=None):
         self.model, self.recipe = model, recipe or Recipe()
+        self.total = None if total is None else require_integer(total, "Trainer", "total", 1)
         r = self.recipe
         self.optimizer = Adam(parameter_groups(model, r.weight_decay), r.lr, r.betas)
-        self.schedule = MultiStepLR(self.optimizer, r.milestones)
+        self.schedule = _schedule(self.optimizer, r.schedule, self.total)
         self.decay = DynamicWeightDecay(model, r.dynamic_decay)
-        self.steps = self.epoch = 0
+        self.steps = 0
 
     @property
     def lr(self):
+        """The learning rate of the next step."""
         return self.optimizer.groups[0]["lr"]
 
     def step(self, x, y):
         """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
 
         Returns the mean binary cross-entropy before the step and the unscaled penalty of dynamic weight decay. Raises
-        DivergenceError, before the optimiser changes anything, if one of them is not finite.
+        DivergenceError, before the optimiser changes anything, if one of them or a gradient is not finite.
         """
         self.model.train()
         self.optimizer.zero_grad()
-        loss = f.binary_cross_entropy_with_logits(self.model(Tensor(x)), Tensor(y))
+        loss = self._loss(x, y)
         value = loss.item()
         if not math.isfinite(value):
-            raise DivergenceError(f"training stopped: the loss of step {self.steps + 1} is not finite ({value}).")
+            raise self._divergence(f"the loss is {value}", x, y)
         loss.backward()
         penalty = self.decay.apply()
         if not math.isfinite(penalty):
-            raise DivergenceError(f"training stopped: the penalty of step {self.steps + 1} is not finite ({penalty}).")
+            raise self._divergence(f"the penalty of dynamic weight decay is {penalty}", x, y)
+        self._require_finite_gradients()
         self.optimizer.step()
+        self.schedule.step()
         self.steps += 1
         return value, penalty
 
-    def next_epoch(self):
-        """Go on to the next epoch: the learning rate follows its schedule."""
-        self.epoch += 1
-        self.schedule.step()
+    def _loss(self, x, y):
+        return f.binary_cross_entropy_with_logits(self.model(Tensor(x)), Tensor(y))
 
-    def save(self, path):
-        """Write the weights, all or nothing. Raises DivergenceError, and writes nothing, if one is not finite."""
-        for name, array in self.model.state_dict().items():
+    def _divergence(self, what, x, y):
+        """The error that says where `what` came from, which costs one more forward pass."""
+        where = first_nonfinite(self.model, lambda: self._loss(x, y))
+        first = f"; the first number that is not finite is in {where}" if where else ""
+        return DivergenceError(f"training stopped in step {self.steps + 1}: {what}{first}.")
+
+    def _require_finite_gradients(self):
+        gradients = [p.grad for group in self.optimizer.groups for p in group["params"] if p.grad is not None]
+        # One check of all, since 400 small ones would cost three times as much.
+        if np.isfinite(np.concatenate([gradient.reshape(-1) for gradient in gradients])).all():
+            return
+        named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
+        # Backward goes from the last layer to the first, so the last name that is hit was hit first.
+        name = [name for name, gradient in named if not np.isfinite(gradient).all()][-1]
+        raise DivergenceError(
+            f"training stopped in step {self.steps + 1}: the first gradient that is not finite is that of `{name}`."
+        )
+
+    def state_dict(self):
+        """name -> array (not a copy) of all that `load_state_dict` needs to go on bit by bit.
+
+        `steps`; per entry NAME of the model's `model.NAME`; per parameter Adam's moments `first.NAME`, `second.NAME`.
+        """
+        state = {"steps": np.array(self.steps)}
+        state.update({f"model.{name}": array for name, array in self.model.state_dict().items()})
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        for group, moments in zip(self.optimizer.groups, self.optimizer.moments, strict=True):
+            for p, (first, second) in zip(group["params"], moments, strict=True):
+                state[f"first.{names[id(p)]}"], state[f"second.{names[id(p)]}"] = first, second
+        return state
+
+    def load_state_dict(self, state):
+        """Go where the trainer was that `state` came from; raises ValueError, and changes nothing, if it cannot be."""
+        own = self.state_dict()
+        odd = sorted(own.keys() ^ state.keys())
+        require(not odd, "load_state_dict", "state", f"has or lacks {', '.join(odd[:3])}", "the trainer's own names")
+        for name, array in state.items():
+            fits = array.shape == own[name].shape and array.dtype == own[name].dtype
+            was = f"is {array.dtype} {array.shape}"
+            require(fits, "load_state_dict", name, was, f"{own[name].dtype} {own[name].shape}")
+        for name, array in state.items():
+            own[name][...] = array
+        self.steps = self.optimizer.steps = int(state["steps"])
+        self.schedule.seek(self.steps)
+
+    def require_finite(self):
+        """Raise DivergenceError, which names the culprit, if anything to be saved is not finite."""
+        for name, array in self.state_dict().items():
             if not np.isfinite(array).all():
-                raise DivergenceError(f"training stopped: after step {self.steps}, `{name}` is not finite everywhere.")
-        save(self.model, path)
+                raise DivergenceError(f"training stopped after step {self.steps}: `{name}` is not finite everywhere.")
 
 
-def train(trainer, loader, folder, steps=None, epochs=None, save_every=100, on_step=None):
-    """Train until `steps` steps or `epochs` epochs are done, whichever comes first; returns the last line of the log.
+class _StoppedError(Exception):
+    pass
 
-    loader: a `data.Loader`. folder: where `log.jsonl` gets a line per step, and `weights/last.safetensors` is written
-    every `save_every` steps and at the end; it is made if need be. on_step: called with each line, a dict of
-    step (from 1), epoch (from 0), loss, penalty, lr, img_s (pictures per second, waiting included) and data_wait_ms.
 
-    Raises DivergenceError if a number is not finite (the weights saved last are good), FileError if a picture cannot be
-    read.
+class Validation:
+    """Pictures held out: what scores has a model on them, and what does it make of some?
+
+    dataset: their `data.Sample`s. size: the side of the square that the network sees.
     """
-    require(steps is not None or epochs is not None, "train", "steps", "is None, as is `epochs`", "one of them")
-    for name, value in (("steps", steps), ("epochs", epochs)):
-        if value is not None:
-            require_integer(value, "train", name, 1)
-    require_integer(save_every, "train", "save_every", 1)
-    folder = pathlib.Path(folder)
-    last = folder / "weights" / "last.safetensors"
-    last.parent.mkdir(parents=True, exist_ok=True)
-    saved_at, line = None, None
-    with open(folder / "log.jsonl", "a", encoding="utf-8", buffering=1) as log:
-        for line in _lines(trainer, loader, steps, epochs):
-            log.write(json.dumps(line) + "\n")
-            if on_step is not None:
-                on_step(line)
-            if trainer.steps % save_every == 0:
-                trainer.save(last)
-                saved_at = trainer.steps
-    if saved_at != trainer.steps:
-        trainer.save(last)
-    return line
 
+    def __init__(self, dataset, size=224):
+        self.dataset, self.size = dataset, size
 
-def _lines(trainer, loader, steps, epochs):
-    """Make the steps; yield the log's line of each."""
-    dtype = trainer.model.dtype
-    while epochs is None or trainer.epoch < epochs:
-        batches = loader.epoch(trainer.epoch)
+    def scores(self, model, stop=lambda: False) -> dict | None:
+        """max_f and mae by the evaluation protocol (csnet.md, section 6); None if `stop()` said so on the way."""
+
+        def check(done, name):
+            if stop():
+                raise _StoppedError
+
         try:
-            while steps is None or trainer.steps < steps:
-                start = time.perf_counter()
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                arrived = time.perf_counter()
-                x, y = (a.astype(dtype, copy=False) for a in batch)
-                lr = trainer.lr
-                loss, penalty = trainer.step(x, y)
-                yield {
-                    "step": trainer.steps,
-                    "epoch": trainer.epoch,
-                    "loss": loss,
-                    "penalty": penalty,
-                    "lr": lr,
-                    "img_s": round(len(x) / (time.perf_counter() - start), 2),
-                    "data_wait_ms": round(1000 * (arrived - start), 2),
-                }
-            else:
+            result = evaluate(model, self.dataset, self.size, on_progress=check)
+        except _StoppedError:
+            return None
+        return {"max_f": result.max_f, "mae": result.mae}
+
+    def sheet(self, model, columns=8) -> np.ndarray:
+        """A picture (H, W, 3) uint8 of some of the pictures, their masks, and what the model finds."""
+        chosen = np.unique(np.linspace(0, len(self.dataset) - 1, columns).astype(int))
+        samples = [self.dataset[int(index)] for index in chosen]
+        rows = zip(*((s.image, s.mask, predict(s.image, model, self.size)) for s in samples), strict=True)
+        return contact_sheet(rows, ("pictures held out", "masks", "found"), cell=128)
+
+
+def train(trainer, loader, run, validation=None, save_every=100, on_line=None, stop=lambda: False):
+    """Make the steps that are left of `trainer.total`; returns whether that is done, which `stop()` can prevent.
+
+    loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n. run: a `runs.Run`. It logs a line
+    per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second, waiting included;
+    data_wait_ms) and per validation, and gets a checkpoint every `save_every` steps, after each validation and at the
+    end. validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run
+    makes up for it. on_line: called with each line of the log.
+
+    Raises DivergenceError if a number is not finite (the checkpoint written last is good), FileError if a picture
+    cannot be read or the run folder not be written.
+    """
+    require(trainer.total is not None, "train", "trainer", "has no `total`", "the number of steps to make")
+    require_integer(save_every, "train", "save_every", 1)
+    note = on_line or (lambda line: None)
+    run.checkpoint(trainer)
+    while not stop():
+        epoch, position = divmod(trainer.steps, len(loader))
+        finished = trainer.steps >= trainer.total
+        if validation and trainer.steps > run.validated and (finished or position == 0):
+            trainer.require_finite()
+            scores = validation.scores(trainer.model, stop)
+            if scores is None:
+                break
+            note(run.record(trainer, {"epoch": (trainer.steps - 1) // len(loader), **scores}))
+            run.plot("predictions", validation.sheet(trainer.model))
+        if finished:
+            break
+        # Closed in any case: the loader's threads shall not outlive a training that stops in the middle of an epoch.
+        with contextlib.closing(_steps(trainer, loader, epoch, position, stop)) as lines:
+            for line in lines:
+                run.log(line)
+                note(line)
+                if trainer.steps % save_every == 0:
+                    run.checkpoint(trainer)
+    run.checkpoint(trainer)
+    return trainer.steps >= trainer.total and (validation is None or run.validated == trainer.steps)
+
+
+def _steps(trainer, loader, epoch, position, stop):
+    """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log's line of each."""
+    with contextlib.closing(loader.epoch(epoch, position)) as batches:
+        while trainer.steps < trainer.total and not stop():
+            start = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
                 return
-        finally:
-            batches.close()  # its threads shall not outlive a training that stops in the middle of an epoch
-        trainer.next_epoch()
+            arrived = time.perf_counter()
+            lr = trainer.lr
+            loss, penalty = trainer.step(*(a.astype(trainer.model.dtype, copy=False) for a in batch))
+            yield {
+                "step": trainer.steps,
+                "epoch": epoch,
+                "loss": loss,
+                "penalty": penalty,
+                "lr": lr,
+                "img_s": float(f"{len(batch.x) / (time.perf_counter() - start):.4g}"),
+                "data_wait_ms": round(1000 * (arrived - start), 2),
+            }

@@ -2,50 +2,20 @@
 
 import json
 import os
-import pathlib
-import signal
 import struct
 import subprocess
 import sys
-import time
 import zlib
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import ROOT, octsod_process, refused, run
 from PIL import Image
-from test_data import Ramp, write_pairs
+from test_data import Ramp
 
 import octsod
-from octsod.cli import main
 from octsod.data import Loader
 from octsod.models import Configuration, CSNet
 from octsod.training import Trainer
-
-ROOT = pathlib.Path(octsod.__file__).parents[1]
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="octsod")
-
-
-def refused(*arguments, code=2):
-    """The last line on standard error of a call that must fail without a traceback."""
-    result = run(*arguments)
-    assert result.exit_code == code, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: "), result.stderr
-    return line
-
-
-def octsod_process(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "octsod", *map(str, arguments)], env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +27,7 @@ def weights(tmp_path_factory):
         for batch in Loader(Ramp(), 3, 32).epoch(epoch):
             trainer.step(*batch)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    trainer.save(path)
+    octsod.save(trainer.model, path)
     return path
 
 
@@ -220,69 +190,6 @@ def test_convert_released_checkpoint(tmp_path):
     result = run("convert", OFFICIAL / "csnet-L-x1.pth.tar", "--config", OFFICIAL / "csnet-L-x1.bin", "-o", target)
     assert result.exit_code == 0, result.output
     assert octsod.load(target).configuration == LEARNED_X1
-
-
-# --- train ------------------------------------------------------------------------------------------------------------
-
-
-def test_train(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data = write_pairs(tmp_path / "set")
-    (data / "masks" / "c.png").unlink()
-    options = ("-b", 2, "--size", 32, "--width", 0.2, "--split", "3,1", "--seed", 5)
-    result = run("train", "--data", data, "--steps", 2, *options)
-    assert result.exit_code == 0, result.output
-    folder = pathlib.Path(result.stdout.strip())
-    assert folder.parent == pathlib.Path("runs") and folder.name.endswith("-set")
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
-    config = (folder / "config.toml").read_text()
-    for entry in ("steps = 2", "batch_size = 2", "size = 32", "seed = 5", "width = 0.2"):
-        assert entry in config.splitlines()
-    assert json.loads((folder / "env.json").read_text())["versions"]["octsod"] == octsod.__version__
-    assert octsod.load(folder / "weights" / "last.safetensors").configuration.stages[0] == ((3, 1),)
-    for word in ("compiling", "step 1/2", "step 2/2", "c.jpg"):
-        assert word in result.stderr
-
-    again = run("train", "--data", data, "--epochs", 2, *options, "-o", tmp_path / "again", "-q")
-    assert again.exit_code == 0 and again.stderr == "" and again.stdout == f"{tmp_path / 'again'}\n"
-    repeated = [json.loads(line) for line in (tmp_path / "again" / "log.jsonl").read_text().splitlines()]
-    assert [line["loss"] for line in repeated] == [line["loss"] for line in lines]
-    assert "not empty" in refused("train", "--data", data, "-o", tmp_path / "again")
-
-
-def test_train_bad_input(tmp_path):
-    assert "none" in refused("train", "--data", tmp_path / "none")
-    run_folder = tmp_path / "run"
-    assert str(tmp_path) in refused("train", "--data", tmp_path, "-o", run_folder)
-    data = write_pairs(tmp_path / "set")
-    wrong = {"--steps": [0], "--batch-size": [0], "--lr": [0, "nan"], "--size": [40, 0], "--seed": [-1]}
-    for option, values in wrong.items():
-        for value in values:
-            assert option in refused("train", "--data", data, option, value, "-o", run_folder)
-    assert not run_folder.exists()
-    (data / "images" / "b.jpg").write_text("not a picture")
-    small = ("--steps", 1, "--width", 0.2, "--size", 32, "-q")
-    assert "b.jpg" in refused("train", "--data", data, *small, "-o", run_folder)
-
-
-def test_train_stops_when_the_loss_is_not_finite(tmp_path):
-    data = write_pairs(tmp_path / "set")
-    options = ("--size", 32, "--width", 0.2, "-q", "-o", tmp_path / "run")
-    assert "not finite" in refused("train", "--data", data, "--lr", 1e38, *options)
-    assert not (tmp_path / "run" / "weights" / "last.safetensors").exists()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT to send")
-def test_interrupted(tmp_path):
-    data, log = write_pairs(tmp_path / "set"), tmp_path / "run" / "log.jsonl"
-    process = octsod_process("train", "--data", data, "--size", 32, "--width", 0.2, "-o", tmp_path / "run")
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and out == "" and err.strip().endswith("Interrupted."), err
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------

@@ -1,17 +1,14 @@
-"""Data sets are found as people download them; batches depend on the seed alone; training stops where it must."""
+"""Data sets are found as people download them; batches and hold-out depend on the seed alone."""
 
-import json
 import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import octsod
-from octsod.data import LAYOUTS, FolderDataset, Loader, Sample, augment
+from octsod.data import LAYOUTS, FolderDataset, Loader, Sample, Subset, augment, hold_out
 from octsod.errors import FileError
 from octsod.images import prepare
-from octsod.training import DivergenceError, Recipe, Trainer, train
 
 
 def write_pairs(root, images="images", masks="masks", stems=("a", "b", "c"), size=(40, 30)):
@@ -100,6 +97,29 @@ def test_sample_faults(tmp_path):
     assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
 
 
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (29, 1), (30, 2), (240, 12), (10_553, 500)])
+def test_hold_out(count, held):
+    """A twentieth, within bounds; nothing is lost or doubled; the seed decides which."""
+
+    def parts(seed):
+        return [part.indices for part in hold_out(range(count), seed)]
+
+    training, validation = parts(3)
+    assert len(validation) == held and sorted(training + validation) == list(range(count))
+    assert training == sorted(training) and validation == sorted(validation)
+    assert parts(3) == [training, validation]
+    assert count < 100 or any(parts(seed)[1] != validation for seed in range(4, 8))
+
+
+def test_subset_keeps_names(tmp_path):
+    dataset = FolderDataset(write_pairs(tmp_path))
+    part = Subset(dataset, [2, 0])
+    assert part.names == ["c", "a"] and len(part) == 2 and part[0].name == "c"
+    assert Subset(Ramp(), [4]).names == ["4"] and Subset(Ramp(), [4])[0].name == "4"
+    with pytest.raises(ValueError, match="at least 2"):
+        hold_out(Subset(dataset, [1]))
+
+
 def test_augmentation():
     """Crops of 0..14 and 1..15 pixels, half of all flipped, half of those vertically, picture and mask alike."""
     image = np.zeros((100, 120, 3), np.uint8)
@@ -158,8 +178,7 @@ def test_loader_without_augmentation():
     for i in range(4):
         np.testing.assert_array_equal(batch.x[i], prepare(Ramp()[i].image, 16))
         np.testing.assert_allclose(batch.y[i], 40 * i / 255, rtol=1e-6)
-    assert Loader(Ramp(), 100).batch_size == 6
-    for options in ({"batch_size": 0}, {"seed": -1}, {"threads": 0}, {"size": 0}):
+    for options in ({"batch_size": 0}, {"batch_size": 7}, {"seed": -1}, {"threads": 0}, {"size": 0}):
         with pytest.raises(ValueError, match="Loader"):
             Loader(Ramp(), **options)
 
@@ -168,62 +187,4 @@ def test_threads_end_with_the_epoch():
     epoch = Loader(Ramp(), 1, 16).epoch(0)
     next(epoch)
     epoch.close()
-    assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
-
-
-def small_model(seed=0):
-    octsod.manual_seed(seed)
-    return octsod.csnet(0.2)
-
-
-def test_train(tmp_path):
-    seen = []
-    trainer = Trainer(small_model(), Recipe(lr=1e-3, milestones=(1,)))
-    last = train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=3, save_every=2, on_step=seen.append)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines == seen and lines[-1] == last
-    assert [(line["step"], line["epoch"]) for line in lines] == [(1, 0), (2, 0), (3, 1)]
-    assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3, 1e-4])
-    assert set(last) == {"step", "epoch", "loss", "penalty", "lr", "img_s", "data_wait_ms"}
-    loaded = octsod.load(tmp_path / "weights" / "last.safetensors").state_dict()
-    for name, array in trainer.model.state_dict().items():
-        np.testing.assert_array_equal(loaded[name], array)
-    again = Trainer(small_model(), Recipe(lr=1e-3, milestones=(1,)))
-    assert train(again, Loader(Ramp(), 3, 32, threads=1), tmp_path / "b", epochs=1)["loss"] == lines[1]["loss"]
-    with pytest.raises(ValueError, match="steps"):
-        train(again, Loader(Ramp(), 3, 32), tmp_path)
-
-
-def test_trainer_follows_the_recipe():
-    """One step equals the formulas of the recipe written out."""
-    from octsod import functional as f
-    from octsod.optim import Adam, DynamicWeightDecay, parameter_groups
-
-    (batch,) = Loader(Ramp(), 6, 32).epoch(0)
-    trainer, model = Trainer(small_model()), small_model()
-    optimizer = Adam(parameter_groups(model, 5e-3), 1e-4, (0.9, 0.99))
-    loss = f.binary_cross_entropy_with_logits(model(octsod.Tensor(batch.x)), octsod.Tensor(batch.y))
-    loss.backward()
-    penalty = DynamicWeightDecay(model, 3.0).apply()
-    optimizer.step()
-    assert trainer.step(*batch) == (loss.item(), penalty)
-    for name, array in model.state_dict().items():
-        np.testing.assert_array_equal(trainer.model.state_dict()[name], array)
-
-
-def test_divergence_keeps_the_last_good_weights(tmp_path):
-    trainer = Trainer(small_model())
-    last = tmp_path / "weights" / "last.safetensors"
-
-    def spoil(line):
-        if line["step"] == 2:
-            trainer.model.classifier.bias.data[...] = np.nan
-
-    with pytest.raises(DivergenceError, match=r"the loss of step 3 is not finite \(nan\)"):
-        train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=9, save_every=3, on_step=spoil)
-    assert not last.exists() and len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
-    trainer = Trainer(small_model())
-    with pytest.raises(DivergenceError, match=r"classifier\.bias"):
-        train(trainer, Loader(Ramp(), 3, 32), tmp_path, steps=2, save_every=1, on_step=spoil)
-    assert np.isfinite(octsod.load(last).classifier.bias.data).all()
     assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())

@@ -24,11 +24,9 @@ class Split(click.ParamType):
     name = "A,B"
 
     def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
         try:
-            shares = tuple(float(share) for share in value.split(","))
-        except ValueError:
+            shares = tuple(float(share) for share in (value.split(",") if isinstance(value, str) else value))
+        except (ValueError, TypeError):
             shares = ()
         if not 1 <= len(shares) <= 3 or not all(0 <= share < math.inf for share in shares) or not sum(shares) > 0:
             self.fail(f"{value!r} is not one to three shares such as 3,1.", param, ctx)
@@ -78,8 +76,8 @@ def _use_threads(ctx, param, count):
 
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), callback=_use_threads, metavar="N",
-    help="Threads for computing.  [default: OCTSOD_THREADS, OMP_NUM_THREADS, or all cores]",
+    "--threads", type=click.IntRange(1, 1024), envvar="OCTSOD_THREADS", show_envvar=True, callback=_use_threads,
+    metavar="N", help="Threads for computing.  [default: OMP_NUM_THREADS, or all cores]",
 )  # fmt: skip
 
 

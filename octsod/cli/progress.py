@@ -1,5 +1,6 @@
 """Progress on standard error: a bar on a terminal, elsewhere a line per interval, nothing if quiet."""
 
+import contextlib
 import sys
 import time
 
@@ -8,13 +9,24 @@ import click
 INTERVAL = 10.0  # seconds between lines
 
 
-class Progress:
-    """`with Progress(total, what) as progress: progress.update(done, text)`; a total of None is unknown."""
+def duration(seconds) -> str:
+    """Such as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
-    def __init__(self, total, what, quiet=False, interval=INTERVAL):
+
+class Progress:
+    """`with Progress(total, what) as progress: progress.update(done, text)`; a total of None is unknown.
+
+    start: how many were done before. interval: seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, total, what, quiet=False, interval=INTERVAL, start=0):
         self.total, self.what, self.quiet, self.interval = total, what, quiet, interval
         self._bar = None
-        self._done, self._text, self._shown, self._next = 0, "", 0, 0.0
+        self._done, self._text, self._shown, self._next = start, "", start, 0.0
+        self._first = None  # how many were done when, at the first update: what came before says nothing of the rest
 
     def __enter__(self):
         if not self.quiet and sys.stderr.isatty():
@@ -23,18 +35,25 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn(self.what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn(self.what), BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[text]}", markup=False), console=Console(stderr=True),
             )  # fmt: skip
             self._bar.start()
-            self._task = self._bar.add_task(self.what, total=self.total, text="")
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self._done, text="")
         return self
 
     def update(self, done, text=""):
         """`done` of the total are done; `text` says how it stands."""
-        self._done, self._text = done, text
+        self._done = done
+        if self._first is None:
+            self._first = done, time.monotonic()
+        self.status(text)
+
+    def status(self, text):
+        """`text` says how it stands, or what it waits for."""
+        self._text = text
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, text=text)
+            self._bar.update(self._task, completed=self._done, text=text)
         elif not self.quiet and time.monotonic() >= self._next:
             self._line()
 
@@ -46,12 +65,52 @@ class Progress:
             click.echo(text, err=True)
 
     def _line(self):
-        total = "" if self.total is None else f"/{self.total}"
+        total = "" if self.total is None else f"/{self.total}{self._remaining()}"
         click.echo(f"{self.what} {self._done}{total}  {self._text}".rstrip(), err=True)
         self._shown, self._next = self._done, time.monotonic() + self.interval
+
+    def _remaining(self):
+        done = self._done - self._first[0] if self._first else 0
+        if done <= 0 or self._done >= self.total:
+            return ""
+        return f"  {duration((time.monotonic() - self._first[1]) / done * (self.total - self._done))} left"
 
     def __exit__(self, *_):
         if self._bar is not None:
             self._bar.stop()
         elif not self.quiet and self._done > self._shown:
             self._line()
+
+
+@contextlib.contextmanager
+def compilation(progress):
+    """Within it, `progress` says which kernels are being compiled, which is done once per machine and version.
+
+    Gives a function that says how long it took since it was called last, if it was done at all.
+    """
+    from numba.core import event
+
+    class Listener(event.Listener):
+        depth, count, seconds = 0, 0, 0.0
+
+        def on_start(self, event):  # a kernel that calls another has that compiled meanwhile
+            self.depth += 1
+            if self.depth == 1:
+                self.start = time.monotonic()
+                name = event.data["dispatcher"].py_func.__name__.strip("_")
+                progress.status(f"compiling kernels: {name} ...")
+
+        def on_end(self, event):
+            self.depth -= 1
+            if self.depth == 0:
+                self.count, self.seconds = self.count + 1, self.seconds + time.monotonic() - self.start
+
+    listener = Listener()
+
+    def report():
+        if listener.count:
+            progress.message(f"{listener.count} kernels compiled in {listener.seconds:.0f} s")
+            listener.count, listener.seconds = 0, 0.0
+
+    with event.install_listener("numba:compile", listener):
+        yield report

@@ -1,130 +1,292 @@
-"""`octsod train`: a CSNet on a folder of pictures and masks, into a run folder."""
+"""`octsod train`: a CSNet on a folder of pictures and masks, or on drawn ones, into a run folder."""
 
 import datetime
-import json
+import itertools
+import os
 import pathlib
-import platform
+import shlex
 import sys
 import time
 
 import click
+from click.core import ParameterSource
 
 from . import Failure
-from .options import Number, check_size, size_option, split_option, threads_option, width_option
-from .progress import Progress
+from .configuration import read_configuration
+from .interruption import Interruption
+from .options import Number, check_size, existing_file, size_option, split_option, threads_option, width_option
+from .progress import INTERVAL, Progress, compilation, duration
 
-EPOCHS = 300  # the paper's
-EPOCHS_DRAWN = 10  # enough for pictures as simple as the embedded ones
-DRAWN = 600  # pictures of the embedded data set
+EPOCHS = 300  # the paper's, as are the defaults of the options below
 
+# The defaults of a run without --data, which a laptop shall do while one waits: where they differ from the paper's.
+EMBEDDED = {"batch_size": 16, "lr": 7e-4, "schedule": "cosine", "size": 96, "width": 0.5}
+EMBEDDED_STEPS = 400
+EMBEDDED_PICTURES = 600
 
-@click.command()
-@click.option(
-    "--data", type=click.Path(exists=True, file_okay=False), metavar="DIR",
-    help="Folder with a folder of pictures and one of masks, such as images and masks.  [default: drawn pictures]",
+# What config.toml holds, and what --config may set.
+SETTINGS = (
+    "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "size", "seed",
+    "threads",
 )  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps.")
-@click.option("--epochs", type=click.IntRange(min=1), metavar="N",
-              help=f"Stop after N epochs.  [default: {EPOCHS}; {EPOCHS_DRAWN} without --data]")  # fmt: skip
-@click.option("-b", "--batch-size", type=click.IntRange(min=1), default=24, show_default=True, metavar="N")
-@click.option("--lr", type=Number(0, min_open=True), default=1e-4, show_default=True, metavar="RATE",
-              help="Learning rate of Adam; a tenth from epoch 200, a hundredth from epoch 250.")  # fmt: skip
-@size_option
+
+
+def _use_file(ctx, param, path):
+    """Let the settings in a file, or those of the run to resume, take the place of the options' defaults."""
+    if path is None:
+        return None
+    if param.name == "resume":
+        path = _run_to_resume(path)
+        file = path / "config.toml"
+    else:
+        file = path
+    ctx.default_map = {**(ctx.default_map or {}), **read_configuration(file, ctx, SETTINGS)}
+    return path
+
+
+def _run_to_resume(path):
+    from octsod.runs import newest_unfinished, read_checkpoint
+
+    if path == "auto":
+        folder = newest_unfinished()
+        if folder is None:
+            raise Failure("runs: holds no unfinished run; name one with --resume RUN.")
+        return folder
+    read_checkpoint(path)  # says so if there is none
+    return pathlib.Path(path)
+
+
+_folder = click.Path(exists=True, file_okay=False)
+
+
+@click.command(
+    epilog="The run without --data has other defaults: "
+    + ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in {**EMBEDDED, "steps": EMBEDDED_STEPS}.items())
+    + "."
+)
+@click.option("--data", type=_folder, metavar="DIR",
+              help="Folder with a folder of pictures and one of masks, such as images and masks.  "
+                   "[default: drawn pictures]")  # fmt: skip
+@click.option("--val", type=_folder, metavar="DIR",
+              help="Such a folder to validate on.  [default: a twentieth of --data, held out]")  # fmt: skip
 @width_option
 @split_option
+@click.option("--init", type=click.Path(dir_okay=False), metavar="FILE",
+              help="Weight file to start from; it says what the network is.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help=f"Stop after N epochs.  [default: {EPOCHS}]")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps.")
+@click.option("-b", "--batch-size", type=click.IntRange(min=1), default=24, show_default=True, metavar="N")
+@click.option("--lr", type=Number(0, min_open=True), default=1e-4, show_default=True, metavar="RATE",
+              help="Learning rate of Adam.")  # fmt: skip
+@click.option("--schedule", type=click.Choice(["milestones", "cosine"]), default="milestones", show_default=True,
+              help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, or along half a cosine.")
+@size_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="For initial weights, order and augmentation.")  # fmt: skip
+              help="For initial weights, hold-out, order and augmentation.")  # fmt: skip
 @threads_option
+@click.option("-c", "--config", type=existing_file(), is_eager=True, callback=_use_file, metavar="FILE",
+              help="TOML file of settings, such as a run's config.toml; options given here come first.")  # fmt: skip
+@click.option("--print-config", is_flag=True, help="Print all settings as TOML and do nothing else.")
+@click.option("--resume", is_eager=True, callback=_use_file, metavar="RUN|auto",
+              help="Go on with the run in this folder, or with the newest unfinished one in ./runs; --epochs or "
+                   "--steps make it longer.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="RUN",
               help="Run folder.  [default: runs/<time>-<name of the data>]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def train(data, steps, epochs, batch_size, lr, size, width, split, seed, threads, output, quiet):
+@click.option("-v", "--verbose", is_flag=True, help="A line per step, and all files that are left out.")
+@click.pass_context
+def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
     """Train a CSNet on pictures and masks.
 
-    The recipe is the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step) and
-    weights/last.safetensors; its path is printed at the end.
+    The recipe is the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step),
+    weights/last.safetensors and best.safetensors (by the held-out pictures' max-F), plots of both, and what --resume
+    needs; its path is printed at the end. Ctrl-C ends the step, writes a checkpoint and says how to go on.
     """
-    import octsod
-    from octsod.data import FolderDataset, Loader
-    from octsod.synthetic import SyntheticDataset
-    from octsod.training import Recipe, Trainer
-    from octsod.training import train as run
+    if resume and (config or output):
+        raise click.UsageError("--resume takes folder and settings from the run; leave --config and --output out.")
+    settings = _settings(ctx)
+    if print_config:
+        import tomli_w
 
-    if data is None:
-        dataset, name, source = SyntheticDataset(DRAWN, seed=seed), "synthetic", "drawn from the seed"
+        click.echo(tomli_w.dumps(settings), nl=False)
+        return
+
+    from octsod import runs, training
+
+    training_set, held_out, notes = _data(settings, verbose)
+    loader = _loader(settings, training_set)
+    checkpoint = runs.read_checkpoint(resume) if resume else None
+    trainer = _trainer(settings, len(loader), checkpoint)
+    pictures = (training_set.names, held_out.names)
+    if resume:
+        if checkpoint.finished(trainer.total):
+            raise Failure(f"{resume}: is finished after {checkpoint.steps} steps; more --epochs or --steps go on.")
+        checkpoint.restore(trainer)
+        run = runs.Run.resume(resume, settings, pictures, checkpoint)
     else:
-        dataset = FolderDataset(data)
-        name, source = dataset.root.resolve().name, f"in {dataset.root}"
-    octsod.manual_seed(seed)
-    model = octsod.csnet(width, split)
-    check_size(model, size)
-    trainer = Trainer(model, Recipe(lr=lr))
-    loader = Loader(dataset, batch_size, size, seed, threads=min(2, octsod.get_num_threads()))
-    if steps is None and epochs is None:
-        epochs = EPOCHS if data else EPOCHS_DRAWN
-    folder = _new_folder(output, name)
-    config = {
-        "data": data, "steps": steps, "epochs": epochs, "batch_size": loader.batch_size, "lr": lr, "size": size,
-        "width": width, "split": list(split), "seed": seed, "threads": octsod.get_num_threads(),
-    }  # fmt: skip
-    _describe(folder, config)
-
-    limits = [steps, epochs and epochs * len(loader)]
-    with Progress(min(limit for limit in limits if limit), "step", quiet) as progress:
-        progress.message(f"{len(dataset)} pictures with masks {source}; run folder {folder}")
-        if unpaired := getattr(dataset, "unpaired", ()):
-            shown = ", ".join(path.name for path in unpaired[:3])
-            progress.message(f"{len(unpaired)} files without a partner are left out: {shown} ...")
-        progress.message("First step: compiling the kernels that are not in the cache yet ...")
-        start = time.monotonic()
-
-        def show(line):
-            if line["step"] == 1:
-                progress.message(f"First step done after {time.monotonic() - start:.1f} s.")
-            progress.update(line["step"], _status(line))
-
-        run(trainer, loader, folder, steps, epochs, on_step=show)
-    click.echo(folder)
+        run = runs.Run.create(_new_folder(output, settings), settings, pictures)
+    try:
+        with (
+            run,
+            Interruption(quiet) as interruption,
+            Progress(trainer.total, "step", quiet, 0.0 if verbose else INTERVAL, trainer.steps) as progress,
+            compilation(progress) as report,
+        ):
+            for note in (*notes, f"run folder {run.folder}"):
+                progress.message(note)
+            display = _Display(progress, report, run)
+            validation = training.Validation(held_out, settings["size"])
+            done = training.train(trainer, loader, run, validation, on_line=display.show, stop=interruption.requested)
+        display.sum_up()
+    except training.DivergenceError as error:
+        click.echo(f"Error: {str(error).rstrip('.')}; {run.kept}.", err=True)
+        ctx.exit(1)
+    if not done:
+        click.echo(f"Interrupted. Go on with: octsod train --resume {shlex.quote(str(run.folder))}", err=True)
+        ctx.exit(interruption.code)
+    click.echo(run.folder)
 
 
-def _status(line):
-    return (
-        f"epoch {line['epoch'] + 1}  loss {line['loss']:.4f}  penalty {line['penalty']:.1f}  "
-        f"{line['img_s']:.1f} images/s  waited {line['data_wait_ms']:.0f} ms for data"
-    )
-
-
-def _new_folder(output, name):
-    """The run folder, made; Failure if there is something in it already."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = pathlib.Path(output) if output else pathlib.Path("runs") / f"{stamp}-{name}"
-    if folder.exists() and any(folder.iterdir()):
-        raise Failure(f"{folder}: exists already and is not empty; name another run folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _describe(folder, config):
-    """Write what the run was asked for and what it runs on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    import tomli_w
-
+def _settings(ctx):
+    """All settings, resolved: option > environment > file > default. What is None is left out, as TOML has no null."""
     import octsod
 
-    versions = {"octsod": octsod.__version__, "python": platform.python_version()}
-    for package in ("numpy", "numba", "llvmlite", "pillow", "safetensors"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    environment = {
-        "versions": versions,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "threads": config["threads"],
-        "arguments": sys.argv[1:],
-    }
-    config = {name: value for name, value in config.items() if value is not None}  # TOML has no null
-    (folder / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
-    (folder / "env.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    values = {name: ctx.params[name] for name in SETTINGS}
+    source = {name: ctx.get_parameter_source(name) for name in SETTINGS}
+    if values["data"] is None:
+        if values["val"] is not None:
+            raise click.UsageError("--val needs --data.")
+        for name, value in EMBEDDED.items():
+            if source[name] is ParameterSource.DEFAULT:
+                values[name] = value
+    if values["init"] is not None:
+        for name in ("width", "split"):
+            if source[name] is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--init says what the network is; leave --{name} out.")
+            values[name] = None
+    # Of the two lengths, an option replaces both of a file: to make a run longer, one is enough.
+    if any(source[name] is ParameterSource.COMMANDLINE for name in ("epochs", "steps")):
+        for name in ("epochs", "steps"):
+            if source[name] is not ParameterSource.COMMANDLINE:
+                values[name] = None
+    elif values["epochs"] is None and values["steps"] is None:
+        values.update({"epochs": EPOCHS} if values["data"] else {"steps": EMBEDDED_STEPS})
+    for name in ("data", "val", "init"):
+        values[name] = values[name] and os.path.abspath(values[name])
+    values["split"] = values["split"] and list(values["split"])
+    values["threads"] = values["threads"] or octsod.get_num_threads()
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _data(settings, verbose):
+    """The pictures to train on, those to validate on, and what is to be said about them."""
+    from octsod.data import FolderDataset, Subset, hold_out
+
+    if "data" not in settings:
+        from octsod.synthetic import SyntheticDataset
+
+        drawn = SyntheticDataset(EMBEDDED_PICTURES, seed=settings["seed"])
+        training_set, held_out = hold_out(drawn, settings["seed"])
+        return training_set, held_out, [f"{len(training_set)} drawn pictures to train on, {len(held_out)} held out"]
+    folders = [FolderDataset(settings[name]) for name in ("data", "val") if name in settings]
+    notes = []
+    for folder in folders:
+        if folder.unpaired:
+            shown = folder.unpaired[: None if verbose else 3]
+            more = f" and {len(folder.unpaired) - len(shown)} more" if len(shown) < len(folder.unpaired) else ""
+            names = ", ".join(path.name for path in shown)
+            notes.append(f"{folder.root}: left out for want of a partner: {names}{more}")
+    if len(folders) == 2:
+        training_set, held_out = (Subset(folder, range(len(folder))) for folder in folders)
+        notes.append(f"{len(training_set)} pictures to train on, {len(held_out)} of {folders[1].root} to validate on")
+    else:
+        if len(folders[0]) < 2:
+            raise Failure(f"{folders[0].root}: holds one picture with a mask; without --val, two are needed.")
+        training_set, held_out = hold_out(folders[0], settings["seed"])
+        notes.append(f"{len(training_set)} pictures to train on, {len(held_out)} held out to validate on (data.json)")
+    return training_set, held_out, notes
+
+
+def _loader(settings, training_set):
+    from octsod.data import Loader
+
+    size = settings["batch_size"]
+    if size > len(training_set):
+        message = f"{size} is more than the {len(training_set)} pictures to train on."
+        raise click.BadParameter(message, param_hint="--batch-size")
+    return Loader(training_set, size, settings["size"], settings["seed"], threads=min(2, settings["threads"]))
+
+
+def _trainer(settings, steps_per_epoch, checkpoint):
+    """A trainer of the network that the run is about, for as many steps as it is to have."""
+    import octsod
+    from octsod.training import Recipe, Trainer
+
+    if checkpoint is not None:
+        model = checkpoint.model()
+    elif "init" in settings:
+        model = octsod.load(settings["init"])
+    else:
+        octsod.manual_seed(settings["seed"])
+        model = octsod.csnet(settings["width"], settings["split"])
+    check_size(model, settings["size"])
+    lengths = [settings["steps"]] if "steps" in settings else []
+    lengths += [settings["epochs"] * steps_per_epoch] if "epochs" in settings else []
+    return Trainer(model, Recipe(lr=settings["lr"], schedule=settings["schedule"]), min(lengths))
+
+
+def _new_folder(output, settings):
+    """The folder for a new run, which is new or empty; Failure if it is not."""
+    if output is not None:
+        folder = pathlib.Path(output)
+        if folder.exists() and any(folder.iterdir()):
+            raise Failure(f"{folder}: exists already and is not empty; name another run folder, or --resume this one.")
+        return folder
+    name = pathlib.Path(settings["data"]).name if "data" in settings else "drawn"
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    folders = (pathlib.Path("runs", f"{stamp}-{name}{suffix}") for suffix in suffixes)
+    return next(folder for folder in folders if not folder.exists())
+
+
+class _Display:
+    """Shows the lines of a run's log as they come, and sums them up."""
+
+    def __init__(self, progress, report, run):
+        self.progress, self.report, self.run = progress, report, run
+        self.start, self.steps, self.seconds, self.waited = time.monotonic(), 0, 0.0, 0.0
+
+    def show(self, line):
+        self.report()
+        epoch = f"epoch {line['epoch'] + 1}"
+        if "max_f" in line:
+            best = ", the best so far" if line == self.run.best else ""
+            self.progress.message(f"{epoch}: max F {line['max_f']:.4f}, MAE {line['mae']:.4f}{best}")
+            return
+        seconds, waited = self.run.settings["batch_size"] / line["img_s"], line["data_wait_ms"] / 1000
+        if self.steps:  # the first step compiles, and says nothing of the others
+            self.seconds += seconds
+            self.waited += waited
+        self.steps += 1
+        facts = f"{epoch}  loss {line['loss']:.4f}  {line['img_s']:.1f} images/s  wait {waited / seconds:.0%}"
+        self.progress.update(line["step"], facts)
+
+    def sum_up(self):
+        facts = [f"{self.steps} steps in {duration(time.monotonic() - self.start)}"]
+        if self.steps > 1:
+            pictures = (self.steps - 1) * self.run.settings["batch_size"]
+            facts.append(f"{pictures / self.seconds:.1f} images/s")
+            facts.append(f"{self.waited / self.seconds:.1%} waiting for data")
+        memory = _peak_memory()
+        if memory:
+            facts.append(f"peak memory {memory / 1e6:.0f} MB")
+        self.progress.message(", ".join(facts))
+
+
+def _peak_memory():
+    """The most memory that this process has had, in bytes; None where it is not known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

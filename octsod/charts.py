@@ -1,0 +1,111 @@
+"""Line charts, drawn with Pillow alone: what a training's log looks like."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+SCALE = 3  # drawn this much larger, then averaged down: smooth lines
+WIDTH, HEIGHT = 460, 280  # of a chart, in pixels
+LEFT, TOP, RIGHT, BOTTOM = 62, 40, 18, 34  # around its plot
+
+INK, PALE, GRID = (40, 44, 52), (130, 136, 146), (228, 231, 236)
+BLUE, GREEN, ORANGE, PURPLE = (38, 110, 200), (20, 140, 90), (222, 110, 20), (130, 80, 190)
+
+
+class Line(NamedTuple):
+    """A line through the points (x, y), all finite; `marked` puts a dot on each."""
+
+    x: np.ndarray
+    y: np.ndarray
+    colour: tuple
+    width: float = 1.8
+    marked: bool = False
+
+
+def training_curves(lines) -> np.ndarray:
+    """Loss, learning rate, and validation's max-F and MAE over the steps: a picture (H, W, 3) uint8.
+
+    lines: of a run's log (`runs.Run.lines`).
+    """
+    steps = [line for line in lines if "loss" in line]
+    scores = [line for line in lines if "max_f" in line]
+
+    def points(source, key):
+        return np.array([line["step"] for line in source], float), np.array([line[key] for line in source], float)
+
+    x, loss = _thinned(*points(steps, "loss"))
+    tint = tuple((c + 2 * 255) // 3 for c in BLUE)
+    charts = [
+        chart("Loss (binary cross-entropy)", [Line(x, loss, tint, 1.2), Line(x, _smoothed(loss), BLUE)]),
+        chart("Learning rate", [Line(*_thinned(*points(steps, "lr")), ORANGE)]),
+        chart("Validation: max F-measure", [Line(*points(scores, "max_f"), GREEN, marked=True)]),
+        chart("Validation: mean absolute error", [Line(*points(scores, "mae"), PURPLE, marked=True)]),
+    ]
+    return np.concatenate([np.concatenate(charts[:2], axis=1), np.concatenate(charts[2:], axis=1)])
+
+
+def chart(title, lines) -> np.ndarray:
+    """Lines over steps from 0, on a common grid: a picture (HEIGHT, WIDTH, 3) uint8. Without a point it says so."""
+    image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
+    draw = ImageDraw.Draw(image)
+    text = lambda x, y, words, anchor, size=12, fill=PALE: draw.text(  # noqa: E731
+        (x * SCALE, y * SCALE), words, fill, ImageFont.load_default(size * SCALE), anchor
+    )
+    text(LEFT, TOP / 2, title, "lm", 14, INK)
+    if not any(len(line.x) for line in lines):
+        text(WIDTH / 2, HEIGHT / 2, "nothing yet", "mm")
+        return _averaged(image)
+    x_ticks = ticks(0, max(line.x.max() for line in lines), 5)
+    y_ticks = ticks(min(line.y.min() for line in lines), max(line.y.max() for line in lines), 5)
+
+    def place(x, y):
+        """From values to pixels of the large picture."""
+        across, up = ((v - t[0]) / (t[-1] - t[0]) for v, t in ((x, x_ticks), (y, y_ticks)))
+        return (
+            SCALE * (LEFT + across * (WIDTH - LEFT - RIGHT)), SCALE * (HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM))
+        )  # fmt: skip
+
+    for y in y_ticks:
+        draw.line([place(x_ticks[0], y), place(x_ticks[-1], y)], GRID, SCALE)
+        text(LEFT - 8, place(0, y)[1] / SCALE, f"{y:.6g}", "rm")
+    for x in x_ticks[:-1]:
+        text(place(x, 0)[0] / SCALE, HEIGHT - BOTTOM + 14, f"{x:.6g}", "mm")
+    text(WIDTH - RIGHT, HEIGHT - BOTTOM + 14, f"{x_ticks[-1]:.6g} steps", "rm")
+    for line in lines:
+        xs, ys = place(line.x, line.y)
+        path = list(zip(xs.tolist(), ys.tolist(), strict=True))
+        draw.line(path, line.colour, round(line.width * SCALE), "curve")
+        if line.marked or len(path) == 1:
+            for point in path:
+                draw.circle(point, 2.6 * SCALE, line.colour)
+    return _averaged(image)
+
+
+def ticks(low, high, count) -> list[float]:
+    """About `count` round numbers, evenly spaced, from at most `low` to at least `high`; at least two."""
+    span = high - low or abs(high) or 1.0
+    step = 10.0 ** math.floor(math.log10(span / count))
+    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if factor * step * count >= span * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
+
+
+def _averaged(image):
+    return np.asarray(image.reduce(SCALE))
+
+
+def _thinned(x, y, limit=WIDTH):
+    """At most `limit` points, each the mean of as many neighbours."""
+    if not len(x):
+        return x, y
+    starts = np.arange(0, len(x), -(-len(x) // limit))
+    counts = np.diff([*starts, len(x)])
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+
+
+def _smoothed(y):
+    """The mean over a window of a twentieth of all points."""
+    window = np.ones(max(len(y) // 20, 1))
+    return np.convolve(y, window, "same") / np.convolve(np.ones(len(y)), window, "same") if len(y) else y

@@ -1,0 +1,56 @@
+"""Settings from a TOML file: they take the place of the defaults of a command's options."""
+
+import click
+
+from .options import Split
+
+# What a setting may be in a file, by the type of its option.
+_TOML = (
+    (click.IntRange, (int,), "an integer"),
+    (click.FloatRange, (int, float), "a number"),
+    (Split, (str, list), 'shares such as [3, 1] or "3,1"'),
+    (click.ParamType, (str,), "a string"),
+)
+
+
+def read_configuration(path, ctx, names) -> dict:
+    """The settings in the file, converted as the options `names` of the command would convert them.
+
+    Raises FileError, which names the file and the key, on anything else.
+    """
+    from octsod.errors import FileError
+
+    options = {option.name: option for option in ctx.command.params if option.name in names}
+    settings = {}
+    for key, value in _read(path).items():
+        if key not in options:
+            import difflib
+
+            near = difflib.get_close_matches(key, options, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(names)}."
+            raise FileError(f"{path}: `{key}` is no setting; {hint}")
+        option = options[key]
+        allowed, expected = next((types, words) for kind, types, words in _TOML if isinstance(option.type, kind))
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise FileError(f"{path}: `{key}` is {value!r}; expected {expected}.")
+        try:
+            settings[key] = option.type.convert(value, option, ctx)
+        except click.BadParameter as error:
+            raise FileError(f"{path}: `{key}`: {error.message}") from error
+    return settings
+
+
+def _read(path):
+    from octsod.errors import FileError
+
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}.") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise FileError(f"{path}: is no TOML: {error}.") from error

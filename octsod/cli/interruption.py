@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM while training: the first one asks for a stop, a second Ctrl-C stops at once."""
+
+import os
+import signal
+
+from . import INTERRUPTED
+
+RESUMABLE = 75  # stopped cleanly by SIGTERM
+
+
+class Interruption:
+    """`with Interruption() as interruption:` has signals noted; `interruption.code` is the exit code they ask for.
+
+    It is None until one comes. A second Ctrl-C raises KeyboardInterrupt. quiet: do not say that it was heard.
+    """
+
+    def __init__(self, quiet=False):
+        self.quiet, self.code = quiet, None
+
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.code is not None
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.code is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.code = INTERRUPTED if number == signal.SIGINT else RESUMABLE
+        if not self.quiet:
+            # Not through sys.stderr, in whose own code the signal may have come.
+            os.write(2, b"\nFinishing this step, then writing a checkpoint; Ctrl-C stops at once.\n")

@@ -1,0 +1,45 @@
+"""Charts show what they are given."""
+
+import numpy as np
+import pytest
+
+from octsod.charts import BLUE, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, chart, ticks, training_curves
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 131_700, [0, 50_000, 100_000, 150_000]),
+        (0.13, 0.71, [0, 0.2, 0.4, 0.6, 0.8]),
+        (1e-7, 1e-4, [0, 2e-5, 4e-5, 6e-5, 8e-5, 1e-4]),
+        (0, 0, [0, 0.2]),
+        (5, 5, [5, 6]),
+    ],
+)
+def test_ticks(low, high, expected):
+    assert ticks(low, high, 5) == pytest.approx(expected)
+
+
+def is_drawn(picture, colour):
+    return (np.abs(picture.astype(int) - colour).sum(axis=2) < 60).nonzero()
+
+
+def test_chart():
+    """A line that rises is drawn from the left end of the plot to the right, and from its foot to its head."""
+    rows, columns = is_drawn(chart("rise", [Line(np.array([0.0, 100]), np.array([0.0, 1]), BLUE)]), BLUE)
+    assert columns.min() <= LEFT + 1 and columns.max() >= WIDTH - RIGHT - 2
+    assert rows.min() <= TOP + 1 and rows.max() > HEIGHT - 40
+    assert rows[columns == columns.min()].mean() > rows[columns == columns.max()].mean()
+    empty = chart("nothing", [Line(np.zeros(0), np.zeros(0), BLUE)])
+    assert empty.shape == (HEIGHT, WIDTH, 3) and not is_drawn(empty, BLUE)[0].size
+
+
+def test_training_curves():
+    steps = [{"step": n, "loss": 1 / n, "lr": 1e-3} for n in range(1, 1001)]
+    scores = [{"step": 500, "max_f": 0.5, "mae": 0.2}, {"step": 1000, "max_f": 0.7, "mae": 0.1}]
+    full = training_curves(steps + scores)
+    assert full.shape == (2 * HEIGHT, 2 * WIDTH, 3) and full.dtype == np.uint8
+    for lines in ([], steps[:1], steps[:1] + scores[:1]):
+        picture = training_curves(lines)
+        assert picture.shape == full.shape and (picture != full).any()

@@ -1,0 +1,391 @@
+"""`octsod train` as people call it: settings, run folder, resume, interruption, and bad input."""
+
+import errno
+import json
+import os
+import pathlib
+import signal
+import time
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+import numba
+import numpy as np
+import pytest
+from commands import octsod_process, refused, run
+from PIL import Image
+from test_data import write_pairs
+
+import octsod
+from octsod import nn, runs
+from octsod.cli import train as command
+from octsod.cli.progress import Progress, compilation, duration
+
+SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def _same_threads():
+    """Commands set the number of threads for the whole process."""
+    before = octsod.get_num_threads()
+    yield
+    octsod.set_num_threads(before)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Seven pictures with masks, of which one is held out: three steps of two per epoch."""
+    return write_pairs(tmp_path / "set", stems="abcdefg")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(data, run folder) of a run of four steps that is done."""
+    root = tmp_path_factory.mktemp("finished")
+    data = write_pairs(root / "set", stems="abcdefg")
+    result = run("train", "--data", data, *SMALL, "--steps", 4, "--seed", 5, "--lr", 1e-3, "-o", root / "run")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{root / 'run'}\n"
+    return data, root / "run"
+
+
+def settings_of(*arguments):
+    result = run("train", "--print-config", *arguments)
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    return tomllib.loads(result.stdout)
+
+
+def write_toml(path, text):
+    path.write_text(text)
+    return path
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_defaults(data):
+    paper = {"epochs": 300, "batch_size": 24, "lr": 1e-4, "schedule": "milestones", "size": 224, "width": 1.0,
+             "split": [0.5, 0.5], "seed": 0}  # fmt: skip
+    assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
+    del paper["epochs"]
+    drawn = {**paper, **command.EMBEDDED, "steps": command.EMBEDDED_STEPS, "threads": 3, "lr": 0.25}
+    assert settings_of("--threads", 3, "--lr", 0.25) == drawn
+
+
+def test_precedence(tmp_path, data, monkeypatch):
+    """Option, environment, file, default."""
+    monkeypatch.delenv("OCTSOD_THREADS", raising=False)
+    file = write_toml(tmp_path / "c.toml", "threads = 2\nsize = 64\nlr = 1\nsplit = [3, 1]\nepochs = 7\nseed = 4\n")
+    found = settings_of("--config", file, "--size", 32, "--data", data)
+    assert (found["threads"], found["size"], found["lr"], found["split"]) == (2, 32, 1.0, [3, 1])
+    assert (found["epochs"], found["seed"], found["batch_size"]) == (7, 4, 24)
+    monkeypatch.setenv("OCTSOD_THREADS", "5")
+    assert settings_of("--config", file)["threads"] == 5
+    assert settings_of("--config", file, "--threads", 6)["threads"] == 6
+    longer = settings_of("--config", file, "--steps", 9)  # an option for one length replaces the file's other one
+    assert longer["steps"] == 9 and "epochs" not in longer
+    assert settings_of("--epochs", 2).get("steps") is None
+    monkeypatch.setenv("OCTSOD_THREADS", "many")
+    assert "OCTSOD_THREADS" in refused("train", "--print-config")
+
+
+def test_a_runs_own_configuration_can_be_given_back(finished):
+    _, folder = finished
+    text = (folder / "config.toml").read_text()
+    assert run("train", "--print-config", "--config", folder / "config.toml").stdout == text
+    assert run("train", "--print-config", "--resume", folder).stdout == text
+
+
+def test_bad_configuration_files(tmp_path):
+    def message(text, *arguments):
+        line = refused("train", "--print-config", "-c", write_toml(tmp_path / "c.toml", text), *arguments)
+        assert "c.toml: " in line
+        return line
+
+    assert "`batchsize` is no setting; did you mean `batch_size`?" in message("batchsize = 3")
+    assert "`xyz` is no setting; known are data, val, " in message("xyz = 3")
+    assert "`output` is no setting" in message('output = "runs/a"')
+    assert "`lr` is 'fast'; expected a number" in message('lr = "fast"')
+    assert "`epochs` is True; expected an integer" in message("epochs = true")
+    assert "`epochs` is 2.5; expected an integer" in message("epochs = 2.5")
+    assert "`data` is 3; expected a string" in message("data = 3")
+    assert "`split`" in message("split = [0, 0]") and "`split`" in message('split = ["a"]')
+    assert "`lr`" in message("lr = nan") and "`size`" in message("size = 3")
+    assert "`data`" in message('data = "none"') and "`schedule`" in message('schedule = "linear"')
+    assert "is no TOML" in message("lr == 3")
+    (tmp_path / "c.toml").write_bytes(b"\xff\xfe")
+    assert "is no TOML" in refused("train", "-c", tmp_path / "c.toml")
+    assert "none.toml" in refused("train", "-c", tmp_path / "none.toml")
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_train(tmp_path, data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (data / "masks" / "c.png").unlink()
+    options = (*SMALL, "--split", "3,1", "--epochs", 2, "--seed", 5)
+    result = run("train", "--data", "set", *options, "-v")
+    assert result.exit_code == 0, result.output
+    folder = pathlib.Path(result.stdout.strip())
+    assert folder.parent == pathlib.Path("runs") and folder.name.endswith("-set")
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "max_f" in line] == [2, 4]
+    held_out = json.loads((folder / "data.json").read_text())["validation"]
+    assert len(held_out) == 1 and held_out[0] in "abdefg"
+    environment = json.loads((folder / "env.json").read_text())
+    assert environment["versions"]["octsod"] == octsod.__version__ and environment["cpus"]
+    assert octsod.load(folder / "weights" / "last.safetensors").configuration.stages[0] == ((3, 1),)
+    for name in ("curves", "predictions"):
+        assert np.asarray(Image.open(folder / "plots" / f"{name}.png")).std() > 10
+    for words in (
+        "5 pictures to train on, 1 held out", "left out for want of a partner: c.jpg", f"run folder {folder}",
+        "step 1/4", "step 4/4", "images/s", "wait ", "left  epoch 1", "epoch 2: max F 0.", "4 steps in 0:",
+        "waiting for data", "peak memory",
+    ):  # fmt: skip
+        assert words in result.stderr, words
+
+    again = run("train", "--config", folder / "config.toml", "-o", "again", "-q")
+    assert again.exit_code == 0 and again.stderr == "" and again.stdout == "again\n"
+    first, second = (runs.read_checkpoint(f).state for f in (folder, "again"))
+    assert all((second[name] == array).all() for name, array in first.items())
+    assert "not empty" in refused("train", "--data", data, *SMALL, "-o", "again")
+
+
+@numba.njit
+def _some_kernel(x):
+    return x + 1
+
+
+def test_compilation_is_shown(capsys):
+    with Progress(2, "step", interval=0) as progress, compilation(progress) as report:
+        report()
+        _some_kernel(1)
+        report()
+        report()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["step 0/2  compiling kernels: some_kernel ...", "1 kernels compiled in 0 s"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_validation_folder(tmp_path, data):
+    other = write_pairs(tmp_path / "other", stems="xy")
+    result = run("train", "--data", data, "--val", other, *SMALL, "--steps", 1, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "7 pictures to train on, 2 of " in result.stderr
+    names = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert names == {"training": [*"abcdefg"], "validation": ["x", "y"]}
+    assert "--val needs --data" in refused("train", "--val", other)
+
+
+def test_init(tmp_path, data, finished):
+    """Weights say what the network is; a learned layer configuration survives."""
+    weights = finished[1] / "weights" / "last.safetensors"
+    options = ("--data", data, "-b", 2, "--size", 32, "--init", weights)
+    result = run("train", *options, "--steps", 1, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    started = octsod.load(tmp_path / "run" / "weights" / "last.safetensors")
+    assert started.configuration == octsod.load(weights).configuration
+    assert "width" not in (tmp_path / "run" / "config.toml").read_text()
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    before = (finished[1] / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["loss"] < json.loads(before[0])["loss"]
+    for option, value in (("--width", 1), ("--split", "1,1")):
+        assert option in refused("train", *options, option, value)
+    assert "none.safetensors" in refused("train", "--data", data, *SMALL[:4], "--init", tmp_path / "none.safetensors")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_embedded_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "EMBEDDED_PICTURES", 6)
+    result = run("train", *SMALL, "--steps", 1)
+    assert result.exit_code == 0, result.output
+    assert "5 drawn pictures to train on, 1 held out" in result.stderr
+    folder = pathlib.Path(result.stdout.strip())
+    assert folder.name.endswith("-drawn") and len(json.loads((folder / "data.json").read_text())["training"]) == 5
+
+
+# --- resume -----------------------------------------------------------------------------------------------------------
+
+
+def test_resume(tmp_path, data, finished, monkeypatch):
+    """A run that was killed goes on where it was, and ends as one that nothing stopped; then it is made longer."""
+    monkeypatch.chdir(tmp_path)
+    straight = finished[1]
+    real = runs.Run.log
+
+    def log(self, line):
+        real(self, line)
+        if line["step"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.Run, "log", log)
+    options = ("--data", data, *SMALL, "--seed", 5, "--lr", 1e-3)
+    killed = run("train", *options, "--steps", 4, "-o", "runs/a")
+    assert killed.exit_code == 130 and killed.stderr.endswith("Interrupted.\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "--resume", "auto", *options, "--steps", 4)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "runs/a\n" or result.stdout == f"{pathlib.Path('runs/a')}\n"
+    ours, theirs = runs.read_checkpoint("runs/a"), runs.read_checkpoint(straight)
+    assert all((ours.state[name] == array).all() for name, array in theirs.state.items())
+    assert "no unfinished run" in refused("train", "--resume", "auto")
+    assert "is finished after 4 steps" in refused("train", "--resume", "runs/a")
+
+    longer = run("train", "--resume", "runs/a", "--epochs", 2, "--threads", 2)
+    assert longer.exit_code == 0, longer.output
+    assert runs.read_checkpoint("runs/a").steps == 6
+    text = (tmp_path / "runs" / "a" / "config.toml").read_text()
+    assert "epochs = 2" in text and "threads = 2" in text and "steps" not in text
+
+
+def test_resume_bad_input(tmp_path, finished):
+    data, folder = finished
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def message(*arguments, code=2):
+        line = refused("train", "--resume", folder, *arguments, code=code)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        return line
+
+    assert "none: no such run folder" in refused("train", "--resume", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "holds no checkpoint" in refused("train", "--resume", tmp_path / "empty")
+    assert "was started with width = 0.2, not 0.4" in message("--width", 0.4, "--steps", 9)
+    assert "lr = 0.001, not 0.5; seed = 5, not 6" in message("--lr", 0.5, "--seed", 6, "--steps", 9)
+    assert "leave --config and --output out" in message("-o", tmp_path / "other")
+    assert "leave --config and --output out" in message("-c", folder / "config.toml")
+    assert "leave --width out" in message("--init", folder / "weights" / "last.safetensors")
+    picture = data / "images" / "a.jpg"
+    picture.rename(data / "images" / "new.jpg")
+    try:
+        assert "other pictures for training" in message("--steps", 9)
+    finally:
+        (data / "images" / "new.jpg").rename(picture)
+
+
+def test_resume_of_a_damaged_run(tmp_path, finished):
+    folder = finished[1]
+    other = tmp_path / "run"
+    for part in ("config.toml", "data.json", "env.json", "log.jsonl", runs.CHECKPOINT):
+        (other / part).parent.mkdir(parents=True, exist_ok=True)
+        (other / part).write_bytes((folder / part).read_bytes())
+    config = (other / "config.toml").read_text()
+    (other / "config.toml").write_text(config.replace("width = 0.2", "width = 0.3"))  # as of another network
+    assert "width = 0.2, not 0.3" in refused("train", "--resume", other, "--steps", 9)
+    (other / "config.toml").unlink()
+    assert "config.toml: " in refused("train", "--resume", other, "--steps", 9)
+    (other / "config.toml").write_text(config)
+    (other / "data.json").write_text("{")
+    assert "data.json: " in refused("train", "--resume", other, "--steps", 9)
+    whole = (other / runs.CHECKPOINT).read_bytes()
+    (other / runs.CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    assert "checkpoint.safetensors: is damaged" in refused("train", "--resume", other, "--steps", 9)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_bad_input(tmp_path, data):
+    assert "none" in refused("train", "--data", tmp_path / "none")
+    target = tmp_path / "run"
+    (tmp_path / "empty").mkdir()
+    assert "images with masks" in refused("train", "--data", tmp_path / "empty", "-o", target)
+    write_pairs(tmp_path / "one", stems="a")
+    assert "without --val, two are needed" in refused("train", "--data", tmp_path / "one", "-o", target)
+    for mask in (write_pairs(tmp_path / "apart") / "masks").iterdir():
+        mask.rename(mask.with_stem(mask.stem + "_mask"))
+    assert "has a mask in" in refused("train", "--data", tmp_path / "apart", "-o", target)
+    assert "24 is more than the 6 pictures" in refused("train", "--data", data, "-o", target)
+    wrong = {"--steps": [0], "--epochs": [0], "--batch-size": [0, 7], "--lr": [0, "nan"], "--size": [40, 0],
+             "--seed": [-1], "--schedule": ["linear"], "--threads": [0]}  # fmt: skip
+    for option, values in wrong.items():
+        for value in values:
+            assert option in refused("train", "--data", data, "-b", 2, option, value, "-o", target)
+    assert not target.exists()
+
+
+def test_bad_pictures(tmp_path, data):
+    options = ("--data", data, *SMALL, "--epochs", 1, "-q")
+    Image.new("L", (30, 30)).save(data / "masks" / "b.png")
+    line = refused("train", *options, "-o", tmp_path / "size")
+    assert "b.png: the mask is 30x30, but its picture b.jpg is 40x30" in line
+    (data / "images" / "b.jpg").write_text("not a picture")
+    assert "b.jpg" in refused("train", *options, "-o", tmp_path / "broken")
+    assert runs.read_checkpoint(tmp_path / "broken").steps == 0
+
+
+def test_divergence(tmp_path, data):
+    options = ("--data", data, *SMALL, "--steps", 4, "-q", "-o", tmp_path / "run")
+    line = refused("train", *options, "--lr", 1e38, code=1)
+    assert "stopped in step 2: the loss is" in line and "first number that is not finite" in line
+    assert line.endswith(f"the checkpoint of step 0 in {tmp_path / 'run'} is intact.")
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_full_disk(tmp_path, data, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = refused("train", "--data", data, *SMALL, "-q", "-o", tmp_path / "run")
+    assert "run: cannot be written: No space left on device" in line
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.stat().st_size]
+
+
+def interrupted(tmp_path, data, *numbers):
+    """Exit code and standard error of a training that gets signals in the middle of a step."""
+    log = tmp_path / "run" / "log.jsonl"
+    process = octsod_process("train", "--data", data, *SMALL, "--epochs", 100_000, "-o", tmp_path / "run")
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for number in numbers:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert out == ""
+    return process.returncode, err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT to send")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_interruption(tmp_path, data, number, code):
+    """The step is finished, the checkpoint is written, and what is printed goes on from there."""
+    found, err = interrupted(tmp_path, data, number)
+    assert found == code, err
+    assert err.endswith(f"Interrupted. Go on with: octsod train --resume {tmp_path / 'run'}\n")
+    assert "Finishing this step" in err
+    checkpoint = runs.read_checkpoint(tmp_path / "run")
+    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert checkpoint.steps == max(line["step"] for line in steps) > 0
+    result = run("train", "--resume", tmp_path / "run", "--steps", checkpoint.steps + 1)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path, data, monkeypatch):
+    """In the middle of a step, which is not finished; the checkpoint before it stays."""
+    forward = nn.Conv2d.forward
+    seen = []
+
+    def interrupting(self, x):
+        seen.append(x)
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", interrupting)
+    result = run("train", "--data", data, *SMALL, "-o", tmp_path / "run")
+    assert result.exit_code == 130 and result.stderr.endswith("Interrupted.\n")
+    assert runs.read_checkpoint(tmp_path / "run").steps == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
