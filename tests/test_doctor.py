@@ -9,7 +9,7 @@ import types
 
 import numpy as np
 import pytest
-from test_cli import ROOT, run
+from commands import ROOT, run
 
 import octsod
 from octsod.cli import doctor

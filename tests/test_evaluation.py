@@ -7,8 +7,8 @@ import threading
 
 import numpy as np
 import pytest
+from commands import refused, run
 from PIL import Image
-from test_cli import refused, run
 from test_data import Ramp, write_pairs
 
 import octsod
