@@ -42,6 +42,7 @@ _MODULES = (
     "nn",
     "ops",
     "optim",
+    "pictures",
     "prediction",
     "random",
     "runs",
