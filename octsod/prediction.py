@@ -5,13 +5,12 @@ import threading
 
 import numpy as np
 
-from . import functional as f
-from .autograd import no_grad
+from .backend import kernels
 from .errors import OctsodError
 from .images import prepare, read_image, require_picture, resize
-from .tensor import Tensor
+from .inference import logits, snapshots
 
-# A network shares its work out over threads itself, and its mode is switched meanwhile: one caller at a time.
+# A network shares its work out over threads itself: one caller at a time.
 _turns = threading.Lock()
 
 
@@ -19,8 +18,8 @@ def predict(image, model, size=224) -> np.ndarray:
     """How salient each pixel is: (H, W) uint8, of the picture's height and width, 255 for the object.
 
     image: an array (H, W, 3) of uint8 RGB, or a path or binary file as for `read_image`. size: the side in pixels of
-    the square that the network sees, a multiple of `model.configuration.multiple`. The model runs in eval mode and is
-    left in its own. May be called from several threads, which take turns at the network.
+    the square that the network sees, a multiple of `model.configuration.multiple`. The model is used as in eval
+    mode, whatever its own. May be called from several threads, which take turns at the network.
     Raises FileError if the picture cannot be read, ValueError if the array or the size does not fit, OctsodError if the
     network's output is not finite.
     """
@@ -33,16 +32,13 @@ def predict(image, model, size=224) -> np.ndarray:
 def infer(model, x) -> np.ndarray:
     """Prepared pictures (N, 3, H, W) -> how likely each pixel is salient, (N, 1, H, W) in [0, 1], in the model's dtype.
 
-    The model runs in eval mode and is left in its own. May be called from several threads, which take turns. Raises
+    The model is used as in eval mode, whatever its own. May be called from several threads, which take turns. Raises
     ValueError if the network does not take this size.
     """
-    with _turns, no_grad():
-        training = model.training
-        model.eval()
-        try:
-            return f.sigmoid(model(Tensor(x.astype(model.dtype, copy=False)))).numpy()
-        finally:
-            model.train(training)
+    with _turns:
+        out = logits(snapshots.of(model), x.astype(model.dtype, copy=False))
+        kernels.sigmoid(out, out)
+        return out
 
 
 def to_bytes(salience, size) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 The table that ops call, in the order of a layer: convolution.py launches the convolutions, which dense.py and octave.py
 put together as programs (programs.py) of small steps (steps.py, products.py) and depthwise.py runs plane by plane;
-depthwise_chain.py takes one channel through several depthwise layers;
+depthwise_chain.py takes one channel through several depthwise layers; network.py takes pictures through the whole
+network, for inference (inference_steps.py, barrier.py);
 normalization.py, resampling.py and elementwise.py hold the rest. simd.py and vector.py reach the machine's registers,
 compile.py and parallel.py its compiler and its cores.
 """
@@ -31,6 +32,7 @@ from .elementwise import (
     subtract,
     sum_middle,
 )
+from .network import csnet
 from .normalization import (
     activate,
     batch_norm_backward,
@@ -64,6 +66,7 @@ __all__ = [
     "channel_moments",
     "conv2d",
     "conv2d_backward",
+    "csnet",
     "depthwise_chain",
     "depthwise_chain_backward",
     "depthwise_conv2d",

@@ -106,7 +106,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             elif operation == MAX_POOL_BACKWARD:
                 _max_pool_backward(x, xo, xl, xp, a, z, zo, zl, zp, y, yo, yl, yp, channels, rows, cols)
             elif operation == UPSAMPLE_ADD:
-                _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare)
+                _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare, weight, -1)
             elif operation == UPSAMPLE_BACKWARD:
                 _upsample_backward(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare)
             elif operation == MULTIPLY:

@@ -94,41 +94,63 @@ def _accumulators(builder, vector, count):
     return slots
 
 
-def _multiply(rows, vectors):
-    """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]`, r < rows, i < vectors * lanes."""
+def _multiply(rows, vectors, finished=False):
+    """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]`, r < rows, i < vectors * lanes.
+
+    finished: with two more arguments (ends, b), what is stored is `prelu(sum*scale + shift, slope)` with ends[b + r],
+    ends[b + ldw + r] and ends[b + 2*ldw + r].
+    """
+
+    def generate(context, builder, signature, arguments):
+        kinds = signature.args
+        out_, weight_, x_, table_ = (Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8))
+        o_, ldo_, w_, ldw_, q_, t_, depth_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
+        vector = _vector_type(context, kinds[0].dtype)
+        index = o_.type
+        slots = _accumulators(builder, vector, rows * vectors)
+        with cgutils.for_range(builder, depth_, intp=index) as loop:
+            k = loop.index
+            start = builder.add(q_, table_.scalar(builder.add(t_, k)))
+            inputs = [
+                x_.load(builder.add(start, ir.Constant(index, v * vector.count)), vector) for v in range(vectors)
+            ]
+            first = builder.add(w_, builder.mul(k, ldw_))
+            for r in range(rows):
+                factor = splat(builder, weight_.scalar(builder.add(first, ir.Constant(index, r))), vector)
+                for v in range(vectors):
+                    slot = slots[r * vectors + v]
+                    total = overloaded(builder, "llvm.fma", vector, vector, factor, inputs[v], builder.load(slot))
+                    builder.store(total, slot)
+        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+        for r in range(rows):
+            row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
+            if finished:
+                ends_, at = Flat(context, builder, kinds[11], arguments[11]), arguments[12]
+                at = builder.add(at, ir.Constant(index, r))
+                ends = []
+                for _ in range(3):
+                    ends.append(splat(builder, ends_.scalar(at), vector))
+                    at = builder.add(at, ldw_)
+            for v in range(vectors):
+                value = builder.load(slots[r * vectors + v])
+                if finished:
+                    value = overloaded(builder, "llvm.fma", vector, vector, value, *ends[:2])
+                    positive = builder.fcmp_ordered(">", value, zero)
+                    value = builder.select(positive, value, builder.fmul(ends[2], value))
+                out_.store(builder.add(row, ir.Constant(index, v * vector.count)), value)
+        return context.get_dummy_value()
+
+    n = types.intp
+    if finished:
+
+        @intrinsic
+        def multiply_finished(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth, ends, b):
+            return types.void(out, n, n, weight, n, n, x, n, table, n, n, ends, n), generate
+
+        return multiply_finished
 
     @intrinsic
     def multiply(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth):
-        def generate(context, builder, signature, arguments):
-            kinds = signature.args
-            out_, weight_, x_, table_ = (
-                Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8)
-            )
-            o_, ldo_, w_, ldw_, q_, t_, depth_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
-            vector = _vector_type(context, kinds[0].dtype)
-            index = o_.type
-            slots = _accumulators(builder, vector, rows * vectors)
-            with cgutils.for_range(builder, depth_, intp=index) as loop:
-                k = loop.index
-                start = builder.add(q_, table_.scalar(builder.add(t_, k)))
-                inputs = [
-                    x_.load(builder.add(start, ir.Constant(index, v * vector.count)), vector) for v in range(vectors)
-                ]
-                first = builder.add(w_, builder.mul(k, ldw_))
-                for r in range(rows):
-                    factor = splat(builder, weight_.scalar(builder.add(first, ir.Constant(index, r))), vector)
-                    for v in range(vectors):
-                        slot = slots[r * vectors + v]
-                        total = overloaded(builder, "llvm.fma", vector, vector, factor, inputs[v], builder.load(slot))
-                        builder.store(total, slot)
-            for r in range(rows):
-                row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
-                for v in range(vectors):
-                    value = builder.load(slots[r * vectors + v])
-                    out_.store(builder.add(row, ir.Constant(index, v * vector.count)), value)
-            return context.get_dummy_value()
-
-        n = types.intp
         return types.void(out, n, n, weight, n, n, x, n, table, n, n), generate
 
     return multiply
@@ -176,6 +198,8 @@ def _correlate(rows, columns):
 
 multiply_tile = [None] + [_multiply(r, MULTIPLY_VECTORS) for r in range(1, MULTIPLY_ROWS + 1)]
 multiply_tile_narrow = [None] + [_multiply(r, 1) for r in range(1, MULTIPLY_ROWS + 1)]
+finish_tile = [None] + [_multiply(r, MULTIPLY_VECTORS, True) for r in range(1, MULTIPLY_ROWS + 1)]
+finish_tile_narrow = [None] + [_multiply(r, 1, True) for r in range(1, MULTIPLY_ROWS + 1)]
 correlate_tile = [None] + [_correlate(r, CORRELATE_COLUMNS) for r in range(1, CORRELATE_ROWS + 1)]
 
 

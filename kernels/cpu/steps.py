@@ -119,7 +119,10 @@ def fill(y, q, ly, py, channels, rows, cols, value):
     for c in range(channels):
         for r in range(rows):
             b = q + c * ly + r * py
-            y[b : b + cols] = value
+            if cols == 1:  # a border
+                y[b] = value
+            else:
+                y[b : b + cols] = value
 
 
 @kernel
@@ -399,11 +402,12 @@ def _share(r, k, height, factor):
 
 
 @kernel
-def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, spare, o):
+def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, spare, o, ends, finish):
     """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
 
     x is height x width, factor a power of two. Each row of x is stretched once, into one of two lines of `spare[o:]`;
-    every row of y mixes two of them.
+    every row of y mixes two of them. finish: where in `ends` the scales, shifts and slopes (3, channels) lie that are
+    applied to what y then is, as batch norm and PReLU; none if negative.
     """
     half = y.dtype.type(0.5)
     one = y.dtype.type(1)
@@ -411,6 +415,10 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
     n = factor * width
     lines = spare[o : o + 2 * n]
     for c in range(channels):
+        scale = shift = slope = spread(y, 0)
+        if finish >= 0:
+            scale, shift = spread(y, ends[finish + c]), spread(y, ends[finish + channels + c])
+            slope = spread(y, ends[finish + 2 * channels + c])
         ready = -1  # rows of x up to this one have been stretched; row k lies in line k % 2
         for r in range(rows):
             at = (first + r + half) / factor - half
@@ -426,7 +434,11 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
             v, w = spread(y, one - t), spread(y, t)
             for i in range(0, n, lane):
                 over, under = load(lines, top % 2 * n + i, n - i), load(lines, below % 2 * n + i, n - i)
-                store(y, b + i, fma(v, over, fma(w, under, load(y, b + i, n - i))), n - i)
+                u = fma(v, over, fma(w, under, load(y, b + i, n - i)))
+                if finish >= 0:
+                    u = fma(u, scale, shift)
+                    u = where_positive(u, u, slope * u)
+                store(y, b + i, u, n - i)
 
 
 @kernel

@@ -29,6 +29,7 @@ from .elementwise import (
     subtract,
     sum_middle,
 )
+from .network import csnet
 from .normalization import (
     activate,
     batch_norm_backward,
@@ -62,6 +63,7 @@ __all__ = [
     "channel_moments",
     "conv2d",
     "conv2d_backward",
+    "csnet",
     "depthwise_chain",
     "depthwise_chain_backward",
     "depthwise_conv2d",

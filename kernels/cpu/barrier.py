@@ -1,0 +1,66 @@
+"""A barrier for threads inside of kernels: microseconds cheaper than going back to Python between layers."""
+
+import os
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from .compile import kernel
+from .simd import ARM, X86, Flat
+
+PATIENCE = 1000  # looks, of some 50 ns each, before a thread that waits offers its core to others
+
+
+@intrinsic
+def _arrive(typingctx, counter):
+    """Atomically adds one to counter[0] (int64); everything that was written before is seen by whoever waits for it."""
+
+    def generate(context, builder, signature, arguments):
+        flat = Flat(context, builder, signature.args[0], arguments[0])
+        builder.atomic_rmw("add", flat.data, ir.Constant(ir.IntType(64), 1), "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(counter), generate
+
+
+@intrinsic
+def _look(typingctx, counter):
+    """counter[0], read anew, after a short pause."""
+
+    def generate(context, builder, signature, arguments):
+        if X86:
+            hint = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, hint, "llvm.x86.sse2.pause"), [])
+        elif ARM:
+            hint = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+            function = cgutils.get_or_insert_function(builder.module, hint, "llvm.aarch64.hint")
+            builder.call(function, [ir.Constant(ir.IntType(32), 1)])  # yield
+        flat = Flat(context, builder, signature.args[0], arguments[0])
+        return builder.load_atomic(flat.data, "seq_cst", 8)
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def _yield(typingctx):
+    """Let another thread have this core, where the system has a function for that."""
+
+    def generate(context, builder, signature, arguments):
+        if hasattr(os, "sched_yield"):
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@kernel
+def wait(counter, total):
+    """Count this thread in and wait until `total` have been, over all barriers so far. counter: (1,) int64."""
+    _arrive(counter)
+    looks = 0
+    while _look(counter) < total:
+        looks += 1
+        if looks > PATIENCE:  # there may be more threads than cores
+            _yield()

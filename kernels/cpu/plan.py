@@ -1,0 +1,492 @@
+"""Plans of the whole network for inference: which maps live where, and which steps each thread takes.
+
+An ILBlock is worked through in bands of rows: the gOctConv's rows, both depthwise layers behind it, and what the next
+layer reads of the result (pooled, averaged), while the rows are in the cache. Of the maps between its layers only a
+band exists, whose last rows are carried over to the next one.
+"""
+
+import numpy as np
+
+from .dense import bands
+from .simd import MULTIPLY_ROWS, VECTOR_BYTES
+
+FIELDS = 16
+PRODUCT, DEPTHWISE, POOL, AVERAGE, UPSAMPLE_ADD, COPY, FILL, BARRIER = range(8)
+MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions lie: per picture, per thread, the call's arrays
+
+BAND_BYTES = 768 << 10  # what the maps of a band may take in a core's level-2 cache
+
+
+class Region:
+    """A map inside an array: pixel (c, y, x) lies at `start + c*stride + y*pitch + x`; height x width pixels."""
+
+    __slots__ = ("array", "height", "pitch", "start", "stride", "width")
+
+    def __init__(self, array, start, stride, pitch, height, width):
+        self.array, self.start, self.stride, self.pitch = array, start, stride, pitch
+        self.height, self.width = height, width
+
+    def at(self, row=0, col=0, channel=0):
+        """The same map seen from another pixel."""
+        start = self.start + channel * self.stride + row * self.pitch + col
+        return Region(self.array, start, self.stride, self.pitch, self.height, self.width)
+
+    @property
+    def fields(self):
+        return self.array, self.start, self.stride, self.pitch
+
+
+NOWHERE = Region(MEMORY, 0, 0, 0, 0, 0)
+
+
+class _Heap:
+    """Hands out ranges of an array that grows as need be; what is given back is used again."""
+
+    def __init__(self):
+        self.size, self._free = 0, []
+
+    def take(self, size):
+        size = -(-size // 64) * 64
+        for k, (start, room) in enumerate(self._free):
+            if room >= size:
+                self._free[k : k + 1] = [(start + size, room - size)] if room > size else []
+                return start, size
+        start, self.size = self.size, self.size + size
+        return start, size
+
+    def give_back(self, start, size):
+        merged = []
+        for s, n in sorted([*self._free, (start, size)]):
+            if merged and sum(merged[-1]) == s:
+                merged[-1] = (merged[-1][0], merged[-1][1] + n)
+            else:
+                merged.append((s, n))
+        self._free = merged
+
+
+class Plan:
+    """The steps of a network (`octsod.inference.Frozen`) for pictures of one size, taken by `threads` threads."""
+
+    def __init__(self, frozen, height, width, threads):
+        self.frozen, self.threads, self.itemsize = frozen, threads, frozen.dtype.itemsize
+        self.lanes = VECTOR_BYTES // self.itemsize
+        self._steps = [[] for _ in range(threads)]
+        self._table, self._parameters, self._parameters_size = [], [], 0
+        self._heap, self._blocks = _Heap(), {}
+        # Behind what steps put aside, scratch begins with slack: a single row's filter looks at one row too many.
+        self.aside = 0
+        self.lines = MULTIPLY_ROWS * self.lanes
+        self._scratch_base = self.lines + 2 * (width + 64) + 2 * (width + 2)
+        self.scratch_size = self._scratch_base
+        self._build(height, width)
+        program = [step for steps in self._steps for step in steps]
+        self.program = np.array(program, np.int64).reshape(-1, FIELDS)
+        self.bounds = np.cumsum([0, *map(len, self._steps)])
+        self.table = np.array(self._table, np.int64)
+        self.parameters = np.concatenate(self._parameters).astype(frozen.dtype)
+        self.memory_size = self._heap.size + 64
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _map(self, channels, height, width, margin=1):
+        """A map in a picture's memory with room for `margin` rows and columns of zeros around it."""
+        pitch = width + margin
+        stride = -(-((height + 2 * margin) * pitch + margin + 2 * self.lanes) // self.lanes) * self.lanes
+        start, size = self._heap.take(channels * stride)
+        region = Region(MEMORY, start + margin * (pitch + 1), stride, pitch, height, width)
+        self._blocks[id(region)] = region, start, size
+        return region
+
+    def _drop(self, *regions):
+        """These maps are not read any more from the next barrier on."""
+        for region in regions:
+            _, start, size = self._blocks.pop(id(region))
+            self._heap.give_back(start, size)
+
+    def _zero_borders(self, region, channels, margin=1):
+        """By the first thread: what lies around a map, but for the column behind each row if that is one wide."""
+        above = region.at(-margin, -margin)
+        self._step(0, FILL, channels, 1, margin * region.pitch + margin, y=above)
+        self._step(0, FILL, channels, 1, margin * region.pitch, y=region.at(region.height))
+        if margin > 1:
+            self._step(0, FILL, channels, region.height, margin, y=region.at(0, region.width))
+
+    def _parameter(self, *arrays):
+        """Where these numbers lie among the parameters."""
+        start = self._parameters_size
+        for array in arrays:
+            self._parameters.append(np.asarray(array, np.float64).reshape(-1))
+            self._parameters_size += array.size
+        return start
+
+    def _ends(self, finish):
+        return self._parameter(finish.scale, finish.shift, finish.slope)
+
+    def _plain(self, channels):
+        """Ends that change nothing."""
+        return self._parameter(np.ones(channels), np.zeros(channels), np.ones(channels))
+
+    def _offsets(self, offsets):
+        start = len(self._table)
+        self._table += offsets
+        return start
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _step(self, thread, operation, channels, rows, cols, x=NOWHERE, y=NOWHERE, a=0, b=0, c=0, d=0):
+        if channels and rows > 0 and cols > 0:
+            self._steps[thread].append((operation, channels, rows, cols, *x.fields, *y.fields, a, b, c, d))
+
+    def _barrier(self):
+        for steps_ in self._steps:
+            steps_.append((BARRIER, *[0] * (FIELDS - 1)))
+
+    def _shares(self, height, multiple):
+        """Each thread's rows, in multiples of `multiple`."""
+        units = -(-height // multiple)
+        ends = [min(units * t // self.threads * multiple, height) for t in range(self.threads + 1)]
+        return [(t, ends[t], ends[t + 1]) for t in range(self.threads) if ends[t] < ends[t + 1]]
+
+    def _product(self, thread, y, x, rows, row_of_x, weights, depth):
+        """`rows` rows of y from x's row `row_of_x` on; weights: (channels, weight, ends, table)."""
+        channels, a, b, table = weights
+        source = x.at(row_of_x)
+        if y.pitch == x.pitch:  # rows and the zeros between them as one run
+            runs, count = 1, (rows - 1) * x.pitch + x.width
+        else:
+            runs, count = rows, x.width
+        self._step(thread, PRODUCT, channels, runs, count, source, y, a, b, table, depth)
+        if y.pitch == y.width + 1:
+            self._step(thread, FILL, channels, rows, 1, y=y.at(0, y.width))
+
+    # --- gOctConv -----------------------------------------------------------------------------------------------------
+
+    def _sources(self, octave, maps, multiples):
+        """What a gOctConv reads: per level, [(map, channels)] of the finer inputs, pooled, and then its own.
+
+        maps: per branch (map, channels) or None, as the block before writes them. Returns (sources, derived): derived
+        lists (branch, operation, factor, from, to, channels), in order, which whoever writes the maps has to do for its
+        rows; multiples: per branch, of which the rows that are written at a time must be multiples.
+        """
+        derived, own = [], []
+        for i, entry in enumerate(maps):
+            if entry is None or octave.stride == 1:
+                own.append(entry)
+                continue
+            region, channels = entry
+            half = self._map(channels, region.height // 2, region.width // 2)
+            derived.append((i, AVERAGE, 2, region, half, channels))
+            own.append((half, channels))
+            multiples[i] = max(multiples[i], 2)
+        sources, finer = [], {}
+        for level in range(max(len(octave.ins), len(octave.outs))):
+            here = []
+            for i, entry in enumerate(own[:level]):
+                if entry is not None and level < len(octave.outs) and octave.outs[level]:
+                    pooled = self._pooled(entry, i, level - i, octave.stride, derived, multiples, finer)
+                    here.append((pooled, entry[1]))
+            if level < len(own) and own[level] is not None:
+                here.append(own[level])
+            sources.append(here)
+        if octave.weight.shape[2] > 1:
+            for region, channels in {id(r): (r, n) for here in sources for r, n in here}.values():
+                self._zero_borders(region, channels)
+        return sources, own, derived
+
+    def _pooled(self, entry, branch, halvings, stride, derived, multiples, finer):
+        """A map of `entry` (map, channels) halved so often by max-pooling, from the finest that has been made before;
+        finer: (branch, halvings) -> map."""
+        region, channels = entry
+        before = max((h for b, h in finer if b == branch), default=0)
+        source = finer.get((branch, before), region)
+        factor = 1 << (halvings - before)
+        pooled = self._map(channels, source.height // factor, source.width // factor)
+        derived.append((branch, POOL, factor, source, pooled, channels))
+        multiples[branch] = max(multiples[branch], (1 << halvings) * stride)
+        finer[branch, halvings] = pooled
+        return pooled
+
+    def _derive(self, thread, derived, branch, row, rows):
+        """Pool and average rows of a branch's output; what a step reads has been written by one before it."""
+        done = {}
+        for i, operation, factor, source, target, channels in derived:
+            if i == branch:
+                first, count = done.get(id(source), (row, rows))
+                done[id(target)] = first // factor, count // factor
+                self._step(
+                    thread, operation, channels, count // factor, target.width, source.at(first),
+                    target.at(first // factor), a=factor,
+                )  # fmt: skip
+                self._step(thread, FILL, channels, count // factor, 1, y=target.at(first // factor, target.width))
+
+    def _compile(self, octave, sources, own):
+        """Parameters and tables of a gOctConv: per output level, what `_rows` needs."""
+        weight, kernel_size = octave.weight, octave.weight.shape[2]
+        taps = [(y, x) for y in range(kernel_size) for x in range(kernel_size)]
+        pad = kernel_size // 2
+
+        def block(rows, columns):
+            part = weight[rows, columns]
+            return part.reshape(*part.shape[:2], kernel_size**2).transpose(2, 1, 0)
+
+        def table(entries):
+            origin, _ = entries[0]
+            return self._offsets([
+                region.start + i * region.stride + (y - pad) * region.pitch + (x - pad) - origin.start
+                for y, x in taps for region, channels in entries for i in range(channels)
+            ])  # fmt: skip
+
+        before = np.cumsum([0, *octave.ins])
+        levels = []
+        for level, outs in enumerate(octave.outs):
+            if not outs:
+                levels.append(None)
+                continue
+            first = sum(octave.outs[:level])
+            rows = slice(first, first + outs)
+            ends = self._ends(octave.finish[level])
+            coarser = []
+            for i in reversed(range(level + 1, len(octave.ins))):
+                if octave.ins[i]:
+                    columns = slice(before[i], before[i + 1])
+                    entry = outs, self._parameter(block(rows, columns)), self._plain(outs), table([own[i]])
+                    coarser.append((i, entry, octave.ins[i] * len(taps)))
+            depth = before[min(level + 1, len(octave.ins))]
+            at = table(sources[level]) if depth else 0
+            same = outs, self._parameter(block(rows, slice(0, depth))), self._plain(outs) if coarser else ends, at
+            levels.append((coarser, same, depth * len(taps), ends))
+        return levels
+
+    def _rows(self, thread, compiled, sources, own, level, row, rows, y, height, scratch):
+        """Rows row..row+rows of output `level` to y; `scratch` is where products of coarser inputs may lie."""
+        coarser, same, depth, ends = compiled[level]
+        source = sources[level][0][0] if depth else Region(y.array, y.start, y.stride, y.pitch, height, y.width)
+        self._product(thread, y, source, rows, row if depth else 0, same, depth)
+        for i, weights, deep in coarser:
+            source, _ = own[i]
+            factor = 1 << (i - level)
+            # The coarse rows that these rows lie between, at half-pixel centres.
+            low = max((2 * row + 1 - factor) // (2 * factor), 0)
+            high = min((2 * (row + rows - 1) + 1 - factor) // (2 * factor) + 1, source.height - 1)
+            products = self._buffer(scratch, weights[0], high + 1 - low, source.height, source.width)
+            self._product(thread, products, source, high + 1 - low, low, weights, deep)
+            self._step(
+                thread, UPSAMPLE_ADD, weights[0], rows, source.width, products.at(-low), y, a=factor, b=source.height,
+                c=row, d=ends if i == coarser[-1][0] else -1,
+            )  # fmt: skip
+
+    def _buffer(self, start, channels, rows, height, width):
+        """A region of scratch for `rows` rows, `start` on."""
+        pitch = width + 1
+        stride = -(-(rows * pitch + 2 * self.lanes) // self.lanes) * self.lanes
+        self.scratch_size = max(self.scratch_size, start + 1 + channels * stride + 2 * self.lanes)
+        return Region(SCRATCH, start + 1, stride, pitch, height, width)
+
+    def _buffer_size(self, channels, rows, width):
+        return 64 + channels * (rows * (width + 1) + 3 * self.lanes)
+
+    # --- the layers ---------------------------------------------------------------------------------------------------
+
+    def _il_block(self, block, sources, own, size, outputs, derived, multiples):
+        """outputs: per branch (map, channels) or None; size: of branch 0."""
+        octave, *layers = block
+        compiled = self._compile(octave, sources, own)
+        filters = [
+            [None if w is None else (self._parameter(w), self._ends(f))
+             for w, f in zip(layer.weights, layer.finish, strict=True)]
+            for layer in layers
+        ]  # fmt: skip
+        branches = [j for j, n in enumerate(octave.outs) if n]
+        multiple = max(max(m << j for j, m in enumerate(multiples)), 1 << (len(octave.outs) - 1))
+        row_bytes = sum(
+            (3 * octave.outs[j] + sum(n for _, n in sources[j])) * (size[1] >> j) * self.itemsize / (1 << j)
+            for j in branches
+        )
+        band = max(int(BAND_BYTES / row_bytes) // multiple, 1) * multiple
+        for thread, begin, end in self._shares(size[0], multiple):
+            place = self._scratch_base
+            stages = {}
+            for j in branches:
+                rows = (band >> j) + 4
+                stages[j] = [self._buffer(place, octave.outs[j], rows, size[0] >> j, size[1] >> j)]
+                place += self._buffer_size(octave.outs[j], rows, size[1] >> j)
+                stages[j].append(self._buffer(place, octave.outs[j], rows, size[0] >> j, size[1] >> j))
+                place += self._buffer_size(octave.outs[j], rows, size[1] >> j)
+                for buffer in stages[j]:  # the column before the first row
+                    self._step(thread, FILL, octave.outs[j], 1, 1, y=buffer.at(0, -1))
+            for row, rows in bands(end - begin, band):
+                for j in branches:
+                    self._band(
+                        thread, compiled, sources, own, j, (begin + row) >> j, rows >> j, row == 0, band >> j,
+                        stages[j], filters, outputs[j], size[0] >> j, place,
+                    )  # fmt: skip
+                    self._derive(thread, derived, j, (begin + row) >> j, rows >> j)
+
+    def _band(
+        self, thread, compiled, sources, own, j, row, rows, first, band, stages, filters, output, height, scratch
+    ):
+        """Rows row..row+rows of branch j through gOctConv and both depthwise layers.
+
+        The buffers begin two and one rows before them: what the filters look at beyond the band.
+        """
+        target, channels = output
+        end = row + rows
+        for number, buffer in enumerate(stages):
+            reach = 2 - number
+            top = row - reach
+            if first:
+                begin = max(top, 0)
+                self._step(thread, FILL, channels, begin - top, buffer.pitch, y=buffer)
+            else:
+                begin = row + reach
+                self._step(
+                    thread, COPY, channels, 2 * reach, buffer.pitch, buffer.at(band), buffer
+                )
+            stop = min(end + reach, height)
+            begin = min(begin, stop)
+            here = buffer.at(begin - top)
+            if number == 0:
+                if stop > begin:
+                    self._rows(thread, compiled, sources, own, j, begin, stop - begin, here, height, scratch)
+            else:
+                self._filter(thread, filters[0][j], stages[0].at(begin - (row - 2)), here, channels, stop - begin)
+            self._step(
+                thread, FILL, channels, end + reach - max(stop, top), buffer.pitch, y=buffer.at(max(stop, top) - top)
+            )
+        self._filter(thread, filters[1][j], stages[1].at(1), target.at(row), channels, rows)
+
+    def _filter(self, thread, parameters, x, y, channels, rows):
+        weight, ends = parameters
+        self._step(thread, DEPTHWISE, channels, rows, y.width, x, y, weight, ends)
+
+    def _build(self, height, width):
+        f = self.frozen
+        image = self._map(3, height, width)
+        maps, size = [(image, 3)], (height, width)
+        source = Region(IMAGES, 0, height * width, width, height, width)
+        blocks = [(s, block) for s, stage in enumerate(f.stages) for block in stage]
+        multiples = [1]
+        sources, own, derived = self._sources(blocks[0][1][0], maps, multiples)
+        for thread, begin, end in self._shares(height, multiples[0]):
+            self._step(thread, COPY, 3, end - begin, width, source.at(begin), image.at(begin))
+            self._step(thread, FILL, 3, end - begin, 1, y=image.at(begin, width))
+            self._derive(thread, derived, 0, begin, end - begin)
+        self._barrier()
+        fused = []  # (map, channels) of the last outputs of stages 2, 3 and 4
+        kept = {id(image)}
+        for number, (stage, block) in enumerate(blocks):
+            octave = block[0]
+            size = tuple(n // octave.stride for n in size)
+            outputs = [
+                (self._map(n, size[0] >> j, size[1] >> j), n) if n else None for j, n in enumerate(octave.outs)
+            ]
+            multiples = [1] * len(outputs)
+            last = number + 1 == len(blocks) or blocks[number + 1][0] != stage
+            following, next_own, derived = [], [], []
+            if number + 1 < len(blocks):
+                following, next_own, derived = self._sources(blocks[number + 1][1][0], outputs, multiples)
+            if last and stage in (2, 3, 4):
+                fused.append(outputs[0])
+                derived = derived + self._fusion_sources(len(fused) - 1, outputs[0], multiples)
+            self._il_block(block, sources, own, size, outputs, derived, multiples)
+            self._barrier()
+            self._retire([*[e for here in sources for e in here], *own, *maps], kept, fused)
+            kept = set()
+            maps, sources, own = outputs, following, next_own
+        self._fusion(fused, (height // 2, width // 2))
+
+    def _retire(self, entries, kept, fused):
+        """Give back the maps that have been read for the last time."""
+        needed = {id(entry[0]) for entry in fused}
+        for region in {id(e[0]): e[0] for e in entries if e is not None}.values():
+            if id(region) in self._blocks and id(region) not in needed:
+                self._drop(region)
+
+    def _fusion_sources(self, level, entry, multiples):
+        """Pooled copies of a stage's last output for the coarser levels of the fusion."""
+        fuse = self.frozen.fuse
+        if level == 0:
+            self._fused_sources = [[] for _ in fuse.outs]
+        derived, finer = [], {}
+        for coarse in range(level + 1, len(fuse.outs)):
+            if fuse.outs[coarse]:
+                pooled = self._pooled(entry, 0, coarse - level, 1, derived, multiples, finer)
+                self._fused_sources[coarse].append((pooled, entry[1]))
+        self._fused_sources[level].append(entry)
+        return derived
+
+    def _fusion(self, fused, size):
+        """gOctConv over three scales, dilated convolutions, gOctConv to the finest scale, classifier, upsampling."""
+        f = self.frozen
+        compiled = self._compile(f.fuse, self._fused_sources, fused)
+        margin = max((d for groups in f.dilated.groups for d, _ in groups), default=1)
+        inputs = []
+        for level, outs in enumerate(f.fuse.outs):
+            inputs.append((self._map(outs, size[0] >> level, size[1] >> level, margin), outs) if outs else None)
+            if outs:
+                self._zero_borders(inputs[level][0], outs, margin)
+        top = 1 << (len(f.fuse.outs) - 1)
+        for thread, begin, end in self._shares(size[0], top):
+            for level, entry in enumerate(inputs):
+                if entry is None:
+                    continue
+                rows_bytes = 4 * entry[1] * entry[0].pitch * self.itemsize
+                band = max(BAND_BYTES // rows_bytes // 4, 1) * 4
+                for row, rows in bands((end - begin) >> level, band):
+                    row += begin >> level
+                    self._rows(
+                        thread, compiled, self._fused_sources, fused, level, row, rows, entry[0].at(row),
+                        size[0] >> level, self._scratch_base,
+                    )  # fmt: skip
+        self._barrier()
+        dilated = []
+        for level, (groups, finish) in enumerate(zip(f.dilated.groups, f.dilated.finish, strict=True)):
+            if finish is None:
+                dilated.append(None)
+                continue
+            source, ins = inputs[level]
+            outs = finish.scale.size
+            target = self._map(outs, source.height, source.width)
+            dilated.append((target, outs))
+            first = 0
+            for dilation, weight in groups:
+                count = weight.shape[0]
+                table = self._offsets([
+                    i * source.stride + (y - 1) * dilation * source.pitch + (x - 1) * dilation
+                    for y in range(3) for x in range(3) for i in range(ins)
+                ])  # fmt: skip
+                rows = slice(first, first + count)
+                ends = self._parameter(finish.scale[rows], finish.shift[rows], finish.slope[rows])
+                packed = self._parameter(weight.reshape(count, ins, 9).transpose(2, 1, 0))
+                for thread, begin, end in self._shares(source.height, 1):
+                    self._product(
+                        thread, target.at(begin, channel=first), source, end - begin, begin,
+                        (count, packed, ends, table), 9 * ins,
+                    )  # fmt: skip
+                first += count
+        self._barrier()
+        merged = [[entry for entry in dilated[:1] if entry is not None]]
+        compiled = self._compile(f.merge, merged, dilated)
+        weight, bias = f.classifier
+        channels = weight.size
+        small = self._map(1, *size)
+        row_bytes = 3 * channels * size[1] * self.itemsize
+        band = max(BAND_BYTES // row_bytes // top, 1) * top
+        one = np.ones(1)
+        final = self._parameter(weight), self._parameter(one, bias * one, one)
+        for thread, begin, end in self._shares(size[0], top):
+            for row, rows in bands(end - begin, band):
+                row += begin
+                y = self._buffer(self._scratch_base, channels, rows, *size)
+                place = self._scratch_base + self._buffer_size(channels, rows, size[1])
+                self._rows(thread, compiled, merged, dilated, 0, row, rows, y, size[0], place)
+                table = self._offsets([i * y.stride for i in range(channels)])
+                self._product(thread, small.at(row), y, rows, 0, (1, *final, table), channels)
+        self._barrier()
+        whole = Region(LOGITS, 0, 0, 2 * size[1], 2 * size[0], 2 * size[1])
+        for thread, begin, end in self._shares(2 * size[0], 2):
+            self._step(thread, FILL, 1, end - begin, whole.width, y=whole.at(begin))
+            self._step(
+                thread, UPSAMPLE_ADD, 1, end - begin, size[1], small, whole.at(begin), a=2, b=size[0], c=begin, d=-1
+            )
+        self._barrier()
