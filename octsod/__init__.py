@@ -43,6 +43,7 @@ _MODULES = (
     "nn",
     "ops",
     "optim",
+    "pictures",
     "prediction",
     "random",
     "runs",

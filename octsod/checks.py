@@ -7,6 +7,12 @@ def require(condition, op, argument, was, expected):
         raise ValueError(f"{op}: `{argument}` {was}; expected {expected}.")
 
 
+def described(value):
+    """What an argument is, for `require`: an array's dtype and shape, otherwise a type."""
+    array = hasattr(value, "dtype") and hasattr(value, "shape")
+    return f"is {value.dtype} {tuple(value.shape)}" if array else f"is a {type(value).__name__}"
+
+
 def require_integer(value, op, argument, least):
     """A plain integer of at least `least`; returns it."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):

@@ -1,6 +1,7 @@
 """From a picture to its map of salience, by the evaluation protocol (csnet.md, section 6)."""
 
 import os
+import threading
 
 import numpy as np
 
@@ -10,16 +11,20 @@ from .errors import OctsodError
 from .images import prepare, read_image, require_picture, resize
 from .tensor import Tensor
 
+# A network shares its work out over threads itself, and its mode is switched meanwhile: one caller at a time.
+_turns = threading.Lock()
+
 
 def predict(image, model, size=224) -> np.ndarray:
     """How salient each pixel is: (H, W) uint8, of the picture's height and width, 255 for the object.
 
-    image: the path of a picture, or an array (H, W, 3) of uint8 RGB. size: the side in pixels of the square that the
-    network sees, a multiple of `model.configuration.multiple`. The model runs in eval mode and is left in its own.
+    image: an array (H, W, 3) of uint8 RGB, or a path or binary file as for `read_image`. size: the side in pixels of
+    the square that the network sees, a multiple of `model.configuration.multiple`. The model runs in eval mode and is
+    left in its own. May be called from several threads, which take turns at the network.
     Raises FileError if the picture cannot be read, ValueError if the array or the size does not fit, OctsodError if the
     network's output is not finite.
     """
-    if isinstance(image, (str, bytes, os.PathLike)):
+    if isinstance(image, (str, bytes, os.PathLike)) or hasattr(image, "read"):
         image = read_image(image)
     require_picture(image, "predict")
     return to_bytes(infer(model, prepare(image, size)[None])[0, 0], image.shape[:2])
@@ -28,15 +33,16 @@ def predict(image, model, size=224) -> np.ndarray:
 def infer(model, x) -> np.ndarray:
     """Prepared pictures (N, 3, H, W) -> how likely each pixel is salient, (N, 1, H, W) in [0, 1], in the model's dtype.
 
-    The model runs in eval mode and is left in its own. Raises ValueError if the network does not take this size.
+    The model runs in eval mode and is left in its own. May be called from several threads, which take turns. Raises
+    ValueError if the network does not take this size.
     """
-    training = model.training
-    model.eval()
-    try:
-        with no_grad():
+    with _turns, no_grad():
+        training = model.training
+        model.eval()
+        try:
             return f.sigmoid(model(Tensor(x.astype(model.dtype, copy=False)))).numpy()
-    finally:
-        model.train(training)
+        finally:
+            model.train(training)
 
 
 def to_bytes(salience, size) -> np.ndarray:

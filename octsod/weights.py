@@ -1,8 +1,11 @@
 """Weight files: safetensors, with the model's configuration beside the arrays."""
 
+import contextlib
 import os
 import pathlib
-import tempfile
+import secrets
+
+import numpy as np
 
 from .errors import FileError
 
@@ -21,21 +24,36 @@ def save(model, path):
 
 
 def write_atomically(path, data):
-    """Write bytes under a temporary name, flush them to the disk, then rename: readers see all of it or nothing."""
+    """Write bytes under a temporary name, flush them to the disk, then rename: readers see all of it or nothing.
+
+    Raises OSError, which names `path`; whatever was there before is then untouched.
+    """
     path = pathlib.Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    # Not `tempfile`, whose files only their owner may read. Not built from the name, which may have its full length.
+    temporary = path.parent / f".octsod-{secrets.token_hex(8)}.part"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):  # it names the temporary file, or none
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+    with contextlib.suppress(OSError):  # not every system can, and the file is whole in any case
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder):
+    """Flush a folder to the disk: a rename in it then survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load(path):
@@ -50,20 +68,26 @@ def load(path):
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise FileError(f"{path}: holds no CSNet of octsod's (format {metadata.get('format')!r}).")
+                raise FileError(f"{path}: holds no CSNet of octsod's (its metadata do not name {FORMAT!r}).")
             configuration = Configuration.from_json(metadata.get("configuration", ""))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = file.keys()
+            dtypes = {file.get_slice(name).get_dtype() for name in names}
+            if dtypes not in ({"F32"}, {"F64"}):
+                listed = ", ".join(sorted(dtypes)) or "none"
+                raise FileError(f"{path}: holds arrays of dtype {listed}; expected F32, or F64, for all.")
+            state = {name: file.get_tensor(name) for name in names}
     except FileError:
         raise
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}.") from error
-    except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise FileError(f"{path}: not a weight file: {error}") from error
-    dtypes = {array.dtype for array in state.values()}
-    if len(dtypes) != 1:
-        raise FileError(f"{path}: arrays of {len(dtypes)} dtypes; expected one.")
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise FileError(f"{path}: not a weight file: {str(error).rstrip('.')}.") from error
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise FileError(f"{path}: `{name}` holds a number that is not finite.")
     try:
-        model = CSNet(configuration, dtypes.pop())
+        configuration.require_at_most(sum(array.size for array in state.values()))
+        model = CSNet(configuration, "float32" if dtypes == {"F32"} else "float64")
         model.load_state_dict(state)
     except ValueError as error:
         raise FileError(f"{path}: {error}") from error

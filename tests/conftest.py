@@ -1,9 +1,27 @@
-"""Profiles of Hypothesis: the same examples every time in CI (CI=true), fresh ones elsewhere."""
+"""Profiles of Hypothesis: the same examples every time in CI (CI=true), fresh ones elsewhere. A small weight file."""
 
 import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("local", deadline=None, max_examples=100)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A weight file of a small network that has seen a few batches."""
+    from test_data import Ramp
+
+    import octsod
+
+    octsod.manual_seed(0)
+    trainer = octsod.training.Trainer(octsod.csnet(0.2))
+    for epoch in range(20):
+        for batch in octsod.data.Loader(Ramp(), 3, 32).epoch(epoch):
+            trainer.step(*batch)
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    octsod.save(trainer.model, path)
+    return path

@@ -1,10 +1,15 @@
 """Pictures of every kind are read as they look; preprocessing follows the protocol; faults are one clear sentence."""
 
+import io
+import os
 import pathlib
+import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import octsod
 from octsod.errors import FileError, OctsodError
@@ -35,8 +40,9 @@ def test_rgb(tmp_path, picture):
     np.testing.assert_array_equal(read, picture)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, picture, orientation):
+def test_exif_orientation(tmp_path, picture, orientation, suffix):
     upright = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -49,8 +55,9 @@ def test_exif_orientation(tmp_path, picture, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / "a.png", picture, exif=exif)
-    np.testing.assert_array_equal(read_image(path), upright(picture))
+    options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
+    path = saved(tmp_path / f"a.{suffix}", picture, exif=exif, **options)
+    np.testing.assert_allclose(read_image(path), upright(picture), atol=4 if suffix == "jpg" else 0)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -87,26 +94,128 @@ def test_transparent_shows_white(tmp_path):
     assert (read_mask(tmp_path / "b.png") == 0).all()
 
 
+def png(bit_depth, colour_type, samples):
+    """A PNG of what Pillow can read but not write. samples: (H, W, bands)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], bit_depth, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_16_bit_colours(tmp_path):
+    values = np.array([[[0, 0x8000, 0xFFFF], [0x1234, 0x0100, 0xFEDC]]])
+    (tmp_path / "a.png").write_bytes(png(16, 2, values))
+    read = read_image(tmp_path / "a.png").astype(int)
+    assert np.abs(read - values / 257).max() <= 1
+    opacity = np.array([[[0xFFFF], [0]]])
+    (tmp_path / "b.png").write_bytes(png(16, 6, np.concatenate([values, opacity], 2)))
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), [[read[0, 0], [255, 255, 255]]])
+
+
 def test_palette(tmp_path):
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 200, 100, 50])
-    image.putdata([0, 1])
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 0])
+    image.putdata([0, 1, 2])
     image.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0], [[10, 20, 30], [200, 100, 50]])
+    colours = [[10, 20, 30], [200, 100, 50], [0, 0, 0]]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0], colours)
     image.save(tmp_path / "b.png", transparency=0)
-    np.testing.assert_array_equal(read_image(tmp_path / "b.png")[0], [[255, 255, 255], [200, 100, 50]])
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png")[0], [[255, 255, 255], *colours[1:]])
+    image.save(tmp_path / "c.png", transparency=b"\xff\x00\xcc")  # an opacity per colour
+    np.testing.assert_array_equal(read_image(tmp_path / "c.png")[0], [colours[0], [255, 255, 255], [51, 51, 51]])
+    image.save(tmp_path / "d.gif", transparency=1)
+    np.testing.assert_array_equal(read_image(tmp_path / "d.gif")[0], [colours[0], [255, 255, 255], colours[2]])
 
 
-def test_cmyk(tmp_path):
-    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
-    red = read_image(tmp_path / "a.jpg").astype(int)
+def test_one_transparent_colour(tmp_path):
+    two = Image.new("RGB", (2, 1), (9, 8, 7))
+    two.putpixel((0, 0), (1, 2, 3))
+    two.save(tmp_path / "a.png", transparency=(1, 2, 3))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255, 255, 255], [9, 8, 7]]])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk(tmp_path, suffix):
+    """Adobe's JPEGs, like which Pillow writes, hold the complements; TIFFs do not."""
+    path = tmp_path / f"a.{suffix}"
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(path, quality=100)
+    assert (b"Adobe" in path.read_bytes()) == (suffix == "jpg")
+    red = read_image(path).astype(int)
     assert (np.abs(red - [255, 0, 0]) < 4).all()
 
 
-def test_first_frame_of_an_animation(tmp_path):
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_first_frame(tmp_path, suffix):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(read_image(tmp_path / "a.gif"), np.full((4, 4, 3), [255, 0, 0]))
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
+    assert Image.open(tmp_path / f"a.{suffix}").n_frames == 2
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}"), np.full((4, 4, 3), [255, 0, 0]))
+
+
+def swapped_profile():
+    """An ICC profile of colours whose red is sRGB's green, and the other way round."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_colours_are_converted_by_their_profile(tmp_path, suffix):
+    path, options = tmp_path / f"a.{suffix}", {"quality": 100}
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(path, icc_profile=swapped_profile(), **options)
+    assert (np.abs(read_image(path).astype(int) - [0, 255, 0]) < 4).all()
+    Image.new("RGB", (8, 8), (200, 100, 0)).save(
+        path, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), **options
+    )
+    assert (np.abs(read_image(path).astype(int) - [200, 100, 0]) < 4).all()
+
+
+def test_profiles_of_palettes_and_of_transparent_pictures(tmp_path):
+    see_through = Image.new("RGBA", (4, 4), (255, 0, 0, 51))
+    see_through.save(tmp_path / "a.png", icc_profile=swapped_profile())
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.full((4, 4, 3), [204, 255, 204]))
+    Image.new("RGB", (4, 4), "red").convert("P").save(tmp_path / "b.png", icc_profile=swapped_profile())
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), np.full((4, 4, 3), [0, 255, 0]))
+
+
+def test_useless_profiles_are_ignored(tmp_path, picture):
+    for profile in (b"no profile", swapped_profile()[:200]):
+        path = saved(tmp_path / "a.png", picture, icc_profile=profile)
+        np.testing.assert_array_equal(read_image(path), picture)
+    path = saved(tmp_path / "a.png", picture[..., 0], icc_profile=swapped_profile())  # for colours, but grey
+    np.testing.assert_array_equal(read_image(path)[..., 1], picture[..., 0])
+    np.testing.assert_array_equal(read_mask(path), picture[..., 0])
+    saved(tmp_path / "whole.png", picture, icc_profile=swapped_profile())
+    (tmp_path / "a.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-60])
+    with pytest.raises(FileError, match=r"a\.png: "):
+        read_image(tmp_path / "a.png")
+
+
+def test_binary_files(tmp_path, picture):
+    data = saved(tmp_path / "a.png", picture).read_bytes()
+    np.testing.assert_array_equal(read_image(io.BytesIO(data)), picture)
+    with open(tmp_path / "a.png", "rb") as file:
+        np.testing.assert_array_equal(read_image(file), picture)
+        assert not file.closed
+    reader, writer = os.pipe()  # cannot be rewound
+    os.write(writer, data)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        np.testing.assert_array_equal(read_image(pipe), picture)
+    for rest in (b"", b"not a picture", data[:60]):
+        with pytest.raises(FileError, match=r"^<file>: "):
+            read_image(io.BytesIO(rest))
+
+
+def tiff(bands):
+    """A TIFF of 2 x 2 pixels with so many bands of 8 bits."""
+    pixels = bytes(range(4 * bands))
+    tags = [(256, 2), (257, 2), (258, 8), (259, 1), (262, 1), (273, 8), (277, bands), (278, 2), (279, len(pixels))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 def broken_files(folder, picture):
@@ -122,7 +231,12 @@ def broken_files(folder, picture):
     (folder / "folder.png").mkdir()
     saved(folder / "float.tif", picture[..., 0].astype(np.float32))
     saved(folder / "wide.tif", np.full((2, 2), 1 << 20, np.int32))
-    return ("cut.jpg", "cut.png", "damaged.png", "text.jpg", "empty.png", "folder.png", "float.tif", "wide.tif", "none")
+    (folder / "bands.tif").write_bytes(tiff(7))
+    (folder / "null.png").write_bytes(png(16, 2, np.zeros((0, 4, 3))))
+    return (
+        "cut.jpg", "cut.png", "damaged.png", "text.jpg", "empty.png", "folder.png", "float.tif", "wide.tif",
+        "bands.tif", "null.png", "none",
+    )  # fmt: skip
 
 
 def test_faults_name_the_file(tmp_path, picture):
@@ -131,6 +245,26 @@ def test_faults_name_the_file(tmp_path, picture):
             read_image(tmp_path / name)
         message = str(caught.value)
         assert message.startswith(f"{tmp_path / name}: ") and message.endswith(".") and "\n" not in message
+
+
+def test_an_unreadable_file_is_named(tmp_path, picture, monkeypatch):
+    path = saved(tmp_path / "a.png", picture)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)  # a mode that forbids reading does not stop root
+    with pytest.raises(FileError, match=r"a\.png: .*Permission denied\.$"):
+        read_image(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow fewer names")
+@pytest.mark.parametrize("name", [b"two\nlines", b"a b%s{}'\".png", b"\xff\xfe.png", "\u00fc\u732b".encode(), b"-o"])
+def test_odd_names(tmp_path, picture, name):
+    path = tmp_path / os.fsdecode(name)
+    write_png(path, picture)
+    np.testing.assert_array_equal(read_image(path), picture)
+    np.testing.assert_array_equal(read_image(os.fsencode(path)), picture)
 
 
 @pytest.mark.filterwarnings("ignore:Image size")
@@ -181,8 +315,8 @@ def test_prepare(picture, size):
 
 
 def test_prepare_faults(picture):
-    for wrong in (picture[..., 0], picture / 255, picture.tolist(), picture[:0]):
-        with pytest.raises(ValueError, match="prepare: `image`"):
+    for wrong in (picture[..., 0], picture[..., :2], picture / 255, picture.tolist(), picture[:0]):
+        with pytest.raises(ValueError, match=r"prepare: `image` .*; expected uint8 \(H, W, 3\)"):
             prepare(wrong, 32)
     with pytest.raises(ValueError, match="prepare: `size`"):
         prepare(picture, 0)
@@ -203,9 +337,73 @@ def test_write_png(tmp_path, shape):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_write_png_fault(tmp_path):
-    with pytest.raises(FileError, match="none"):
-        write_png(tmp_path / "none" / "a.png", np.zeros((2, 2), np.uint8))
+def test_write_png_to_a_binary_file(picture):
+    class Parts(io.BytesIO):  # as standard output is with PYTHONUNBUFFERED
+        def write(self, data):
+            return super().write(data[:100])
+
+    file = Parts()
+    write_png(file, picture)
+    np.testing.assert_array_equal(read_image(io.BytesIO(file.getvalue())), picture)
+
+
+def test_write_png_to_the_longest_name(tmp_path, picture):
+    path = tmp_path / ("a" * 251 + ".png")
+    write_png(path, picture)
+    np.testing.assert_array_equal(read_image(path), picture)
+
+
+def test_write_png_faults(tmp_path):
+    black = np.zeros((2, 2), np.uint8)
+    with pytest.raises(FileError, match=r"none.a\.png: cannot be written: No such file or directory\.$"):
+        write_png(tmp_path / "none" / "a.png", black)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"file.a\.png: cannot be written: Not a directory\.$"):
+        write_png(tmp_path / "file" / "a.png", black)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileError, match=r"folder: cannot be written: "):
+        write_png(tmp_path / "folder", black)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    with open(tmp_path / "file", "rb") as unwritable, pytest.raises(FileError, match="file: cannot be written: "):
+        write_png(unwritable, black)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["fsync", "replace", "write"])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, picture, monkeypatch, error, step):
+    before = saved(tmp_path / "a.png", picture).read_bytes()
+
+    def fail(*_):
+        raise error
+
+    if step == "write":
+        monkeypatch.setattr("builtins.open", lambda *a: Failing(io.FileIO(*a), error))
+    else:
+        monkeypatch.setattr(f"os.{step}", fail)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else FileError) as caught:
+        write_png(tmp_path / "a.png", picture[::-1])
+    if isinstance(error, OSError):
+        assert str(caught.value) == f"{tmp_path / 'a.png'}: cannot be written: No space left on device."
+    assert (tmp_path / "a.png").read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
+
+
+class Failing(io.BufferedWriter):
+    """Writes half of what it is given to the disk, then fails."""
+
+    def __init__(self, raw, error):
+        super().__init__(raw)
+        self.error = error
+
+    def write(self, data):
+        super().write(data[: len(data) // 2])
+        self.flush()
+        raise self.error
+
+
+def test_new_files_have_the_usual_permissions(tmp_path, picture):
+    write_png(tmp_path / "a.png", picture)
+    (tmp_path / "b.png").touch()
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "b.png").stat().st_mode
 
 
 def test_predict(tmp_path, picture):
@@ -221,10 +419,12 @@ def test_predict(tmp_path, picture):
     path = saved(tmp_path / "a.png", picture)
     np.testing.assert_array_equal(predict(path, model, 32), salience)
     np.testing.assert_array_equal(predict(str(path), model, 32), salience)
+    np.testing.assert_array_equal(predict(io.BytesIO(path.read_bytes()), model, 32), salience)
     logits = model.eval()(octsod.Tensor(x)).numpy()[0, 0].astype(float)
     expected = bilinear(32, 20) @ (1 / (1 + np.exp(-logits))) @ bilinear(32, 30).T * 255
     assert np.abs(salience - np.floor(expected)).max() <= 1
-    with pytest.raises(ValueError, match="image"):
-        predict(picture[..., 0], model, 32)
+    for wrong in (picture[..., 0], picture[..., :2], picture / 255, None):
+        with pytest.raises(ValueError, match=r"predict: `image` .*; expected uint8 \(H, W, 3\)"):
+            predict(wrong, model, 32)
     with pytest.raises(ValueError, match="16"):
         predict(picture, model, 40)

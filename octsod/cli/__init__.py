@@ -28,6 +28,19 @@ class Failure(click.ClickException):
 
     exit_code = 2
 
+    def format_message(self):
+        return one_line(self.message)
+
+
+def report(error):
+    """Say what went wrong with one of several inputs."""
+    click.echo(one_line(f"Error: {error}"), err=True)
+
+
+def one_line(text):
+    """`text`, fit for a terminal: names of files may hold line ends, escape sequences, or half a character."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
 
 class LazyGroup(click.Group):
     """Loads a command's module when it is needed; turns octsod's errors into one line and an exit code."""
@@ -50,10 +63,13 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx) from error
 
     def invoke(self, ctx):
+        import logging
+
         from octsod.errors import OctsodError
 
+        logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say is in the exception, too
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+            warnings.showwarning = lambda message, *_, **__: click.echo(one_line(f"Warning: {message}"), err=True)
             # Pillow warns of a picture too large to be honest; `octsod.images` makes that an error, which is enough.
             warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
             try:

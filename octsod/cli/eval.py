@@ -7,6 +7,7 @@ import pathlib
 
 import click
 
+from . import report
 from .options import check_output, check_size, existing_file, overwrite_option, size_option, threads_option
 from .progress import Progress
 
@@ -57,7 +58,7 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
     def fail(error):
         nonlocal failed
         failed += 1
-        click.echo(f"Error: {error}", err=True)
+        report(error)
 
     with Progress(len(dataset), "picture", quiet) as progress:
         result = octsod.evaluate(model, dataset, size, on_failure=fail, on_progress=progress.update)

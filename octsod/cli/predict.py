@@ -1,81 +1,163 @@
-"""`octsod predict`: pictures to maps of salience."""
+"""`octsod predict`: pictures to maps of salience, or to pictures made with them."""
 
+import concurrent.futures
+import contextlib
+import os
 import pathlib
+import sys
 
 import click
 
-from . import Failure
-from .options import check_size, existing_file, overwrite_option, size_option, threads_option
+from . import Failure, one_line, report
+from .options import Number, check_size, existing_file, overwrite_option, size_option, threads_option
 from .progress import Progress
+
+MOST_WORKERS = 8  # each may hold a large picture
+PATIENCE = 3.0  # seconds that the first picture may take without a word
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True), metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True), metavar="IMAGE...")
 @click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="OUT",
-              help="A .png file for one picture; otherwise a folder.")  # fmt: skip
+              help="For one picture, a .png file, or - for standard output; otherwise a folder.")  # fmt: skip
+@click.option("--overlay", is_flag=True, help="Write the picture with the object outlined and all else dimmed.")
+@click.option("--cutout", is_flag=True, help="Write the object alone, with the map as its opacity.")
+@click.option("--crop", is_flag=True, help="Write the picture, its overlay or its cutout cropped to the object.")
+@click.option("--margin", type=Number(0, 100), default=0.1, show_default=True, metavar="PART",
+              help="What --crop leaves around the object, in parts of its size.")  # fmt: skip
 @size_option
 @threads_option
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def predict(ctx, images, weights, output, size, threads, overwrite, quiet):
+def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, threads, overwrite, quiet):
     """Find the object in pictures.
 
-    A picture gives a grey map of its own size, white where the object is. A folder's pictures are found in its
-    subfolders, too; OUT mirrors them, with the suffix .png. Pictures whose map exists already are skipped, unless
-    --overwrite. One that cannot be read is named, and the rest is done.
+    IMAGE is a picture, a folder, or - for a picture on standard input. A picture gives a grey map of its own size,
+    white where the object is; --overlay, --cutout and --crop give other pictures instead. A folder's pictures are found
+    in its subfolders, too; OUT mirrors them, with the suffix .png. What exists already is skipped, unless --overwrite.
+    A picture that cannot be read is named, and the rest is done.
     """
-    jobs = _jobs([pathlib.Path(path) for path in images], pathlib.Path(output), output.endswith(("/", "\\")))
-    todo = [(source, target) for source, target in jobs if overwrite or not target.exists()]
+    if overlay and cutout:
+        raise click.UsageError("--overlay and --cutout are two different pictures; choose one.")
+    if ctx.get_parameter_source("margin").name != "DEFAULT" and not crop:
+        raise click.UsageError("--margin is for --crop.")
+    jobs = _jobs(images, output)
+    todo = [(source, target) for source, target in jobs if overwrite or not _exists(target)]
     if len(jobs) == 1 and not todo:
-        raise Failure(f"{jobs[0][1]}: exists already; --overwrite replaces it.")
+        raise Failure(f"{output}: exists already; --overwrite replaces it.")
 
     import octsod
     from octsod.errors import FileError
-    from octsod.images import write_png
-    from octsod.prediction import predict as run
 
     model = octsod.load(weights)
     check_size(model, size)
-    failed = 0
-    with Progress(len(todo), "picture", quiet or len(jobs) == 1) as progress:
-        for done, (source, target) in enumerate(todo, 1):
+
+    def make(source, target):
+        """Make one picture; returns whether it has what was asked for: an object to crop to."""
+        image = octsod.images.read_image(source)
+        salience = octsod.predict(image, model, size)
+        box = octsod.pictures.object_box(salience, margin) if crop else None
+        if overlay:
+            image = octsod.pictures.overlay(image, salience)
+        elif cutout:
+            image = octsod.pictures.cutout(image, salience)
+        elif not crop:
+            image = salience
+        _write(target, image[box] if box else image)
+        return bool(box) or not crop
+
+    failed = uncropped = 0
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(len(todo), "picture", quiet or len(jobs) == 1))
+        # While one picture is in the network, others are read and written: a large one keeps none waiting.
+        pool = concurrent.futures.ThreadPoolExecutor(min(octsod.get_num_threads() + 1, MOST_WORKERS), "octsod-predict")
+        stack.callback(pool.shutdown, cancel_futures=True)
+        running = [pool.submit(make, source, target) for source, target in todo]
+        if not quiet and concurrent.futures.wait(running[:1], PATIENCE).not_done:
+            click.echo("At the first picture; kernels that are not in the cache yet are compiled for it ...", err=True)
+        for done, ((source, _), making) in enumerate(zip(todo, running, strict=True), 1):
+            name = source if isinstance(source, pathlib.Path) else "<stdin>"
             try:
-                salience = run(source, model, size)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_png(target, salience)
+                if not making.result():
+                    uncropped += 1
+                    click.echo(one_line(f"Warning: {name}: no object found; it is not cropped."), err=True)
             except FileError as error:
                 failed += 1
-                click.echo(f"Error: {error}", err=True)
-            progress.update(done, source.name)
+                report(error)
+            progress.update(done, one_line(name))
     if len(jobs) > 1 and not quiet:
-        skipped = f", {len(jobs) - len(todo)} skipped since their maps exist" if len(todo) < len(jobs) else ""
-        click.echo(f"{len(todo) - failed} done, {failed} failed{skipped}", err=True)
+        counts = [f"{len(todo) - failed} done", f"{failed} failed"]
+        if len(todo) < len(jobs):
+            counts.append(f"{len(jobs) - len(todo)} skipped since they exist")
+        if uncropped:
+            counts.append(f"{uncropped} without an object, not cropped")
+        click.echo(", ".join(counts), err=True)
     if failed:
         ctx.exit(1)
 
 
-def _jobs(inputs, output, is_folder):
-    """(picture, map) paths of all that is to do. Refused before work starts: maps that would collide or replace a
-    picture that is read, and names of `output` that do not fit."""
-    single = len(inputs) == 1 and not inputs[0].is_dir()
-    if output.suffix.lower() == ".png" and not output.is_dir() and not is_folder:
+def _write(target, picture):
+    from octsod.errors import FileError
+    from octsod.images import write_png
+
+    if isinstance(target, pathlib.Path):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{target.parent}: cannot be made: {error.strerror or error}.") from error
+    write_png(target, picture)
+
+
+def _exists(target):
+    return isinstance(target, pathlib.Path) and target.exists()
+
+
+def _jobs(images, output):
+    """(picture, output) of all that is to do: paths, or standard input and output.
+
+    Refused before work starts: outputs that would collide or replace a picture that is read, and names that do not fit.
+    """
+    single = len(images) == 1 and not os.path.isdir(images[0])
+    if "-" in images and not single:
+        raise click.UsageError("IMAGE - is one picture, on standard input; leave the others out.")
+    if output == "-":
         if not single:
-            raise click.UsageError(f"-o {output} names one file, but there may be several maps; name a folder.")
-        if not output.parent.is_dir():
-            raise Failure(f"{output.parent}: no such folder.")
-        jobs = [(inputs[0], output)]
-    elif single and output.suffix and not output.is_dir() and not is_folder:
-        raise click.UsageError(f"-o {output}: maps are written as PNG; name a .png file or a folder.")
+            raise click.UsageError("-o - is for one picture, but there may be several; name a folder.")
+        if sys.stdout.isatty():
+            raise click.UsageError("-o -: standard output is a terminal; redirect it, or name a file.")
+        return [(_source(images[0]), sys.stdout.buffer)]
+
+    target = pathlib.Path(output)
+    is_folder = target.is_dir() or output.endswith(("/", "\\"))
+    if target.suffix.lower() == ".png" and not is_folder:
+        if not single:
+            raise click.UsageError(f"-o {output} names one file, but there may be several pictures; name a folder.")
+        if not target.parent.is_dir():
+            raise Failure(f"{target.parent}: no such folder.")
+        jobs = [(_source(images[0]), target)]
+    elif "-" in images:
+        raise click.UsageError(f"-o {output}: for the picture on standard input, name a .png file.")
+    elif single and target.suffix and not is_folder:
+        raise click.UsageError(f"-o {output}: pictures are written as PNG; name a .png file or a folder.")
+    elif target.exists() and not target.is_dir():
+        raise click.UsageError(f"-o {output} is a file; for several pictures, name a folder.")
     else:
-        if output.exists() and not output.is_dir():
-            raise click.UsageError(f"-o {output} is a file; for several maps, name a folder.")
-        found = [pair for path in inputs for pair in _pictures(path, output)]
-        jobs = [(source, output / relative.with_suffix(".png")) for source, relative in found]
+        found = [pair for path in images for pair in _pictures(pathlib.Path(path), target)]
+        jobs = [(source, target / relative.with_suffix(".png")) for source, relative in found]
     if not jobs:
-        raise Failure(f"{', '.join(map(str, inputs))}: no pictures there.")
-    sources = {source.resolve() for source, _ in jobs}
+        raise Failure(f"{', '.join(images)}: no pictures there.")
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _source(image):
+    return sys.stdin.buffer if image == "-" else pathlib.Path(image)
+
+
+def _refuse_collisions(jobs):
+    sources = {source.resolve() for source, _ in jobs if isinstance(source, pathlib.Path)}
     taken = {}
     for source, target in jobs:
         place = target.resolve()
@@ -87,19 +169,30 @@ def _jobs(inputs, output, is_folder):
         taken[place] = source
         if place in sources:
             raise Failure(f"{target}: is one of the pictures to read; name another output.")
-    return jobs
+    for place, source in taken.items():
+        for folder in place.parents:
+            if folder in taken:
+                raise Failure(f"{taken[folder]} would be written to {folder}, which {source} needs as a folder.")
 
 
 def _pictures(path, output):
-    """(picture, its path relative to the input): a file, or all in a folder but what lies in the output folder."""
+    """(picture, its path relative to the input): a file, or all in a folder but what is hidden or in the output."""
     if not path.is_dir():
         return [(path, pathlib.Path(path.name))]
     from octsod.images import SUFFIXES
 
     output = output.resolve()
-    return [
-        (file, file.relative_to(path))
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-        and not (output != path.resolve() and output in file.resolve().parents)
-    ]  # fmt: skip
+    if output == path.resolve():
+        raise Failure(f"{path}: is the folder that is read; name another one for the output.")
+    found = []
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        folder = pathlib.Path(folder)
+        # As in data sets: not what is hidden, nor what macOS puts into archives.
+        folders[:] = sorted(n for n in folders if not n.startswith((".", "__")) and (folder / n).resolve() != output)
+        files = (folder / name for name in sorted(names) if not name.startswith("."))
+        found += [(f, f.relative_to(path)) for f in files if f.suffix.lower() in SUFFIXES and f.is_file()]
+    return found
+
+
+def _raise(error):
+    raise error

@@ -101,8 +101,9 @@ def read_model(checkpoint, layers, dtype="float32"):
         raise
     except (ValueError, TypeError, IndexError) as error:
         raise FileError(f"{layers}: not the layer file of a CSNet: {error}.") from error
-    model = CSNet(config, dtype)
     try:
+        config.require_at_most(sum(array.size for array in state.values()))
+        model = CSNet(config, dtype)
         load_arrays(model, state)
     except ValueError as error:
         raise FileError(f"{checkpoint}: does not fit the layers in {layers}: {error}") from error

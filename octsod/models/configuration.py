@@ -10,6 +10,7 @@ DILATIONS = 5
 BLOCKS = (1, 3, 4, 6, 4)  # per stage
 MULTIPLES = (1, 1, 2, 4, 4)  # of the base width
 FUSED = (2, 3, 4)  # the stages whose last outputs are fused
+MOST_BLOCKS, MOST_BRANCHES = 100, 8  # of a stage and of a block: far more than of use; bounds what a file may ask for
 
 
 def split_channels(total, split):
@@ -44,9 +45,12 @@ class Configuration:
         for n in counts:
             require(type(n) is int and 0 <= n < 1 << 16, op, "channels", f"contain {n!r}", "counts from 0 to 65535")
         for s, stage in enumerate(self.stages):
-            require(len(stage) > 0, op, f"stages[{s}]", "has no block", "at least one")
+            count = len(stage)
+            require(0 < count <= MOST_BLOCKS, op, f"stages[{s}]", f"has {count} blocks", f"1 to {MOST_BLOCKS}")
             for b, block in enumerate(stage):
-                require(sum(block) > 0, op, f"stages[{s}][{b}]", f"is {block}", "at least one channel")
+                name, count = f"stages[{s}][{b}]", len(block)
+                require(count <= MOST_BRANCHES, op, name, f"has {count} branches", f"at most {MOST_BRANCHES}")
+                require(sum(block) > 0, op, name, f"is {block}", "at least one channel")
         for s in FUSED:
             last = self.stages[s][-1]
             require(len(last) == 1, op, f"stages[{s}][-1]", f"has {len(last)} branches", "one: the stage's last merge")
@@ -91,6 +95,19 @@ class Configuration:
             before = stage[-1]
         return inputs
 
+    def require_at_most(self, count):
+        """Raise ValueError if the convolutions of this network have more than `count` weights.
+
+        To be asked before a network is built that a file describes, with the count of the numbers in it: otherwise, a
+        small file could claim all memory.
+        """
+        layers = [pair for i, o in zip(self.inputs(), self.stages, strict=True) for pair in zip(i, o, strict=True)]
+        layers.append(([self.stages[s][-1][0] for s in FUSED], self.fuse))
+        layers.append(([sum(scale) for scale in self.dilated], [self.merge]))
+        weights = sum(sum(inputs) * sum(outputs) for inputs, outputs in layers)
+        weights += sum(9 * i * sum(scale) for i, scale in zip(self.fuse, self.dilated, strict=True))
+        require(weights <= count, "Configuration", "channels", f"make {weights} weights or more", f"at most {count}")
+
     @property
     def multiple(self):
         """Of which an input's height and width must be multiples: 16, or more where a stage has over two branches."""
@@ -105,6 +122,11 @@ class Configuration:
         """Raises ValueError on anything that is not a configuration."""
         try:
             values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("not a configuration: its text is no JSON") from error
+        if not isinstance(values, dict):
+            raise ValueError("not a configuration: its text is no JSON object")
+        try:
             return cls(**values)
-        except (TypeError, KeyError, json.JSONDecodeError, RecursionError) as error:
+        except (TypeError, RecursionError) as error:
             raise ValueError(f"not a configuration: {error}") from error

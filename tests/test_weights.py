@@ -1,0 +1,230 @@
+"""Weight files: what is not a whole, honest one is refused with one sentence; writing loses nothing."""
+
+import json
+import math
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from commands import refused
+from test_pickles import Writer
+
+import octsod
+from octsod.errors import FileError
+from octsod.interop.sod100k import arrays
+from octsod.models import Configuration
+from octsod.models.configuration import FUSED
+
+
+def tiny(seed=0):
+    octsod.manual_seed(seed)
+    return octsod.csnet(0.25)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Header and numbers of a good file."""
+    path = tmp_path_factory.mktemp("good") / "w.safetensors"
+    octsod.save(tiny(), path)
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def joined(header, numbers):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + numbers
+
+
+def test_parts_of_a_good_file_make_one(tmp_path, parts):
+    (tmp_path / "w.safetensors").write_bytes(joined(*parts))
+    loaded = octsod.load(tmp_path / "w.safetensors").state_dict()
+    assert all((loaded[name] == array).all() for name, array in tiny().state_dict().items())
+
+
+def with_configuration(header, **changes):
+    """The header with another configuration."""
+    values = json.loads(header["__metadata__"]["configuration"])
+    text = json.dumps({**values, **changes})
+    return {**header, "__metadata__": {**header["__metadata__"], "configuration": text}}
+
+
+def with_text(header, text):
+    return {**header, "__metadata__": {**header["__metadata__"], "configuration": text}}
+
+
+def as_type(header, dtype, itemsize, only=None):
+    """The header with the arrays (or only the one of that name) of another dtype, and the bytes that it tells of."""
+    end, result = 0, {"__metadata__": header["__metadata__"]}
+    for name, entry in sorted(header.items()):
+        if name != "__metadata__":
+            kind, size = (dtype, itemsize) if only in (None, name) else (entry["dtype"], 4)
+            start, end = end, end + size * math.prod(entry["shape"])
+            result[name] = {**entry, "dtype": kind, "data_offsets": [start, end]}
+    return joined(result, bytes(end))
+
+
+def hostile_files(header, numbers):
+    """(name, content, a word of the sentence) of files to be refused."""
+    data = joined(header, numbers)
+    first = next(name for name, entry in header.items() if entry.get("data_offsets", [1])[0] == 0)
+    shape = header[first]["shape"]
+    yield "empty", b"", "not a weight file"
+    yield "text", b"hello world, this is not a weight file", "not a weight file"
+    yield "truncated", data[: len(data) // 2], "not a weight file"
+    yield "header-cut", data[:100], "not a weight file"
+    yield "longer", data + b"\0", "not a weight file"
+    yield "huge-header", b"\xff" * 8 + data[8:], "not a weight file"
+    yield "header-of-2-gb", struct.pack("<Q", 1 << 31) + data[8:], "not a weight file"
+    yield "header-no-json", struct.pack("<Q", 9) + b"{" * 9, "not a weight file"
+    yield "header-no-object", joined([1, 2], b""), "not a weight file"
+    yield "huge-shape", joined({**header, first: {**header[first], "shape": [1 << 62, 1 << 62]}}, numbers), "overflow"
+    yield "wrong-shape", joined({**header, first: {**header[first], "shape": [*shape, 2]}}, numbers), "not a weight"
+    yield "offsets", joined({**header, first: {**header[first], "data_offsets": [0, 1 << 60]}}, numbers), "not a weight"
+    yield "pickle", pickle.dumps({"a": 1}), "not a weight file"
+    foreign = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    yield "foreign", joined(foreign, bytes(4)), "holds no CSNet"
+    yield "other-format", data.replace(b"octsod-csnet-1", b"octsod-csnet-9"), "holds no CSNet"
+    yield "no-arrays", joined({"__metadata__": header["__metadata__"]}, b""), "dtype none"
+    for dtype, itemsize in (("F16", 2), ("BF16", 2), ("F8_E4M3", 1), ("I32", 4), ("I64", 8), ("U8", 1), ("BOOL", 1)):
+        yield dtype, as_type(header, dtype, itemsize), f"dtype {dtype};"
+    yield "mixed", as_type(header, "F64", 8, only=first), "dtype F32, F64;"
+    for name, value in (("nan", np.nan), ("infinite", -np.inf)):
+        yield name, joined(header, numbers[:-4] + np.float32(value).tobytes()), "not finite"
+    rest = {name: entry for name, entry in header.items() if name != "classifier.bias"}
+    unknown = {**rest, "classifier.bais": header["classifier.bias"]}
+    yield "unknown-name", joined(unknown, numbers), "lacks classifier.bias and has unknown classifier.bais"
+    for text in ("", "[]", "3", "null", '"merge"', "{}", "{", "[" * 100_000, '{"merge": 1}', '{"a": 1}', "9" * 5000):
+        yield f"configuration-{text[:9].translate({34: None})}", joined(with_text(header, text), numbers), "not a conf"
+    stages = json.loads(header["__metadata__"]["configuration"])["stages"]
+    for name, changes in {
+        "a-billion-channels": {"stages": [[[10**9]], *stages[1:]]},
+        "65535-channels": {"stages": [[[65535]] * len(stage) for stage in stages]},
+        "65535-fused": {"fuse": [65535] * 3},
+        "65535-dilated": {"dilated": [[65535] * 5] * 3},
+        "65535-merged": {"merge": 65535},
+        "10000-blocks": {"stages": [[[1]] * 10_000, *stages[1:]]},
+        "10000-branches": {"stages": [[[1] + [0] * 10_000], *stages[1:]]},
+        "negative": {"merge": -1},
+        "fraction": {"merge": 1.5},
+        "not-a-number": {"merge": math.nan},
+        "true": {"merge": True},
+        "a-word": {"stages": "aaaaa"},
+        "flat": {"stages": [1, 2, 3, 4, 5]},
+        "an-object": {"stages": {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}},
+        "one-more": {"extra": 1},
+        "other-merge": {"merge": 14},
+    }.items():
+        yield name, joined(with_configuration(header, **changes), numbers), ""
+
+
+def test_refusals(tmp_path, parts):
+    for name, content, word in hostile_files(*parts):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(FileError) as caught:
+            octsod.load(path)
+        message = str(caught.value)
+        assert message.startswith(f"{path}: ") and word in message, message
+        assert message.isprintable() and message.endswith(".") and len(message) < 400, message
+
+
+def test_missing_files_and_folders(tmp_path):
+    for path in (tmp_path, tmp_path / "none.safetensors", tmp_path / "none" / "w.safetensors"):
+        with pytest.raises(FileError) as caught:
+            octsod.load(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_refusals_on_the_command_line(tmp_path, parts):
+    """One line, and exit code 2."""
+    path = tmp_path / "w.safetensors"
+    for name, content, _ in hostile_files(*parts):
+        if name in ("truncated", "nan", "65535-channels"):
+            path.write_bytes(content)
+            assert f"Error: {path}: " in refused("info", "--weights", path)
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "w.safetensors"
+    octsod.save(tiny(), file)
+    before = file.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*w\.safetensors'$"):
+        octsod.save(tiny(seed=1), file)
+    assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens no folders")
+def test_save_flushes_the_file_and_its_folder(tmp_path, monkeypatch):
+    """The folder last: only then is the new name sure to survive a power cut."""
+    flushed = []
+
+    def fsync(handle):
+        flushed.append(([f.name for f in tmp_path.iterdir()], handle))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    octsod.save(tiny(), tmp_path / "w.safetensors")
+    assert len(flushed) == 2
+    assert flushed[0][0] != ["w.safetensors"] and flushed[1][0] == ["w.safetensors"]
+
+
+# --- the authors' checkpoints -----------------------------------------------------------------------------------------
+
+
+def layers(configuration):
+    """As the authors list them: input and output channels per layer, at the end the blocks per stage."""
+    c = configuration
+    rows = [[list(i), list(o)] for s, t in zip(c.inputs(), c.stages, strict=True) for i, o in zip(s, t, strict=True)]
+    sums = [sum(scale) for scale in c.dilated]
+    rows.append([[c.stages[s][-1][0] for s in FUSED], list(c.fuse)])
+    rows.append([list(c.fuse), sums, [list(scale) for scale in c.dilated]])
+    rows.append([sums, [c.merge]])
+    return [*rows, [len(stage) for stage in c.stages[1:]]]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    writer, model = Writer(), tiny()
+    path = tmp_path / "c.pth.tar"
+    path.write_bytes(writer.bytes({"state_dict": {name: writer.of(a) for name, a in arrays(model).items()}}))
+    return path, model
+
+
+def test_convert(tmp_path, checkpoint):
+    path, model = checkpoint
+    (tmp_path / "l.bin").write_bytes(pickle.dumps(layers(model.configuration), 3))
+    converted = octsod.interop.sod100k.read_model(path, tmp_path / "l.bin")
+    assert all((converted.state_dict()[name] == array).all() for name, array in model.state_dict().items())
+
+
+def test_convert_refuses_layers_that_do_not_fit(tmp_path, checkpoint):
+    path, model = checkpoint
+    file, c = tmp_path / "l.bin", model.configuration
+    huge = Configuration(tuple(((60_000,),) * len(stage) for stage in c.stages), c.fuse, c.dilated, c.merge)
+    for wrong, word in (
+        (layers(Configuration.standard(0.5)), "c.pth.tar: does not fit the layers in"),
+        (layers(huge), "weights or more"),
+        ([[10**9, [10**9]], *layers(c)[1:]], "not the layer file"),
+        (layers(c)[:-1], "not the layer file"),
+        ([], "not the layer file"),
+    ):
+        file.write_bytes(pickle.dumps(wrong, 3))
+        assert word in refused("convert", path, "--config", file, "-o", tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_convert_refuses_numbers_that_are_not_finite(tmp_path, checkpoint):
+    path, model = checkpoint
+    model.classifier.bias.data[...] = np.nan
+    writer = Writer()
+    path.write_bytes(writer.bytes({name: writer.of(a) for name, a in arrays(model).items()}))
+    (tmp_path / "l.bin").write_bytes(pickle.dumps(layers(model.configuration), 3))
+    line = refused("convert", path, "--config", tmp_path / "l.bin", "-o", tmp_path / "w.safetensors")
+    assert "c.pth.tar: `cls_layer.bias` holds a value that is not finite" in line
