@@ -17,6 +17,7 @@ COMMANDS = {
     "info": "info",
     "convert": "convert",
     "export": "export",
+    "warmup": "warmup",
     "doctor": "doctor",
 }
 
