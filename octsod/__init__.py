@@ -25,6 +25,7 @@ _NAMES = {
     "gradcheck": "gradient_check",
     "predict": "prediction",
     "evaluate": "evaluation",
+    "export_onnx": "interop.onnx_export",
     "get_num_threads": "kernels.cpu.parallel",
     "set_num_threads": "kernels.cpu.parallel",
 }

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "predict",
     "info": "info",
     "convert": "convert",
+    "export": "export",
     "doctor": "doctor",
 }
 

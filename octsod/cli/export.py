@@ -1,0 +1,26 @@
+"""`octsod export`: a network for other engines."""
+
+import click
+
+from .options import check_output, check_size, existing_file, overwrite_option, size_option
+
+
+@click.command()
+@click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="MODEL.onnx")
+@size_option
+@overwrite_option
+def export(weights, output, size, overwrite):
+    """Write a network as an ONNX file.
+
+    Input `image` (N, 3, SIZE, SIZE), normalised as the file's own description says; outputs `logits` and `salience`,
+    their sigmoid, (N, 1, SIZE, SIZE). Float32, for batches of any length, batch norm folded into the convolutions.
+    Needs the onnx package: pip install octsod[onnx].
+    """
+    import octsod
+
+    check_output(output, overwrite)
+    model = octsod.load(weights)
+    check_size(model, size)
+    octsod.export_onnx(model, output, (size, size))
+    click.echo(f"{output}: CSNet with {octsod.complexity(model).parameters:,} parameters, for {size}x{size}", err=True)

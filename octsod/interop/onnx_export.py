@@ -1,0 +1,215 @@
+"""CSNet as an ONNX graph, for other engines: batch norm folded into the convolutions, few and large nodes.
+
+All that an output of a gOctConv reads at its own scale (the finer branches, max-pooled, and its own) is concatenated
+and convolved at once. Weights and biases take in weight scale and batch norm in float64 and are then rounded to
+float32.
+"""
+
+import functools
+
+import numpy as np
+
+from .. import __version__
+from ..checks import require, require_integer
+from ..errors import OctsodError
+from ..images import MEAN, STD
+from ..models.configuration import FUSED
+from ..nn import WEIGHT_SCALE
+from ..weights import write_atomically
+
+OPSET, IR_VERSION = 17, 8  # of 2022: every engine in use reads them
+
+DESCRIPTION = """\
+CSNet, salient object detection. `image` (N, 3, H, W): pictures resized to H x W bilinearly (half-pixel centres, no \
+anti-aliasing), RGB in [0, 1], minus {mean}, divided by {std} per channel. `logits` (N, 1, H, W); `salience`: their \
+sigmoid, how likely each pixel belongs to the object."""
+
+
+def export_onnx(model, path, size=(224, 224)):
+    """Write a CSNet to an ONNX file, all or nothing: see `to_onnx`."""
+    write_atomically(path, to_onnx(model, size).SerializeToString())
+
+
+def to_onnx(model, size=(224, 224)):
+    """A CSNet in eval mode as an `onnx.ModelProto` in float32, for batches of any length of pictures (height, width).
+
+    Input `image` (N, 3, H, W), normalised pictures; outputs `logits` (N, 1, H, W), as of `model(x)`, and `salience`,
+    their sigmoid. Its doc_string says how to normalise, its metadata hold `mean`, `std` and the network's
+    `configuration`. Raises ValueError if the network does not take this size, OctsodError without the onnx package.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise OctsodError("export_onnx: needs the onnx package; `pip install octsod[onnx]` brings it.") from error
+    op, multiple = "export_onnx", model.configuration.multiple
+    height, width = (require_integer(n, op, "size", 1) for n in size)
+    for n in (height, width):
+        require(n % multiple == 0, op, "size", f"is {height}x{width}", f"multiples of {multiple}")
+    graph = _Graph(onnx)
+    _csnet(graph, model)
+    mean, std = (f"[{', '.join(map(str, values))}]" for values in (MEAN, STD))
+    image, logits, salience = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", channels, height, width])
+        for name, channels in (("image", 3), ("logits", 1), ("salience", 1))
+    )
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "csnet", [image], [logits, salience], graph.constants),
+        producer_name="octsod", producer_version=__version__, doc_string=DESCRIPTION.format(mean=mean, std=std),
+        ir_version=IR_VERSION, opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+    )  # fmt: skip
+    facts = {"mean": mean, "std": std, "configuration": model.configuration.to_json()}
+    onnx.helper.set_model_props(proto, facts)
+    return proto
+
+
+class _Graph:
+    """Nodes and constants of a graph. A map is known by its name, which is that of the node that makes it."""
+
+    def __init__(self, onnx):
+        self.onnx, self.nodes, self.constants = onnx, [], []
+
+    def constant(self, name, array):
+        self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(self, operator, inputs, name, **attributes):
+        self.nodes.append(self.onnx.helper.make_node(operator, inputs, [name], name, **attributes))
+        return name
+
+    def convolve(self, x, weight, bias, name, dilation=1, groups=1):
+        """A convolution that keeps the size. weight (O, I, k, k), bias (O,) or None."""
+        inputs = [x, self.constant(f"{name}.weight", _rounded(weight))]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}.bias", _rounded(bias)))
+        k = weight.shape[2]
+        return self.node(
+            "Conv", inputs, name, kernel_shape=[k, k], dilations=[dilation] * 2, pads=[dilation * (k // 2)] * 4,
+            group=groups,
+        )  # fmt: skip
+
+    def prelu(self, x, slope, name):
+        return self.node("PRelu", [x, self.constant(f"{name}.slope", _rounded(slope.data).reshape(-1, 1, 1))], name)
+
+    def pool(self, operator, x, name):
+        return self.node(operator, [x], name, kernel_shape=[2, 2], strides=[2, 2])
+
+    def concatenate(self, maps, name):
+        return maps[0] if len(maps) == 1 else self.node("Concat", maps, name, axis=1)
+
+    def upsample(self, x, factor, name):
+        """Bilinear, half-pixel centres, replicated border."""
+        scales = f"upsample{factor}.scales"
+        if all(constant.name != scales for constant in self.constants):
+            self.constant(scales, np.array([1, 1, factor, factor], np.float32))
+        settings = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self.node("Resize", [x, "", scales], name, **settings)
+
+
+def _rounded(array):
+    """In float32; what would be subnormal there is zero, since some processors take 100 times longer over it."""
+    rounded = array.astype(np.float32)
+    return np.where(np.abs(rounded) < np.finfo(np.float32).tiny, np.float32(0), rounded)
+
+
+def _affine(norm):
+    """What batch norm does in eval mode, y = scale*x + shift: (scale, shift) in float64."""
+    weight, bias, mean, variance = (
+        a.astype(np.float64) for a in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var)
+    )
+    scale = weight / np.sqrt(variance + norm.eps)
+    return scale, bias - mean * scale
+
+
+def _csnet(graph, model):
+    maps, fused = ["image"], []
+    for s, stage in enumerate(model.extractor.stages):
+        for b, block in enumerate(stage):
+            maps = _octave(graph, block.mix, maps, f"stage{s}.{b}.mix")
+            for i, layer in enumerate(block.depthwise):
+                maps = _depthwise(graph, layer, maps, f"stage{s}.{b}.depthwise{i}")
+        if s in FUSED:
+            fused.append(maps[0])
+    fusion, classifier = model.fusion, model.classifier
+    maps = _octave(graph, fusion.fuse, fused, "fusion.fuse")
+    maps = _dilated(graph, fusion.dilated, maps, "fusion.dilated")
+    (x,) = _octave(graph, fusion.merge, maps, "fusion.merge")
+    x = graph.convolve(x, classifier.weight.data, classifier.bias.data, "classifier")
+    graph.node("Sigmoid", [graph.upsample(x, 2, "logits")], "salience")
+
+
+# Each layer takes and gives one name per branch, None for a missing one, and has batch norm and PReLU at its end.
+
+
+def _octave(graph, layer, inputs, name):
+    if layer.stride == 2:
+        inputs = [x and graph.pool("AveragePool", x, f"{name}.average{i}") for i, x in enumerate(inputs)]
+
+    @functools.cache
+    def same(j):
+        """All that output j reads at its own scale: the finer branches, max-pooled, and branch j; None for nothing."""
+        finer = same(j - 1) if j else None
+        maps = [finer and graph.pool("MaxPool", finer, f"{name}.{j}.max"), *inputs[j : j + 1]]
+        maps = [x for x in maps if x is not None]
+        return graph.concatenate(maps, f"{name}.{j}.same") if maps else None
+
+    factor = WEIGHT_SCALE if layer.single else 1.0
+    outputs = []
+    for j, norm in enumerate(layer.norms):
+        if norm is None:
+            outputs.append(None)
+            continue
+        at = f"{name}.{j}"
+        scale, bias = _affine(norm)
+        first = sum(layer.out_channels[:j])
+        rows = layer.weight.data[first : first + scale.size] * (factor * scale)[:, None, None, None]
+        columns = np.split(rows, np.cumsum(layer.in_channels)[:-1], axis=1)
+        maps, weights, far = [same(j)] if same(j) else [], columns[: j + 1], []
+        for i in range(j + 1, len(inputs)):
+            if inputs[i] is None:
+                continue
+            # A 1x1 convolution may as well follow the upsampling, which engines are slow at: of the fewer channels.
+            if layer.kernel_size == 1 and layer.in_channels[i] < scale.size:
+                maps.append(graph.upsample(inputs[i], 1 << (i - j), f"{at}.upsample{i}"))
+                weights.append(columns[i])
+            else:
+                far.append(i)
+        terms = []
+        if maps:
+            x = graph.concatenate(maps, f"{at}.concat")
+            terms.append(graph.convolve(x, np.concatenate(weights, axis=1), bias, f"{at}.conv"))
+        for i in far:
+            # Interpolation leaves a bias what it is: any one of the terms can bring it.
+            x = graph.convolve(inputs[i], columns[i], None if terms else bias, f"{at}.conv{i}")
+            terms.append(graph.upsample(x, 1 << (i - j), f"{at}.upsample{i}"))
+        total = functools.reduce(lambda a, b: graph.node("Add", [a, b], f"{b}.sum"), terms)
+        outputs.append(graph.prelu(total, norm.slope, at))
+    return outputs
+
+
+def _depthwise(graph, layer, inputs, name):
+    outputs = []
+    for i, (x, weight, norm) in enumerate(zip(inputs, layer.weights, layer.norms, strict=True)):
+        if norm is not None:
+            scale, bias = _affine(norm)
+            weight = weight.data * (WEIGHT_SCALE * scale)[:, None, None, None]
+            x = graph.convolve(x, weight, bias, f"{name}.{i}.conv", groups=scale.size)
+            x = graph.prelu(x, norm.slope, f"{name}.{i}")
+        outputs.append(x)
+    return outputs
+
+
+def _dilated(graph, layer, inputs, name):
+    outputs = []
+    for i, (x, weights, norm) in enumerate(zip(inputs, layer.weights, layer.norms, strict=True)):
+        if norm is None:
+            outputs.append(None)
+            continue
+        affine, first, maps = np.stack(_affine(norm)), 0, []
+        for weight, dilation in zip(weights, layer.dilations, strict=True):
+            if weight is not None:
+                scale, bias = affine[:, first : first + weight.shape[0]]
+                rows = weight.data * (WEIGHT_SCALE * scale)[:, None, None, None]
+                maps.append(graph.convolve(x, rows, bias, f"{name}.{i}.conv{dilation}", dilation))
+                first += weight.shape[0]
+        outputs.append(graph.prelu(graph.concatenate(maps, f"{name}.{i}.concat"), norm.slope, f"{name}.{i}"))
+    return outputs
