@@ -49,15 +49,14 @@ def octsod_training(problem, threads):
 
 def octsod_inference(problem, threads):
     import octsod
+    from octsod import inference
 
     octsod.set_num_threads(threads)
-    model = problem.model().eval()
-    x = octsod.Tensor(problem.images())
-    state = {}
+    frozen = inference.freeze(problem.model())
+    x, state = problem.images(), {}
 
     def step():
-        with octsod.no_grad():
-            state["logits"] = model(x).numpy()
+        state["logits"] = inference.logits(frozen, x)
 
     return Block(step, lambda: dict(state))
 
