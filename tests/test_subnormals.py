@@ -15,6 +15,7 @@ from octsod.kernels import cpu
 from octsod.kernels.cpu import parallel
 
 import octsod
+from octsod import inference
 
 THREADS = 3
 
@@ -78,6 +79,21 @@ def test_a_caller_that_flushes_goes_on_flushing():
     finally:
         parallel._restore(word)
     assert not out.any() and after and not flushing()
+
+
+@pytest.mark.parametrize("batch", [1, THREADS])
+def test_in_the_whole_network(batch):
+    """Be a picture shared out over threads, or pictures: activations and weights of 1e-20 make no logit of 1e-40."""
+    model = octsod.csnet(0.2).eval()
+    for parameter in model.parameters():
+        parameter.data.fill(0)
+    model.fusion.merge.norms[0].bias.data.fill(1e-20)
+    model.classifier.weight.data.fill(1e-20)
+    x = np.zeros((batch, 3, 32, 32), np.float32)
+    assert not inference.logits(inference.freeze(model), x).any()
+    with octsod.no_grad():
+        assert not model(octsod.Tensor(x)).numpy().any()
+    assert not flushing()
 
 
 # Prints the assembly that switches the mode on another machine: as far as a compiler can tell, it is right.
