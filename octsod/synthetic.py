@@ -44,83 +44,113 @@ class SyntheticDataset:
         return self._drawn[index]
 
     def _draw(self, index):
-        rng, size = np.random.default_rng((self.seed, 1 + index)), self.size
+        rng, size, family = np.random.default_rng((self.seed, 1 + index)), self.size, CATEGORIES[self.category(index)]
         picture, colours = _background(rng, size)
-        for _ in range(rng.integers(0, 5)):  # what is small, or hardly differs from what is behind it, is no object
-            mask = _shape(rng, _any_family(rng), size, rng.uniform(0.02, 0.09), rng.uniform(0, 1, 2))
-            _cover(picture, mask, colours[rng.integers(len(colours))] + rng.normal(0, 45, 3))
-        for _ in range(rng.integers(0, 3)):
-            mask = _shape(rng, _any_family(rng), size, rng.uniform(0.1, 0.4), rng.uniform(0, 1, 2))
-            picture += mask[..., None] * rng.normal(0, 9, 3)
-        radius = rng.uniform(0.16, 0.48)
-        mask = _shape(rng, CATEGORIES[self.category(index)], size, radius, rng.normal(0.5, 0.1, 2))
+        radius = rng.uniform(0.2, 0.52)
+        mask = _shape(rng, family, size, radius, rng.normal(0.5, 0.1, 2))
         if rng.random() < 0.4:  # its shadow
             shift = rng.integers(-size // 16, size // 16 + 1, 2)
-            shadow = _blurred(np.roll(mask, shift, (0, 1)), rng.uniform(0.01, 0.04) * size)
-            picture *= 1 - rng.uniform(0.2, 0.6) * shadow[..., None]
-        _cover(picture, mask, _surface(rng, size, mask, _apart(rng, colours)))
+            picture *= 1 - rng.uniform(0.2, 0.6) * _blurred(np.roll(mask, shift, (0, 1)), 0.02 * size)
+        _cover(picture, mask, _surface(rng, mask, _apart(rng, colours)))
         if rng.random() < 0.3:  # a smaller one beside it
-            beside = _shape(
-                rng, CATEGORIES[self.category(index)], size, radius * rng.uniform(0.4, 0.7), rng.uniform(0.2, 0.8, 2)
-            )
-            _cover(picture, beside, _surface(rng, size, beside, _apart(rng, colours)))
+            beside = _shape(rng, family, size, radius * rng.uniform(0.4, 0.7), rng.uniform(0.2, 0.8, 2))
+            _cover(picture, beside, _surface(rng, beside, _apart(rng, colours)))
             mask = np.maximum(mask, beside)
-        picture += rng.normal(0, rng.uniform(0, 6), picture.shape)
+        grey = picture.mean(axis=0)
+        picture = grey + rng.uniform(0.3, 1.1) * (picture - grey)  # few things are as bright as paint
+        picture += rng.uniform(0, 6) * rng.standard_normal(picture.shape, np.float32)
+        picture = np.ascontiguousarray(picture.transpose(1, 2, 0))
         return Sample(f"synthetic-{index:05d}", _to_bytes(picture), _to_bytes(255 * mask))
+
+
+# While it is drawn, a picture is an array (3, size, size) of float32 from 0 to 255, and a colour an array (3, 1, 1).
 
 
 def _to_bytes(values):
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _any_family(rng):
-    return CATEGORIES[rng.integers(len(CATEGORIES))]
+def _normal(rng, spread, *shape):
+    return rng.standard_normal(shape, np.float32) * np.float32(spread)
 
 
 def _cover(picture, mask, surface):
     """Put `surface`, a colour or a picture, where the mask is."""
-    picture += mask[..., None] * (surface - picture)
+    picture += mask * (surface - picture)
 
 
 def _background(rng, size):
-    """A picture (size, size, 3) in 0 to 255 and the colours (K, 3) that it is made of."""
+    """A picture without an object, and the colours (K, 3, 1, 1) that it is made of."""
     colours = [_colour(rng)]
-    picture = colours[0] + _texture(rng, size, rng.gamma(2, 9))
+    picture = colours[0] + _texture(rng, size, rng.gamma(2, 15))
     if rng.random() < 0.55:  # another texture beyond a horizon, or a wall's edge
-        colours.append(_colour(rng) if rng.random() < 0.5 else np.clip(colours[0] + rng.normal(0, 40, 3), 0, 255))
-        y, x = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j]
+        other = _colour(rng) if rng.random() < 0.5 else np.clip(colours[0] + _normal(rng, 40, 3, 1, 1), 0, 255)
+        y, x = _grid(size)
         slope = rng.normal(0, 0.15) if rng.random() < 0.8 else rng.normal(0, 3)
-        line = y - rng.uniform(0.2, 0.8) - slope * (x - 0.5) + 0.1 * _noise(rng, size, 3) * rng.random()
-        share = 1 / (1 + np.exp(-np.clip(line / rng.choice([0.005, 0.02, 0.1]), -50, 50)))
-        _cover(picture, share, colours[1] + _texture(rng, size, rng.gamma(2, 9)))
-    picture *= 1 + rng.uniform(0, 0.25) * _noise(rng, size, 1)[..., None]  # uneven light
-    if rng.random() < 0.4:  # out of focus
-        picture = _blurred(picture, rng.uniform(0.3, 2.5) * size / 112)
-    return picture, np.array(colours)
+        line = y - rng.uniform(0.2, 0.8) - slope * (x - 0.5) + 0.1 * rng.random() * _noise(rng, size, 3)
+        share = 1 / (1 + np.exp(-np.clip(line / float(rng.choice([0.005, 0.02, 0.1])), -50, 50)))
+        _cover(picture, share, other + _texture(rng, size, rng.gamma(2, 15)))
+        colours.append(other)
+    if rng.random() < 0.8:
+        picture += _leaves(rng, size, rng.uniform(10, 65))
+    picture *= 1 + rng.uniform(0, 0.4) * _noise(rng, size, 1)  # uneven light
+    if rng.random() < 0.5:  # out of focus
+        radius = rng.uniform(0.3, 2.5) * size / 112
+        picture = np.stack([_blurred(channel, radius) for channel in picture])
+    return picture, np.stack(colours)
+
+
+def _grid(size):
+    """The coordinates y (size, 1) and x (1, size) of the pixels, from 0 to 1."""
+    line = np.linspace(0, 1, size, dtype=np.float32)
+    return line[:, None], line[None]
 
 
 def _colour(rng):
     """Mostly dull, as the world is: a grey of any brightness and a tint."""
-    return np.clip(rng.uniform(20, 235) + rng.normal(0, rng.choice([8, 25, 60]), 3), 0, 255)
+    return np.clip(rng.uniform(20, 235) + _normal(rng, rng.choice([8, 20, 45]), 3, 1, 1), 0, 255)
 
 
 def _apart(rng, colours):
-    """A colour at a clear distance from all of `colours`."""
-    least = rng.uniform(45, 110)
+    """A colour at a clear distance from all of `colours`, mostly not far from one."""
+    least, spread = rng.uniform(35, 105), rng.uniform(30, 90)
     while True:
-        colour = _colour(rng) if rng.random() < 0.5 else rng.uniform(0, 255, 3)
+        near = colours[rng.integers(len(colours))]
+        colour = np.clip(near + _normal(rng, spread, 1, 1, 1) + _normal(rng, spread, 3, 1, 1), 0, 255)
         if np.linalg.norm(colours - colour, axis=1).min() > least:
             return colour
-        least *= 0.97  # in the middle of grey, nothing is far away
+        least *= 0.97  # a bright grey and a dark one leave little room
 
 
-def _surface(rng, size, mask, colour):
-    """What an object looks like: a colour, a texture, light from one side, sometimes a pattern of a second colour."""
-    surface = colour + _texture(rng, size, rng.gamma(2, 8))
+def _leaves(rng, size, spread):
+    """Polygons that cover one another, as a picture's differences: `spread` is their colours' standard deviation.
+
+    Dead leaves, whose statistics are much like those of photographs (Lee, Mumford and Huang, "Occlusion models for
+    natural images", 2001): the density of radii falls with their third power.
+    """
+    count, corners = rng.integers(3, 50), rng.integers(4, 10)
+    radii = 1 / np.sqrt(rng.uniform(0.5**-2, 0.04**-2, count))
+    angles = np.sort(rng.uniform(0, 2 * math.pi, (count, corners)), axis=1)
+    y, x = radii[:, None] * np.sin(angles), radii[:, None] * np.cos(angles) * rng.uniform(0.3, 1, (count, 1))
+    turn = rng.uniform(0, math.pi, (count, 1))
+    points = np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], 2)
+    points = 2 * size * (points + rng.uniform(0, 1, (count, 1, 2)))
+    fills = _to_bytes(128 + _normal(rng, spread, count, 1) + _normal(rng, 0.4 * spread, count, 3))
+    canvas = Image.new("RGB", (2 * size, 2 * size), (128, 128, 128))
+    draw = ImageDraw.Draw(canvas)
+    for outline, fill in zip(points.reshape(count, -1).tolist(), fills.tolist(), strict=True):
+        draw.polygon(outline, fill=tuple(fill))
+    return np.asarray(canvas.reduce(2), np.float32).transpose(2, 0, 1) - 128
+
+
+def _surface(rng, mask, colour):
+    """What an object looks like: a colour, a texture, parts, a pattern, light from one side."""
+    size = len(mask)
+    surface = colour + _texture(rng, size, rng.gamma(2, 15))
+    y, x = _grid(size)
     kind = rng.random()
     if kind < 0.45:
-        second = np.clip(colour + rng.normal(0, 60, 3), 0, 255)
-        y, x = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j]
+        second = np.clip(colour + _normal(rng, 60, 3, 1, 1), 0, 255)
         turn, waves = rng.uniform(0, math.pi), rng.uniform(2, 14)
         if kind < 0.15:  # stripes
             pattern = np.sin(2 * math.pi * waves * (x * math.cos(turn) + y * math.sin(turn))) > rng.uniform(-0.5, 0.5)
@@ -129,44 +159,46 @@ def _surface(rng, size, mask, colour):
         else:  # two parts
             cos, sin = math.cos(turn), math.sin(turn)
             pattern = x * cos + y * sin > rng.uniform(0.2, 0.8) * (cos + sin)
-        _cover(surface, pattern.astype(float), second)
-    light = rng.uniform(-70, 70, 2)
-    rows, cols = np.nonzero(mask > 0.5)
+        _cover(surface, pattern.astype(np.float32), second)
+    if rng.random() < 0.7:
+        surface += _leaves(rng, size, rng.uniform(10, 65))
+    light = rng.uniform(-70, 70, 2).tolist()
+    rows, cols = (np.flatnonzero(mask.max(axis=axis) > 0.5) / size for axis in (1, 0))
     if rows.size:
-        y, x = np.mgrid[0 : size * 1.0, 0 : size * 1.0]
-        across = max(np.ptp(rows), np.ptp(cols), 1)
-        surface += ((y - rows.mean()) * light[0] + (x - cols.mean()) * light[1])[..., None] / across
+        across = max(np.ptp(rows), np.ptp(cols), 0.01)
+        surface += (y - rows.mean()) * (light[0] / across) + (x - cols.mean()) * (light[1] / across)
     return surface
+
+
+def _enlarged(grey, size):
+    """(h, w) -> (size, size), bicubic."""
+    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _noise(rng, size, octave):
     """Smooth noise (size, size), about -1 to 1, with 2**octave bumps along a side."""
     cells = (1 << int(octave)) + 2
-    grey = Image.fromarray(rng.normal(0, 0.5, (cells, cells)).astype(np.float32))
-    return np.asarray(grey.resize((size, size), Image.Resampling.BICUBIC), np.float64)
+    return _enlarged(_normal(rng, 0.5, cells, cells), size)
 
 
 def _texture(rng, size, strength):
-    """Noise of several octaves (size, size, 3), coarse or fine, grey or coloured, sometimes stretched."""
-    total = np.zeros((size, size, 3))
+    """Noise of several octaves, (3, size, size) about 0: coarse or fine, grey or coloured, sometimes stretched."""
+    total = np.zeros((3, size, size), np.float32)
     fall = rng.uniform(-0.5, 0.9)  # how much weaker each finer octave is
     stretch = rng.choice([1, 1, 1, 3, 8])
     upright = rng.random() < 0.5
     for octave in range(1, 7):
         cells = [max((1 << octave) // stretch, 1) + 1, (1 << octave) + 1]
-        grey = rng.standard_normal(cells if upright else cells[::-1]).astype(np.float32)
-        layer = np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC))
-        total += layer[..., None] * (1 + rng.choice([0.05, 0.3]) * rng.standard_normal(3)) * 2 ** (-fall * octave)
+        layer = _enlarged(_normal(rng, 1, *(cells if upright else cells[::-1])), size)
+        total += (1 + _normal(rng, rng.choice([0.05, 0.3]), 3, 1, 1)) * np.float32(2 ** (-fall * octave)) * layer
     return total * (strength / max(total.std(), 1e-9))
 
 
 def _blurred(values, radius):
-    """Values (H, W) or (H, W, C), each channel blurred."""
-    if values.ndim == 3:
-        return np.stack([_blurred(values[..., c], radius) for c in range(values.shape[2])], 2)
+    """Values (H, W), blurred."""
     low, span = values.min(), max(np.ptp(values), 1e-9)
     image = Image.fromarray(_to_bytes((values - low) * (255 / span))).filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(image, np.float64) * (span / 255) + low
+    return np.asarray(image, np.float32) * (span / 255) + low
 
 
 def _shape(rng, family, size, radius, centre):
@@ -186,8 +218,8 @@ def _shape(rng, family, size, radius, centre):
         inner = rng.uniform(0.35, 0.65)
         angles = np.linspace(0, 2 * math.pi, 64, endpoint=False)
         draw.polygon(where(inner * np.cos(angles), inner * np.sin(angles)), fill=0)
-    canvas = canvas.filter(ImageFilter.BoxBlur(SMOOTH * rng.uniform(0.3, 1.2)))
-    return np.asarray(canvas.resize((size, size), Image.Resampling.BOX), np.float64) / 255
+    canvas = canvas.reduce(SMOOTH).filter(ImageFilter.BoxBlur(rng.uniform(0, 1)))
+    return np.asarray(canvas, np.float32) / 255
 
 
 class _Placing:
