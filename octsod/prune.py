@@ -1,10 +1,10 @@
 """Pruning: a smaller CSNet without the channels that do not count (paper, section 3.2; csnet.md, section 4).
 
 Channels go together as in the paper: an output channel of an ILBlock's gOctConv, its two depthwise channels, and the
-inputs of whatever reads it, the next block or the cross-stage fusion. In the fusion, a channel of the first gOctConv, of
-a dilated convolution or of the second gOctConv goes with the inputs of the next layer. A branch, a dilation or a scale
-of the fusion may lose all its channels; every block, the fusion's gOctConvs and its dilated convolutions keep at least
-their best one.
+inputs of whatever reads it, the next block or the cross-stage fusion. In the fusion, a channel of the first gOctConv,
+of a dilated convolution or of the second gOctConv goes with the inputs of the next layer. A branch, a dilation or a
+scale of the fusion may lose all its channels; every block, the fusion's gOctConvs and its dilated convolutions keep at
+least their best one.
 
 A removed channel is taken for a constant, and what follows is told: see `apply`.
 """
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import complexity  # the function: importing it from its module would hide it behind that
 from .checks import require
-from .complexity import complexity
 from .models import Configuration, CSNet
 from .models.configuration import FUSED
 from .nn import WEIGHT_SCALE, ILBlock
@@ -110,9 +110,9 @@ def plan(model, criterion="gamma", *, threshold=None, ratio=None, macs=None) -> 
     multiply-accumulates at 224x224 (see `complexity`) down to this number.
 
     Scores, by `criterion`:
-    "gamma": the least |gamma| of a channel's norms (network slimming). An ILBlock's channel has three in a row, and is a
-    constant as soon as one of them is zero. The authors look at the first alone, the gOctConv's: whatever goes by their
-    rule goes by this one, too.
+    "gamma": the least |gamma| of a channel's norms (network slimming). An ILBlock's channel has three in a row, and is
+    a constant as soon as one of them is zero. The authors look at the first alone, the gOctConv's: whatever goes by
+    their rule goes by this one, too.
     "l1": the mean of |w| over the filter that makes a channel, the gOctConv's or the dilated convolution's, over the
     average of its layer: batch norm hides the scale of filters, so only shares of it can be ranked over layers.
     "geometric-median": the sum of the filter's distances from the other filters of its layer, over the layer's average.
@@ -147,7 +147,8 @@ def plan(model, criterion="gamma", *, threshold=None, ratio=None, macs=None) -> 
     def cost(count):
         return complexity(CSNet(without(count).configuration)).macs
 
-    require(cost(free) <= macs, op, "macs", f"is {macs:,}", f"at least {cost(free):,}, those with one channel per layer")
+    least = cost(free)
+    require(least <= macs, op, "macs", f"is {macs:,}", f"at least {least:,}, those with one channel per layer")
     return without(bisect.bisect_left(range(free), True, key=lambda count: cost(count) <= macs))
 
 
@@ -313,9 +314,7 @@ def _folded(model, plan):
             name = _block(s, b)
             fold_octave(f"{name}.mix", block.mix, constants)
             weights = [[layer.weights[i] for layer in block.depthwise] for i in range(len(block.mix.norms))]
-            constants = [
-                _constants(*branch) for branch in zip(_chains(block), plan.kept[name], weights, strict=True)
-            ]
+            constants = [_constants(*branch) for branch in zip(_chains(block), plan.kept[name], weights, strict=True)]
         if s in FUSED:
             fused.append(constants[0])
     fusion, kept = model.fusion, plan.kept
