@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,12 +13,22 @@ from .checks import require, require_integer
 from .diagnosis import first_nonfinite
 from .errors import OctsodError
 from .evaluation import evaluate
-from .optim import Adam, CosineLR, DynamicWeightDecay, MultiStepLR, parameter_groups
+from .optim import (
+    Adam,
+    CosineLR,
+    DynamicWeightDecay,
+    MultiStepLR,
+    average_pooling,
+    constant,
+    parameter_groups,
+)
 from .prediction import predict
 from .sheets import contact_sheet
 from .tensor import Tensor
 
 SCHEDULES = ("milestones", "cosine")
+WEIGHT_DECAY = 5e-3
+DECAYS = {"dynamic": 3.0, "standard": WEIGHT_DECAY, "none": 0.0}  # of the scales, each with its usual strength
 WARMUP = 500  # steps of the cosine's warm-up at most; a twentieth of a shorter run
 
 
@@ -31,19 +42,33 @@ class Recipe:
 
     schedule: "milestones" divides lr by 10 after two thirds and again after five sixths of the run (the paper's epochs
     200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to nothing along half a cosine. weight_decay:
-    ordinary L2, on all but the scales of the ILBlocks' norms; dynamic_decay: the factor of their penalty (csnet.md,
-    section 3).
+    ordinary L2, on all but the scales of the ILBlocks' norms. decay: what those get, "dynamic" (csnet.md, section 3),
+    "standard", ordinary L2 as all others, or "none". decay_strength: its factor; None stands for that in `DECAYS`.
+    metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
     """
 
     lr: float = 1e-4
     schedule: str = "milestones"
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 5e-3
-    dynamic_decay: float = 3.0
+    weight_decay: float = WEIGHT_DECAY
+    decay: str = "dynamic"
+    decay_strength: float | None = None
+    metric: Callable[[np.ndarray, int], np.ndarray] = average_pooling
+    branch_factor: float = 1.0
 
     def __post_init__(self):
-        known = self.schedule in SCHEDULES
-        require(known, "Recipe", "schedule", f"is {self.schedule!r}", " or ".join(SCHEDULES))
+        for name, known in (("schedule", SCHEDULES), ("decay", DECAYS)):
+            value = getattr(self, name)
+            require(value in known, "Recipe", name, f"is {value!r}", " or ".join(known))
+        idle = self.decay == "none" and self.decay_strength
+        require(not idle, "Recipe", "decay_strength", f"is {self.decay_strength} of no decay", "none")
+
+    def scale_decay(self, model):
+        """What decays the scales of the ILBlocks' norms; without decay, it still tells the penalty of dynamic decay."""
+        strength = DECAYS[self.decay] if self.decay_strength is None else self.decay_strength
+        if self.decay == "standard":
+            return DynamicWeightDecay(model, strength, constant)
+        return DynamicWeightDecay(model, strength, self.metric, self.branch_factor)
 
 
 def _schedule(optimizer, name, total):
@@ -67,7 +92,7 @@ class Trainer:
         r = self.recipe
         self.optimizer = Adam(parameter_groups(model, r.weight_decay), r.lr, r.betas)
         self.schedule = _schedule(self.optimizer, r.schedule, self.total)
-        self.decay = DynamicWeightDecay(model, r.dynamic_decay)
+        self.decay = r.scale_decay(model)
         self.steps = 0
 
     @property
@@ -78,7 +103,7 @@ class Trainer:
     def step(self, x, y):
         """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
 
-        Returns the mean binary cross-entropy before the step and the unscaled penalty of dynamic weight decay. Raises
+        Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay. Raises
         DivergenceError, before the optimiser changes anything, if one of them or a gradient is not finite.
         """
         self.model.train()
@@ -90,7 +115,7 @@ class Trainer:
         loss.backward()
         penalty = self.decay.apply()
         if not math.isfinite(penalty):
-            raise self._divergence(f"the penalty of dynamic weight decay is {penalty}", x, y)
+            raise self._divergence(f"the penalty on the scales is {penalty}", x, y)
         self._require_finite_gradients()
         self.optimizer.step()
         self.schedule.step()

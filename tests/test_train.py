@@ -68,7 +68,7 @@ def write_toml(path, text):
 
 def test_defaults(data):
     paper = {"epochs": 300, "batch_size": 24, "lr": 1e-4, "schedule": "milestones", "size": 224, "width": 1.0,
-             "split": [0.5, 0.5], "seed": 0}  # fmt: skip
+             "split": [0.5, 0.5], "seed": 0, "decay": "dynamic", "decay_strength": 3.0}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
     del paper["epochs"]
     drawn = {**paper, **command.EMBEDDED, "steps": command.EMBEDDED_STEPS, "threads": 3, "lr": 0.25}
@@ -90,6 +90,22 @@ def test_precedence(tmp_path, data, monkeypatch):
     assert settings_of("--epochs", 2).get("steps") is None
     monkeypatch.setenv("OCTSOD_THREADS", "many")
     assert "OCTSOD_THREADS" in refused("train", "--print-config")
+
+
+def test_decay(tmp_path):
+    """Its strength is that of its kind, unless given with it."""
+
+    def found(*arguments):
+        settings = settings_of(*arguments)
+        return settings["decay"], settings.get("decay_strength")
+
+    assert found("--decay", "standard") == ("standard", 5e-3) and found("--decay", "none") == ("none", None)
+    assert found("--decay-strength", 0.5) == ("dynamic", 0.5)
+    file = write_toml(tmp_path / "c.toml", 'decay = "dynamic"\ndecay_strength = 7.0\n')
+    assert found("-c", file) == ("dynamic", 7) and found("-c", file, "--decay-strength", 2) == ("dynamic", 2)
+    assert found("-c", file, "--decay", "standard") == ("standard", 5e-3)
+    assert found("-c", file, "--decay", "none") == ("none", None)
+    assert "--decay none" in refused("train", "--decay", "none", "--decay-strength", 1)
 
 
 def test_a_runs_own_configuration_can_be_given_back(finished):

@@ -343,7 +343,7 @@ def test_divergence_names_the_gradient(monkeypatch):
         trainer.step(*batch)
     assert all((p.data == before[name]).all() for name, p in model.named_parameters())
     monkeypatch.setattr(trainer.decay, "apply", lambda: np.inf)
-    with pytest.raises(DivergenceError, match="penalty of dynamic weight decay is inf"):
+    with pytest.raises(DivergenceError, match="the penalty on the scales is inf"):
         trainer.step(*batch)
 
 

@@ -26,8 +26,8 @@ EMBEDDED_PICTURES = 600
 
 # What config.toml holds, and what --config may set.
 SETTINGS = (
-    "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "size", "seed",
-    "threads",
+    "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "decay",
+    "decay_strength", "size", "seed", "threads",
 )  # fmt: skip
 
 
@@ -80,6 +80,10 @@ _folder = click.Path(exists=True, file_okay=False)
               help="Learning rate of Adam.")  # fmt: skip
 @click.option("--schedule", type=click.Choice(["milestones", "cosine"]), default="milestones", show_default=True,
               help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, or along half a cosine.")
+@click.option("--decay", type=click.Choice(["dynamic", "standard", "none"]), default="dynamic", show_default=True,
+              help="Of the scales of the blocks' norms: dynamic weight decay, L2 as of all else, or none.")  # fmt: skip
+@click.option("--decay-strength", type=Number(0), metavar="LAMBDA",
+              help="Its factor.  [default: 3 of dynamic decay, 0.005 of standard]")  # fmt: skip
 @size_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="For initial weights, hold-out, order and augmentation.")  # fmt: skip
@@ -164,6 +168,7 @@ def _settings(ctx):
             if source[name] is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--init says what the network is; leave --{name} out.")
             values[name] = None
+    values["decay_strength"] = _decay_strength(values, source)
     # Of the two lengths, an option replaces both of a file: to make a run longer, one is enough.
     if any(source[name] is ParameterSource.COMMANDLINE for name in ("epochs", "steps")):
         for name in ("epochs", "steps"):
@@ -176,6 +181,20 @@ def _settings(ctx):
     values["split"] = values["split"] and list(values["split"])
     values["threads"] = values["threads"] or octsod.get_num_threads()
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _decay_strength(values, source):
+    """The factor of the scales' decay; an option for the kind of decay makes nothing of a file's factor for another."""
+    from octsod.training import DECAYS
+
+    strength, decay = values["decay_strength"], values["decay"]
+    if source["decay"] is ParameterSource.COMMANDLINE and source["decay_strength"] is not ParameterSource.COMMANDLINE:
+        strength = None
+    if decay == "none":
+        if strength is not None:
+            raise click.UsageError("--decay-strength is of no use with --decay none.")
+        return None
+    return DECAYS[decay] if strength is None else strength
 
 
 def _data(settings, verbose):
@@ -232,7 +251,11 @@ def _trainer(settings, steps_per_epoch, checkpoint):
     check_size(model, settings["size"])
     lengths = [settings["steps"]] if "steps" in settings else []
     lengths += [settings["epochs"] * steps_per_epoch] if "epochs" in settings else []
-    return Trainer(model, Recipe(lr=settings["lr"], schedule=settings["schedule"]), min(lengths))
+    recipe = Recipe(
+        lr=settings["lr"], schedule=settings["schedule"], decay=settings["decay"],
+        decay_strength=settings.get("decay_strength"),
+    )  # fmt: skip
+    return Trainer(model, recipe, min(lengths))
 
 
 def _new_folder(output, settings):
