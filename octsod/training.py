@@ -26,7 +26,7 @@ from .prediction import predict
 from .sheets import contact_sheet
 from .tensor import Tensor
 
-SCHEDULES = ("milestones", "cosine")
+SCHEDULES = ("milestones", "cosine", "constant")
 WEIGHT_DECAY = 5e-3
 DECAYS = {"dynamic": 3.0, "standard": WEIGHT_DECAY, "none": 0.0}  # of the scales, each with its usual strength
 WARMUP = 500  # steps of the cosine's warm-up at most; a twentieth of a shorter run
@@ -41,10 +41,10 @@ class Recipe:
     """What is minimised and how; the defaults are the paper's.
 
     schedule: "milestones" divides lr by 10 after two thirds and again after five sixths of the run (the paper's epochs
-    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to nothing along half a cosine. weight_decay:
-    ordinary L2, on all but the scales of the ILBlocks' norms. decay: what those get, "dynamic" (csnet.md, section 3),
-    "standard", ordinary L2 as all others, or "none". decay_strength: its factor; None stands for that in `DECAYS`.
-    metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
+    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to nothing along half a cosine, "constant" keeps
+    it. weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: what those get, "dynamic"
+    (csnet.md, section 3), "standard", ordinary L2 as all others, or "none". decay_strength: its factor; None stands for
+    that in `DECAYS`. metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
     """
 
     lr: float = 1e-4
@@ -73,7 +73,7 @@ class Recipe:
 
 def _schedule(optimizer, name, total):
     """The learning rate of each of `total` steps; a run without an end keeps the one that it starts with."""
-    if total is None:
+    if total is None or name == "constant":
         return MultiStepLR(optimizer, ())
     if name == "milestones":
         return MultiStepLR(optimizer, (math.ceil(total * 2 / 3), math.ceil(total * 5 / 6)))

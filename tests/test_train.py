@@ -108,6 +108,22 @@ def test_decay(tmp_path):
     assert "--decay none" in refused("train", "--decay", "none", "--decay-strength", 1)
 
 
+def test_finetune(tmp_path, data):
+    """Other defaults; what is given comes first."""
+
+    def found(*arguments):
+        settings = settings_of("--data", data, "--finetune", *arguments)
+        names = ("epochs", "steps", "lr", "schedule", "decay", "decay_strength")
+        return [settings.get(name) for name in names]
+
+    init = ("--init", tmp_path / "w.safetensors")
+    assert found(*init) == [20, None, 1e-6, "constant", "standard", 5e-3]
+    assert found(*init, "--lr", 1e-5, "--steps", 9) == [None, 9, 1e-5, "constant", "standard", 5e-3]
+    file = write_toml(tmp_path / "c.toml", 'decay = "none"\nsteps = 3\n')
+    assert found(*init, "-c", file) == [None, 3, 1e-6, "constant", "none", None]
+    assert "--finetune needs --init" in refused("train", "--finetune", "--data", data)
+
+
 def test_a_runs_own_configuration_can_be_given_back(finished):
     _, folder = finished
     text = (folder / "config.toml").read_text()

@@ -120,6 +120,7 @@ def test_schedules_fall_over_the_run():
     expected = [1.0] * 200 * steps_per_epoch + [0.1] * 50 * steps_per_epoch + [0.01] * 50 * steps_per_epoch
     assert rates(300 * steps_per_epoch, "milestones") == pytest.approx(expected)
     assert rates(1, "milestones") == [1.0] and rates(1, "cosine") == [1.0]
+    assert rates(9, "constant") == [1.0] * 9
     cosine = rates(100, "cosine")
     assert cosine[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0]) and 0 < cosine[-1] < 1e-3
     assert cosine[5:] == sorted(cosine[5:], reverse=True)

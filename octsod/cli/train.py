@@ -24,6 +24,9 @@ EMBEDDED = {"batch_size": 16, "lr": 7e-4, "schedule": "cosine", "size": 96, "wid
 EMBEDDED_STEPS = 400
 EMBEDDED_PICTURES = 600
 
+# The defaults with --finetune: the last 20 of the paper's 300 epochs, whose learning rate has fallen twice by then.
+FINETUNE = {"epochs": 20, "lr": 1e-6, "schedule": "constant", "decay": "standard"}
+
 # What config.toml holds, and what --config may set.
 SETTINGS = (
     "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "decay",
@@ -73,13 +76,17 @@ _folder = click.Path(exists=True, file_okay=False)
 @split_option
 @click.option("--init", type=click.Path(dir_okay=False), metavar="FILE",
               help="Weight file to start from; it says what the network is.")  # fmt: skip
+@click.option("--finetune", is_flag=True,
+              help="Recover from pruning: with --init, other defaults, "
+                   + ", ".join(f"--{name} {value}" for name, value in FINETUNE.items()) + ".")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help=f"Stop after N epochs.  [default: {EPOCHS}]")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps.")
 @click.option("-b", "--batch-size", type=click.IntRange(min=1), default=24, show_default=True, metavar="N")
 @click.option("--lr", type=Number(0, min_open=True), default=1e-4, show_default=True, metavar="RATE",
               help="Learning rate of Adam.")  # fmt: skip
-@click.option("--schedule", type=click.Choice(["milestones", "cosine"]), default="milestones", show_default=True,
-              help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, or along half a cosine.")
+@click.option("--schedule", type=click.Choice(["milestones", "cosine", "constant"]), default="milestones",
+              show_default=True,
+              help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, along half a cosine, or never.")
 @click.option("--decay", type=click.Choice(["dynamic", "standard", "none"]), default="dynamic", show_default=True,
               help="Of the scales of the blocks' norms: dynamic weight decay, L2 as of all else, or none.")  # fmt: skip
 @click.option("--decay-strength", type=Number(0), metavar="LAMBDA",
@@ -162,6 +169,12 @@ def _settings(ctx):
             raise click.UsageError("--val needs --data.")
         for name, value in EMBEDDED.items():
             if source[name] is ParameterSource.DEFAULT:
+                values[name] = value
+    if ctx.params["finetune"]:
+        if values["init"] is None:
+            raise click.UsageError("--finetune needs --init, the network to go on with.")
+        for name, value in FINETUNE.items():
+            if source[name] is ParameterSource.DEFAULT and (name != "epochs" or values["steps"] is None):
                 values[name] = value
     if values["init"] is not None:
         for name in ("width", "split"):
