@@ -242,7 +242,9 @@ class Run:
         for line in self._log:
             try:
                 entry = json.loads(line)
-                if not line.endswith(b"\n") or entry["step"] > (validated if "max_f" in entry else steps):
+                # A run that is resumed where it was pruned is pruned anew: see `training.train`.
+                last = validated if "max_f" in entry else steps - ("pruned" in entry)
+                if not line.endswith(b"\n") or entry["step"] > last:
                     break
             except (ValueError, TypeError, KeyError):  # half a line, by a kill
                 break

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from . import complexity, prune  # complexity is the function
 from . import functional as f
 from .checks import require, require_integer
 from .diagnosis import first_nonfinite
@@ -23,6 +24,7 @@ from .optim import (
     parameter_groups,
 )
 from .prediction import predict
+from .prune import THRESHOLD
 from .sheets import contact_sheet
 from .tensor import Tensor
 
@@ -45,6 +47,9 @@ class Recipe:
     it. weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: what those get, "dynamic"
     (csnet.md, section 3), "standard", ordinary L2 as all others, or "none". decay_strength: its factor; None stands for
     that in `DECAYS`. metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
+
+    finetuning: so many steps before its end, the network is pruned by `threshold` of gamma (paper, algorithm 1) and
+    goes on with standard decay; 0 for never.
     """
 
     lr: float = 1e-4
@@ -55,6 +60,8 @@ class Recipe:
     decay_strength: float | None = None
     metric: Callable[[np.ndarray, int], np.ndarray] = average_pooling
     branch_factor: float = 1.0
+    finetuning: int = 0
+    threshold: float = THRESHOLD
 
     def __post_init__(self):
         for name, known in (("schedule", SCHEDULES), ("decay", DECAYS)):
@@ -62,6 +69,7 @@ class Recipe:
             require(value in known, "Recipe", name, f"is {value!r}", " or ".join(known))
         idle = self.decay == "none" and self.decay_strength
         require(not idle, "Recipe", "decay_strength", f"is {self.decay_strength} of no decay", "none")
+        require_integer(self.finetuning, "Recipe", "finetuning", 0)
 
     def scale_decay(self, model):
         """What decays the scales of the ILBlocks' norms; without decay, it still tells the penalty of dynamic decay."""
@@ -87,13 +95,37 @@ class Trainer:
     """
 
     def __init__(self, model, recipe=None, total=None):
-        self.model, self.recipe = model, recipe or Recipe()
+        self.recipe = recipe or Recipe()
         self.total = None if total is None else require_integer(total, "Trainer", "total", 1)
-        r = self.recipe
+        finetuning = self.recipe.finetuning
+        fits = finetuning < (self.total or 1)
+        require(fits, "Trainer", "total", f"is {self.total}, {finetuning} of them of finetuning", "more steps")
+        self.pruned_after = self.total - finetuning if finetuning else None
+        self.steps = 0
+        self._take(model)
+
+    def _take(self, model):
+        r, self.model = self.recipe, model
         self.optimizer = Adam(parameter_groups(model, r.weight_decay), r.lr, r.betas)
         self.schedule = _schedule(self.optimizer, r.schedule, self.total)
-        self.decay = r.scale_decay(model)
-        self.steps = 0
+        ordinary = dataclasses.replace(r, decay="standard", decay_strength=None)
+        self._decays = r.scale_decay(model), ordinary.scale_decay(model)
+
+    @property
+    def decay(self):
+        """What decays the scales in the next step."""
+        return self._decays[self.pruned_after is not None and self.steps >= self.pruned_after]
+
+    def prune(self):
+        """Remove the channels below the recipe's threshold, moments of the optimiser likewise; returns the plan."""
+        plan = prune.plan(self.model, threshold=self.recipe.threshold)
+        pruned, before = prune.apply(self.model, plan), self.state_dict()
+        self._take(pruned)
+        state = {"steps": before["steps"], **{f"model.{name}": a for name, a in pruned.state_dict().items()}}
+        for name, _ in pruned.named_parameters():
+            state.update({f"{m}.{name}": plan.slice(name, before[f"{m}.{name}"]) for m in ("first", "second")})
+        self.load_state_dict(state)
+        return plan
 
     @property
     def lr(self):
@@ -216,9 +248,10 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
 
     loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n. run: a `runs.Run`. It logs a line
     per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second, waiting included;
-    data_wait_ms) and per validation, and gets a checkpoint every `save_every` steps, after each validation and at the
-    end. validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run
-    makes up for it. on_line: called with each line of the log.
+    data_wait_ms), per validation, and where the network is pruned (parameters and macs, before and after). It gets a
+    checkpoint every `save_every` steps, before pruning, after each validation and at the end. validation: a
+    `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run makes up for it.
+    on_line: called with each line of the log.
 
     Raises DivergenceError if a number is not finite (the checkpoint written last is good), FileError if a picture
     cannot be read or the run folder not be written.
@@ -239,6 +272,15 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
             run.plot("predictions", validation.sheet(trainer.model))
         if finished:
             break
+        if trainer.steps == trainer.pruned_after:
+            run.checkpoint(trainer)  # of this step, from before: a run that is resumed there is pruned anew
+            before = complexity(trainer.model)
+            trainer.prune()
+            after, run.best = complexity(trainer.model), None
+            line = {"step": trainer.steps, "epoch": epoch, "parameters": [before.parameters, after.parameters],
+                    "macs": [before.macs, after.macs], "pruned": True}  # fmt: skip
+            run.log(line)
+            note(line)
         # Closed in any case: the loader's threads shall not outlive a training that stops in the middle of an epoch.
         with contextlib.closing(_steps(trainer, loader, epoch, position, stop)) as lines:
             for line in lines:
@@ -252,8 +294,10 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
 
 def _steps(trainer, loader, epoch, position, stop):
     """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log's line of each."""
+    wide = trainer.pruned_after is not None and trainer.steps < trainer.pruned_after
+    end = trainer.pruned_after if wide else trainer.total
     with contextlib.closing(loader.epoch(epoch, position)) as batches:
-        while trainer.steps < trainer.total and not stop():
+        while trainer.steps < end and not stop():
             start = time.perf_counter()
             batch = next(batches, None)
             if batch is None:

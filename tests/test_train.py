@@ -208,6 +208,22 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
+def test_learn_channels(tmp_path, data):
+    options = ("train", "--data", data, *SMALL, "--epochs", 2)
+    result = run(*options, "--learn-channels", 1, "--threshold", 1.001, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.stderr.splitlines() if "pruned" in line)
+    model = octsod.load(tmp_path / "run" / "weights" / "last.safetensors")
+    assert line.startswith("epoch 2: pruned, ") and f" -> {octsod.complexity(model).parameters:,} parameters" in line
+    assert octsod.complexity(model).parameters < octsod.complexity(octsod.csnet(0.2)).parameters
+    resumed = run("train", "--resume", tmp_path / "run", "--epochs", 3)
+    assert resumed.exit_code == 0, resumed.output
+    settings = settings_of("--data", data, "--learn-channels")
+    assert (settings["learn_channels"], settings["threshold"]) == (20, 1e-20)
+    assert "finetuning alone" in refused(*options, "--learn-channels", 2, "-o", tmp_path / "other")
+    assert "--threshold needs --learn-channels" in refused(*options, "--threshold", 1)
+
+
 def test_validation_folder(tmp_path, data):
     other = write_pairs(tmp_path / "other", stems="xy")
     result = run("train", "--data", data, "--val", other, *SMALL, "--steps", 1, "-o", tmp_path / "run")

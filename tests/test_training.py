@@ -10,7 +10,7 @@ import pytest
 from test_data import Ramp
 
 import octsod
-from octsod import nn, runs
+from octsod import nn, optim, runs
 from octsod.data import Loader, Subset
 from octsod.diagnosis import first_nonfinite
 from octsod.errors import FileError
@@ -430,3 +430,58 @@ def test_a_module_that_fails_leaves_no_threads(tmp_path, monkeypatch):
     with run, pytest.raises(ZeroDivisionError):
         train(trainer, loader(), run)
     assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("kill", "finetuning"), [(None, 3), (2, 3), (4, 3), (5, 3), ("pruned", 3), ("pruned", 4)])
+def test_learned_channels(tmp_path, kill, finetuning):
+    """Algorithm 1: dynamic decay, then fewer channels, then standard decay, in one run that may be cut anywhere."""
+    recipe = Recipe(lr=1e-3, finetuning=finetuning, threshold=0.5)
+
+    def wide(steps=7):
+        trainer = Trainer(small_model(), recipe, steps)
+        trainer.model.extractor.stages[3][1].mix.norms[0].weight.data[:3] = 1e-3
+        return trainer
+
+    def learn(folder, kill=None):
+        trainer, run = wide(), runs.Run.create(folder, SETTINGS, PICTURES)
+        model = trainer.model
+        stops = {None: lambda: False, "pruned": lambda: trainer.model is not model}
+        with run:
+            if train(trainer, loader(), run, VALIDATION, stop=stops.get(kill, lambda: trainer.steps >= kill)):
+                return trainer
+        checkpoint = runs.read_checkpoint(folder)
+        trainer = Trainer(checkpoint.model(), recipe, 7)
+        checkpoint.restore(trainer)
+        with runs.Run.resume(folder, SETTINGS, PICTURES, checkpoint) as run:
+            assert train(trainer, loader(), run, VALIDATION)
+        return trainer
+
+    trainer = learn(tmp_path / "run", kill)
+    assert trainer.model.configuration.stages[3][1] == (5, 8)
+    (line,) = [line for line in log_of(tmp_path / "run") if "pruned" in line]
+    costs = [octsod.complexity(model).parameters for model in (small_model(), trainer.model)]
+    assert line["step"] == 7 - finetuning and line["parameters"] == costs and costs[0] > costs[1]
+    assert trainer.decay.metric is optim.constant and trainer.decay.strength == 5e-3
+    assert octsod.load(tmp_path / "run" / "weights" / "best.safetensors").configuration == trainer.model.configuration
+    if kill is not None:
+        learn(tmp_path / "whole")
+        assert log_of(tmp_path / "whole") == log_of(tmp_path / "run")
+        state = [runs.read_checkpoint(tmp_path / name).state for name in ("whole", "run")]
+        assert all((state[1][name] == array).all() for name, array in state[0].items())
+
+
+def test_pruning_takes_the_moments_along():
+    trainer = Trainer(small_model(), Recipe(lr=1e-3, finetuning=1, threshold=0.5), 3)
+    for _ in range(2):
+        assert trainer.decay.metric is optim.average_pooling
+        trainer.step(*next(loader().epoch(0)))
+    trainer.model.extractor.stages[1][1].depthwise[0].norms[1].weight.data[0] = 0
+    before = {name: array.copy() for name, array in trainer.state_dict().items()}
+    plan = trainer.prune()
+    after = trainer.state_dict()
+    assert trainer.model.configuration.stages[1][1] == (2, 1) and trainer.steps == 2
+    names = [name for name, _ in trainer.model.named_parameters()]
+    for name in (f"{moment}.{name}" for moment in ("first", "second") for name in names):
+        assert (after[name] == plan.slice(name.partition(".")[2], before[name])).all() and after[name].any()
+    with pytest.raises(ValueError, match="7 of them of finetuning"):
+        Trainer(small_model(), Recipe(finetuning=7), 7)

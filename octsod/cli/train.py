@@ -30,7 +30,7 @@ FINETUNE = {"epochs": 20, "lr": 1e-6, "schedule": "constant", "decay": "standard
 # What config.toml holds, and what --config may set.
 SETTINGS = (
     "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "decay",
-    "decay_strength", "size", "seed", "threads",
+    "decay_strength", "learn_channels", "threshold", "size", "seed", "threads",
 )  # fmt: skip
 
 
@@ -91,6 +91,12 @@ _folder = click.Path(exists=True, file_okay=False)
               help="Of the scales of the blocks' norms: dynamic weight decay, L2 as of all else, or none.")  # fmt: skip
 @click.option("--decay-strength", type=Number(0), metavar="LAMBDA",
               help="Its factor.  [default: 3 of dynamic decay, 0.005 of standard]")  # fmt: skip
+@click.option("--learn-channels", is_flag=False, flag_value=FINETUNE["epochs"], type=click.IntRange(min=1),
+              metavar="[N]",
+              help="Remove the channels that have vanished before the last N epochs, which finetune, with standard "
+                   f"decay.  [N: {FINETUNE['epochs']} if left out]")  # fmt: skip
+@click.option("--threshold", type=Number(0, min_open=True), metavar="T",
+              help="With --learn-channels: what is less has vanished, of norms' scales.  [default: 1e-20]")  # fmt: skip
 @size_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="For initial weights, hold-out, order and augmentation.")  # fmt: skip
@@ -182,6 +188,13 @@ def _settings(ctx):
                 raise click.UsageError(f"--init says what the network is; leave --{name} out.")
             values[name] = None
     values["decay_strength"] = _decay_strength(values, source)
+    if values["learn_channels"] is None:
+        if values["threshold"] is not None:
+            raise click.UsageError("--threshold needs --learn-channels.")
+    elif values["threshold"] is None:
+        from octsod.prune import THRESHOLD
+
+        values["threshold"] = THRESHOLD
     # Of the two lengths, an option replaces both of a file: to make a run longer, one is enough.
     if any(source[name] is ParameterSource.COMMANDLINE for name in ("epochs", "steps")):
         for name in ("epochs", "steps"):
@@ -264,11 +277,16 @@ def _trainer(settings, steps_per_epoch, checkpoint):
     check_size(model, settings["size"])
     lengths = [settings["steps"]] if "steps" in settings else []
     lengths += [settings["epochs"] * steps_per_epoch] if "epochs" in settings else []
+    total, finetuning = min(lengths), settings.get("learn_channels", 0) * steps_per_epoch
+    if finetuning >= total:
+        message = f"the run has {total} steps, and finetuning alone {finetuning}."
+        raise click.BadParameter(message, param_hint="--learn-channels")
     recipe = Recipe(
         lr=settings["lr"], schedule=settings["schedule"], decay=settings["decay"],
-        decay_strength=settings.get("decay_strength"),
+        decay_strength=settings.get("decay_strength"), finetuning=finetuning,
+        **({"threshold": settings["threshold"]} if finetuning else {}),
     )  # fmt: skip
-    return Trainer(model, recipe, min(lengths))
+    return Trainer(model, recipe, total)
 
 
 def _new_folder(output, settings):
@@ -298,6 +316,10 @@ class _Display:
         if "max_f" in line:
             best = ", the best so far" if line == self.run.best else ""
             self.progress.message(f"{epoch}: max F {line['max_f']:.4f}, MAE {line['mae']:.4f}{best}")
+            return
+        if "pruned" in line:
+            costs = (f"{line[name][0]:,} -> {line[name][1]:,} {name}" for name in ("parameters", "macs"))
+            self.progress.message(f"{epoch}: pruned, {', '.join(costs)}".replace("macs", "MACs"))
             return
         seconds, waited = self.run.settings["batch_size"] / line["img_s"], line["data_wait_ms"] / 1000
         if self.steps:  # the first step compiles, and says nothing of the others
