@@ -14,17 +14,8 @@ from .checks import require, require_integer
 from .diagnosis import first_nonfinite
 from .errors import OctsodError
 from .evaluation import evaluate
-from .optim import (
-    Adam,
-    CosineLR,
-    DynamicWeightDecay,
-    MultiStepLR,
-    average_pooling,
-    constant,
-    parameter_groups,
-)
+from .optim import Adam, CosineLR, DynamicWeightDecay, MultiStepLR, average_pooling, constant, parameter_groups
 from .prediction import predict
-from .prune import THRESHOLD
 from .sheets import contact_sheet
 from .tensor import Tensor
 
@@ -61,7 +52,7 @@ class Recipe:
     metric: Callable[[np.ndarray, int], np.ndarray] = average_pooling
     branch_factor: float = 1.0
     finetuning: int = 0
-    threshold: float = THRESHOLD
+    threshold: float = prune.THRESHOLD
 
     def __post_init__(self):
         for name, known in (("schedule", SCHEDULES), ("decay", DECAYS)):
@@ -92,6 +83,7 @@ class Trainer:
     """A model on its way, with all that the next step depends on but the data: optimiser, schedule, decay.
 
     total: the steps that the run is to have, over which the learning rate falls; None keeps it. steps: those made.
+    pruned_after: the number of steps after which `prune` is due, or None.
     """
 
     def __init__(self, model, recipe=None, total=None):
@@ -274,6 +266,7 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
             break
         if trainer.steps == trainer.pruned_after:
             run.checkpoint(trainer)  # of this step, from before: a run that is resumed there is pruned anew
+            run.keep(trainer.model, "wide")
             before = complexity(trainer.model)
             trainer.prune()
             after, run.best = complexity(trainer.model), None

@@ -459,8 +459,10 @@ def test_learned_channels(tmp_path, kill, finetuning):
     trainer = learn(tmp_path / "run", kill)
     assert trainer.model.configuration.stages[3][1] == (5, 8)
     (line,) = [line for line in log_of(tmp_path / "run") if "pruned" in line]
-    costs = [octsod.complexity(model).parameters for model in (small_model(), trainer.model)]
-    assert line["step"] == 7 - finetuning and line["parameters"] == costs and costs[0] > costs[1]
+    wide_weights = tmp_path / "run" / "weights" / "wide.safetensors"
+    costs = [octsod.complexity(model).parameters for model in (octsod.load(wide_weights), trainer.model)]
+    assert line["step"] == 7 - finetuning and line["parameters"] == costs
+    assert costs[0] == octsod.complexity(small_model()).parameters > costs[1]
     assert trainer.decay.metric is optim.constant and trainer.decay.strength == 5e-3
     assert octsod.load(tmp_path / "run" / "weights" / "best.safetensors").configuration == trainer.model.configuration
     if kill is not None:
