@@ -5,6 +5,7 @@ model, can be run on the plain-NumPy reference instead, to hunt a bug.
 """
 
 import contextlib
+import functools
 import importlib
 
 BACKENDS = ("cpu", "reference")
@@ -14,11 +15,11 @@ class KernelTable:
     """Looks a kernel up in the backend in use, importing the backend on first use."""
 
     def __init__(self, name):
-        self.__dict__["name"] = name
+        self.__dict__.update(name=name, launcher=None)
 
     def __getattr__(self, kernel):
-        module = importlib.import_module(f"octsod.kernels.{self.name}")
-        return getattr(module, kernel)
+        function = getattr(importlib.import_module(f"octsod.kernels.{self.name}"), kernel)
+        return function if self.launcher is None else functools.partial(self.launcher, kernel, function)
 
     def use(self, name):
         """Use backend `name` from now on."""
@@ -39,3 +40,14 @@ def use_backend(name):
         yield
     finally:
         kernels.use(before)
+
+
+@contextlib.contextmanager
+def launch_with(launcher):
+    """Within `with launch_with(f):`, a kernel is run by calling `f(name, function, *arguments)`, which is to call
+    `function(*arguments)`: to count, time or check what ops launch."""
+    before, kernels.__dict__["launcher"] = kernels.launcher, launcher
+    try:
+        yield
+    finally:
+        kernels.__dict__["launcher"] = before

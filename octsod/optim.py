@@ -8,6 +8,7 @@ import numpy as np
 from . import nn
 from .backend import kernels
 from .checks import require
+from .ops.cost import Cost, elements
 
 
 class Adam:
@@ -55,6 +56,12 @@ class Adam:
                         p.data, p.grad, first, second, group["lr"], beta1, beta2, group["eps"], group["weight_decay"],
                         1 - beta1**self.steps, 1 - beta2**self.steps,
                     )  # fmt: skip
+
+    @staticmethod
+    def cost(parameter, itemsize=4):
+        """Of one step of one parameter, from its shape: parameter, gradient and moments read, all but the gradient
+        written; a division or square root counts as one operation."""
+        return Cost(16 * elements(parameter), 7 * itemsize * elements(parameter))
 
 
 class _Schedule:

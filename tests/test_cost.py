@@ -1,6 +1,6 @@
 """Costs against numbers worked out by hand."""
 
-from octsod import ops
+from octsod import ops, optim
 from octsod.ops import Cost
 
 
@@ -31,6 +31,17 @@ def test_octave_convolution():
     products = 2 * (64 * 3 * 1 + 16 * (3 * 4 + 2 * 1 + 2 * 4))
     assert cost == Cost(products + 3 * 64 + 8 * 64 * 1, 4 * (64 + 4 * 16 + 3 * 64 + 2 * 16 + 25))
     assert ops.OctaveConv2d.cost((2, 3, 1, 1), (1, 3, 8, 8), out_channels=(2, 0), stride=2).flops == 192 + 2 * 16 * 6
+    # Backward of an image's convolution: only the weight's gradient, for which the image is read, is computed.
+    arguments = {"out_channels": (2,), "backward": True}
+    whole = ops.OctaveConv2d.cost((2, 3, 1, 1), (1, 3, 8, 8), **arguments)
+    assert whole == Cost(2 * 2 * 64 * 6, 4 * (2 * 128 + 2 * 192 + 2 * 6))
+    assert ops.OctaveConv2d.cost((2, 3, 1, 1), (1, 3, 8, 8), **arguments, grad_inputs=False) == Cost(
+        2 * 64 * 6, 4 * (2 * 128 + 192 + 2 * 6)
+    )
+
+
+def test_adam():
+    assert optim.Adam.cost((5, 3)) == Cost(16 * 15, 4 * 7 * 15)
 
 
 def test_costs_add_up():

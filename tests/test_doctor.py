@@ -12,6 +12,7 @@ import pytest
 from commands import ROOT, run
 
 import octsod
+from octsod import machine
 from octsod.cli import doctor
 
 reference = importlib.import_module("octsod.kernels.reference")
@@ -19,7 +20,7 @@ reference = importlib.import_module("octsod.kernels.reference")
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Each measurement is made once."""
-    monkeypatch.setattr(doctor, "PATIENCE", 0)
+    monkeypatch.setattr(machine, "PATIENCE", 0)
 
 
 def test_report(monkeypatch):

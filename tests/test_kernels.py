@@ -2,7 +2,7 @@
 
 Beside the numbers, each run asserts the contract of a kernel: it writes all of its outputs and nothing else, reads
 nothing outside of its inputs nor what it has not written itself, leaves inputs and the caller's floating-point mode as
-they were, and gives the same bits on any number of threads.
+they were, gives the same bits on any number of threads, and makes no subnormal numbers.
 """
 
 import importlib
@@ -24,6 +24,8 @@ cpu, reference = (importlib.import_module(f"octsod.kernels.{name}") for name in 
 BACKENDS = [cpu]
 TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-12}
 GUARD = 64  # elements on both sides of every array: as long as the longest vector, or longer
+# What makes inputs subnormal, or their products.
+TINY = {np.dtype(np.float32): (1e-40, 1e-20), np.dtype(np.float64): (1e-310, 1e-160)}
 
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -53,23 +55,28 @@ def restored_threads():
 
 class Arena:
     """Makes a problem's arrays from a seed, each inside a larger buffer of NaN, and knows afterwards what became of
-    them. Two arenas of one seed and dtype that are asked for the same arrays make the same ones."""
+    them. Two arenas of one seed and dtype that are asked for the same arrays make the same ones, unless one is to be
+    tiny: full of numbers that are subnormal, or whose products are."""
 
-    def __init__(self, seed, dtype):
+    def __init__(self, seed, dtype, tiny=False):
         self.rng = np.random.default_rng(seed)
         self.dtype = np.dtype(dtype)
+        self.tiny = np.random.default_rng(seed) if tiny else None
         # Multiples of a sixteenth: activations are exact in float32 as well, so signs and ties, on which results
         # depend without continuity, come out alike in any order of operations. And there are many ties.
         self.exact = self.dtype == np.float32 or bool(self.rng.integers(2))
-        self.buffers, self.inputs, self.outputs = [], [], {}
+        self.buffers, self.given, self.inputs, self.outputs = [], [], [], {}
 
     def _guarded(self, values, dtype):
         """A contiguous copy amid NaN, at any alignment."""
+        if self.tiny:
+            values = values * self.tiny.choice(TINY[self.dtype], values.shape)
         before, size = GUARD + int(self.rng.integers(16)), values.size
         buffer = np.full(before + size + GUARD, np.nan, dtype)
         array = buffer[before : before + size].reshape(values.shape)
         array[...] = values
         self.buffers.append((buffer, before, size))
+        self.given.append(array.copy())
         return array
 
     def array(self, values, dtype=None):
@@ -147,6 +154,18 @@ class Arena:
             outside = np.concatenate([buffer[:before], buffer[before + size :]])
             assert np.isnan(outside).all(), f"written outside of an array of {size} elements"
 
+    def check_subnormals(self):
+        """The subnormal numbers among the outputs are copies of what was given."""
+        given = np.concatenate([subnormals(array) for array in self.given])
+        for name, (array, _) in self.outputs.items():
+            assert np.isin(subnormals(array), given).all(), f"{name} has new subnormal numbers"
+
+
+def subnormals(array):
+    """The magnitudes of the subnormal numbers in an array, in float64."""
+    magnitudes = np.abs(array)
+    return magnitudes[(magnitudes > 0) & (magnitudes < np.finfo(array.dtype).tiny)].astype(np.float64)
+
 
 class _GuardedSums(ActivationSums):
     """Sums of an activation that land in an arena."""
@@ -211,6 +230,9 @@ def verify(dtype, seed, launch, tolerance=None, nans=False):
                 ours, theirs = view(got), view(expected)
                 for part in theirs:
                     assert_close(f"{name}: {part}", ours[part], theirs[part], limit)
+        arena = Arena(seed, dtype, tiny=True)
+        launch(backend, arena)
+        arena.check_subnormals()
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

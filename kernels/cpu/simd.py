@@ -14,6 +14,8 @@ from numba.extending import intrinsic
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
+# Bits of the control word that have results (FTZ) and operands (DAZ) flushed to zero; on ARM, one bit (FZ) does both.
+FLUSH = 0x8040 if X86 else 1 << 24 if ARM else 0
 
 
 def _vector_bytes() -> int:
@@ -45,9 +47,12 @@ def splat(builder, value, vector):
 
 def overloaded(builder, name, vector, result, *arguments):
     kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
-    signature = ir.FunctionType(result, [a.type for a in arguments])
-    function = cgutils.get_or_insert_function(builder.module, signature, f"{name}.v{vector.count}{kind}")
-    return builder.call(function, arguments)
+    return _call(builder, f"{name}.v{vector.count}{kind}", result, *arguments)
+
+
+def _call(builder, name, result, *arguments):
+    signature = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
 def add_lanes(builder, value):
@@ -232,23 +237,9 @@ def flush_subnormals(typingctx):
     """
 
     def generate(context, builder, signature, arguments):
-        if X86:
-            get, put, slot = _control_word(builder)
-            old = cgutils.alloca_once(builder, ir.IntType(32))
-            builder.call(get, [builder.bitcast(old, slot)])
-            word = builder.load(old)
-            new = cgutils.alloca_once(builder, ir.IntType(32))
-            builder.store(builder.or_(word, ir.Constant(ir.IntType(32), 0x8040)), new)  # FTZ and DAZ
-            builder.call(put, [builder.bitcast(new, slot)])
-            return builder.zext(word, ir.IntType(64))
-        if ARM:
-            i64 = ir.IntType(64)
-            read = ir.InlineAsm(ir.FunctionType(i64, []), "mrs $0, fpcr", "=r", side_effect=True)
-            word = builder.call(read, [])
-            write = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [i64]), "msr fpcr, $0", "r", side_effect=True)
-            builder.call(write, [builder.or_(word, ir.Constant(i64, 1 << 24))])  # FZ
-            return word
-        return ir.Constant(ir.IntType(64), 0)
+        word = read_control_word(builder)
+        write_control_word(builder, builder.or_(word, ir.Constant(word.type, FLUSH)))
+        return word
 
     return types.uint64(), generate
 
@@ -258,23 +249,29 @@ def restore_subnormals(typingctx, word):
     """Give the calling thread back the control word that `flush_subnormals` returned."""
 
     def generate(context, builder, signature, arguments):
-        if X86:
-            _, put, slot = _control_word(builder)
-            old = cgutils.alloca_once(builder, ir.IntType(32))
-            builder.store(builder.trunc(arguments[0], ir.IntType(32)), old)
-            builder.call(put, [builder.bitcast(old, slot)])
-        elif ARM:
-            i64 = ir.IntType(64)
-            write = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [i64]), "msr fpcr, $0", "r", side_effect=True)
-            builder.call(write, [arguments[0]])
+        write_control_word(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.uint64), generate
 
 
-def _control_word(builder):
-    slot = ir.IntType(8).as_pointer()
-    signature = ir.FunctionType(ir.VoidType(), [slot])
-    get = cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.sse.stmxcsr")
-    put = cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.sse.ldmxcsr")
-    return get, put, slot
+def read_control_word(builder):
+    """The floating-point control word of the calling thread, as an i64."""
+    word = ir.IntType(64)
+    if X86:
+        slot = cgutils.alloca_once(builder, ir.IntType(32))
+        _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), builder.bitcast(slot, ir.IntType(8).as_pointer()))
+        return builder.zext(builder.load(slot), word)
+    if ARM:  # no inline assembly: Numba does not initialise LLVM's parser of it
+        return _call(builder, "llvm.aarch64.get.fpcr", word)
+    return ir.Constant(word, 0)
+
+
+def write_control_word(builder, word):
+    """Set it to `word`, an i64."""
+    if X86:
+        slot = cgutils.alloca_once(builder, ir.IntType(32))
+        builder.store(builder.trunc(word, ir.IntType(32)), slot)
+        _call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), builder.bitcast(slot, ir.IntType(8).as_pointer()))
+    elif ARM:
+        _call(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), word)

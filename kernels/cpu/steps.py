@@ -257,6 +257,49 @@ def gradient_sums_of(g, p, lg, pg, z, s, lz, pz, coef, channels, rows, cols, out
 
 
 @kernel
+def _load_four(x, at, left):
+    """Elements at, at + 4, at + 8, ... as a vector; those one, two and three further on as three more."""
+    lane = lanes(x)
+    v0, v1 = deinterleave(load(x, at, left), load(x, at + lane, left - lane))
+    v2, v3 = deinterleave(load(x, at + 2 * lane, left - 2 * lane), load(x, at + 3 * lane, left - 3 * lane))
+    c0, c2 = deinterleave(v0, v2)
+    c1, c3 = deinterleave(v1, v3)
+    return c0, c1, c2, c3
+
+
+@kernel
+def _add_four(y, at, c0, c1, c2, c3, left):
+    """The counterpart: adds to elements at, at + 1, at + 2, ..."""
+    lane = lanes(y)
+    v0, v2 = interleave(c0, c2)
+    v1, v3 = interleave(c1, c3)
+    w0, w1 = interleave(v0, v1)
+    w2, w3 = interleave(v2, v3)
+    store(y, at, w0 + load(y, at, left), left)
+    store(y, at + lane, w1 + load(y, at + lane, left - lane), left - lane)
+    store(y, at + 2 * lane, w2 + load(y, at + 2 * lane, left - 2 * lane), left - 2 * lane)
+    store(y, at + 3 * lane, w3 + load(y, at + 3 * lane, left - 3 * lane), left - 3 * lane)
+
+
+@kernel
+def _largest_of_four(x, at, left):
+    c0, c1, c2, c3 = _load_four(x, at, left)
+    return larger(larger(c0, c1), larger(c2, c3))
+
+
+@kernel
+def _give_to_largest(x, at, y, b, g, left):
+    """Adds g to the largest of each four elements in a row, the first one on ties."""
+    zero = spread(x, 0)
+    c0, c1, c2, c3 = _load_four(x, at, left)
+    near = where_larger(larger(c0, c1), larger(c2, c3), zero, g)
+    far = g - near
+    d1 = where_larger(c0, c1, near, zero)
+    d3 = where_larger(c2, c3, far, zero)
+    _add_four(y, b, near - d1, d1, far - d3, d3, left)
+
+
+@kernel
 def max_pool(x, p, lx, px, factor, y, q, ly, py, channels, rows, cols):
     """`y = max of factor x factor pixels of x`, a NaN wins; rows and cols count y's."""
     for c in range(channels):
@@ -269,6 +312,13 @@ def max_pool(x, p, lx, px, factor, y, q, ly, py, channels, rows, cols):
                     n = 2 * (cols - i)
                     v0, v1 = deinterleave(load(x, a + 2 * i, n), load(x, a + 2 * i + lane, n - lane))
                     v2, v3 = deinterleave(load(x, a + px + 2 * i, n), load(x, a + px + 2 * i + lane, n - lane))
+                    store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
+            elif factor == 4:
+                for i in range(0, cols, lanes(x)):
+                    n = 4 * (cols - i)
+                    at = a + 4 * i
+                    v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
+                    v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
                     store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
             else:
                 for i in range(cols):
@@ -308,6 +358,23 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
                     at = b + py + 2 * i
                     store(y, at, w0 + load(y, at, 2 * n), 2 * n)
                     store(y, at + lane, w1 + load(y, at + lane, 2 * n - lane), 2 * n - lane)
+            elif factor == 4:
+                for i in range(0, cols, lanes(x)):
+                    n = 4 * (cols - i)
+                    at = a + 4 * i
+                    v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
+                    v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
+                    zero = spread(x, 0)
+                    g = load(d, e + i, cols - i)
+                    up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
+                    down = g - up
+                    second = where_larger(v0, v1, up, zero)
+                    fourth = where_larger(v2, v3, down, zero)
+                    to = b + 4 * i
+                    _give_to_largest(x, at, y, to, up - second, n)
+                    _give_to_largest(x, at + px, y, to + py, second, n)
+                    _give_to_largest(x, at + 2 * px, y, to + 2 * py, down - fourth, n)
+                    _give_to_largest(x, at + 3 * px, y, to + 3 * py, fourth, n)
             else:
                 for i in range(cols):
                     m = x[a + factor * i]
@@ -324,37 +391,42 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
 
 
 @kernel
-def _stretch(row, width, factor, out):
-    """out (factor*width) = row (width) interpolated at half-pixel centres, its ends replicated."""
-    half = out.dtype.type(0.5)
-    one = out.dtype.type(1)
+def _stretch(row, p, width, factor, out, q):
+    """factor*width elements of out from q on = width of row from p on, interpolated at half-pixel centres, the ends
+    replicated."""
+    lane = lanes(out)
     if factor == 2 and width > 1:
-        near = out.dtype.type(0.75)
-        far = out.dtype.type(0.25)
-        for i in range(width - 1):
-            a = row[i]
-            b = row[i + 1]
-            out[2 * i + 1] = near * a + far * b
-            out[2 * i + 2] = far * a + near * b
+        near, far = spread(out, 0.75), spread(out, 0.25)
+        for i in range(0, width - 1, lane):
+            n = width - 1 - i
+            a, b = load(row, p + i, n), load(row, p + i + 1, n)
+            v0, v1 = interleave(near * a + far * b, far * a + near * b)
+            store(out, q + 2 * i + 1, v0, 2 * n)
+            store(out, q + 2 * i + 1 + lane, v1, 2 * n - lane)
     elif factor == 4 and width > 1:
-        f1 = out.dtype.type(0.125)
-        f3 = out.dtype.type(0.375)
-        f5 = out.dtype.type(0.625)
-        f7 = out.dtype.type(0.875)
-        for i in range(width - 1):
-            a = row[i]
-            b = row[i + 1]
-            out[4 * i + 2] = f7 * a + f1 * b
-            out[4 * i + 3] = f5 * a + f3 * b
-            out[4 * i + 4] = f3 * a + f5 * b
-            out[4 * i + 5] = f1 * a + f7 * b
+        f1, f3, f5, f7 = spread(out, 0.125), spread(out, 0.375), spread(out, 0.625), spread(out, 0.875)
+        for i in range(0, width - 1, lane):
+            n = width - 1 - i
+            a, b = load(row, p + i, n), load(row, p + i + 1, n)
+            v0, v2 = interleave(f7 * a + f1 * b, f3 * a + f5 * b)
+            v1, v3 = interleave(f5 * a + f3 * b, f1 * a + f7 * b)
+            w0, w1 = interleave(v0, v1)
+            w2, w3 = interleave(v2, v3)
+            at = q + 4 * i + 2
+            store(out, at, w0, 4 * n)
+            store(out, at + lane, w1, 4 * n - lane)
+            store(out, at + 2 * lane, w2, 4 * n - 2 * lane)
+            store(out, at + 3 * lane, w3, 4 * n - 3 * lane)
     else:
+        half = out.dtype.type(0.5)
+        one = out.dtype.type(1)
         for k in range(factor):
             u = out.dtype.type((k + half) / factor)
             for i in range(width - 1):
-                out[factor * i + factor // 2 + k] = (one - u) * row[i] + u * row[i + 1]
-    out[: factor // 2] = row[0]
-    out[factor * width - factor // 2 :] = row[width - 1]
+                out[q + factor * i + factor // 2 + k] = (one - u) * row[p + i] + u * row[p + i + 1]
+    for k in range(factor // 2):
+        out[q + k] = row[p]
+        out[q + factor * width - 1 - k] = row[p + width - 1]
 
 
 @kernel
@@ -369,12 +441,13 @@ def _shrink(row, width, factor, out):
         out[0] = row[0] + row[1] + f7 * row[2] + f5 * row[3] + f3 * row[4] + f1 * row[5]
         last = row[n - 1] + row[n - 2] + f7 * row[n - 3] + f5 * row[n - 4]
         out[width - 1] = last + f3 * row[n - 5] + f1 * row[n - 6]
-        shifted = row[2:]
-        to = out[1:]
-        for i in range(width - 2):
-            inner = f5 * (shifted[4 * i + 2] + shifted[4 * i + 5]) + f7 * (shifted[4 * i + 3] + shifted[4 * i + 4])
-            outer = f3 * (shifted[4 * i + 1] + shifted[4 * i + 6]) + f1 * (shifted[4 * i] + shifted[4 * i + 7])
-            to[i] = inner + outer
+        g1, g3, g5, g7 = spread(out, 0.125), spread(out, 0.375), spread(out, 0.625), spread(out, 0.875)
+        for i in range(0, width - 2, lanes(out)):
+            left = 4 * (width - 2 - i)
+            a0, a1, a2, a3 = _load_four(row, 4 * i + 2, left)
+            b0, b1, b2, b3 = _load_four(row, 4 * i + 6, left)
+            v = (g5 * (a2 + b1) + g7 * (a3 + b0)) + (g3 * (a1 + b2) + g1 * (a0 + b3))
+            store(out, i + 1, v, width - 2 - i)
     else:
         half = out.dtype.type(0.5)
         one = out.dtype.type(1)
@@ -413,7 +486,6 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
     one = y.dtype.type(1)
     lane = lanes(y)
     n = factor * width
-    lines = spare[o : o + 2 * n]
     for c in range(channels):
         scale = shift = slope = spread(y, 0)
         if finish >= 0:
@@ -427,13 +499,12 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
             below = min(top + 1, height - 1)
             top = max(top, 0)
             for k in range(max(top, ready + 1), below + 1):
-                a = p + c * lx + k * px
-                _stretch(x[a : a + width], width, factor, lines[k % 2 * n : (k % 2 + 1) * n])
+                _stretch(x, p + c * lx + k * px, width, factor, spare, o + k % 2 * n)
                 ready = k
             b = q + c * ly + r * py
             v, w = spread(y, one - t), spread(y, t)
             for i in range(0, n, lane):
-                over, under = load(lines, top % 2 * n + i, n - i), load(lines, below % 2 * n + i, n - i)
+                over, under = load(spare, o + top % 2 * n + i, n - i), load(spare, o + below % 2 * n + i, n - i)
                 u = fma(v, over, fma(w, under, load(y, b + i, n - i)))
                 if finish >= 0:
                     u = fma(u, scale, shift)

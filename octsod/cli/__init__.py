@@ -18,6 +18,7 @@ COMMANDS = {
     "prune": "prune",
     "convert": "convert",
     "export": "export",
+    "warmup": "warmup",
     "doctor": "doctor",
 }
 

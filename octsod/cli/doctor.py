@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import platform
-import time
 import warnings
 
 import click
@@ -24,9 +23,6 @@ PACKAGES = {
     ("matplotlib",): "optional, for plots",
     ("onnx",): "optional, for exporting",
 }
-
-COPIED = 1 << 26  # bytes: more than a core's caches hold
-PATIENCE = 0.25  # seconds per measurement
 
 
 @click.command()
@@ -135,7 +131,9 @@ def _contents(folder):
 
 
 def _machine(works):
-    facts = {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+    from octsod.machine import processor
+
+    facts = {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count()}
     if works:
         import octsod
         from octsod.kernels.cpu.simd import VECTOR_BYTES
@@ -144,53 +142,22 @@ def _machine(works):
     return facts
 
 
-def _processor():
-    """The processor's name; Python knows its family only."""
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
 def _speed():
     """What this machine does per second, on one thread and on all, and how long a network takes over a picture."""
     import octsod
+    from octsod.machine import copy_rate, multiply_add_rate
 
     threads = octsod.get_num_threads()
     speed = {"copy_gb_s": {}, "fma_gflop_s": {}}
     try:
         for count in sorted({1, threads}):
             octsod.set_num_threads(count)
-            speed["copy_gb_s"][count] = round(_copies(count) / 1e9, 1)
-            speed["fma_gflop_s"][count] = round(_multiplications() / 1e9, 1)
+            speed["copy_gb_s"][count] = round(copy_rate() / 1e9, 1)
+            speed["fma_gflop_s"][count] = round(multiply_add_rate() / 1e9, 1)
     finally:
         octsod.set_num_threads(threads)
     speed["csnet_x1_ms"] = round(1000 * _network(), 1) if _is_warm() else None
     return speed
-
-
-def _copies(threads):
-    """Bytes per second that `threads` threads read and write, with NumPy's copy."""
-    import concurrent.futures
-
-    import numpy as np
-
-    source = np.ones(COPIED // 8)
-    target = np.empty_like(source)
-    shares = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return 2 * COPIED / _shortest(lambda: list(pool.map(lambda share: np.copyto(*share), shares)))
-
-
-def _multiplications():
-    """Floating-point operations per second in multiplications and additions of vectors in registers."""
-    from octsod.kernels.cpu.peak import multiply_add
-
-    count = multiply_add()
-    return 2 * count / _shortest(multiply_add)
 
 
 def _network():
@@ -198,11 +165,12 @@ def _network():
     import numpy as np
 
     import octsod
+    from octsod.machine import shortest
     from octsod.prediction import infer
 
     model, x = octsod.csnet(), np.zeros((1, 3, 224, 224), np.float32)
     infer(model, x)
-    return _shortest(lambda: infer(model, x))
+    return shortest(lambda: infer(model, x))
 
 
 def _is_warm():
@@ -211,18 +179,6 @@ def _is_warm():
 
     folder = cache_folder()
     return folder is not None and any(pathlib.Path(folder).rglob("programs.*.nbc"))
-
-
-def _shortest(function):
-    """Seconds of its fastest call within `PATIENCE`: whatever else runs on the machine only ever adds."""
-    shortest, end = float("inf"), time.perf_counter() + PATIENCE
-    while True:
-        start = time.perf_counter()
-        function()
-        now = time.perf_counter()
-        shortest = min(shortest, now - start)
-        if now >= end:
-            return shortest
 
 
 def _sections(report):

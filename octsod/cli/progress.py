@@ -86,7 +86,7 @@ class Progress:
 def compilation(progress):
     """Within it, `progress` says which kernels are being compiled, which is done once per machine and version.
 
-    Gives a function that says how long it took since it was called last, if it was done at all.
+    Gives a function that says how long it took since it was called last, if it was done at all, and returns whether.
     """
     from numba.core import event
 
@@ -97,7 +97,8 @@ def compilation(progress):
             self.depth += 1
             if self.depth == 1:
                 self.start = time.monotonic()
-                name = event.data["dispatcher"].py_func.__name__.strip("_")
+                function = event.data["dispatcher"].py_func
+                name = f"{function.__module__.rpartition('.')[2]}.{function.__name__.strip('_')}"
                 progress.status(f"compiling kernels: {name} ...")
 
         def on_end(self, event):
@@ -108,9 +109,11 @@ def compilation(progress):
     listener = Listener()
 
     def report():
-        if listener.count:
-            progress.message(f"{listener.count} kernels compiled in {listener.seconds:.0f} s")
-            listener.count, listener.seconds = 0, 0.0
+        count, seconds = listener.count, listener.seconds
+        listener.count, listener.seconds = 0, 0.0
+        if count:
+            progress.message(f"{count} kernel{'s' if count > 1 else ''} compiled in {seconds:.0f} s")
+        return count > 0
 
     with event.install_listener("numba:compile", listener):
         yield report

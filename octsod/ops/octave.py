@@ -57,9 +57,10 @@ class OctaveConv2d(Function):
         return grad_weight, *slots
 
     @staticmethod
-    def cost(weight, *inputs, out_channels, stride=1, itemsize=4, backward=False):
+    def cost(weight, *inputs, out_channels, stride=1, itemsize=4, backward=False, grad_inputs=True):
         """From the shapes of weight and inputs (None for a missing branch). Resampling counts one operation per element
-        averaged or compared and eight per element interpolated."""
+        averaged or compared and eight per element interpolated. grad_inputs: whether the inputs' gradients are wanted,
+        which those of an image are not."""
         scale = 2 if stride == 2 else 1
         level, first = next((i, x) for i, x in enumerate(inputs) if x is not None)
         height, width = (first[2] << level) // scale, (first[3] << level) // scale
@@ -79,7 +80,9 @@ class OctaveConv2d(Function):
                     resampling += 8 * (pixels << 2 * (i - j)) * outs
         outs = [(first[0], n, height >> j, width >> j) for j, n in enumerate(out_channels)]
         if backward:
-            return Cost(2 * (flops + resampling), itemsize * elements(*outs, *outs, *inputs, *inputs, weight, weight))
+            passes = 1 + grad_inputs
+            maps = elements(*outs, *outs) + passes * elements(*inputs)
+            return Cost(passes * (flops + resampling), itemsize * (maps + elements(weight, weight)))
         return Cost(flops + resampling, itemsize * elements(*outs, *inputs, weight))
 
 
