@@ -4,7 +4,7 @@ Channels go together as in the paper: an output channel of an ILBlock's gOctConv
 inputs of whatever reads it, the next block or the cross-stage fusion. In the fusion, a channel of the first gOctConv,
 of a dilated convolution or of the second gOctConv goes with the inputs of the next layer. A branch, a dilation or a
 scale of the fusion may lose all its channels; every block, the fusion's gOctConvs and its dilated convolutions keep at
-least their best one.
+least one.
 
 A removed channel is taken for a constant, and what follows is told: see `apply`.
 """
@@ -118,8 +118,10 @@ def plan(model, criterion="gamma", *, threshold=None, ratio=None, macs=None) -> 
     "geometric-median": the sum of the filter's distances from the other filters of its layer, over the layer's average.
     Filters of a layer are those that see the same inputs.
 
-    A scale of the fusion that loses its first convolution's channels or its dilated ones loses both, and every layer
-    keeps its best channel. Raises ValueError on a bad argument or if `macs` is out of reach.
+    A scale of the fusion that loses its first convolution's channels or its dilated ones loses both. Every layer keeps
+    its best channel; in the fusion, these two of the scale whose lower one scores highest.
+
+    Raises ValueError on a bad argument or if `macs` is out of reach.
     """
     op = "plan"
     require(criterion in CRITERIA, op, "criterion", f"is {criterion!r}", " or ".join(map(repr, CRITERIA)))
@@ -267,15 +269,15 @@ def _least(chain):
 
 def _protected(scores):
     """Places, in all scores one after the other, of those channels that have to stay: see `Configuration`."""
+    # The fusion needs one scale with both: that whose weaker best is best.
+    best = [[branch.max(initial=-np.inf) for branch in scores[f"fusion.{name}"]] for name in ("fuse", "dilated")]
+    scale = int(np.argmax(np.min(best, axis=0)))
     places, start = [], 0
     for name, branches in scores.items():
         values = np.concatenate(branches)
-        if name == "fusion.fuse":  # something to read for the best dilated convolution
-            dilated = scores["fusion.dilated"]
-            best = max(range(len(dilated)), key=lambda i: dilated[i].max(initial=-np.inf))
-            places.append(start + sum(len(b) for b in branches[:best]) + int(branches[best].argmax()))
-        else:
-            places.append(start + int(values.argmax()))
+        ends = np.cumsum([0, *map(len, branches)])
+        low, high = ends[scale : scale + 2] if name in ("fusion.fuse", "fusion.dilated") else (0, ends[-1])
+        places.append(start + int(low) + int(values[low:high].argmax()))
         start += len(values)
     return places
 
