@@ -45,6 +45,7 @@ _MODULES = (
     "optim",
     "pictures",
     "prediction",
+    "prune",
     "random",
     "runs",
     "sheets",

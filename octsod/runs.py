@@ -4,7 +4,8 @@
     env.json      versions and machine, and those of each resume
     data.json     the names of the pictures that are trained on and of those that are held out
     log.jsonl     a line per step and per validation
-    weights/      last.safetensors, and best.safetensors of the validation with the highest max-F
+    weights/      last.safetensors, and best.safetensors of the validation with the highest max-F; of a run that learns
+                  channels, wide.safetensors as it was before pruning, and best is of those after it
     state/        checkpoint.safetensors: weights, moments of the optimiser, where the run is
     plots/        curves.png, predictions.png
 
@@ -192,12 +193,16 @@ class Run:
         if self.best is None or rank(line) > rank(self.best):
             trainer.require_finite()
             self.best = line
-            with self._writing():
-                save(trainer.model, self.folder / "weights" / "best.safetensors")
+            self.keep(trainer.model, "best")
         self.validated = trainer.steps
         self.checkpoint(trainer)
         self.plot("curves", training_curves(self.lines()))
         return line
+
+    def keep(self, model, name):
+        """Write a network to weights/`name`.safetensors."""
+        with self._writing():
+            save(model, self.folder / "weights" / f"{name}.safetensors")
 
     def plot(self, name, picture):
         """Write a picture (H, W, 3) uint8 to plots/`name`.png."""
@@ -242,7 +247,9 @@ class Run:
         for line in self._log:
             try:
                 entry = json.loads(line)
-                if not line.endswith(b"\n") or entry["step"] > (validated if "max_f" in entry else steps):
+                # A run that is resumed where it was pruned is pruned anew: see `training.train`.
+                last = validated if "max_f" in entry else steps - ("pruned" in entry)
+                if not line.endswith(b"\n") or entry["step"] > last:
                     break
             except (ValueError, TypeError, KeyError):  # half a line, by a kill
                 break

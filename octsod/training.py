@@ -4,20 +4,24 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from . import complexity, prune  # complexity is the function
 from . import functional as f
 from .checks import require, require_integer
 from .diagnosis import first_nonfinite
 from .errors import OctsodError
 from .evaluation import evaluate
-from .optim import Adam, CosineLR, DynamicWeightDecay, MultiStepLR, parameter_groups
+from .optim import Adam, CosineLR, DynamicWeightDecay, MultiStepLR, average_pooling, constant, parameter_groups
 from .prediction import predict
 from .sheets import contact_sheet
 from .tensor import Tensor
 
-SCHEDULES = ("milestones", "cosine")
+SCHEDULES = ("milestones", "cosine", "constant")
+WEIGHT_DECAY = 5e-3
+DECAYS = {"dynamic": 3.0, "standard": WEIGHT_DECAY, "none": 0.0}  # of the scales, each with its usual strength
 WARMUP = 500  # steps of the cosine's warm-up at most; a twentieth of a shorter run
 
 
@@ -30,25 +34,45 @@ class Recipe:
     """What is minimised and how; the defaults are the paper's.
 
     schedule: "milestones" divides lr by 10 after two thirds and again after five sixths of the run (the paper's epochs
-    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to nothing along half a cosine. weight_decay:
-    ordinary L2, on all but the scales of the ILBlocks' norms; dynamic_decay: the factor of their penalty (csnet.md,
-    section 3).
+    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to nothing along half a cosine, "constant" keeps
+    it. weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: what those get, "dynamic"
+    (csnet.md, section 3), "standard", ordinary L2 as all others, or "none". decay_strength: its factor; None stands for
+    that in `DECAYS`. metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
+
+    finetuning: so many steps before its end, the network is pruned by `threshold` of gamma (paper, algorithm 1) and
+    goes on with standard decay; 0 for never.
     """
 
     lr: float = 1e-4
     schedule: str = "milestones"
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 5e-3
-    dynamic_decay: float = 3.0
+    weight_decay: float = WEIGHT_DECAY
+    decay: str = "dynamic"
+    decay_strength: float | None = None
+    metric: Callable[[np.ndarray, int], np.ndarray] = average_pooling
+    branch_factor: float = 1.0
+    finetuning: int = 0
+    threshold: float = prune.THRESHOLD
 
     def __post_init__(self):
-        known = self.schedule in SCHEDULES
-        require(known, "Recipe", "schedule", f"is {self.schedule!r}", " or ".join(SCHEDULES))
+        for name, known in (("schedule", SCHEDULES), ("decay", DECAYS)):
+            value = getattr(self, name)
+            require(value in known, "Recipe", name, f"is {value!r}", " or ".join(known))
+        idle = self.decay == "none" and self.decay_strength
+        require(not idle, "Recipe", "decay_strength", f"is {self.decay_strength} of no decay", "none")
+        require_integer(self.finetuning, "Recipe", "finetuning", 0)
+
+    def scale_decay(self, model):
+        """What decays the scales of the ILBlocks' norms; without decay, it still tells the penalty of dynamic decay."""
+        strength = DECAYS[self.decay] if self.decay_strength is None else self.decay_strength
+        if self.decay == "standard":
+            return DynamicWeightDecay(model, strength, constant)
+        return DynamicWeightDecay(model, strength, self.metric, self.branch_factor)
 
 
 def _schedule(optimizer, name, total):
     """The learning rate of each of `total` steps; a run without an end keeps the one that it starts with."""
-    if total is None:
+    if total is None or name == "constant":
         return MultiStepLR(optimizer, ())
     if name == "milestones":
         return MultiStepLR(optimizer, (math.ceil(total * 2 / 3), math.ceil(total * 5 / 6)))
@@ -59,16 +83,41 @@ class Trainer:
     """A model on its way, with all that the next step depends on but the data: optimiser, schedule, decay.
 
     total: the steps that the run is to have, over which the learning rate falls; None keeps it. steps: those made.
+    pruned_after: the number of steps after which `prune` is due, or None.
     """
 
     def __init__(self, model, recipe=None, total=None):
-        self.model, self.recipe = model, recipe or Recipe()
+        self.recipe = recipe or Recipe()
         self.total = None if total is None else require_integer(total, "Trainer", "total", 1)
-        r = self.recipe
+        finetuning = self.recipe.finetuning
+        fits = finetuning < (self.total or 1)
+        require(fits, "Trainer", "total", f"is {self.total}, {finetuning} of them of finetuning", "more steps")
+        self.pruned_after = self.total - finetuning if finetuning else None
+        self.steps = 0
+        self._take(model)
+
+    def _take(self, model):
+        r, self.model = self.recipe, model
         self.optimizer = Adam(parameter_groups(model, r.weight_decay), r.lr, r.betas)
         self.schedule = _schedule(self.optimizer, r.schedule, self.total)
-        self.decay = DynamicWeightDecay(model, r.dynamic_decay)
-        self.steps = 0
+        ordinary = dataclasses.replace(r, decay="standard", decay_strength=None)
+        self._decays = r.scale_decay(model), ordinary.scale_decay(model)
+
+    @property
+    def decay(self):
+        """What decays the scales in the next step."""
+        return self._decays[self.pruned_after is not None and self.steps >= self.pruned_after]
+
+    def prune(self):
+        """Remove the channels below the recipe's threshold, moments of the optimiser likewise; returns the plan."""
+        plan = prune.plan(self.model, threshold=self.recipe.threshold)
+        pruned, before = prune.apply(self.model, plan), self.state_dict()
+        self._take(pruned)
+        state = {"steps": before["steps"], **{f"model.{name}": a for name, a in pruned.state_dict().items()}}
+        for name, _ in pruned.named_parameters():
+            state.update({f"{m}.{name}": plan.slice(name, before[f"{m}.{name}"]) for m in ("first", "second")})
+        self.load_state_dict(state)
+        return plan
 
     @property
     def lr(self):
@@ -78,7 +127,7 @@ class Trainer:
     def step(self, x, y):
         """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
 
-        Returns the mean binary cross-entropy before the step and the unscaled penalty of dynamic weight decay. Raises
+        Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay. Raises
         DivergenceError, before the optimiser changes anything, if one of them or a gradient is not finite.
         """
         self.model.train()
@@ -90,7 +139,7 @@ class Trainer:
         loss.backward()
         penalty = self.decay.apply()
         if not math.isfinite(penalty):
-            raise self._divergence(f"the penalty of dynamic weight decay is {penalty}", x, y)
+            raise self._divergence(f"the penalty on the scales is {penalty}", x, y)
         self._require_finite_gradients()
         self.optimizer.step()
         self.schedule.step()
@@ -188,9 +237,10 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
 
     loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n; its size becomes the model's. run:
     a `runs.Run`. It logs a line per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second,
-    waiting included; data_wait_ms) and per validation, and gets a checkpoint every `save_every` steps, after each
-    validation and at the end. validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one
-    short, resuming the run makes up for it. on_line: called with each line of the log.
+    waiting included; data_wait_ms), per validation, and where the network is pruned (parameters and macs, before and
+    after). It gets a checkpoint every `save_every` steps, before pruning, after each validation and at the end.
+    validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run
+    makes up for it. on_line: called with each line of the log.
 
     Raises DivergenceError if a number is not finite (the checkpoint written last is good), FileError if a picture
     cannot be read or the run folder not be written.
@@ -212,6 +262,16 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
             run.plot("predictions", validation.sheet(trainer.model))
         if finished:
             break
+        if trainer.steps == trainer.pruned_after:
+            run.checkpoint(trainer)  # of this step, from before: a run that is resumed there is pruned anew
+            run.keep(trainer.model, "wide")
+            before = complexity(trainer.model)
+            trainer.prune()
+            after, run.best = complexity(trainer.model), None
+            line = {"step": trainer.steps, "epoch": epoch, "parameters": [before.parameters, after.parameters],
+                    "macs": [before.macs, after.macs], "pruned": True}  # fmt: skip
+            run.log(line)
+            note(line)
         # Closed in any case: the loader's threads shall not outlive a training that stops in the middle of an epoch.
         with contextlib.closing(_steps(trainer, loader, epoch, position, stop)) as lines:
             for line in lines:
@@ -225,8 +285,10 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
 
 def _steps(trainer, loader, epoch, position, stop):
     """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log's line of each."""
+    wide = trainer.pruned_after is not None and trainer.steps < trainer.pruned_after
+    end = trainer.pruned_after if wide else trainer.total
     with contextlib.closing(loader.epoch(epoch, position)) as batches:
-        while trainer.steps < trainer.total and not stop():
+        while trainer.steps < end and not stop():
             start = time.perf_counter()
             batch = next(batches, None)
             if batch is None:

@@ -7,7 +7,7 @@ import pytest
 
 import octsod
 from octsod import functional as f
-from octsod import nn, optim
+from octsod import nn, optim, training
 
 
 def reference_adam(values, grads, lr, betas, eps, decay):
@@ -130,3 +130,58 @@ def test_dynamic_decay_needs_a_training_pass():
         optim.DynamicWeightDecay(model, 1.0).apply()
     with pytest.raises(ValueError, match="no ILBlock"):
         optim.DynamicWeightDecay(nn.Conv2d(1, 1), 1.0)
+
+
+def trained_once(recipe, seed=0):
+    """A model after one step by the recipe, and the penalty."""
+    octsod.manual_seed(seed)
+    trainer = training.Trainer(octsod.csnet(0.25, (0.25, 0.25, 0.5), dtype="float64"), recipe, 1)
+    rng = np.random.default_rng(seed)
+    for norm in trainer.decay.norms:
+        norm.weight.data[...] = rng.uniform(-1, 1, norm.weight.shape)
+    gammas = [norm.weight.data.copy() for norm in trainer.decay.norms]
+    _, penalty = trainer.step(rng.standard_normal((2, 3, 64, 64)), np.ones((2, 1, 64, 64)))
+    return trainer, gammas, penalty
+
+
+def test_standard_decay_is_ordinary_weight_decay():
+    """As if Adam had it: coupled L2."""
+    trainer, gammas, penalty = trained_once(training.Recipe(decay="standard", decay_strength=0.4))
+    assert penalty == pytest.approx(0.5 * sum((g**2).sum() for g in gammas))
+    plain, _, _ = trained_once(training.Recipe(decay="none"))
+    for norm, bare, gamma in zip(trainer.decay.norms, plain.decay.norms, gammas, strict=True):
+        assert np.allclose(norm.weight.grad, bare.weight.grad + 0.4 * gamma, rtol=1e-12, atol=1e-15)
+    usual, _, _ = trained_once(training.Recipe(decay="standard"))
+    assert usual.decay.strength == usual.recipe.weight_decay
+
+
+def test_a_metric_of_ones_own_and_a_factor_of_branches():
+    asked = []
+
+    def metric(sums, pixels):
+        asked.append((sums.shape, pixels))
+        return np.arange(1.0, 1 + sums.shape[1])
+
+    recipe = training.Recipe(decay_strength=2.0, metric=metric, branch_factor=0.25)
+    trainer, gammas, _ = trained_once(recipe)
+    plain, _, _ = trained_once(training.Recipe(decay="none"))
+    model = trainer.model
+    first = model.extractor.stages[0][0].mix.norms
+    assert asked[:3] == [((2, norm.weight.size), 64 * 64 >> 2 * k) for k, norm in enumerate(first)]
+    branch = {id(norm): k for module in model.modules() if hasattr(module, "norms") and isinstance(module.norms, list)
+              for k, norm in enumerate(module.norms)}  # fmt: skip
+    for norm, bare, gamma in zip(trainer.decay.norms, plain.decay.norms, gammas, strict=True):
+        added = 2.0 * 0.25 ** branch[id(norm)] * np.arange(1.0, 1 + gamma.size) * gamma
+        assert np.allclose(norm.weight.grad, bare.weight.grad + added, rtol=1e-12, atol=1e-15)
+
+
+def test_bad_decay():
+    with pytest.raises(ValueError, match=r"`metric` returns shape \(\)"):
+        trained_once(training.Recipe(metric=lambda sums, pixels: sums.mean()))
+    for bad in ({"decay": "weight"}, {"decay": "none", "decay_strength": 1.0}):
+        with pytest.raises(ValueError, match="Recipe"):
+            training.Recipe(**bad)
+    with pytest.raises(ValueError, match="`strength` is -1"):
+        optim.DynamicWeightDecay(octsod.csnet(0.25), -1)
+    with pytest.raises(ValueError, match="`branch_factor` is nan"):
+        optim.DynamicWeightDecay(octsod.csnet(0.25), 1, branch_factor=math.nan)

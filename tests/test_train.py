@@ -69,7 +69,7 @@ def write_toml(path, text):
 
 def test_defaults(data):
     paper = {"epochs": 300, "batch_size": 24, "lr": 1e-4, "schedule": "milestones", "size": 224, "width": 1.0,
-             "split": [0.5, 0.5], "seed": 0}  # fmt: skip
+             "split": [0.5, 0.5], "seed": 0, "decay": "dynamic", "decay_strength": 3.0}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
     del paper["epochs"]
     drawn = {**paper, **command.EMBEDDED, "steps": command.EMBEDDED_STEPS, "threads": 3, "lr": 0.25}
@@ -91,6 +91,38 @@ def test_precedence(tmp_path, data, monkeypatch):
     assert settings_of("--epochs", 2).get("steps") is None
     monkeypatch.setenv("OCTSOD_THREADS", "many")
     assert "OCTSOD_THREADS" in refused("train", "--print-config")
+
+
+def test_decay(tmp_path):
+    """Its strength is that of its kind, unless given with it."""
+
+    def found(*arguments):
+        settings = settings_of(*arguments)
+        return settings["decay"], settings.get("decay_strength")
+
+    assert found("--decay", "standard") == ("standard", 5e-3) and found("--decay", "none") == ("none", None)
+    assert found("--decay-strength", 0.5) == ("dynamic", 0.5)
+    file = write_toml(tmp_path / "c.toml", 'decay = "dynamic"\ndecay_strength = 7.0\n')
+    assert found("-c", file) == ("dynamic", 7) and found("-c", file, "--decay-strength", 2) == ("dynamic", 2)
+    assert found("-c", file, "--decay", "standard") == ("standard", 5e-3)
+    assert found("-c", file, "--decay", "none") == ("none", None)
+    assert "--decay none" in refused("train", "--decay", "none", "--decay-strength", 1)
+
+
+def test_finetune(tmp_path, data):
+    """Other defaults; what is given comes first."""
+
+    def found(*arguments):
+        settings = settings_of("--data", data, "--finetune", *arguments)
+        names = ("epochs", "steps", "lr", "schedule", "decay", "decay_strength")
+        return [settings.get(name) for name in names]
+
+    init = ("--init", tmp_path / "w.safetensors")
+    assert found(*init) == [20, None, 1e-6, "constant", "standard", 5e-3]
+    assert found(*init, "--lr", 1e-5, "--steps", 9) == [None, 9, 1e-5, "constant", "standard", 5e-3]
+    file = write_toml(tmp_path / "c.toml", 'decay = "none"\nsteps = 3\n')
+    assert found(*init, "-c", file) == [None, 3, 1e-6, "constant", "none", None]
+    assert "--finetune needs --init" in refused("train", "--finetune", "--data", data)
 
 
 def test_a_runs_own_configuration_can_be_given_back(finished):
@@ -177,6 +209,22 @@ def test_compilation_is_shown(capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_learn_channels(tmp_path, data):
+    options = ("train", "--data", data, *SMALL, "--epochs", 2)
+    result = run(*options, "--learn-channels", 1, "--threshold", 1.001, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.stderr.splitlines() if "pruned" in line)
+    model = octsod.load(tmp_path / "run" / "weights" / "last.safetensors")
+    assert line.startswith("epoch 2: pruned, ") and f" -> {octsod.complexity(model).parameters:,} parameters" in line
+    assert octsod.complexity(model).parameters < octsod.complexity(octsod.csnet(0.2)).parameters
+    resumed = run("train", "--resume", tmp_path / "run", "--epochs", 3)
+    assert resumed.exit_code == 0, resumed.output
+    settings = settings_of("--data", data, "--learn-channels")
+    assert (settings["learn_channels"], settings["threshold"]) == (20, 1e-20)
+    assert "finetuning alone" in refused(*options, "--learn-channels", 2, "-o", tmp_path / "other")
+    assert "--threshold needs --learn-channels" in refused(*options, "--threshold", 1)
 
 
 def test_validation_folder(tmp_path, data):

@@ -10,7 +10,7 @@ import pytest
 from test_data import Ramp
 
 import octsod
-from octsod import nn, runs
+from octsod import nn, optim, runs
 from octsod.data import Loader, Subset
 from octsod.diagnosis import first_nonfinite
 from octsod.errors import FileError
@@ -120,6 +120,7 @@ def test_schedules_fall_over_the_run():
     expected = [1.0] * 200 * steps_per_epoch + [0.1] * 50 * steps_per_epoch + [0.01] * 50 * steps_per_epoch
     assert rates(300 * steps_per_epoch, "milestones") == pytest.approx(expected)
     assert rates(1, "milestones") == [1.0] and rates(1, "cosine") == [1.0]
+    assert rates(9, "constant") == [1.0] * 9
     cosine = rates(100, "cosine")
     assert cosine[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0]) and 0 < cosine[-1] < 1e-3
     assert cosine[5:] == sorted(cosine[5:], reverse=True)
@@ -343,7 +344,7 @@ def test_divergence_names_the_gradient(monkeypatch):
         trainer.step(*batch)
     assert all((p.data == before[name]).all() for name, p in model.named_parameters())
     monkeypatch.setattr(trainer.decay, "apply", lambda: np.inf)
-    with pytest.raises(DivergenceError, match="penalty of dynamic weight decay is inf"):
+    with pytest.raises(DivergenceError, match="the penalty on the scales is inf"):
         trainer.step(*batch)
 
 
@@ -429,3 +430,60 @@ def test_a_module_that_fails_leaves_no_threads(tmp_path, monkeypatch):
     with run, pytest.raises(ZeroDivisionError):
         train(trainer, loader(), run)
     assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("kill", "finetuning"), [(None, 3), (2, 3), (4, 3), (5, 3), ("pruned", 3), ("pruned", 4)])
+def test_learned_channels(tmp_path, kill, finetuning):
+    """Algorithm 1: dynamic decay, then fewer channels, then standard decay, in one run that may be cut anywhere."""
+    recipe = Recipe(lr=1e-3, finetuning=finetuning, threshold=0.5)
+
+    def wide(steps=7):
+        trainer = Trainer(small_model(), recipe, steps)
+        trainer.model.extractor.stages[3][1].mix.norms[0].weight.data[:3] = 1e-3
+        return trainer
+
+    def learn(folder, kill=None):
+        trainer, run = wide(), runs.Run.create(folder, SETTINGS, PICTURES)
+        model = trainer.model
+        stops = {None: lambda: False, "pruned": lambda: trainer.model is not model}
+        with run:
+            if train(trainer, loader(), run, VALIDATION, stop=stops.get(kill, lambda: trainer.steps >= kill)):
+                return trainer
+        checkpoint = runs.read_checkpoint(folder)
+        trainer = Trainer(checkpoint.model(), recipe, 7)
+        checkpoint.restore(trainer)
+        with runs.Run.resume(folder, SETTINGS, PICTURES, checkpoint) as run:
+            assert train(trainer, loader(), run, VALIDATION)
+        return trainer
+
+    trainer = learn(tmp_path / "run", kill)
+    assert trainer.model.configuration.stages[3][1] == (5, 8)
+    (line,) = [line for line in log_of(tmp_path / "run") if "pruned" in line]
+    wide_weights = tmp_path / "run" / "weights" / "wide.safetensors"
+    costs = [octsod.complexity(model).parameters for model in (octsod.load(wide_weights), trainer.model)]
+    assert line["step"] == 7 - finetuning and line["parameters"] == costs
+    assert costs[0] == octsod.complexity(small_model()).parameters > costs[1]
+    assert trainer.decay.metric is optim.constant and trainer.decay.strength == 5e-3
+    assert octsod.load(tmp_path / "run" / "weights" / "best.safetensors").configuration == trainer.model.configuration
+    if kill is not None:
+        learn(tmp_path / "whole")
+        assert log_of(tmp_path / "whole") == log_of(tmp_path / "run")
+        state = [runs.read_checkpoint(tmp_path / name).state for name in ("whole", "run")]
+        assert all((state[1][name] == array).all() for name, array in state[0].items())
+
+
+def test_pruning_takes_the_moments_along():
+    trainer = Trainer(small_model(), Recipe(lr=1e-3, finetuning=1, threshold=0.5), 3)
+    for _ in range(2):
+        assert trainer.decay.metric is optim.average_pooling
+        trainer.step(*next(loader().epoch(0)))
+    trainer.model.extractor.stages[1][1].depthwise[0].norms[1].weight.data[0] = 0
+    before = {name: array.copy() for name, array in trainer.state_dict().items()}
+    plan = trainer.prune()
+    after = trainer.state_dict()
+    assert trainer.model.configuration.stages[1][1] == (2, 1) and trainer.steps == 2
+    names = [name for name, _ in trainer.model.named_parameters()]
+    for name in (f"{moment}.{name}" for moment in ("first", "second") for name in names):
+        assert (after[name] == plan.slice(name.partition(".")[2], before[name])).all() and after[name].any()
+    with pytest.raises(ValueError, match="7 of them of finetuning"):
+        Trainer(small_model(), Recipe(finetuning=7), 7)

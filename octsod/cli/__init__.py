@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": "evaluate",
     "predict": "predict",
     "info": "info",
+    "prune": "prune",
     "convert": "convert",
     "export": "export",
     "warmup": "warmup",

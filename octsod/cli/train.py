@@ -21,15 +21,18 @@ from .progress import INTERVAL, Progress, compilation, duration
 EPOCHS = 300  # the paper's, as are the defaults of the options below
 
 # The defaults of a run without --data, which a laptop shall do while one waits: where they differ from the paper's.
-EMBEDDED = {"batch_size": 16, "lr": 1e-2, "schedule": "cosine", "size": 96, "width": 0.5}
+EMBEDDED = {"batch_size": 16, "lr": 1e-2, "schedule": "cosine", "decay": "none", "size": 96, "width": 0.5}
 EMBEDDED_STEPS = 600
 EMBEDDED_PICTURES = 1200
 EMBEDDED_SIZE = 112  # of a drawn picture; augmentation cuts off its border
 
+# The defaults with --finetune: the last 20 of the paper's 300 epochs, whose learning rate has fallen twice by then.
+FINETUNE = {"epochs": 20, "lr": 1e-6, "schedule": "constant", "decay": "standard"}
+
 # What config.toml holds, and what --config may set.
 SETTINGS = (
-    "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "size", "seed",
-    "threads",
+    "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "decay",
+    "decay_strength", "learn_channels", "threshold", "size", "seed", "threads",
 )  # fmt: skip
 
 
@@ -75,13 +78,27 @@ _folder = click.Path(exists=True, file_okay=False)
 @split_option
 @click.option("--init", type=click.Path(dir_okay=False), metavar="FILE",
               help="Weight file to start from; it says what the network is.")  # fmt: skip
+@click.option("--finetune", is_flag=True,
+              help="Recover from pruning: with --init, other defaults, "
+                   + ", ".join(f"--{name} {value}" for name, value in FINETUNE.items()) + ".")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help=f"Stop after N epochs.  [default: {EPOCHS}]")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps.")
 @click.option("-b", "--batch-size", type=click.IntRange(min=1), default=24, show_default=True, metavar="N")
 @click.option("--lr", type=Number(0, min_open=True), default=1e-4, show_default=True, metavar="RATE",
               help="Learning rate of Adam.")  # fmt: skip
-@click.option("--schedule", type=click.Choice(["milestones", "cosine"]), default="milestones", show_default=True,
-              help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, or along half a cosine.")
+@click.option("--schedule", type=click.Choice(["milestones", "cosine", "constant"]), default="milestones",
+              show_default=True,
+              help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, along half a cosine, or never.")
+@click.option("--decay", type=click.Choice(["dynamic", "standard", "none"]), default="dynamic", show_default=True,
+              help="Of the scales of the blocks' norms: dynamic weight decay, L2 as of all else, or none.")  # fmt: skip
+@click.option("--decay-strength", type=Number(0), metavar="LAMBDA",
+              help="Its factor.  [default: 3 of dynamic decay, 0.005 of standard]")  # fmt: skip
+@click.option("--learn-channels", is_flag=False, flag_value=FINETUNE["epochs"], type=click.IntRange(min=1),
+              metavar="[N]",
+              help="Remove the channels that have vanished before the last N epochs, which finetune, with standard "
+                   f"decay.  [N: {FINETUNE['epochs']} if left out]")  # fmt: skip
+@click.option("--threshold", type=Number(0, min_open=True), metavar="T",
+              help="With --learn-channels: what is less has vanished, of norms' scales.  [default: 1e-20]")  # fmt: skip
 @click.option("--size", type=SIDE, default=224, show_default=True, metavar="PIXELS",
               help="Side of the square that the network sees.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
@@ -166,11 +183,25 @@ def _settings(ctx):
         for name, value in EMBEDDED.items():
             if source[name] is ParameterSource.DEFAULT:
                 values[name] = value
+    if ctx.params["finetune"]:
+        if values["init"] is None:
+            raise click.UsageError("--finetune needs --init, the network to go on with.")
+        for name, value in FINETUNE.items():
+            if source[name] is ParameterSource.DEFAULT and (name != "epochs" or values["steps"] is None):
+                values[name] = value
     if values["init"] is not None:
         for name in ("width", "split"):
             if source[name] is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--init says what the network is; leave --{name} out.")
             values[name] = None
+    values["decay_strength"] = _decay_strength(values, source)
+    if values["learn_channels"] is None:
+        if values["threshold"] is not None:
+            raise click.UsageError("--threshold needs --learn-channels.")
+    elif values["threshold"] is None:
+        from octsod.prune import THRESHOLD
+
+        values["threshold"] = THRESHOLD
     # Of the two lengths, an option replaces both of a file: to make a run longer, one is enough.
     if any(source[name] is ParameterSource.COMMANDLINE for name in ("epochs", "steps")):
         for name in ("epochs", "steps"):
@@ -183,6 +214,20 @@ def _settings(ctx):
     values["split"] = values["split"] and list(values["split"])
     values["threads"] = values["threads"] or octsod.get_num_threads()
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _decay_strength(values, source):
+    """The factor of the scales' decay; an option for the kind of decay makes nothing of a file's factor for another."""
+    from octsod.training import DECAYS
+
+    strength, decay = values["decay_strength"], values["decay"]
+    if source["decay"] is ParameterSource.COMMANDLINE and source["decay_strength"] is not ParameterSource.COMMANDLINE:
+        strength = None
+    if decay == "none":
+        if strength is not None:
+            raise click.UsageError("--decay-strength is of no use with --decay none.")
+        return None
+    return DECAYS[decay] if strength is None else strength
 
 
 def _data(settings, verbose):
@@ -239,10 +284,18 @@ def _trainer(settings, steps_per_epoch, checkpoint):
     side_for(model, settings["size"])  # says so if the network does not take it
     lengths = [settings["steps"]] if "steps" in settings else []
     lengths += [settings["epochs"] * steps_per_epoch] if "epochs" in settings else []
-    recipe = Recipe(lr=settings["lr"], schedule=settings["schedule"])
-    if "data" not in settings:  # too short a run for decay to do anything but slow it down
-        recipe = dataclasses.replace(recipe, weight_decay=0.0, dynamic_decay=0.0)
-    return Trainer(model, recipe, min(lengths))
+    total, finetuning = min(lengths), settings.get("learn_channels", 0) * steps_per_epoch
+    if finetuning >= total:
+        message = f"the run has {total} steps, and finetuning alone {finetuning}."
+        raise click.BadParameter(message, param_hint="--learn-channels")
+    recipe = Recipe(
+        lr=settings["lr"], schedule=settings["schedule"], decay=settings["decay"],
+        decay_strength=settings.get("decay_strength"), finetuning=finetuning,
+        **({"threshold": settings["threshold"]} if finetuning else {}),
+    )  # fmt: skip
+    if "data" not in settings:  # too short a run for weight decay to do anything but slow it down
+        recipe = dataclasses.replace(recipe, weight_decay=0.0)
+    return Trainer(model, recipe, total)
 
 
 def _new_folder(output, settings):
@@ -272,6 +325,10 @@ class _Display:
         if "max_f" in line:
             best = ", the best so far" if line == self.run.best else ""
             self.progress.message(f"{epoch}: max F {line['max_f']:.4f}, MAE {line['mae']:.4f}{best}")
+            return
+        if "pruned" in line:
+            costs = (f"{line[name][0]:,} -> {line[name][1]:,} {name}" for name in ("parameters", "macs"))
+            self.progress.message(f"{epoch}: pruned, {', '.join(costs)}".replace("macs", "MACs"))
             return
         seconds, waited = self.run.settings["batch_size"] / line["img_s"], line["data_wait_ms"] / 1000
         if self.steps:  # the first step compiles, and says nothing of the others

@@ -1,0 +1,132 @@
+"""`octsod prune`: a smaller network, without the channels that do not count."""
+
+import json
+import os
+import pathlib
+
+import click
+
+from . import Failure
+from .options import Number, check_output, overwrite_option, side_for, size_option, threads_option
+from .progress import Progress
+
+PICTURES = 8  # that what pruning changes is measured on
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True), metavar="RUN|WEIGHTS")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="W.safetensors")
+@click.option("--criterion", type=click.Choice(["gamma", "l1", "geometric-median"]), default="gamma", show_default=True,
+              help="Batch norm's scale, the norm of filters, or how replaceable they are.")  # fmt: skip
+@click.option("--threshold", type=Number(0, min_open=True), metavar="T",
+              help="Remove all channels of a lower score.  [default: 1e-20, of gamma]")  # fmt: skip
+@click.option("--ratio", type=Number(0, 1, min_open=True, max_open=True), metavar="R",
+              help="Remove this share of all channels instead.")  # fmt: skip
+@click.option("--macs", type=Number(0, min_open=True), metavar="N",
+              help="Remove as few as leave at most N MACs at 224x224 instead, such as 430e6.")  # fmt: skip
+@click.option("--data", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+              help="Score both networks on this folder's pictures and masks.")  # fmt: skip
+@size_option
+@threads_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@overwrite_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def prune(source, output, criterion, threshold, ratio, macs, data, size, threads, as_json, overwrite, quiet):
+    """Remove the channels that count least from a network.
+
+    Of a run folder, weights/last.safetensors is taken. Shows channels per layer and branch, parameters, MACs and, with
+    --data, scores before and after; and how far salience (0 to 1) moves on a few pictures (of --data, or drawn ones):
+    by taking the removed channels' gammas for zero, and then, near a picture's borders alone, by removing them.
+    """
+    given = {"threshold": threshold, "ratio": ratio, "macs": macs}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in given)} exclude each other.")
+    if not given and criterion != "gamma":
+        raise click.UsageError(f"--criterion {criterion} needs --threshold, --ratio or --macs.")
+    check_output(output, overwrite)
+
+    import octsod
+    from octsod import prune
+
+    model = octsod.load(_weights(source))
+    size = side_for(model, size)
+    given = given or {"threshold": prune.THRESHOLD}
+    try:
+        plan = prune.plan(model, criterion, **given)
+    except ValueError as error:
+        raise Failure(f"{source}: {error}") from error
+    pruned = prune.apply(model, plan)
+    pictures = _pictures(data)
+    change = prune.change(model, plan, _prepared(pictures, size))
+    before, after = (_facts(network, pictures if data else None, size, quiet) for network in (model, pruned))
+    octsod.save(pruned, output)
+    if as_json:
+        rest = {"size": size, "before": before, "after": after, "change": change._asdict()}
+        click.echo(json.dumps({"source": source, "output": output, "criterion": criterion, **given, **rest}))
+        return
+    for line in _table(model.configuration, pruned.configuration):
+        click.echo(line)
+    click.echo()
+    for name, form in (("parameters", ",d"), ("macs", ",d"), ("max_f", ".4f"), ("mae", ".4f")):
+        if name in before:
+            share = f"   {after[name] / before[name] - 1:+.1%}" if form == ",d" else ""
+            label = {"macs": "MACs", "max_f": "max F", "mae": "MAE"}.get(name, name)
+            click.echo(f"{label:<18}{before[name]:>24{form}}{after[name]:>24{form}}{share}")
+    click.echo(f"\nsalience moves by (mean, greatest), on {min(PICTURES, len(pictures))} pictures:")
+    for what, (mean, greatest) in zip(("zero gammas", "borders"), change, strict=True):
+        click.echo(f"{what:<18}{mean:>24.1e}{greatest:>24.1e}")
+
+
+def _weights(source):
+    if not os.path.isdir(source):
+        return source
+    path = pathlib.Path(source, "weights", "last.safetensors")
+    if not path.is_file():
+        raise Failure(f"{source}: is no run folder: it has no weights/last.safetensors.")
+    return path
+
+
+def _pictures(data):
+    from octsod.data import FolderDataset
+    from octsod.synthetic import SyntheticDataset
+
+    return FolderDataset(data) if data else SyntheticDataset(PICTURES)
+
+
+def _prepared(pictures, size):
+    import numpy as np
+
+    from octsod.images import prepare
+
+    return np.stack([prepare(pictures[i].image, size) for i in range(min(PICTURES, len(pictures)))])
+
+
+def _facts(model, pictures, size, quiet):
+    """What is to be said about a network; scores if there are `pictures` to score it on."""
+    import octsod
+
+    cost = octsod.complexity(model, (size, size))
+    facts = {"parameters": cost.parameters, "macs": cost.macs}
+    if pictures is not None:
+        with Progress(len(pictures), "picture", quiet) as progress:
+            result = octsod.evaluate(model, pictures, size, on_progress=progress.update)
+        facts.update(max_f=result.max_f, mae=result.mae)
+    return {**facts, "configuration": json.loads(model.configuration.to_json())}
+
+
+def _table(before, after):
+    """Lines: a layer, its channels per branch (fine to coarse; of a dilated layer, per dilation) before and after."""
+    yield f"{'layer':<18}{'channels before':>24}{'after':>24}"
+    for (name, old), (_, new) in zip(_rows(before), _rows(after), strict=True):
+        yield f"{name:<18}{' + '.join(map(str, old)):>24}{' + '.join(map(str, new)):>24}"
+
+
+def _rows(configuration):
+    for s, stage in enumerate(configuration.stages):
+        for b, block in enumerate(stage):
+            yield f"stage{s}.{b}", block
+    yield "fusion.fuse", configuration.fuse
+    for i, scale in enumerate(configuration.dilated):
+        yield f"fusion.dilated.{i}", scale
+    yield "fusion.merge", (configuration.merge,)
