@@ -10,18 +10,22 @@ results are compared before anything is timed. What counts is the ratio measured
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
+
+from octsod.machine import processor
+
+from .children import Block, interleaved, timed_steps
+from .command import set_threads
+from .rows import installed, quartiles
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Cases: weights, inputs and upstream gradients as NumPy arrays, the same for every implementation
@@ -90,14 +94,6 @@ class Results:
     outputs: list[np.ndarray]
     input_grads: list[np.ndarray]
     parameter_grads: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Block:
-    """An implementation of a case: `step` is what is timed, `results` converts what the last step left behind."""
-
-    step: Callable[[], None]
-    results: Callable[[], Results]
 
 
 def _parameter_shapes(spec: BlockSpec) -> dict[str, tuple[int, ...]]:
@@ -372,24 +368,14 @@ def time_rounds(blocks: Mapping[str, Block], rounds: int) -> dict[str, list[floa
     for block in blocks.values():
         block.step()
     samples: dict[str, list[float]] = {name: [] for name in blocks}
-    names = list(blocks)
-    gc.collect()
-    gc.disable()
-    try:
-        for r in range(rounds):
-            first = r % len(names)  # nobody always runs after the same neighbour
-            for name in names[first:] + names[:first]:
-                start = time.perf_counter()
-                blocks[name].step()
-                samples[name].append(time.perf_counter() - start)
-    finally:
-        gc.enable()
+    for name in interleaved(list(blocks), rounds):
+        samples[name] += timed_steps(blocks[name].step, 1)
     return samples
 
 
 def _summary(samples: Sequence[float]) -> dict:
-    q1, median, q3 = np.percentile(samples, (25, 50, 75))
-    return {"median_s": float(median), "q1_s": float(q1), "q3_s": float(q3), "samples_s": list(samples)}
+    q1, median, q3 = quartiles(samples)
+    return {"median_s": median, "q1_s": q1, "q3_s": q3, "samples_s": list(samples)}
 
 
 def _report(spec: BlockSpec, timings: Mapping[str, dict]) -> dict:
@@ -407,20 +393,14 @@ def _report(spec: BlockSpec, timings: Mapping[str, dict]) -> dict:
 
 
 def _environment(threads: int, batch: int) -> dict:
-    import torch
-
-    cpu = platform.processor() or platform.machine()
-    if (cpuinfo := Path("/proc/cpuinfo")).exists():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        cpu = models[0] if models else cpu
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-    return {"cpu": cpu, "cpus": os.cpu_count(), "threads": threads, "batch": batch, "versions": versions}
+    versions = {name: installed(name) for name in ("numpy", "torch")}
+    versions["python"] = platform.python_version()
+    return {"cpu": processor(), "cpus": os.cpu_count(), "threads": threads, "batch": batch, "versions": versions}
 
 
 def _set_threads(threads: int) -> None:
     """Threads and subnormal handling, before any worker thread exists: workers inherit the mode of their creator."""
-    for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OCTSOD_THREADS"):
-        os.environ[variable] = str(threads)
+    set_threads(threads)
     import torch
 
     torch.set_flush_denormal(True)

@@ -83,11 +83,12 @@ class Evaluation:
         return sorted(self.pictures, key=lambda p: (p.scores.f[threshold], -p.scores.mae, p.index))[:count]
 
 
-def evaluate(model, data, size=224, batch_size=16, on_failure=None, on_progress=None) -> Evaluation:
+def evaluate(model, data, size=None, batch_size=16, on_failure=None, on_progress=None) -> Evaluation:
     """Score a CSNet on pictures with masks.
 
     data: a folder, as `data.FolderDataset` takes it, or anything with a length whose items are `data.Sample`s.
-    size: the side in pixels of the square that the network sees, a multiple of `model.configuration.multiple`.
+    size: the side in pixels of the square that the network sees, a multiple of `model.configuration.multiple`; by
+    default `model.size`, which it was trained at.
     batch_size: pictures that the network sees at once. on_failure: called with the FileError of each picture that
     cannot be scored, while the rest is; without it, the first one is raised. on_progress: called with the number of
     pictures that are done and the name of the last.
@@ -100,6 +101,7 @@ def evaluate(model, data, size=224, batch_size=16, on_failure=None, on_progress=
     dataset = FolderDataset(data) if isinstance(data, (str, os.PathLike)) else data
     require(len(dataset) > 0, "evaluate", "data", "is empty", "at least one picture")
     batch_size = require_integer(batch_size, "evaluate", "batch_size", 1)
+    size = size or model.size
     # A size that the network does not take shows here, and its kernels are loaded or compiled before the clock starts.
     infer(model, prepare(np.zeros((1, 1, 3), np.uint8), size)[None])
 

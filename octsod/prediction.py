@@ -14,19 +14,20 @@ from .inference import logits, snapshots
 _turns = threading.Lock()
 
 
-def predict(image, model, size=224) -> np.ndarray:
+def predict(image, model, size=None) -> np.ndarray:
     """How salient each pixel is: (H, W) uint8, of the picture's height and width, 255 for the object.
 
     image: an array (H, W, 3) of uint8 RGB, or a path or binary file as for `read_image`. size: the side in pixels of
-    the square that the network sees, a multiple of `model.configuration.multiple`. The model is used as in eval
-    mode, whatever its own. May be called from several threads, which take turns at the network.
+    the square that the network sees, a multiple of `model.configuration.multiple`; by default `model.size`, which it
+    was trained at. The model is used as in eval mode, whatever its own. May be called from several threads, which take
+    turns at the network.
     Raises FileError if the picture cannot be read, ValueError if the array or the size does not fit, OctsodError if the
     network's output is not finite.
     """
     if isinstance(image, (str, bytes, os.PathLike)) or hasattr(image, "read"):
         image = read_image(image)
     require_picture(image, "predict")
-    return to_bytes(infer(model, prepare(image, size)[None])[0, 0], image.shape[:2])
+    return to_bytes(infer(model, prepare(image, size or model.size)[None])[0, 0], image.shape[:2])
 
 
 def infer(model, x) -> np.ndarray:

@@ -157,13 +157,10 @@ class _StoppedError(Exception):
 
 
 class Validation:
-    """Pictures held out: what scores has a model on them, and what does it make of some?
+    """Pictures held out, a data set of `data.Sample`s: what scores has a model on them, what does it make of some?"""
 
-    dataset: their `data.Sample`s. size: the side of the square that the network sees.
-    """
-
-    def __init__(self, dataset, size=224):
-        self.dataset, self.size = dataset, size
+    def __init__(self, dataset):
+        self.dataset = dataset
 
     def scores(self, model, stop=lambda: False) -> dict | None:
         """max_f and mae by the evaluation protocol (csnet.md, section 6); None if `stop()` said so on the way."""
@@ -173,7 +170,7 @@ class Validation:
                 raise _StoppedError
 
         try:
-            result = evaluate(model, self.dataset, self.size, on_progress=check)
+            result = evaluate(model, self.dataset, on_progress=check)
         except _StoppedError:
             return None
         return {"max_f": result.max_f, "mae": result.mae}
@@ -182,18 +179,18 @@ class Validation:
         """A picture (H, W, 3) uint8 of some of the pictures, their masks, and what the model finds."""
         chosen = np.unique(np.linspace(0, len(self.dataset) - 1, columns).astype(int))
         samples = [self.dataset[int(index)] for index in chosen]
-        rows = zip(*((s.image, s.mask, predict(s.image, model, self.size)) for s in samples), strict=True)
+        rows = zip(*((s.image, s.mask, predict(s.image, model)) for s in samples), strict=True)
         return contact_sheet(rows, ("pictures held out", "masks", "found"), cell=128)
 
 
 def train(trainer, loader, run, validation=None, save_every=100, on_line=None, stop=lambda: False):
     """Make the steps that are left of `trainer.total`; returns whether that is done, which `stop()` can prevent.
 
-    loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n. run: a `runs.Run`. It logs a line
-    per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second, waiting included;
-    data_wait_ms) and per validation, and gets a checkpoint every `save_every` steps, after each validation and at the
-    end. validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run
-    makes up for it. on_line: called with each line of the log.
+    loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n; its size becomes the model's. run:
+    a `runs.Run`. It logs a line per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second,
+    waiting included; data_wait_ms) and per validation, and gets a checkpoint every `save_every` steps, after each
+    validation and at the end. validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one
+    short, resuming the run makes up for it. on_line: called with each line of the log.
 
     Raises DivergenceError if a number is not finite (the checkpoint written last is good), FileError if a picture
     cannot be read or the run folder not be written.
@@ -201,6 +198,7 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
     require(trainer.total is not None, "train", "trainer", "has no `total`", "the number of steps to make")
     require_integer(save_every, "train", "save_every", 1)
     note = on_line or (lambda line: None)
+    trainer.model.size = loader.size
     run.checkpoint(trainer)
     while not stop():
         epoch, position = divmod(trainer.steps, len(loader))

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 
 import numpy as np
@@ -13,14 +14,11 @@ FORMAT = "octsod-csnet-1"
 
 
 def save(model, path):
-    """Write a CSNet's parameters, running statistics and configuration to a safetensors file, all or nothing."""
+    """Write a CSNet's parameters, running statistics, configuration and size to a safetensors file, all or nothing."""
     import safetensors.numpy
 
-    path = pathlib.Path(path)
-    data = safetensors.numpy.save(
-        dict(model.state_dict()), {"format": FORMAT, "configuration": model.configuration.to_json()}
-    )
-    write_atomically(path, data)
+    facts = {"format": FORMAT, "configuration": model.configuration.to_json(), "size": str(model.size)}
+    write_atomically(path, safetensors.numpy.save(dict(model.state_dict()), facts))
 
 
 def write_atomically(path, data):
@@ -70,6 +68,7 @@ def load(path):
             if metadata.get("format") != FORMAT:
                 raise FileError(f"{path}: holds no CSNet of octsod's (its metadata do not name {FORMAT!r}).")
             configuration = Configuration.from_json(metadata.get("configuration", ""))
+            size = _size(metadata, configuration)
             names = file.keys()
             dtypes = {file.get_slice(name).get_dtype() for name in names}
             if dtypes not in ({"F32"}, {"F64"}):
@@ -89,6 +88,15 @@ def load(path):
         configuration.require_at_most(sum(array.size for array in state.values()))
         model = CSNet(configuration, "float32" if dtypes == {"F32"} else "float64")
         model.load_state_dict(state)
+        model.size = size
     except ValueError as error:
         raise FileError(f"{path}: {error}") from error
     return model
+
+
+def _size(metadata, configuration):
+    """The size that a weight file names, or else the paper's; ValueError if the network does not take it."""
+    text, multiple = metadata.get("size", "224"), configuration.multiple
+    if not re.fullmatch("[1-9][0-9]{0,4}", text) or int(text) % multiple:
+        raise ValueError(f"its size is {text[:20]!r}; expected a multiple of {multiple}")
+    return int(text)

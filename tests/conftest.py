@@ -12,7 +12,7 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """A weight file of a small network that has seen a few batches."""
+    """A weight file of a small network that has seen a few batches of 32x32 pixels."""
     from test_data import Ramp
 
     import octsod
@@ -23,5 +23,6 @@ def weights(tmp_path_factory):
         for batch in octsod.data.Loader(Ramp(), 3, 32).epoch(epoch):
             trainer.step(*batch)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    trainer.model.size = 32
     octsod.save(trainer.model, path)
     return path

@@ -112,6 +112,12 @@ def test_info_table():
     assert lines[-1].startswith("210,985 parameters, ") and lines[-1].endswith(" MACs at 64x64")
 
 
+def test_info_of_weights_is_at_their_size(weights):
+    assert run("info", "--weights", weights).stdout.endswith(" MACs at 32x32\n")
+    assert json.loads(run("info", "--weights", weights, "--json").stdout)["size"] == 32
+    assert json.loads(run("info", "--weights", weights, "--size", 64, "--json").stdout)["size"] == 64
+
+
 def test_info_bad_input(tmp_path, weights):
     assert "multiple of 16" in refused("info", "--size", "100")
     for width in ("0", "nan", "1e9", "x"):

@@ -197,7 +197,7 @@ def test_eval(weights, data, tmp_path):
 
 
 def test_eval_json(weights, data):
-    arguments = ("eval", "--weights", weights, "--data", data, "--size", 32, "--json", "-q")
+    arguments = ("eval", "--weights", weights, "--data", data, "--json", "-q")
     (data / "masks" / "b.png").unlink()
     done = run(*arguments)
     assert done.exit_code == 0 and done.stderr == "Left out, since they have no partner (1): b.jpg\n"
@@ -206,6 +206,8 @@ def test_eval_json(weights, data):
     assert (facts["max_f"], facts["mae"], facts["threshold"]) == (result.max_f, result.mae, result.scores.threshold)
     assert (facts["images"], facts["failed"], facts["unpaired"]) == (4, 0, 1) and facts["images_per_s"] > 0
     assert facts["protocol"] == result.protocol and facts["protocol"]["beta2"] == 0.3
+    assert facts["protocol"]["size"] == 32  # the network's
+    assert json.loads(run(*arguments, "--size", 48).stdout)["protocol"]["size"] == 48
 
 
 def test_eval_names_what_cannot_be_scored(weights, data):

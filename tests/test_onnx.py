@@ -142,7 +142,11 @@ def test_bad_input(tmp_path, monkeypatch):
 
 def test_the_command(tmp_path, monkeypatch):
     weights, path = tmp_path / "w.safetensors", tmp_path / "model.onnx"
-    octsod.save(CSNet(LEARNED), weights)
+    network = CSNet(LEARNED)
+    network.size = 64
+    octsod.save(network, weights)
+    result = run("export", "--weights", weights, "-o", tmp_path / "own.onnx")
+    assert result.exit_code == 0 and "for 64x64" in result.stderr
     arguments = ("export", "--weights", weights, "-o", path, "--size", 48)
     result = run(*arguments)
     assert result.exit_code == 0 and result.stdout == "" and "for 48x48" in result.stderr

@@ -72,14 +72,18 @@ def files(folder):
 
 def test_one(tmp_path, weights, pictures):
     out = tmp_path / "map.png"
-    arguments = ("predict", pictures / "a.jpg", "--weights", weights, "--size", 32)
+    arguments = ("predict", pictures / "a.jpg", "--weights", weights)
     result = run(*arguments, "-o", out)
     assert result.exit_code == 0, result.output
     assert result.output == ""
     with Image.open(out) as image:
         assert image.mode == "L"
-        salience = octsod.predict(pictures / "a.jpg", octsod.load(weights), 32)
+        salience = octsod.predict(pictures / "a.jpg", octsod.load(weights))
         np.testing.assert_array_equal(np.array(image), salience)
+    sizes = {size: octsod.predict(pictures / "a.jpg", octsod.load(weights), size) for size in (32, 48)}
+    assert (sizes[32] == salience).all() and (sizes[48] != salience).any()  # a network is used at its own size
+    assert run(*arguments, "--size", 48, "-o", tmp_path / "48.png").exit_code == 0
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "48.png")), sizes[48])
     before = out.read_bytes()
     assert "--overwrite" in refused(*arguments, "-o", out)
     assert run(*arguments, "-o", out, "--overwrite").exit_code == 0 and out.read_bytes() == before

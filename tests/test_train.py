@@ -140,7 +140,8 @@ def test_train(tmp_path, data, monkeypatch):
     assert len(held_out) == 1 and held_out[0] in "abdefg"
     environment = json.loads((folder / "env.json").read_text())
     assert environment["versions"]["octsod"] == octsod.__version__ and environment["cpus"]
-    assert octsod.load(folder / "weights" / "last.safetensors").configuration.stages[0] == ((3, 1),)
+    network = octsod.load(folder / "weights" / "last.safetensors")
+    assert network.configuration.stages[0] == ((3, 1),) and network.size == 32
     for name in ("curves", "predictions"):
         assert np.asarray(Image.open(folder / "plots" / f"{name}.png")).std() > 10
     for words in (
@@ -191,11 +192,12 @@ def test_validation_folder(tmp_path, data):
 def test_init(tmp_path, data, finished):
     """Weights say what the network is; a learned layer configuration survives."""
     weights = finished[1] / "weights" / "last.safetensors"
-    options = ("--data", data, "-b", 2, "--size", 32, "--init", weights)
+    options = ("--data", data, "-b", 2, "--size", 48, "--init", weights)
     result = run("train", *options, "--steps", 1, "-o", tmp_path / "run")
     assert result.exit_code == 0, result.output
     started = octsod.load(tmp_path / "run" / "weights" / "last.safetensors")
     assert started.configuration == octsod.load(weights).configuration
+    assert (started.size, octsod.load(weights).size) == (48, 32)  # that of its last training
     assert "width" not in (tmp_path / "run" / "config.toml").read_text()
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     before = (finished[1] / "log.jsonl").read_text().splitlines()

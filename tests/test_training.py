@@ -18,7 +18,7 @@ from octsod.training import DivergenceError, Recipe, Trainer, Validation, train
 
 SETTINGS = {"lr": 1e-3, "steps": 7}
 PICTURES = (["0", "1", "2", "3", "4", "5"], ["1", "4"])
-VALIDATION = Validation(Subset(Ramp(), [1, 4]), 32)
+VALIDATION = Validation(Subset(Ramp(), [1, 4]))
 
 
 def small_model(seed=0):

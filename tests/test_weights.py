@@ -14,7 +14,7 @@ from test_pickles import Writer
 import octsod
 from octsod.errors import FileError
 from octsod.interop.sod100k import arrays
-from octsod.models import Configuration
+from octsod.models import Configuration, CSNet
 from octsod.models.configuration import FUSED
 
 
@@ -42,6 +42,24 @@ def test_parts_of_a_good_file_make_one(tmp_path, parts):
     (tmp_path / "w.safetensors").write_bytes(joined(*parts))
     loaded = octsod.load(tmp_path / "w.safetensors").state_dict()
     assert all((loaded[name] == array).all() for name, array in tiny().state_dict().items())
+
+
+def test_a_file_keeps_the_size(tmp_path, parts):
+    model = tiny()
+    assert model.size == 224
+    model.size = 96
+    octsod.save(model, tmp_path / "w.safetensors")
+    assert octsod.load(tmp_path / "w.safetensors").size == 96
+    header, numbers = parts
+    facts = {name: text for name, text in header["__metadata__"].items() if name != "size"}
+    (tmp_path / "w.safetensors").write_bytes(joined({**header, "__metadata__": facts}, numbers))
+    assert octsod.load(tmp_path / "w.safetensors").size == 224
+
+
+def test_a_new_network_takes_its_size():
+    c = Configuration.standard(0.25)
+    deep = ((2, 2, 2, 2),)  # 224 is no multiple of 64
+    assert CSNet(Configuration((*c.stages[:4], deep + c.stages[4][1:]), c.fuse, c.dilated, c.merge)).size == 256
 
 
 def with_configuration(header, **changes):
@@ -98,6 +116,9 @@ def hostile_files(header, numbers):
     yield "unknown-name", joined(unknown, numbers), "lacks classifier.bias and has unknown classifier.bais"
     for text in ("", "[]", "3", "null", '"merge"', "{}", "{", "[" * 100_000, '{"merge": 1}', '{"a": 1}', "9" * 5000):
         yield f"configuration-{text[:9].translate({34: None})}", joined(with_text(header, text), numbers), "not a conf"
+    for size in ("", "0", "-16", "100", "96.0", "1e3", " 96", "many", "9" * 5000, "٩٦"):
+        facts = {**header["__metadata__"], "size": size}
+        yield f"size-{size[:9]}", joined({**header, "__metadata__": facts}, numbers), "its size is"
     stages = json.loads(header["__metadata__"]["configuration"])["stages"]
     for name, changes in {
         "a-billion-channels": {"stages": [[[10**9]], *stages[1:]]},

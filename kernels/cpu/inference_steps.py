@@ -57,28 +57,27 @@ def product(y, o, ldo, rows, weight, w, b, x, q, table, t, depth, count, aside):
     lane = lanes(x)
     step = MULTIPLY_VECTORS * lane
     blocks = (rows + MULTIPLY_ROWS - 1) // MULTIPLY_ROWS
-    for i in range(0, count - step + 1, step):
-        r = 0
-        for k in range(blocks):
-            m = (rows - r + blocks - k - 1) // (blocks - k)
-            _wide(m, y, o + r * ldo + i, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r)
-            r += m
-    i = count // step * step
+    i = 0
     while i < count:
-        n = min(lane, count - i)
+        # What is left at the end is worked out together with pixels before it, once more: the same numbers, and a whole
+        # tile at a time is faster than its parts.
+        wide = count >= step
+        i = min(i, max(count - (step if wide else lane), 0))
         r = 0
         for k in range(blocks):
             m = (rows - r + blocks - k - 1) // (blocks - k)
             at = o + r * ldo + i
-            if n == lane:
+            if wide:
+                _wide(m, y, at, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r)
+            elif count >= lane:
                 _narrow(m, y, at, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r)
             else:
                 _narrow(m, aside, 0, lane, weight, w + r, rows, x, q + i, table, t, depth, b + r)
                 for a in range(m):
-                    for e in range(n):
+                    for e in range(count):
                         y[at + a * ldo + e] = aside[a * lane + e]
             r += m
-        i += lane
+        i += step if wide else lane
 
 
 @kernel

@@ -64,27 +64,27 @@ def multiply(out, o, ldo, rows, weight, w, ldw, x, q, table, t, depth, count, sp
     lane = lanes(x)
     step = MULTIPLY_VECTORS * lane
     blocks = (rows + MULTIPLY_ROWS - 1) // MULTIPLY_ROWS
-    for i in range(0, count - step + 1, step):
-        r = 0
-        for b in range(blocks):
-            m = (rows - r + blocks - b - 1) // (blocks - b)
-            _wide(m, out, o + r * ldo + i, ldo, weight, w + r, ldw, x, q + i, table, t, depth)
-            r += m
-    i = count // step * step
+    i = 0
     while i < count:
-        n = min(lane, count - i)
+        # What is left at the end is worked out together with pixels before it, once more: the same numbers, and a whole
+        # tile at a time is faster than its parts.
+        wide = count >= step
+        i = min(i, max(count - (step if wide else lane), 0))
         r = 0
         for b in range(blocks):
             m = (rows - r + blocks - b - 1) // (blocks - b)
-            if n == lane:
-                _narrow(m, out, o + r * ldo + i, ldo, weight, w + r, ldw, x, q + i, table, t, depth)
+            at = o + r * ldo + i
+            if wide:
+                _wide(m, out, at, ldo, weight, w + r, ldw, x, q + i, table, t, depth)
+            elif count >= lane:
+                _narrow(m, out, at, ldo, weight, w + r, ldw, x, q + i, table, t, depth)
             else:
                 _narrow(m, x, spare, lane, weight, w + r, ldw, x, q + i, table, t, depth)
                 for a in range(m):
-                    for e in range(n):
-                        out[o + (r + a) * ldo + i + e] = x[spare + a * lane + e]
+                    for e in range(count):
+                        out[at + a * ldo + e] = x[spare + a * lane + e]
             r += m
-        i += lane
+        i += step if wide else lane
 
 
 @kernel

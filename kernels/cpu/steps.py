@@ -391,39 +391,42 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
 
 
 @kernel
-def _stretch(row, width, factor, out):
-    """out (factor*width) = row (width) interpolated at half-pixel centres, its ends replicated."""
-    half = out.dtype.type(0.5)
-    one = out.dtype.type(1)
+def _stretch(row, p, width, factor, out, q):
+    """factor*width elements of out from q on = width of row from p on, interpolated at half-pixel centres, the ends
+    replicated."""
     lane = lanes(out)
     if factor == 2 and width > 1:
         near, far = spread(out, 0.75), spread(out, 0.25)
         for i in range(0, width - 1, lane):
             n = width - 1 - i
-            a, b = load(row, i, n), load(row, i + 1, n)
+            a, b = load(row, p + i, n), load(row, p + i + 1, n)
             v0, v1 = interleave(near * a + far * b, far * a + near * b)
-            store(out, 2 * i + 1, v0, 2 * n)
-            store(out, 2 * i + 1 + lane, v1, 2 * n - lane)
+            store(out, q + 2 * i + 1, v0, 2 * n)
+            store(out, q + 2 * i + 1 + lane, v1, 2 * n - lane)
     elif factor == 4 and width > 1:
         f1, f3, f5, f7 = spread(out, 0.125), spread(out, 0.375), spread(out, 0.625), spread(out, 0.875)
         for i in range(0, width - 1, lane):
             n = width - 1 - i
-            a, b = load(row, i, n), load(row, i + 1, n)
+            a, b = load(row, p + i, n), load(row, p + i + 1, n)
             v0, v2 = interleave(f7 * a + f1 * b, f3 * a + f5 * b)
             v1, v3 = interleave(f5 * a + f3 * b, f1 * a + f7 * b)
             w0, w1 = interleave(v0, v1)
             w2, w3 = interleave(v2, v3)
-            store(out, 4 * i + 2, w0, 4 * n)
-            store(out, 4 * i + 2 + lane, w1, 4 * n - lane)
-            store(out, 4 * i + 2 + 2 * lane, w2, 4 * n - 2 * lane)
-            store(out, 4 * i + 2 + 3 * lane, w3, 4 * n - 3 * lane)
+            at = q + 4 * i + 2
+            store(out, at, w0, 4 * n)
+            store(out, at + lane, w1, 4 * n - lane)
+            store(out, at + 2 * lane, w2, 4 * n - 2 * lane)
+            store(out, at + 3 * lane, w3, 4 * n - 3 * lane)
     else:
+        half = out.dtype.type(0.5)
+        one = out.dtype.type(1)
         for k in range(factor):
             u = out.dtype.type((k + half) / factor)
             for i in range(width - 1):
-                out[factor * i + factor // 2 + k] = (one - u) * row[i] + u * row[i + 1]
-    out[: factor // 2] = row[0]
-    out[factor * width - factor // 2 :] = row[width - 1]
+                out[q + factor * i + factor // 2 + k] = (one - u) * row[p + i] + u * row[p + i + 1]
+    for k in range(factor // 2):
+        out[q + k] = row[p]
+        out[q + factor * width - 1 - k] = row[p + width - 1]
 
 
 @kernel
@@ -483,7 +486,6 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
     one = y.dtype.type(1)
     lane = lanes(y)
     n = factor * width
-    lines = spare[o : o + 2 * n]
     for c in range(channels):
         scale = shift = slope = spread(y, 0)
         if finish >= 0:
@@ -497,13 +499,12 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
             below = min(top + 1, height - 1)
             top = max(top, 0)
             for k in range(max(top, ready + 1), below + 1):
-                a = p + c * lx + k * px
-                _stretch(x[a : a + width], width, factor, lines[k % 2 * n : (k % 2 + 1) * n])
+                _stretch(x, p + c * lx + k * px, width, factor, spare, o + k % 2 * n)
                 ready = k
             b = q + c * ly + r * py
             v, w = spread(y, one - t), spread(y, t)
             for i in range(0, n, lane):
-                over, under = load(lines, top % 2 * n + i, n - i), load(lines, below % 2 * n + i, n - i)
+                over, under = load(spare, o + top % 2 * n + i, n - i), load(spare, o + below % 2 * n + i, n - i)
                 u = fma(v, over, fma(w, under, load(y, b + i, n - i)))
                 if finish >= 0:
                     u = fma(u, scale, shift)

@@ -8,7 +8,7 @@ import pathlib
 import click
 
 from . import report
-from .options import check_output, check_size, existing_file, overwrite_option, size_option, threads_option
+from .options import check_output, existing_file, overwrite_option, side_for, size_option, threads_option
 from .progress import Progress
 
 
@@ -48,7 +48,7 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
     from octsod.weights import write_atomically
 
     model = octsod.load(weights)
-    check_size(model, size)
+    size = side_for(model, size)
     dataset = FolderDataset(data)
     if unpaired := dataset.unpaired:
         shown = ", ".join(path.name for path in unpaired[:3]) + (" ..." if len(unpaired) > 3 else "")

@@ -2,7 +2,7 @@
 
 import click
 
-from .options import check_output, check_size, existing_file, overwrite_option, size_option
+from .options import check_output, existing_file, overwrite_option, side_for, size_option
 
 
 @click.command()
@@ -21,6 +21,6 @@ def export(weights, output, size, overwrite):
 
     check_output(output, overwrite)
     model = octsod.load(weights)
-    check_size(model, size)
+    size = side_for(model, size)
     octsod.export_onnx(model, output, (size, size))
     click.echo(f"{output}: CSNet with {octsod.complexity(model).parameters:,} parameters, for {size}x{size}", err=True)

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from .options import check_size, existing_file, size_option, split_option, width_option
+from .options import existing_file, side_for, size_option, split_option, width_option
 
 
 @click.command()
@@ -27,7 +27,7 @@ def info(ctx, width, split, weights, size, as_json):
         model, facts = octsod.load(weights), {"weights": weights}
     else:
         model, facts = octsod.csnet(width, split), {"width": width, "split": [share / sum(split) for share in split]}
-    check_size(model, size)
+    size = side_for(model, size)
     cost = octsod.complexity(model, (size, size))
     if as_json:
         click.echo(json.dumps({**facts, "size": size, "parameters": cost.parameters, "macs": cost.macs}))

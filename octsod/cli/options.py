@@ -42,17 +42,23 @@ split_option = click.option(
     "--split", type=Split(), default="0.5,0.5", show_default=True, help="Shares of the channels per scale, fine first."
 )
 
+SIDE = click.IntRange(16, 1 << 14)
+
 size_option = click.option(
-    "--size", type=click.IntRange(16, 1 << 14), default=224, show_default=True, metavar="PIXELS",
-    help="Side of the square that the network sees.",
+    "--size", type=SIDE, metavar="PIXELS",
+    help="Side of the square that the network sees.  [default: that of its training]",
 )  # fmt: skip
 
 
-def check_size(model, size):
-    """Usage error unless the network takes pictures of side `size`."""
+def side_for(model, size):
+    """The side of the square that the network is to see: `size`, or if that is None, the one it was trained at.
+
+    Usage error if the network does not take it.
+    """
     multiple = model.configuration.multiple
-    if size % multiple:
+    if size is not None and size % multiple:
         raise click.BadParameter(f"{size} is not a multiple of {multiple}, as this network needs.", param_hint="--size")
+    return size or model.size
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist already.")

@@ -9,7 +9,7 @@ import sys
 import click
 
 from . import Failure, one_line, report
-from .options import Number, check_size, existing_file, overwrite_option, size_option, threads_option
+from .options import Number, existing_file, overwrite_option, side_for, size_option, threads_option
 from .progress import Progress
 
 MOST_WORKERS = 8  # each may hold a large picture
@@ -52,7 +52,7 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
     from octsod.errors import FileError
 
     model = octsod.load(weights)
-    check_size(model, size)
+    size = side_for(model, size)
 
     def make(source, target):
         """Make one picture; returns whether it has what was asked for: an object to crop to."""

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from . import Failure
 from .configuration import read_configuration
 from .interruption import Interruption
-from .options import Number, check_size, existing_file, size_option, split_option, threads_option, width_option
+from .options import SIDE, Number, existing_file, side_for, split_option, threads_option, width_option
 from .progress import INTERVAL, Progress, compilation, duration
 
 EPOCHS = 300  # the paper's, as are the defaults of the options below
@@ -80,7 +80,8 @@ _folder = click.Path(exists=True, file_okay=False)
               help="Learning rate of Adam.")  # fmt: skip
 @click.option("--schedule", type=click.Choice(["milestones", "cosine"]), default="milestones", show_default=True,
               help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, or along half a cosine.")
-@size_option
+@click.option("--size", type=SIDE, default=224, show_default=True, metavar="PIXELS",
+              help="Side of the square that the network sees.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="For initial weights, hold-out, order and augmentation.")  # fmt: skip
 @threads_option
@@ -135,7 +136,7 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
             for note in (*notes, f"run folder {run.folder}"):
                 progress.message(note)
             display = _Display(progress, report, run)
-            validation = training.Validation(held_out, settings["size"])
+            validation = training.Validation(held_out)
             done = training.train(trainer, loader, run, validation, on_line=display.show, stop=interruption.requested)
         display.sum_up()
     except training.DivergenceError as error:
@@ -229,7 +230,7 @@ def _trainer(settings, steps_per_epoch, checkpoint):
     else:
         octsod.manual_seed(settings["seed"])
         model = octsod.csnet(settings["width"], settings["split"])
-    check_size(model, settings["size"])
+    side_for(model, settings["size"])  # says so if the network does not take it
     lengths = [settings["steps"]] if "steps" in settings else []
     lengths += [settings["epochs"] * steps_per_epoch] if "epochs" in settings else []
     return Trainer(model, Recipe(lr=settings["lr"], schedule=settings["schedule"]), min(lengths))

@@ -25,13 +25,15 @@ anti-aliasing), RGB in [0, 1], minus {mean}, divided by {std} per channel. `logi
 sigmoid, how likely each pixel belongs to the object."""
 
 
-def export_onnx(model, path, size=(224, 224)):
+def export_onnx(model, path, size=None):
     """Write a CSNet to an ONNX file, all or nothing: see `to_onnx`."""
     write_atomically(path, to_onnx(model, size).SerializeToString())
 
 
-def to_onnx(model, size=(224, 224)):
-    """A CSNet in eval mode as an `onnx.ModelProto` in float32, for batches of any length of pictures (height, width).
+def to_onnx(model, size=None):
+    """A CSNet in eval mode as an `onnx.ModelProto` in float32, for batches of any length of pictures of one size.
+
+    size: (height, width); by default, the square that the network was trained at.
 
     Input `image` (N, 3, H, W), normalised pictures; outputs `logits` (N, 1, H, W), as of `model(x)`, and `salience`,
     their sigmoid. Its doc_string says how to normalise, its metadata hold `mean`, `std` and the network's
@@ -42,6 +44,8 @@ def to_onnx(model, size=(224, 224)):
     except ImportError as error:
         raise OctsodError("export_onnx: needs the onnx package; `pip install octsod[onnx]` brings it.") from error
     op, multiple = "export_onnx", model.configuration.multiple
+    if size is None:
+        size = model.size, model.size
     require(np.shape(size) == (2,), op, "size", f"is {size!r}", "(height, width)")
     height, width = (require_integer(n, op, "size", 1) for n in size)
     for n in (height, width):

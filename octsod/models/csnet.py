@@ -1,5 +1,7 @@
 """CSNet (paper, section 3; csnet.md, section 2): ILBlocks in five stages, cross-stage fusion, a 1x1 classifier."""
 
+import math
+
 import numpy as np
 
 from .. import functional as f
@@ -46,12 +48,18 @@ class CrossStageFusion(nn.Module):
 
 
 class CSNet(nn.Module):
-    """Salient object detection: images (N, 3, H, W), normalised, H and W multiples of 16 -> logits (N, 1, H, W)."""
+    """Salient object detection: images (N, 3, H, W), normalised, H and W multiples of 16 -> logits (N, 1, H, W).
+
+    size: the side in pixels of the square pictures that it is trained on; of a new network, the paper's 224 or the next
+    multiple that it takes. It finds objects best at this size, so `octsod.predict` and `octsod.evaluate` use it, and
+    weight files keep it.
+    """
 
     def __init__(self, configuration: Configuration, dtype="float32"):
         dtype = np.dtype(dtype)
         require(dtype in (np.float32, np.float64), "csnet", "dtype", f"is {dtype}", "float32 or float64")
         self.configuration = configuration
+        self.size = math.ceil(224 / configuration.multiple) * configuration.multiple
         self.extractor = Extractor(configuration, dtype)
         self.fusion = CrossStageFusion([configuration.stages[s][-1][0] for s in FUSED], configuration, dtype)
         self.classifier = nn.Conv2d(configuration.merge, 1, dtype=dtype)

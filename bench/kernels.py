@@ -1,0 +1,226 @@
+"""`python -m bench kernels`: every kernel that a training step launches, at its real shapes, under its roof.
+
+One real step is made, and each launch that is not equal to an earlier one is timed on the spot, on copies of its very
+arguments. Before, a step at batch 2 does the same with the reference beside. A kernel's floor is the time that its
+arithmetic takes at the rate of multiply-adds in registers, or its compulsory traffic at the rate of copying, whichever
+is longer (octsod.machine measures the rates in this run); its share of the roof is the floor over its time.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import time
+
+import click
+import numpy as np
+
+import octsod
+from octsod.backend import launch_with
+from octsod.machine import copy_rate, multiply_add_rate
+from octsod.ops import Cost
+
+from .agreement import relative_error
+from .children import timed_steps, without_garbage
+from .command import Outcome, measurement, rounds_option, say
+from .implementations import OURS, octsod_training
+from .launches import arrays_of, described, private, signature
+from .problems import configuration, problem
+from .rows import rounded, row, table
+
+COPIED = 1 << 28  # bytes: more than the largest cache holds
+
+VERIFY_BATCH = 2
+FORWARD_TOLERANCE, BACKWARD_TOLERANCE = 1e-4, 1e-2
+"""Largest `relative_error` of an array that a kernel leaves behind. In float32 the derivative of a PReLU whose argument
+is within rounding of zero is either one of two; forward, nothing jumps."""
+
+SHOWN = 0.002  # of the step: smaller ones are added up in one line
+
+
+@dataclasses.dataclass
+class Launch:
+    """Equal launches. count: how many there are in a step. seconds: of one, its samples; empty where not measured."""
+
+    title: str
+    cost: Cost | None
+    count: int = 0
+    seconds: list = dataclasses.field(default_factory=list)
+
+
+def recorded(step, visit):
+    """Launches of `step()`, in the order of their first appearance; `visit(launch, name, function, arguments)` sees
+    the first of equal ones before it is made."""
+    launches, titles = {}, {}
+
+    def launcher(name, function, *arguments):
+        key = name, signature(arguments)
+        if key not in launches:
+            title, cost = described(name, arguments)
+            titles[title] = titles.get(title, 0) + 1
+            if titles[title] > 1:  # they differ in something that the title leaves out
+                title += f" ({titles[title]})"
+            launches[key] = Launch(title, cost)
+            visit(launches[key], name, function, arguments)
+        launches[key].count += 1
+        return function(*arguments)
+
+    with launch_with(launcher):
+        step()
+    return list(launches.values())
+
+
+def error_of(name, function, arguments):
+    """How far a kernel's results are from the reference's: the largest `relative_error`, and of which argument."""
+    reference = getattr(importlib.import_module("octsod.kernels.reference"), name)
+    names = inspect.signature(reference)
+    ours, expected = _left_behind(function, names, arguments), _left_behind(reference, names, arguments)
+    # Sums of an activation that nobody has written down yet are written by the kernel, or by its op afterwards.
+    errors = {path: relative_error(ours[path], expected[path]) for path in ours.keys() & expected.keys()}
+    worst = max(errors, key=errors.get)
+    return errors[worst], worst
+
+
+def _left_behind(kernel, names, arguments):
+    """All arrays after a launch, by their paths in the arguments. Moments are sums about a value of the kernel's own
+    choice: the mean and variance that they stand for take their place."""
+    arguments = private(arguments)
+    kernel(*arguments)
+    named = names.bind(*arguments).arguments
+    arrays = {path: array for name, value in named.items() for path, array in arrays_of(value, name)}
+    for path in [path for path in arrays if path.startswith("moments")]:
+        out = arrays.get(path.replace("moments", "outputs" if "outputs" in named else "out"))
+        if out is not None:
+            pixels = out.shape[2] * out.shape[3]
+            about, total, squares = arrays.pop(path).transpose(1, 0, 2)
+            arrays["mean of " + path] = about + total / pixels
+            arrays["variance of " + path] = squares / pixels - (total / pixels) ** 2
+    return arrays
+
+
+def verified(step, select=""):
+    """(titles of the launches that agree with the reference, a sentence about each that does not)."""
+    titles, failures = set(), []
+
+    def visit(launch, name, function, arguments):
+        if select in launch.title:
+            error, where = error_of(name, function, arguments)
+            allowed = BACKWARD_TOLERANCE if name.endswith("_backward") else FORWARD_TOLERANCE
+            if error <= allowed:
+                titles.add(launch.title)
+            else:
+                failures.append(
+                    f"{launch.title}: its {where} is off by {error:.1e} (allowed are {allowed:.0e}): not timed."
+                )
+
+    recorded(step, visit)
+    return titles, failures
+
+
+def timed(step, titles, rounds):
+    """The launches of a step; `seconds` of those of `titles`."""
+
+    def visit(launch, name, function, arguments):
+        if launch.title in titles:
+            launch.seconds = [_seconds(function, arguments) for _ in range(rounds + 1)][1:]  # the first one warms up
+
+    with without_garbage():
+        return recorded(step, visit)
+
+
+def _seconds(function, arguments):
+    mine = private(arguments)
+    start = time.perf_counter()
+    function(*mine)
+    return time.perf_counter() - start
+
+
+def roofs():
+    """Bytes per second copied, and floating-point operations per second."""
+    return copy_rate(COPIED), multiply_add_rate()
+
+
+def rows_of(launches, step_seconds, bandwidth, arithmetic, threads):
+    """Rows of the launches that were timed, those first that take most of the step, and of the step itself."""
+    step = float(np.median(step_seconds))
+    rows = []
+    for launch in launches:
+        if launch.seconds:
+            rows.append(_row(launch, step, bandwidth, arithmetic, threads))
+    rows.sort(key=lambda r: -r["step_share"])
+    total = sum(r["median_ms"] * r["launches"] for r in rows)
+    return [*rows, row("kernels/step", OURS, threads, step_seconds, kernels_ms=rounded(total))]
+
+
+def _row(launch, step, bandwidth, arithmetic, threads):
+    seconds = float(np.median(launch.seconds))
+    more = {"launches": launch.count, "step_share": rounded(launch.count * seconds / step)}
+    if launch.cost is not None:
+        by_bytes, by_flops = launch.cost.bytes / bandwidth, launch.cost.flops / arithmetic
+        more |= {
+            "gflop_s": rounded(launch.cost.flops / seconds / 1e9),
+            "gb_s": rounded(launch.cost.bytes / seconds / 1e9),
+            "roof": "memory" if by_bytes >= by_flops else "arithmetic",
+            "roof_share": rounded(max(by_bytes, by_flops) / seconds),
+            "roof_gflop_s": rounded(arithmetic / 1e9),
+            "roof_gb_s": rounded(bandwidth / 1e9),
+        }
+    return row(f"kernels/{launch.title}", OURS, threads, launch.seconds, **more)
+
+
+def lines_of(rows):
+    """A table of `rows_of`."""
+    *kernels, step = rows
+    shown = [r for r in kernels if r["step_share"] >= SHOWN]
+    small = [r for r in kernels if r["step_share"] < SHOWN]
+
+    def cells(title, kernels, *details):
+        milliseconds = sum(r["median_ms"] * r["launches"] for r in kernels)
+        share = f"{100 * milliseconds / step['median_ms']:.1f} %"
+        return (title, sum(r["launches"] for r in kernels), *details, f"{milliseconds:.2f}", share)
+
+    def rates(r):
+        if "roof" not in r:
+            return ("",) * 4
+        return f"{r['gflop_s']:.1f}", f"{r['gb_s']:.1f}", r["roof"], f"{100 * r['roof_share']:.0f} %"
+
+    lines = [
+        cells(r["case"].removeprefix("kernels/"), [r], f"{r['median_ms']:.3f}", f"{r['iqr_ms']:.3f}", *rates(r))
+        for r in shown
+    ]
+    if small:
+        lines.append(cells(f"{len(small)} kinds of smaller ones", small, *[""] * 6))
+    lines.append(cells("all", kernels, *[""] * 6))
+    roof = next((r for r in kernels if "roof" in r), None)
+    roofs = [] if roof is None else [
+        f"Roofs: {roof['roof_gflop_s']:.0f} GFLOP/s in multiply-adds, {roof['roof_gb_s']:.1f} GB/s copied.", "",
+    ]  # fmt: skip
+    header = ("kernel", "launches", "each, ms", "IQR, ms", "GFLOP/s", "GB/s", "roof", "of roof", "all, ms", "of step")
+    last = f"The step itself: {step['median_ms']:.1f} ms, IQR {step['iqr_ms']:.1f} ms."
+    return [*roofs, *table(header, lines), "", last]
+
+
+def training_step(batch):
+    """`step()` of CSNet-x1 at 224x224, with everything compiled that it needs."""
+    block = octsod_training(problem("kernels", configuration("x1"), batch), octsod.get_num_threads())
+    block.step()
+    return block.step
+
+
+@measurement
+@click.option("--case", "select", default="", metavar="SUBSTRING", help="Only kernels whose title holds this.")
+@click.option("-b", "--batch-size", default=24, show_default=True, type=click.IntRange(min=1), help="While timing.")
+@rounds_option(default=7)
+def kernels(threads, select, batch_size, rounds):
+    """Each kernel of a training step of CSNet-x1 at 224x224: time, rates, share of its roof and of the step."""
+    say(f"comparing with the reference at batch {VERIFY_BATCH}")
+    titles, failures = verified(training_step(VERIFY_BATCH), select)
+    if not titles and not failures:
+        raise click.BadParameter(f"no kernel's title holds {select!r}.", param_hint="--case")
+    before = roofs()
+    say(f"timing at batch {batch_size}")
+    step = training_step(batch_size)
+    step_seconds = timed_steps(step, rounds)
+    launches = timed(step, titles, rounds)
+    bandwidth, arithmetic = np.max([before, roofs()], axis=0)
+    rows = rows_of(launches, step_seconds, float(bandwidth), float(arithmetic), threads)
+    return Outcome(rows, lines_of(rows), failures)

@@ -1,0 +1,195 @@
+"""Launches of kernels: which of them are equal, what they are called and cost, and copies of their arguments."""
+
+import copy
+
+import numpy as np
+
+from octsod import memory, ops, optim
+from octsod.deferred import ActivationSums, Deferred, DeferredGradient, Slot
+
+
+def signature(value):
+    """What the time of a launch depends on, of its arguments: shapes and settings. Equal for equal work."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str
+    if isinstance(value, Deferred):
+        sums = value.activation_sums
+        return "map", signature(value.raw), sums is not None and sums.values is None
+    if isinstance(value, DeferredGradient):
+        return "gradient", signature(value.g), value.g is value.raw
+    if isinstance(value, Slot):
+        return "slot", signature(value.array), value.accumulate, value.sums is not None
+    if isinstance(value, (list, tuple)):
+        return tuple(signature(item) for item in value)
+    return float if isinstance(value, float) else value
+
+
+def arrays_of(value, path=""):
+    """(path, array) of all arrays in a launch's arguments, some of them more than once."""
+    if isinstance(value, np.ndarray):
+        yield path, value
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from arrays_of(item, f"{path}[{i}]")
+    elif isinstance(value, (Deferred, DeferredGradient, Slot, ActivationSums)):
+        for name in value.__slots__:
+            yield from arrays_of(getattr(value, name), f"{path}.{name}")
+
+
+def private(arguments):
+    """A copy of a launch's arguments. Its arrays lie as those of a step do: in the pool, aligned. What was one array is
+    one array again, since kernels may write over what they have read."""
+    memo = {}
+    for _, array in arrays_of(arguments):
+        if id(array) not in memo:
+            memo[id(array)] = memory.empty(array.shape, array.dtype)
+            memo[id(array)][...] = array
+    return copy.deepcopy(arguments, memo)
+
+
+def described(name, arguments):
+    """(title, cost) of a launch. The title tells what of its shapes a reader wants to know, but not the batch. The cost
+    is that of the kernel's op; None where a kernel is a part of an op only."""
+    if name in _DESCRIPTIONS:
+        details, cost = _DESCRIPTIONS[name](*arguments)
+    else:
+        details, cost = "".join(_shape(array) for _, array in arrays_of(arguments[:1])), None
+    return f"{name} {details}".strip(), cost
+
+
+def _shape(array):
+    return "x".join(map(str, array.shape[1:] or array.shape))
+
+
+def _maps(*values):
+    """Channels and height of maps: 10@224+10@112."""
+    return "+".join(f"{v.shape[1]}@{v.shape[2]}" for v in values if v is not None)
+
+
+def _convolution(inputs, weight, outputs, *notes):
+    kernel_size = "x".join(map(str, weight.shape[2:]))
+    return ", ".join([f"{_maps(*inputs)} -> {_maps(*outputs)}", kernel_size, *filter(None, notes)])
+
+
+def _target(*slots):
+    """Of a backward: where the inputs' gradients go, if not into arrays of their own."""
+    if not any(slots):
+        return "weight only"
+    return "added" if any(slot is not None and slot.accumulate for slot in slots) else ""
+
+
+def _octave(inputs, weight, outputs, stride, slots=None):
+    details = _convolution(inputs, weight, outputs, "stride 2" if stride == 2 else "", slots and _target(*slots))
+    cost = ops.OctaveConv2d.cost(
+        weight.shape, *(None if x is None else x.shape for x in inputs),
+        out_channels=[0 if y is None else y.shape[1] for y in outputs], stride=stride, itemsize=weight.itemsize,
+        backward=slots is not None, grad_inputs=slots is None or any(slots),
+    )  # fmt: skip
+    return details, cost
+
+
+def _octave_conv2d(inputs, weight, outputs, stride, *_):
+    return _octave(inputs, weight, outputs, stride)
+
+
+def _octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, _):
+    return _octave(inputs, weight, grads, stride, grad_inputs)
+
+
+def _chain(x, weight, *notes, backward=False):
+    layers, channels, *size = weight.shape
+    cost = ops.DepthwiseChain.cost(x.shape, (channels, 1, *size), layers, weight.itemsize, backward)
+    return ", ".join([_maps(x), f"{layers} layers", "x".join(map(str, size)), *filter(None, notes)]), cost
+
+
+def _depthwise_chain(x, weight, *_):
+    return _chain(x, weight)
+
+
+def _depthwise_chain_backward(grad, x, weight, *others):
+    grad_x = others[-3]
+    return _chain(x, weight, _target(grad_x), "" if grad.sums is not None else "with sums", backward=True)
+
+
+def _dilated(x, weight, groups, out, *notes, backward=False):
+    dilations = "dilations " + " ".join(str(d) for first, end, d in groups if end > first)
+    cost = ops.DilatedConv2d.cost(x.shape, weight.shape, itemsize=weight.itemsize, backward=backward)
+    return _convolution([x], weight, [out], dilations, *notes), cost
+
+
+def _dilated_conv2d(x, weight, groups, out, *_):
+    return _dilated(x, weight, groups, out)
+
+
+def _dilated_conv2d_backward(grad, x, weight, groups, grad_x, _):
+    return _dilated(x, weight, groups, grad, _target(grad_x), backward=True)
+
+
+def _conv2d(x, weight, bias, out, stride, padding, dilation, *_):
+    shape = None if bias is None else bias.shape
+    return _convolution([x], weight, [out]), ops.Conv2d.cost(
+        x.shape, weight.shape, shape, stride, padding, dilation, weight.itemsize
+    )
+
+
+def _conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight, grad_bias=None):
+    shape = None if grad_bias is None else grad_bias.shape
+    return _convolution([x], weight, [grad], _target(grad_x)), ops.Conv2d.cost(
+        x.shape, weight.shape, shape, stride, padding, dilation, weight.itemsize, backward=True
+    )
+
+
+def _upsample_bilinear(x, out):
+    return f"{_maps(x)} -> {_maps(out)}", ops.UpsampleBilinear.cost(x.shape, out.shape, x.itemsize)
+
+
+def _upsample_bilinear_backward(grad, grad_x):
+    return f"{_maps(grad_x)} -> {_maps(grad)}", ops.UpsampleBilinear.cost(
+        grad_x.shape, grad.shape, grad.itemsize, backward=True
+    )
+
+
+def _loss(logits, *_):
+    return _shape(logits), ops.BinaryCrossEntropyWithLogits.cost(logits.shape, logits.itemsize)
+
+
+def _loss_backward(grad, logits, *_):
+    return _shape(logits), ops.BinaryCrossEntropyWithLogits.cost(logits.shape, logits.itemsize, backward=True)
+
+
+def _multiply(a, b, out):
+    return _shape(out), ops.Multiply.cost(a.shape, b.shape, out.itemsize)
+
+
+def _adam(parameter, *_):
+    return f"{parameter.size} numbers", optim.Adam.cost(parameter.shape, parameter.itemsize)
+
+
+def _batch_statistics(moments, *_):
+    images, _, channels = moments.shape
+    return f"{channels} channels", ops.BatchNormPReLU.cost((images, channels))
+
+
+def _batch_norm_backward(sums, *_):
+    images, _, channels = sums.shape
+    return f"{channels} channels", ops.BatchNormPReLU.cost((images, channels), backward=True)
+
+
+_DESCRIPTIONS = {
+    "adam": _adam,
+    "batch_norm_backward": _batch_norm_backward,
+    "batch_statistics": _batch_statistics,
+    "binary_cross_entropy_with_logits": _loss,
+    "binary_cross_entropy_with_logits_backward": _loss_backward,
+    "conv2d": _conv2d,
+    "conv2d_backward": _conv2d_backward,
+    "depthwise_chain": _depthwise_chain,
+    "depthwise_chain_backward": _depthwise_chain_backward,
+    "dilated_conv2d": _dilated_conv2d,
+    "dilated_conv2d_backward": _dilated_conv2d_backward,
+    "multiply": _multiply,
+    "octave_conv2d": _octave_conv2d,
+    "octave_conv2d_backward": _octave_conv2d_backward,
+    "upsample_bilinear": _upsample_bilinear,
+    "upsample_bilinear_backward": _upsample_bilinear_backward,
+}

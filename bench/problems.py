@@ -1,0 +1,124 @@
+"""What all implementations of a case are given: a network with its weights, and pictures."""
+
+import pathlib
+from dataclasses import dataclass
+
+import click
+import numpy as np
+
+SIZE = 224
+LEARNED = ("L-x1", "L-x2")  # the released models' channel counts, in bench/configurations
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network and its input; small enough to be sent to a child, which draws the pictures itself.
+
+    configuration: a CSNet's, as JSON. state: the authors' names -> arrays of float32. batch, size: of the pictures
+    (batch, 3, size, size).
+    """
+
+    case: str
+    configuration: str
+    state: dict
+    batch: int
+    size: int = SIZE
+
+    def network(self):
+        """Its `Configuration`."""
+        from octsod.models import Configuration
+
+        return Configuration.from_json(self.configuration)
+
+    def model(self):
+        """The network in octsod."""
+        from octsod.interop.sod100k import load_arrays
+        from octsod.models import CSNet
+
+        model = CSNet(self.network())
+        load_arrays(model, self.state)
+        return model
+
+    def images(self):
+        """(batch, 3, size, size) float32."""
+        shape = (self.batch, 3, self.size, self.size)
+        return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+    def masks(self):
+        """(batch, 1, size, size) float32, zeros and ones."""
+        return np.random.default_rng(1).integers(0, 2, (self.batch, 1, self.size, self.size)).astype(np.float32)
+
+
+def configuration(name):
+    """The `Configuration` of x1, or of a learned network."""
+    from octsod.models import Configuration
+
+    if name == "x1":
+        return Configuration.standard()
+    return Configuration.from_json((pathlib.Path(__file__).parent / "configurations" / f"{name}.json").read_text())
+
+
+def problem(case, config, batch, size=SIZE, straight=False, tiny=False):
+    """A problem with random weights. straight: see `straighten`; tiny: see `diminish`.
+
+    Running statistics are those of the activations, more or less: with those of a new network, the activations of a
+    random one in eval mode overflow.
+    """
+    import octsod
+    from octsod.interop.sod100k import arrays
+
+    octsod.manual_seed(0)
+    model = octsod.CSNet(config)
+    rng = np.random.default_rng(2)
+    for parameter in model.parameters():  # initial ones and zeros would hide mistakes
+        if parameter.ndim == 1:
+            parameter.data += rng.uniform(-0.3, 0.3, parameter.shape).astype(np.float32)
+    if straight:
+        straighten(model)
+    if tiny:
+        diminish(model, rng)
+    pictures = octsod.Tensor(rng.standard_normal((4, 3, *[2 * config.multiple] * 2), np.float32))
+    with octsod.no_grad():
+        for _ in range(50):  # of the first statistics, 0.9**50 = 0.5 % is left
+            model(pictures)
+    state = {name: array.copy() for name, array in arrays(model).items()}
+    return Problem(case, config.to_json(), state, batch, size)
+
+
+def straighten(model):
+    """Bring the slopes of PReLU near to one. Where a number is within rounding of a kink its gradient jumps, and a
+    random network blows that up: with ordinary slopes, gradients of two correct implementations in float32 differ by
+    several per cent, or by half where sums are not added up with care. Nothing takes more or less time by it."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".slope"):
+            parameter.data[...] = 1 + (parameter.data - 0.25) / 5
+
+
+def diminish(model, rng):
+    """Make every other scale and shift of the ILBlocks' norms as small as dynamic weight decay makes them: 1e-20 and
+    below, down into the subnormal numbers."""
+    from octsod.optim import decayed_norms
+
+    for norm in decayed_norms(model):
+        for parameter in (norm.weight, norm.bias):
+            values = parameter.data[::2]
+            values[...] = rng.choice([-1, 1], values.shape) * 10 ** rng.uniform(-44, -20, values.shape)
+
+
+def macs(problem):
+    """Multiply-accumulates per picture, by the count of CSNet's authors."""
+    from octsod.complexity import complexity
+
+    return complexity(problem.model(), (problem.size, problem.size)).macs
+
+
+def released(case, path, batch=1, size=SIZE):
+    """A problem with the weights in the file `path`. Raises ClickException, which names the file."""
+    import octsod
+    from octsod.interop.sod100k import arrays
+
+    try:
+        model = octsod.load(path)
+    except octsod.errors.FileError as error:
+        raise click.ClickException(str(error)) from error
+    return Problem(case, model.configuration.to_json(), arrays(model), batch, size)

@@ -1,0 +1,37 @@
+"""Implementations that the tests of the benchmarks have measured; children import nothing else."""
+
+import os
+
+import numpy as np
+
+from bench.children import Block
+
+
+def counting(problem, threads, factor=1.0):
+    """A block whose result tells how many steps it has made, and under which conditions."""
+    steps = []
+
+    def results():
+        return {"steps": np.array([factor * len(steps)]), "threads": np.array([int(os.environ["OMP_NUM_THREADS"])])}
+
+    return Block(lambda: steps.append(threads), results)
+
+
+def failing(problem, threads):
+    raise RuntimeError("no such instruction\nin detail")
+
+
+def dying(problem, threads):
+    return Block(lambda: os._exit(3), dict)
+
+
+def dying_later(problem, threads):
+    block, steps = counting(problem, threads), []
+
+    def step():
+        block.step()
+        steps.append(1)
+        if len(steps) == 3:
+            os._exit(4)
+
+    return Block(step, block.results)
