@@ -129,7 +129,7 @@ def test_weights_that_dynamic_decay_has_driven_out_are_zero(tmp_path):
 
 def test_bad_input(tmp_path, monkeypatch):
     network, path = CSNet(LEARNED), tmp_path / "model.onnx"
-    for size in ((30, 32), (0, 32), (32, -32)):
+    for size in ((30, 32), (0, 32), (32, -32), 32, (1, 32, 32)):
         with pytest.raises(ValueError, match="export_onnx: `size` is"):
             octsod.export_onnx(network, path, size)
     with pytest.raises(TypeError, match="export_onnx: `size` is"):

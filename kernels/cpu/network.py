@@ -80,7 +80,7 @@ def _pictures(
     threads = bounds.size - 1
     addresses = np.empty(4, np.int64)
     addresses[MEMORY] = memory.ctypes.data + (slot * memory_size * memory.itemsize if threads == 1 else 0)
-    rounds = 0
+    rounds = np.int64(0)  # for a literal 0, Numba would compile all of `_take` once more
     for task in range(start, stop):
         which = 0 if threads == 1 else task
         addresses[SCRATCH] = scratch.ctypes.data + (slot if threads == 1 else task) * scratch_size * scratch.itemsize

@@ -13,8 +13,8 @@ from .progress import compilation
 def warmup(quiet):
     """Compile all kernels ahead of their first use.
 
-    Training, prediction and evaluation compile the kernels that they find missing, which takes most of a minute, once
-    per version and machine. They are the same for every network and size of picture. OCTSOD_CACHE_DIR names the folder
+    Training, prediction and evaluation compile the kernels that they find missing, which takes half a minute, once per
+    version and machine. They are the same for every network and size of picture. OCTSOD_CACHE_DIR names the folder
     that they are kept in.
     """
     with warnings.catch_warnings():

@@ -44,7 +44,10 @@ def to_onnx(model, size=None):
     except ImportError as error:
         raise OctsodError("export_onnx: needs the onnx package; `pip install octsod[onnx]` brings it.") from error
     op, multiple = "export_onnx", model.configuration.multiple
-    height, width = (require_integer(n, op, "size", 1) for n in size or (model.size, model.size))
+    if size is None:
+        size = model.size, model.size
+    require(np.shape(size) == (2,), op, "size", f"is {size!r}", "(height, width)")
+    height, width = (require_integer(n, op, "size", 1) for n in size)
     for n in (height, width):
         require(n % multiple == 0, op, "size", f"is {height}x{width}", f"multiples of {multiple}")
     graph = _Graph(onnx)
