@@ -139,11 +139,14 @@ def torch_inference(problem, threads, memory_format, compiled=False):
 def onnxruntime_inference(problem, threads):
     import onnxruntime
 
+    from .peers.onnx_forms import prelu_as_maximum
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    session = onnxruntime.InferenceSession(_exported(problem), options, ["CPUExecutionProvider"])
+    network = prelu_as_maximum(_exported(problem)).SerializeToString()
+    session = onnxruntime.InferenceSession(network, options, ["CPUExecutionProvider"])
     inputs = {session.get_inputs()[0].name: problem.images()}
     state = {}
 
@@ -164,21 +167,21 @@ def openvino_inference(problem, threads):
     }
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "network.onnx")
-        path.write_bytes(_exported(problem))
+        path.write_bytes(_exported(problem).SerializeToString())
         request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
     request.set_input_tensor(openvino.Tensor(problem.images()))
     return Block(request.infer, lambda: {"logits": request.get_output_tensor().data.copy()})
 
 
 def _exported(problem):
-    """The network as an ONNX file, for pictures of exactly this shape, with the logits as its only output."""
+    """The network as an `onnx.ModelProto`, for pictures of exactly this shape, with the logits as its only output."""
     from octsod.interop.onnx_export import to_onnx
 
     proto = to_onnx(problem.model(), (problem.size, problem.size))
     for value in (proto.graph.input[0], proto.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_value = problem.batch
     del proto.graph.output[1:]
-    return proto.SerializeToString()
+    return proto
 
 
 OURS = "octsod"

@@ -25,6 +25,7 @@ def model():
     """A small network whose running statistics fit pictures such as `write_pairs` draws."""
     octsod.manual_seed(0)
     model = octsod.csnet(0.2)
+    model.size = 32
     for i in range(20):
         model(octsod.Tensor(np.stack([prepare(Ramp()[(i + k) % 6].image, 32) for k in range(3)])))
     return model

@@ -71,7 +71,7 @@ def test_defaults(data):
     paper = {"epochs": 300, "batch_size": 24, "lr": 1e-4, "schedule": "milestones", "size": 224, "width": 1.0,
              "split": [0.5, 0.5], "seed": 0, "decay": "dynamic", "decay_strength": 3.0}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
-    del paper["epochs"]
+    del paper["epochs"], paper["decay_strength"]
     drawn = {**paper, **command.EMBEDDED, "steps": command.EMBEDDED_STEPS, "threads": 3, "lr": 0.25}
     assert settings_of("--threads", 3, "--lr", 0.25) == drawn
 
@@ -101,7 +101,7 @@ def test_decay(tmp_path):
         return settings["decay"], settings.get("decay_strength")
 
     assert found("--decay", "standard") == ("standard", 5e-3) and found("--decay", "none") == ("none", None)
-    assert found("--decay-strength", 0.5) == ("dynamic", 0.5)
+    assert found("--decay", "dynamic", "--decay-strength", 0.5) == ("dynamic", 0.5)
     file = write_toml(tmp_path / "c.toml", 'decay = "dynamic"\ndecay_strength = 7.0\n')
     assert found("-c", file) == ("dynamic", 7) and found("-c", file, "--decay-strength", 2) == ("dynamic", 2)
     assert found("-c", file, "--decay", "standard") == ("standard", 5e-3)
