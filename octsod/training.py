@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import complexity, prune  # complexity is the function
+from . import complexity, distributions, prune  # complexity is the function
 from . import functional as f
 from .checks import require, require_integer
 from .diagnosis import first_nonfinite
@@ -237,8 +237,9 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
 
     loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n; its size becomes the model's. run:
     a `runs.Run`. It logs a line per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second,
-    waiting included; data_wait_ms), per validation, and where the network is pruned (parameters and macs, before and
-    after). It gets a checkpoint every `save_every` steps, before pruning, after each validation and at the end.
+    waiting included; data_wait_ms; at the end of an epoch, of the run and before pruning also the gammas and spreads of
+    `distributions`), per validation, and where the network is pruned (parameters and macs, before and after). It gets a
+    checkpoint every `save_every` steps, before pruning, after each validation and at the end.
     validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run
     makes up for it. on_line: called with each line of the log.
 
@@ -296,7 +297,7 @@ def _steps(trainer, loader, epoch, position, stop):
             arrived = time.perf_counter()
             lr = trainer.lr
             loss, penalty = trainer.step(*(a.astype(trainer.model.dtype, copy=False) for a in batch))
-            yield {
+            line = {
                 "step": trainer.steps,
                 "epoch": epoch,
                 "loss": loss,
@@ -305,3 +306,7 @@ def _steps(trainer, loader, epoch, position, stop):
                 "img_s": float(f"{len(batch.x) / (time.perf_counter() - start):.4g}"),
                 "data_wait_ms": round(1000 * (arrived - start), 2),
             }
+            if trainer.steps % len(loader) == 0 or trainer.steps == end:
+                model = trainer.model
+                line.update(gammas=distributions.gammas(model), spreads=distributions.spreads(model))
+            yield line
