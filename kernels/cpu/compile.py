@@ -55,12 +55,12 @@ def cache_folder() -> str | None:
     return str(folder)
 
 
-def kernel(function):
+def kernel(function, **more):
     """Compile `function` with Numba on first call: serial, without the GIL, cached on disk, plain IEEE arithmetic."""
     # No fast math: it would let the compiler choose the order of sums and where to fuse a multiply-add, and it chooses
     # differently for a function compiled now and the same one out of the cache. Sums and fused operations are spelled
     # out (vector.py), so results are the same in every run.
-    options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    options = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False, **more}
     folder = cache_folder()
     if folder is None:
         return numba.njit(**options)(function)
@@ -70,3 +70,8 @@ def kernel(function):
         return numba.njit(cache=True, **options)(function)
     finally:
         numba.config.CACHE_DIR = before
+
+
+def inlined(function):
+    """The same, for the body of a loop: it becomes part of each kernel that calls it, with what is constant there."""
+    return kernel(function, forceinline=True)

@@ -169,7 +169,7 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
     if out.size == 0:
         return
     kh, kw = weight.shape[2:]
-    origin, pitch, size = depthwise.layout(out.itemsize, width, out_width, (kh, kw), stride, padding, dilation)
+    origin, depth, pitch, size = depthwise.layout(out.itemsize, width, out_width, (kh, kw), stride, padding, dilation)
     sums = x.claim_sums()
     planes = batch * channels
     slots = parallel.parts(planes)
@@ -177,8 +177,8 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
         depthwise.forward, planes, flat(x.raw), x.coefficients.reshape(-1), flat(weight), out.reshape(-1),
         np.empty(0) if moments is None else moments.reshape(-1),
         (np.empty(planes) if sums is None else sums).reshape(-1), moments is not None, channels, height, width,
-        out_height, out_width, kh, kw, stride, padding, dilation, origin, pitch, empty(slots * size, out.dtype), size,
-        slots=slots,
+        out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch, empty(slots * size, out.dtype),
+        size, 1, slots=slots,
     )  # fmt: skip
 
 
@@ -192,7 +192,9 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
         if grad_weight is not None:
             grad_weight[...] = 0
         return
-    origin, pitch, size = depthwise.layout(weight.itemsize, width, out_width, (kh, kw), stride, padding, dilation)
+    origin, depth, pitch, size = depthwise.layout(
+        weight.itemsize, width, out_width, (kh, kw), stride, padding, dilation
+    )
     planes = batch * channels
     slots = parallel.parts(planes)
     target = empty(x.shape, x.dtype) if grad_x is None else grad_x.array
@@ -202,8 +204,8 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
         depthwise.backward, planes, flat(grad.g), flat(grad.raw), grad.coefficients.reshape(-1), flat(x.raw),
         x.coefficients.reshape(-1), flat(weight), target.reshape(-1), partials.reshape(-1),
         np.empty(0) if sums is None else sums.reshape(-1), sums is not None, grad_x is not None and grad_x.accumulate,
-        channels, height, width, out_height, out_width, kh, kw, stride, padding, dilation, origin, pitch,
-        empty(slots * size, x.dtype), size, slots=slots,
+        channels, height, width, out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch,
+        empty(slots * size, x.dtype), size, 1, slots=slots,
     )  # fmt: skip
     if grad_weight is not None:
         grad_weight.reshape(-1)[...] = parallel.sum_over_images(partials)

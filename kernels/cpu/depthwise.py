@@ -10,12 +10,13 @@ are kept lane by lane behind the ring, and go into float64 every few rows.
 
 from octsod.memory import SMALLEST
 
-from .compile import kernel
+from .compile import inlined, kernel
 from .simd import VECTOR_BYTES, lanes
-from .vector import fma, keep, load, spread, store, total, where_positive
+from .vector import fma, keep, load, prefetch, prefetch_to_write, spread, store, total, where_positive
 
 FLUSH = 2048  # pixels that sums in the storage dtype may cover before they go into float64
 SUMS = 12  # vectors of sums behind the ring
+READ_AHEAD, WRITE_AHEAD = 2048, 4096  # bytes by which maps are fetched before they are read and written
 
 
 @kernel
@@ -35,15 +36,34 @@ def _flush(sums, at, k):
 
 
 @kernel
-def _load_row(x, start, width, scale, shift, slope, ring, at, sums):
+def _ahead(done, pixels, distance, following):
+    """How far from pixel `done` of a plane lies what will be needed `distance` pixels later: in the plane itself or in
+    the one that is worked on next, which begins `following` pixels after this one's beginning."""
+    distance = min(distance, pixels)
+    return distance if done + distance < pixels else distance - pixels + following
+
+
+@inlined
+def _activated(x, at, left, ahead, scale, shift, slope):
+    prefetch(x, at + ahead)
+    u = fma(load(x, at, left), scale, shift)
+    return keep(where_positive(u, u, slope * u), left)
+
+
+@kernel
+def _load_row(x, start, width, ahead, scale, shift, slope, ring, at, sums):
     """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; adds to vector 0 of sums."""
     lane = lanes(x)
     scale, shift, slope = spread(x, scale), spread(x, shift), spread(x, slope)
     s = load(ring, sums, lane)
-    for i in range(0, width, lane):
-        u = fma(load(x, start + i, width - i), scale, shift)
-        v = keep(where_positive(u, u, slope * u), width - i)
+    whole = width - width % lane
+    for i in range(0, whole, lane):
+        v = _activated(x, start + i, lane, ahead, scale, shift, slope)
         store(ring, at + i, v, lane)
+        s = s + v
+    if whole < width:
+        v = _activated(x, start + whole, width - whole, ahead, scale, shift, slope)
+        store(ring, at + whole, v, lane)
         s = s + v
     store(ring, sums, s, lane)
 
@@ -76,63 +96,89 @@ def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference,
     store(ring, sums + 2 * lane, second, lane)
 
 
+@inlined
+def _filter_at(ring, y0, y1, y2, y3, w, out, at, under, left, ahead, about, first, second):
+    """A vector of each of two rows, the second one at `under`; returns the sums with what they add."""
+    lane = lanes(ring)
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = w
+    prefetch_to_write(out, at + ahead)
+    prefetch_to_write(out, under + ahead)
+    e = load(ring, y0, lane)
+    a = w0 * e
+    e = load(ring, y0 + 1, lane)
+    a = fma(w1, e, a)
+    e = load(ring, y0 + 2, lane)
+    a = fma(w2, e, a)
+    e = load(ring, y1, lane)
+    b = w3 * e
+    d = w0 * e
+    e = load(ring, y1 + 1, lane)
+    b = fma(w4, e, b)
+    d = fma(w1, e, d)
+    e = load(ring, y1 + 2, lane)
+    b = fma(w5, e, b)
+    d = fma(w2, e, d)
+    e = load(ring, y2, lane)
+    c = w6 * e
+    f = w3 * e
+    e = load(ring, y2 + 1, lane)
+    c = fma(w7, e, c)
+    f = fma(w4, e, f)
+    e = load(ring, y2 + 2, lane)
+    c = fma(w8, e, c)
+    f = fma(w5, e, f)
+    v = (a + b) + c
+    store(out, at, v, left)
+    v = keep(v - about, left)
+    first = first + v
+    second = fma(v, v, second)
+    e = load(ring, y3, lane)
+    g = w6 * e
+    e = load(ring, y3 + 1, lane)
+    g = fma(w7, e, g)
+    e = load(ring, y3 + 2, lane)
+    g = fma(w8, e, g)
+    v = (d + f) + g
+    store(out, under, v, left)
+    v = keep(v - about, left)
+    return first + v, fma(v, v, second)
+
+
+@inlined
+def _nine(like, weight, w):
+    """The taps of a 3x3 kernel, each in all lanes."""
+    return (
+        spread(like, weight[w]), spread(like, weight[w + 1]), spread(like, weight[w + 2]), spread(like, weight[w + 3]),
+        spread(like, weight[w + 4]), spread(like, weight[w + 5]), spread(like, weight[w + 6]),
+        spread(like, weight[w + 7]), spread(like, weight[w + 8]),
+    )  # fmt: skip
+
+
 @kernel
-def _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, reference, sums):
+def _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, ahead, reference, sums):
     """The same for two rows of `span` pixels, one after the other in `out`, without dilation."""
-    w0, w1, w2 = spread(ring, weight[w]), spread(ring, weight[w + 1]), spread(ring, weight[w + 2])
-    w3, w4, w5 = spread(ring, weight[w + 3]), spread(ring, weight[w + 4]), spread(ring, weight[w + 5])
-    w6, w7, w8 = spread(ring, weight[w + 6]), spread(ring, weight[w + 7]), spread(ring, weight[w + 8])
+    taps = _nine(ring, weight, w)
     about = spread(ring, reference)
     lane = lanes(ring)
     first, second = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
-    for i in range(0, span, lane):
-        e = load(ring, y0 + i, lane)
-        a = w0 * e
-        e = load(ring, y0 + i + 1, lane)
-        a = fma(w1, e, a)
-        e = load(ring, y0 + i + 2, lane)
-        a = fma(w2, e, a)
-        e = load(ring, y1 + i, lane)
-        b = w3 * e
-        d = w0 * e
-        e = load(ring, y1 + i + 1, lane)
-        b = fma(w4, e, b)
-        d = fma(w1, e, d)
-        e = load(ring, y1 + i + 2, lane)
-        b = fma(w5, e, b)
-        d = fma(w2, e, d)
-        e = load(ring, y2 + i, lane)
-        c = w6 * e
-        f = w3 * e
-        e = load(ring, y2 + i + 1, lane)
-        c = fma(w7, e, c)
-        f = fma(w4, e, f)
-        e = load(ring, y2 + i + 2, lane)
-        c = fma(w8, e, c)
-        f = fma(w5, e, f)
-        v = (a + b) + c
-        store(out, at + i, v, span - i)
-        v = keep(v - about, span - i)
-        first = first + v
-        second = fma(v, v, second)
-        e = load(ring, y3 + i, lane)
-        g = w6 * e
-        e = load(ring, y3 + i + 1, lane)
-        g = fma(w7, e, g)
-        e = load(ring, y3 + i + 2, lane)
-        g = fma(w8, e, g)
-        v = (d + f) + g
-        store(out, at + span + i, v, span - i)
-        v = keep(v - about, span - i)
-        first = first + v
-        second = fma(v, v, second)
+    whole = span - span % lane
+    for i in range(0, whole, lane):
+        first, second = _filter_at(
+            ring, y0 + i, y1 + i, y2 + i, y3 + i, taps, out, at + i, at + span + i, lane, ahead, about, first, second
+        )
+    if whole < span:
+        i = whole
+        first, second = _filter_at(
+            ring, y0 + i, y1 + i, y2 + i, y3 + i, taps, out, at + i, at + span + i, span - i, ahead, about, first,
+            second,
+        )  # fmt: skip
     store(ring, sums + lane, first, lane)
     store(ring, sums + 2 * lane, second, lane)
 
 
 @kernel
 def _filter_row_any(
-    ring, row, depth, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
+    ring, row, mask, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
 ):
     """`_filter_row` for any kernel size; `row` is the first of the ring's that it reads, each from `first` on."""
     about = spread(ring, reference)
@@ -141,7 +187,7 @@ def _filter_row_any(
     for i in range(0, span, lane):
         v = spread(ring, 0)
         for ty in range(kh):
-            y = (row + ty * dilation) % depth * pitch + first + i
+            y = ((row + ty * dilation) & mask) * pitch + first + i
             for tx in range(kw):
                 v = fma(spread(ring, weight[w + ty * kw + tx]), load(ring, y + tx * dilation, lane), v)
         store(out, at + i, v, span - i)
@@ -167,11 +213,14 @@ def _thin(line, start, stride, out, at, count, reference, sums):
 @kernel
 def forward(
     slot, start, stop, x, coef, weight, out, moments, activations, want_moments, channels, height, width, out_height,
-    out_width, kh, kw, stride, padding, dilation, origin, pitch, scratch, scratch_size,
+    out_width, kh, kw, stride, padding, dilation, origin, depth, pitch, scratch, scratch_size, following,
 ):  # fmt: skip
     """Planes start..stop of x (N*C, height, width); coef (4, C), weight (C, kh, kw), moments (N, 3, C), and the sums of
-    the activations (N, C)."""
-    depth = (kh - 1) * dilation + 2  # one row more than a row of the output sees
+    the activations (N, C). `following`: by how many planes the one that is worked on next lies behind this one."""
+    sees = (kh - 1) * dilation + 1  # rows of the input that a row of the output sees
+    mask = depth - 1  # row r lies at r & mask
+    pixels, out_pixels = height * width, out_height * out_width
+    read_ahead, write_ahead = READ_AHEAD // x.itemsize, WRITE_AHEAD // x.itemsize
     span = (out_width - 1) * stride + 1
     ring = scratch[slot * scratch_size : (slot + 1) * scratch_size]
     line = depth * pitch
@@ -193,34 +242,36 @@ def forward(
         fresh = 0  # rows since sums went into float64
         while r < out_height:
             two = three and dilation == 1 and 0 < r < out_height - 1
-            while loaded < (r + two) * stride + depth - 1:
-                at = loaded % depth * pitch
+            while loaded < (r + two) * stride + sees:
+                at = (loaded & mask) * pitch
                 row = loaded - padding
                 if 0 <= row < height:
                     begin = (plane * height + row) * width
-                    _load_row(x, begin, width, scale, shift, slope, ring, at + origin, sums)
+                    ahead = _ahead(row * width, pixels, read_ahead, following * pixels)
+                    _load_row(x, begin, width, ahead, scale, shift, slope, ring, at + origin, sums)
                 else:
                     ring[at : at + pitch] = 0
                 loaded += 1
             at = (plane * out_height + r) * out_width
-            y0 = (r * stride) % depth * pitch + first
-            y1 = (r * stride + dilation) % depth * pitch + first
-            y2 = (r * stride + 2 * dilation) % depth * pitch + first
+            y0 = ((r * stride) & mask) * pitch + first
+            y1 = ((r * stride + dilation) & mask) * pitch + first
+            y2 = ((r * stride + 2 * dilation) & mask) * pitch + first
             # The first row goes twice: its mean becomes the reference that the moments are taken about, since
             # E[y^2] - E[y]^2 would lose a small variance beside a large mean.
             for again in range(1 + (r == 0)):
                 if two:
-                    y3 = (r + 3) % depth * pitch + first
-                    _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, reference, sums)
+                    y3 = ((r + 3) & mask) * pitch + first
+                    ahead = _ahead(r * out_width, out_pixels, write_ahead, following * out_pixels)
+                    _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, ahead, reference, sums)
                 elif three:
                     _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference, sums)
                 elif stride == 1:
                     _filter_row_any(
-                        ring, r, depth, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
+                        ring, r, mask, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
                     )
                 else:
                     _filter_row_any(
-                        ring, r * stride, depth, pitch, first, weight, w, kh, kw, dilation, ring, line, span, 0, sums
+                        ring, r * stride, mask, pitch, first, weight, w, kh, kw, dilation, ring, line, span, 0, sums
                     )
                     _flush(ring, sums, 1)
                     _flush(ring, sums, 2)
@@ -238,7 +289,7 @@ def forward(
         while loaded < height + padding:  # rows that no output sees still count in the mean activation
             if loaded >= padding:
                 begin = (plane * height + loaded - padding) * width
-                _load_row(x, begin, width, scale, shift, slope, ring, origin, sums)
+                _load_row(x, begin, width, 0, scale, shift, slope, ring, origin, sums)
                 seen += _flush(ring, sums, 0)
             loaded += 1
         activations[plane] = seen
@@ -249,136 +300,173 @@ def forward(
             moments[(n * 3 + 2) * channels + c] = second_moment
 
 
+@inlined
+def _differentiated(g, z, at, left, ahead, scale, shift, slope, k0, k1, k2):
+    prefetch(z, at + ahead)
+    prefetch(g, at + ahead)
+    v = load(z, at, left)
+    e = load(g, at, left)
+    e = where_positive(fma(v, scale, shift), e, slope * e)
+    return keep(fma(k0, e, fma(k1, v, k2)), left)
+
+
 @kernel
-def _differentiate_row(g, z, start, width, dcoef, c, channels, ring, at):
+def _differentiate_row(g, z, start, width, ahead, dcoef, c, channels, ring, at):
     """A row of the output's gradient, `k0*g*prelu'(z*scale + shift) + k1*z + k2`, then zeros."""
     lane = lanes(g)
     scale, shift = spread(g, dcoef[c]), spread(g, dcoef[channels + c])
     slope, k0 = spread(g, dcoef[2 * channels + c]), spread(g, dcoef[3 * channels + c])
     k1, k2 = spread(g, dcoef[4 * channels + c]), spread(g, dcoef[5 * channels + c])
-    for i in range(0, width, lane):
-        v = load(z, start + i, width - i)
-        e = load(g, start + i, width - i)
-        e = where_positive(fma(v, scale, shift), e, slope * e)
-        store(ring, at + i, keep(fma(k0, e, fma(k1, v, k2)), width - i), lane)
+    whole = width - width % lane
+    for i in range(0, whole, lane):
+        v = _differentiated(g, z, start + i, lane, ahead, scale, shift, slope, k0, k1, k2)
+        store(ring, at + i, v, lane)
+    if whole < width:
+        v = _differentiated(g, z, start + whole, width - whole, ahead, scale, shift, slope, k0, k1, k2)
+        store(ring, at + whole, v, lane)
+
+
+@inlined
+def _sums_at(g, v, u, slope, mean, zero, s0, s1, s2):
+    """What pixels with raw value v, activation's argument u and gradient g add to the gradient sums of x (see
+    steps.gradient_sums_of)."""
+    s2 = s2 + where_positive(u, zero, g * u)
+    g = where_positive(u, g, slope * g)
+    return s0 + g, fma(g, v - mean, s1), s2
+
+
+@inlined
+def _correlate_at(ring, y0, y1, y2, y3, x, at, under, left, ahead, w, ends, gx, add, write_ahead, t, s):
+    """A vector of each of two rows, the second one at `under`; returns t and s, the sums, with what they add."""
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = w
+    scale, shift, slope, mean = ends
+    t0, t1, t2, t3, t4, t5, t6, t7, t8 = t
+    s0, s1, s2 = s
+    lane, zero = lanes(x), spread(x, 0)
+    prefetch(x, at + ahead)
+    prefetch(x, under + ahead)
+    prefetch_to_write(gx, at + write_ahead)
+    prefetch_to_write(gx, under + write_ahead)
+    v = load(x, at, left)
+    u = fma(v, scale, shift)
+    a = keep(where_positive(u, u, slope * u), left)
+    v_under = load(x, under, left)
+    u_under = fma(v_under, scale, shift)
+    b = keep(where_positive(u_under, u_under, slope * u_under), left)
+    # y: the first row's gradient, z: the second's, in two chains each. A row of the ring meets tap row t of the
+    # second and t + 1 of the first.
+    e = load(ring, y3 + 2, lane)
+    z = w0 * e
+    t0 = fma(b, e, t0)
+    e = load(ring, y3 + 1, lane)
+    q = w1 * e
+    t1 = fma(b, e, t1)
+    e = load(ring, y3, lane)
+    z = fma(w2, e, z)
+    t2 = fma(b, e, t2)
+    e = load(ring, y0 + 2, lane)
+    y = w0 * e
+    t0 = fma(a, e, t0)
+    q = fma(w3, e, q)
+    t3 = fma(b, e, t3)
+    e = load(ring, y0 + 1, lane)
+    p = w1 * e
+    t1 = fma(a, e, t1)
+    z = fma(w4, e, z)
+    t4 = fma(b, e, t4)
+    e = load(ring, y0, lane)
+    y = fma(w2, e, y)
+    t2 = fma(a, e, t2)
+    q = fma(w5, e, q)
+    t5 = fma(b, e, t5)
+    e = load(ring, y1 + 2, lane)
+    p = fma(w3, e, p)
+    t3 = fma(a, e, t3)
+    z = fma(w6, e, z)
+    t6 = fma(b, e, t6)
+    e = load(ring, y1 + 1, lane)
+    y = fma(w4, e, y)
+    t4 = fma(a, e, t4)
+    q = fma(w7, e, q)
+    t7 = fma(b, e, t7)
+    e = load(ring, y1, lane)
+    p = fma(w5, e, p)
+    t5 = fma(a, e, t5)
+    z = fma(w8, e, z)
+    t8 = fma(b, e, t8)
+    e = load(ring, y2 + 2, lane)
+    y = fma(w6, e, y)
+    t6 = fma(a, e, t6)
+    e = load(ring, y2 + 1, lane)
+    p = fma(w7, e, p)
+    t7 = fma(a, e, t7)
+    e = load(ring, y2, lane)
+    y = fma(w8, e, y)
+    t8 = fma(a, e, t8)
+    y = y + p
+    z = z + q
+    if add:
+        y = y + load(gx, at, left)
+        z = z + load(gx, under, left)
+    store(gx, at, y, left)
+    store(gx, under, z, left)
+    s0, s1, s2 = _sums_at(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
+    s0, s1, s2 = _sums_at(keep(z, left), v_under, u_under, slope, mean, zero, s0, s1, s2)
+    return (t0, t1, t2, t3, t4, t5, t6, t7, t8), (s0, s1, s2)
+
+
+@inlined
+def _three(sums, at):
+    """Three vectors of sums."""
+    lane = lanes(sums)
+    return load(sums, at, lane), load(sums, at + lane, lane), load(sums, at + 2 * lane, lane)
+
+
+@inlined
+def _keep_three(sums, at, three):
+    lane = lanes(sums)
+    for k in range(3):
+        store(sums, at + k * lane, three[k], lane)
 
 
 @kernel
-def _correlate_two_rows(ring, y0, y1, y2, y3, x, begin, width, coef, c, channels, weight, w, gx, add, sums):
+def _correlate_two_rows(
+    ring, y0, y1, y2, y3, x, begin, width, ahead, coef, c, channels, weight, w, gx, add, write_ahead, sums
+):
     """Two rows of the input's gradient and what they add to the weight's, from the same rows of the output's gradient.
 
     y0 is the ring's row that the first row's upper taps read, y3 that of the second's. Vectors 0 to 8 of sums are for
-    the taps, 9 to 11 for the gradient sums of x (see steps.gradient_sums_of).
+    the taps, 9 to 11 for the gradient sums of x.
     """
-    w0, w1, w2 = spread(x, weight[w]), spread(x, weight[w + 1]), spread(x, weight[w + 2])
-    w3, w4, w5 = spread(x, weight[w + 3]), spread(x, weight[w + 4]), spread(x, weight[w + 5])
-    w6, w7, w8 = spread(x, weight[w + 6]), spread(x, weight[w + 7]), spread(x, weight[w + 8])
-    scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
-    slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
-    zero = spread(x, 0)
     lane = lanes(x)
-    t0, t1, t2 = load(ring, sums, lane), load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
-    t3, t4, t5 = (
-        load(ring, sums + 3 * lane, lane), load(ring, sums + 4 * lane, lane), load(ring, sums + 5 * lane, lane)
+    taps = _nine(x, weight, w)
+    ends = (
+        spread(x, coef[c]), spread(x, coef[channels + c]), spread(x, coef[2 * channels + c]),
+        spread(x, coef[3 * channels + c]),
     )  # fmt: skip
-    t6, t7, t8 = (
-        load(ring, sums + 6 * lane, lane), load(ring, sums + 7 * lane, lane), load(ring, sums + 8 * lane, lane)
-    )  # fmt: skip
-    s0, s1, s2 = (
-        load(ring, sums + 9 * lane, lane), load(ring, sums + 10 * lane, lane), load(ring, sums + 11 * lane, lane)
-    )  # fmt: skip
-    for i in range(0, width, lane):
-        left = width - i
-        v = load(x, begin + i, left)
-        u = fma(v, scale, shift)
-        a = keep(where_positive(u, u, slope * u), left)
-        v_under = load(x, begin + width + i, left)
-        u_under = fma(v_under, scale, shift)
-        b = keep(where_positive(u_under, u_under, slope * u_under), left)
-        # y: the first row's gradient, z: the second's, in two chains each. A row of the ring meets tap row t of the
-        # second and t + 1 of the first.
-        e = load(ring, y3 + i + 2, lane)
-        z = w0 * e
-        t0 = fma(b, e, t0)
-        e = load(ring, y3 + i + 1, lane)
-        q = w1 * e
-        t1 = fma(b, e, t1)
-        e = load(ring, y3 + i, lane)
-        z = fma(w2, e, z)
-        t2 = fma(b, e, t2)
-        e = load(ring, y0 + i + 2, lane)
-        y = w0 * e
-        t0 = fma(a, e, t0)
-        q = fma(w3, e, q)
-        t3 = fma(b, e, t3)
-        e = load(ring, y0 + i + 1, lane)
-        p = w1 * e
-        t1 = fma(a, e, t1)
-        z = fma(w4, e, z)
-        t4 = fma(b, e, t4)
-        e = load(ring, y0 + i, lane)
-        y = fma(w2, e, y)
-        t2 = fma(a, e, t2)
-        q = fma(w5, e, q)
-        t5 = fma(b, e, t5)
-        e = load(ring, y1 + i + 2, lane)
-        p = fma(w3, e, p)
-        t3 = fma(a, e, t3)
-        z = fma(w6, e, z)
-        t6 = fma(b, e, t6)
-        e = load(ring, y1 + i + 1, lane)
-        y = fma(w4, e, y)
-        t4 = fma(a, e, t4)
-        q = fma(w7, e, q)
-        t7 = fma(b, e, t7)
-        e = load(ring, y1 + i, lane)
-        p = fma(w5, e, p)
-        t5 = fma(a, e, t5)
-        z = fma(w8, e, z)
-        t8 = fma(b, e, t8)
-        e = load(ring, y2 + i + 2, lane)
-        y = fma(w6, e, y)
-        t6 = fma(a, e, t6)
-        e = load(ring, y2 + i + 1, lane)
-        p = fma(w7, e, p)
-        t7 = fma(a, e, t7)
-        e = load(ring, y2 + i, lane)
-        y = fma(w8, e, y)
-        t8 = fma(a, e, t8)
-        y = y + p
-        z = z + q
-        if add:
-            y = y + load(gx, begin + i, left)
-            z = z + load(gx, begin + width + i, left)
-        store(gx, begin + i, y, left)
-        store(gx, begin + width + i, z, left)
-        y = keep(y, left)
-        s2 = s2 + where_positive(u, zero, y * u)
-        y = where_positive(u, y, slope * y)
-        s0 = s0 + y
-        s1 = fma(y, v - mean, s1)
-        z = keep(z, left)
-        s2 = s2 + where_positive(u_under, zero, z * u_under)
-        z = where_positive(u_under, z, slope * z)
-        s0 = s0 + z
-        s1 = fma(z, v_under - mean, s1)
-    store(ring, sums, t0, lane)
-    store(ring, sums + lane, t1, lane)
-    store(ring, sums + 2 * lane, t2, lane)
-    store(ring, sums + 3 * lane, t3, lane)
-    store(ring, sums + 4 * lane, t4, lane)
-    store(ring, sums + 5 * lane, t5, lane)
-    store(ring, sums + 6 * lane, t6, lane)
-    store(ring, sums + 7 * lane, t7, lane)
-    store(ring, sums + 8 * lane, t8, lane)
-    store(ring, sums + 9 * lane, s0, lane)
-    store(ring, sums + 10 * lane, s1, lane)
-    store(ring, sums + 11 * lane, s2, lane)
+    t = _three(ring, sums) + _three(ring, sums + 3 * lane) + _three(ring, sums + 6 * lane)
+    s = _three(ring, sums + 9 * lane)
+    whole = width - width % lane
+    for i in range(0, whole, lane):
+        t, s = _correlate_at(
+            ring, y0 + i, y1 + i, y2 + i, y3 + i, x, begin + i, begin + width + i, lane, ahead, taps, ends, gx, add,
+            write_ahead, t, s,
+        )  # fmt: skip
+    if whole < width:
+        i = whole
+        t, s = _correlate_at(
+            ring, y0 + i, y1 + i, y2 + i, y3 + i, x, begin + i, begin + width + i, width - i, ahead, taps, ends, gx,
+            add, write_ahead, t, s,
+        )  # fmt: skip
+    _keep_three(ring, sums, t[:3])
+    _keep_three(ring, sums + 3 * lane, t[3:6])
+    _keep_three(ring, sums + 6 * lane, t[6:])
+    _keep_three(ring, sums + 9 * lane, s)
 
 
 @kernel
 def _correlate_row_any(
-    ring, row, depth, pitch, origin, x, begin, width, coef, c, channels, weight, w, kh, kw, dilation, gx, add, partials,
+    ring, row, mask, pitch, origin, x, begin, width, coef, c, channels, weight, w, kh, kw, dilation, gx, add, partials,
     p, sums,
 ):  # fmt: skip
     """A row of the same for any kernel; `row` is the ring's that the upper taps read, `origin` where they begin."""
@@ -388,45 +476,40 @@ def _correlate_row_any(
     lane = lanes(x)
     for ty in range(kh):
         for tx in range(kw):
-            at = (row - ty * dilation) % depth * pitch + origin - tx * dilation
+            at = ((row - ty * dilation) & mask) * pitch + origin - tx * dilation
             share = zero
             for i in range(0, width, lane):
                 u = fma(load(x, begin + i, width - i), scale, shift)
                 share = fma(keep(where_positive(u, u, slope * u), width - i), load(ring, at + i, lane), share)
             partials[p + ty * kw + tx] += total(share)
-    s0, s1, s2 = (
-        load(ring, sums + 9 * lane, lane), load(ring, sums + 10 * lane, lane), load(ring, sums + 11 * lane, lane)
-    )  # fmt: skip
+    s0, s1, s2 = _three(ring, sums + 9 * lane)
     for i in range(0, width, lane):
         left = width - i
         v = load(x, begin + i, left)
         u = fma(v, scale, shift)
         y = zero
         for ty in range(kh):
-            at = (row - ty * dilation) % depth * pitch + origin + i
+            at = ((row - ty * dilation) & mask) * pitch + origin + i
             for tx in range(kw):
                 y = fma(spread(x, weight[w + ty * kw + tx]), load(ring, at - tx * dilation, lane), y)
         if add:
             y = y + load(gx, begin + i, left)
         store(gx, begin + i, y, left)
-        y = keep(y, left)
-        s2 = s2 + where_positive(u, zero, y * u)
-        y = where_positive(u, y, slope * y)
-        s0 = s0 + y
-        s1 = fma(y, v - mean, s1)
-    store(ring, sums + 9 * lane, s0, lane)
-    store(ring, sums + 10 * lane, s1, lane)
-    store(ring, sums + 11 * lane, s2, lane)
+        s0, s1, s2 = _sums_at(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
+    _keep_three(ring, sums + 9 * lane, (s0, s1, s2))
 
 
 @kernel
 def backward(
     slot, start, stop, g, z, dcoef, x, coef, weight, gx, partials, gradient_sums, want_sums, add, channels, height,
-    width, out_height, out_width, kh, kw, stride, padding, dilation, origin, pitch, scratch, scratch_size,
+    width, out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch, scratch, scratch_size,
+    following,
 ):  # fmt: skip
     """Planes start..stop: the deferred gradient (g, z, dcoef (6, C)) to gx, partials (N, C, kh, kw) and the gradient
-    sums of x, (N, 3, C)."""
-    depth = (kh - 1) * dilation + 2  # one row more than a row of the input's gradient sees
+    sums of x, (N, 3, C). `following`: by how many planes the one that is worked on next lies behind this one."""
+    mask = depth - 1  # row r lies at r & mask
+    pixels, out_pixels = height * width, out_height * out_width
+    read_ahead, write_ahead = READ_AHEAD // x.itemsize, WRITE_AHEAD // x.itemsize
     first = origin + padding - (kw - 1) * dilation  # of a ring row's pixels, the first that the input's first one met
     ring = scratch[slot * scratch_size : (slot + 1) * scratch_size]
     line = depth * pitch
@@ -442,37 +525,41 @@ def backward(
         sum0 = 0.0
         sum1 = 0.0
         sum2 = 0.0
-        loaded = padding - depth + 2  # row of the spread-out gradient
+        loaded = padding - (kh - 1) * dilation  # row of the spread-out gradient
         r = 0
         fresh = 0  # rows since sums went into float64
         while r < height:
             two = kh == 3 and kw == 3 and dilation == 1 and r < height - 1
             while loaded <= r + two + padding:
-                at = (loaded + depth) % depth * pitch
+                at = (loaded & mask) * pitch
                 inside = 0 <= loaded < out_height * stride and loaded % stride == 0
                 begin = (plane * out_height + loaded // stride) * out_width
+                ahead = _ahead(loaded // stride * out_width, out_pixels, read_ahead, following * out_pixels)
                 if inside and stride == 1:
-                    _differentiate_row(g, z, begin, out_width, dcoef, c, channels, ring, at + origin)
+                    _differentiate_row(g, z, begin, out_width, ahead, dcoef, c, channels, ring, at + origin)
                 elif inside:
-                    _differentiate_row(g, z, begin, out_width, dcoef, c, channels, ring, line)
+                    _differentiate_row(g, z, begin, out_width, ahead, dcoef, c, channels, ring, line)
                     for i in range(out_width):
                         ring[at + origin + i * stride] = ring[line + i]
                 else:
                     ring[at : at + pitch] = 0
                 loaded += 1
-            row = r + padding + depth
+            row = r + padding
             begin = (plane * height + r) * width
             if two:
-                y0 = row % depth * pitch + first
-                y1 = (row - 1) % depth * pitch + first
-                y2 = (row - 2) % depth * pitch + first
-                y3 = (row + 1) % depth * pitch + first
+                y0 = (row & mask) * pitch + first
+                y1 = ((row - 1) & mask) * pitch + first
+                y2 = ((row - 2) & mask) * pitch + first
+                y3 = ((row + 1) & mask) * pitch + first
+                ahead = _ahead(r * width, pixels, read_ahead, following * pixels)
+                ahead_of_writes = _ahead(r * width, pixels, write_ahead, following * pixels)
                 _correlate_two_rows(
-                    ring, y0, y1, y2, y3, x, begin, width, coef, c, channels, weight, w, gx, add, sums
-                )
+                    ring, y0, y1, y2, y3, x, begin, width, ahead, coef, c, channels, weight, w, gx, add,
+                    ahead_of_writes, sums,
+                )  # fmt: skip
             else:
                 _correlate_row_any(
-                    ring, row, depth, pitch, origin + padding, x, begin, width, coef, c, channels, weight, w, kh, kw,
+                    ring, row, mask, pitch, origin + padding, x, begin, width, coef, c, channels, weight, w, kh, kw,
                     dilation, gx, add, partials, p, sums,
                 )  # fmt: skip
             r += 1 + two
@@ -492,12 +579,14 @@ def backward(
 
 
 def layout(itemsize, width, out_width, kernel_size, stride, padding, dilation):
-    """(where pixels begin in the ring's rows, pitch of these rows, elements of scratch per thread)."""
+    """(where pixels begin in the ring's rows, their number, a power of two, their pitch, elements of scratch per
+    thread)."""
     kh, kw = kernel_size
     lane = VECTOR_BYTES // itemsize
-    depth, left = (kh - 1) * dilation + 2, (kw - 1) * dilation
+    # One row more than a row of the output sees, or of the input's gradient.
+    depth, left = 1 << ((kh - 1) * dilation + 1).bit_length(), (kw - 1) * dilation
     pixels = max(width, (out_width - 1) * stride + 1, out_width)
     # Rows and their first pixels lie at whole vectors: of three neighbouring taps, one is then read within a line.
     origin = -(-max(left, padding) // lane) * lane
     pitch = origin + -(-(pixels + 2 * padding + left) // lane) * lane + 2 * lane
-    return origin, pitch, max((depth + 1) * pitch + SUMS * lane, SMALLEST // itemsize)
+    return origin, depth, pitch, max((depth + 1) * pitch + SUMS * lane, SMALLEST // itemsize)

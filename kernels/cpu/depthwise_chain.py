@@ -20,7 +20,7 @@ _planes, _planes_backward = depthwise.forward, depthwise.backward
 @kernel
 def _forward(
     slot, start, stop, x, coef, weight, norm, averages, raw, coefficients, statistics, sums, moments, training,
-    momentum, eps, channels, height, width, size, origin, pitch, scratch, scratch_size,
+    momentum, eps, channels, height, width, size, origin, depth, pitch, scratch, scratch_size,
 ):  # fmt: skip
     """Channels start..stop. x, raw[l]: flat maps; coef, coefficients[l] (4*C); weight[l] (C*size*size); sums[l] (N*C);
     norm (L, 3, C), averages, statistics (L, 2, C), moments (N, 3, C)."""
@@ -29,11 +29,12 @@ def _forward(
         for layer in range(weight.shape[0]):
             for k in range(images):
                 plane = (images - 1 - k if layer & 1 else k) * channels + c
+                following = (-channels if layer & 1 else channels) if k < images - 1 else 0
                 source, by = (raw[layer - 1], coefficients[layer - 1]) if layer else (x, coef)
                 _planes(
                     slot, plane, plane + 1, source, by, weight[layer], raw[layer], moments.reshape(-1), sums[layer],
-                    training, channels, height, width, height, width, size, size, 1, size // 2, 1, origin, pitch,
-                    scratch, scratch_size,
+                    training, channels, height, width, height, width, size, size, 1, size // 2, 1, origin,
+                    depth, pitch, scratch, scratch_size, following,
                 )  # fmt: skip
             mean, variance = statistics[layer, 0], statistics[layer, 1]
             if training:
@@ -58,12 +59,12 @@ def depthwise_chain(x, weight, norm, averages, raw, coefficients, statistics, su
     """
     layers, images, channels, height, width = raw.shape
     size = weight.shape[2]
-    origin, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
+    origin, depth, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
     slots = parallel.parts(channels)
     parallel.run(
         _forward, channels, flat(x.raw), x.coefficients.reshape(-1), weight.reshape(layers, -1), norm, averages,
         raw.reshape(layers, -1), coefficients.reshape(layers, -1), statistics, sums.reshape(layers, -1),
-        np.empty((images, 3, channels)), training, momentum, eps, channels, height, width, size, origin, pitch,
+        np.empty((images, 3, channels)), training, momentum, eps, channels, height, width, size, origin, depth, pitch,
         empty(slots * scratch, raw.dtype), scratch, slots=slots,
     )  # fmt: skip
 
@@ -72,7 +73,7 @@ def depthwise_chain(x, weight, norm, averages, raw, coefficients, statistics, su
 def _backward(
     slot, start, stop, g, given, x, coef, weight, norm, raw, coefficients, statistics, between, gx, gx_sums,
     want_sums, add, grad_weight, grad_norm, sums, partials, dcoef, training, eps, channels, height, width, size, origin,
-    pitch, scratch, scratch_size,
+    depth, pitch, scratch, scratch_size,
 ):  # fmt: skip
     """Channels start..stop. given: whether `sums` (N, 3, C) holds the gradient sums of the last layer's activation.
     partials (N, C*size*size), dcoef (6*C): per channel, used again from layer to layer."""
@@ -101,11 +102,12 @@ def _backward(
             target = between if layer else gx
             for k in range(images):
                 plane = (images - 1 - k if turn & 1 else k) * channels + c
+                following = (-channels if turn & 1 else channels) if k < images - 1 else 0
                 _planes_backward(
                     slot, plane, plane + 1, upstream, raw[layer], dcoef, source, by, weight[layer], target,
                     partials.reshape(-1), sums.reshape(-1) if layer else gx_sums, want_sums or layer > 0,
                     add and layer == 0, channels, height, width, height, width, size, size, 1, size // 2, 1, origin,
-                    pitch, scratch, scratch_size,
+                    depth, pitch, scratch, scratch_size, following,
                 )  # fmt: skip
             turn += 1
             for k in range(c * taps, (c + 1) * taps):
@@ -126,7 +128,7 @@ def depthwise_chain_backward(
     """
     layers, images, channels, height, width = raw.shape
     size = weight.shape[2]
-    origin, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
+    origin, depth, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
     slots = parallel.parts(channels)
     given = grad.sums is not None
     # Sums of the gradients between layers land in an array of our own: the caller's stays as it is.
@@ -139,5 +141,5 @@ def depthwise_chain_backward(
         between.reshape(-1), target.reshape(-1), np.empty(0) if gx_sums is None else gx_sums.reshape(-1),
         gx_sums is not None, grad_x is not None and grad_x.accumulate, grad_weight.reshape(layers, -1), grad_norm,
         sums, np.empty((images, channels * size * size), raw.dtype), np.empty(6 * channels, raw.dtype), training, eps,
-        channels, height, width, size, origin, pitch, empty(slots * scratch, raw.dtype), scratch, slots=slots,
+        channels, height, width, size, origin, depth, pitch, empty(slots * scratch, raw.dtype), scratch, slots=slots,
     )  # fmt: skip

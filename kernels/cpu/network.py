@@ -8,7 +8,6 @@ same for any number of threads.
 import os
 import weakref
 
-import numba
 import numpy as np
 
 from octsod.memory import empty
@@ -17,7 +16,7 @@ from . import inference_steps, parallel, steps
 from .barrier import wait
 from .compile import kernel
 from .plan import AVERAGE, COPY, DEPTHWISE, FILL, IMAGES, LOGITS, MEMORY, POOL, PRODUCT, SCRATCH, UPSAMPLE_ADD, Plan
-from .simd import pointer
+from .simd import array_at
 
 _product, _depthwise, _average = inference_steps.product, inference_steps.depthwise, inference_steps.average
 _max_pool, _transfer, _upsample_add, _fill = steps.max_pool, steps.transfer, steps.upsample_add, steps.fill
@@ -30,19 +29,18 @@ def _take(program, first, last, threads, rounds, addresses, parameters, table, a
     A step is (operation, channels, rows, cols, region x, region y, a, b, c, d), a region (array, start, channel
     stride, row pitch). aside, lines: where in scratch steps may put something aside.
     """
-    size = 1 << 40
-    scratch = numba.carray(pointer(like, addresses[SCRATCH]), (size,))
-    put = numba.carray(pointer(like, addresses[SCRATCH] + aside * like.itemsize), (size,))
+    scratch = array_at(like, addresses[SCRATCH])
+    put = array_at(like, addresses[SCRATCH] + aside * like.itemsize)
     for k in range(first, last):
         operation = program[k, 0]
         channels = program[k, 1]
         rows = program[k, 2]
         cols = program[k, 3]
-        x = numba.carray(pointer(like, addresses[program[k, 4]]), (size,))
+        x = array_at(like, addresses[program[k, 4]])
         xo = program[k, 5]
         xl = program[k, 6]
         xp = program[k, 7]
-        y = numba.carray(pointer(like, addresses[program[k, 8]]), (size,))
+        y = array_at(like, addresses[program[k, 8]])
         yo = program[k, 9]
         yl = program[k, 10]
         yp = program[k, 11]
@@ -74,11 +72,11 @@ def _take(program, first, last, threads, rounds, addresses, parameters, table, a
 @kernel
 def _pictures(
     slot, start, stop, program, bounds, batch, memory, memory_size, scratch, scratch_size, images, image_size, out,
-    out_size, parameters, table, aside, lines, counter,
+    out_size, parameters, table, aside, lines, counter, places,
 ):  # fmt: skip
     """Pictures start..stop, each in this thread's memory; if there is more than one program, that of all pictures."""
     threads = bounds.size - 1
-    addresses = np.empty(4, np.int64)
+    addresses = places[4 * slot : 4 * slot + 4]
     addresses[MEMORY] = memory.ctypes.data + (slot * memory_size * memory.itemsize if threads == 1 else 0)
     rounds = np.int64(0)  # for a literal 0, Numba would compile all of `_take` once more
     for task in range(start, stop):
@@ -111,5 +109,6 @@ def csnet(frozen, x, out):
     parallel.run(
         _pictures, batch if together == 1 else together, plan.program, plan.bounds, batch, memory.reshape(-1),
         plan.memory_size, scratch.reshape(-1), plan.scratch_size, x.reshape(-1), x[0].size, out.reshape(-1),
-        out[0].size, plan.parameters, plan.table, plan.aside, plan.lines, np.zeros(1, np.int64), slots=slots,
+        out[0].size, plan.parameters, plan.table, plan.aside, plan.lines, np.zeros(1, np.int64),
+        np.zeros(4 * slots, np.int64), slots=slots,
     )  # fmt: skip

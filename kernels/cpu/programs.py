@@ -8,7 +8,6 @@ Images are shared out over threads; every sum over images is kept per image and 
 do not depend on the number of threads.
 """
 
-import numba
 import numpy as np
 
 from octsod.memory import empty
@@ -16,7 +15,7 @@ from octsod.memory import empty
 from . import parallel, steps
 from .compile import kernel
 from .products import correlate, multiply
-from .simd import CORRELATE_COLUMNS, MULTIPLY_ROWS, VECTOR_BYTES, pointer
+from .simd import CORRELATE_COLUMNS, MULTIPLY_ROWS, VECTOR_BYTES, array_at
 
 FIELDS = 22
 (
@@ -52,8 +51,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
     region as (array, start, channel stride, row pitch). `addresses` and `strides` (elements per image; for scratch
     per thread) describe the arrays. `like` and `like64` only carry the dtypes.
     """
-    size = 1 << 40
-    scratch = numba.carray(pointer(like, addresses[0] + slot * strides[0] * like.itemsize), (size,))
+    scratch = array_at(like, addresses[0] + slot * strides[0] * like.itemsize)
     first = preamble if ready[slot] else 0
     ready[slot] = True
     for n in range(start, stop):
@@ -78,13 +76,11 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             b = program[k, 19]
             c = program[k, 20]
             d = program[k, 21]
-            x = numba.carray(pointer(like, addresses[xa] + (n if xa else slot) * strides[xa] * like.itemsize), (size,))
-            y = numba.carray(pointer(like, addresses[ya] + (n if ya else slot) * strides[ya] * like.itemsize), (size,))
-            z = numba.carray(pointer(like, addresses[za] + (n if za else slot) * strides[za] * like.itemsize), (size,))
-            coef = numba.carray(pointer(like, addresses[program[k, 16]]), (size,))
-            sums = numba.carray(
-                pointer(like64, addresses[program[k, 17]] + n * strides[program[k, 17]] * like64.itemsize), (size,)
-            )
+            x = array_at(like, addresses[xa] + (n if xa else slot) * strides[xa] * like.itemsize)
+            y = array_at(like, addresses[ya] + (n if ya else slot) * strides[ya] * like.itemsize)
+            z = array_at(like, addresses[za] + (n if za else slot) * strides[za] * like.itemsize)
+            coef = array_at(like, addresses[program[k, 16]])
+            sums = array_at(like64, addresses[program[k, 17]] + n * strides[program[k, 17]] * like64.itemsize)
             if operation == ACTIVATE:
                 _activate(x, xo, xl, xp, a, coef, y, yo, yl, yp, channels, rows, cols, sums)
             elif operation == ACTIVATE_AVERAGE:

@@ -11,6 +11,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
@@ -219,13 +220,20 @@ def lanes(typingctx, array):
 
 
 @intrinsic
-def pointer(typingctx, like, address):
-    """`address` (an integer) as a pointer to elements of `like`'s dtype, for `numba.carray`."""
+def array_at(typingctx, like, address):
+    """A flat array of `like`'s dtype that begins at `address` (an integer), without an end: for offsets from there."""
+    kind = types.Array(like.dtype, 1, "C")
 
     def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
+        itemsize = context.get_abi_sizeof(context.get_value_type(kind.dtype))
+        size = context.get_constant(types.intp, 1 << 40)
+        array = context.make_array(kind)(context, builder)
+        data = builder.inttoptr(arguments[1], array.data.type)
+        step = context.get_constant(types.intp, itemsize)
+        populate_array(array, data, shape=[size], strides=[step], itemsize=step, meminfo=None)
+        return array._getvalue()
 
-    return types.CPointer(like.dtype)(like, types.intp), generate
+    return kind(like, types.intp), generate
 
 
 @intrinsic

