@@ -14,9 +14,10 @@ from .programs import (
     DIFFERENTIATE,
     FILL,
     GRADIENT_SUMS,
-    MOMENTS,
     NOWHERE,
     TRANSFER,
+    WRITE,
+    WRITE_GRADIENT,
     Program,
 )
 
@@ -141,23 +142,21 @@ def forward(c: Convolution, moments: bool, sums: bool):
     ones = _ones(program, c, g)
     if not g.pointwise:
         program.zero(source, c.channels, source.stride)
-        result = program.buffer(c.out_channels, g.out_height * g.pitch, g.pitch)
+    result = program.buffer(c.out_channels, height * g.pitch, g.pitch)
     for row, rows in bands(g.out_height, height):
         _load(program, g, x, c.channels, source, row, rows, coef, summed)
         count = rows * g.width if g.pointwise else g.count
-        target = out.at(row) if g.pointwise else result
         for (first, end, _, _), taps in zip(c.groups, g.taps, strict=True):
             offsets = [i * source.stride + g.offset(t) for t in taps for i in range(c.channels)]
             weights = [(slice(first, end), slice(None), [t.number for t in taps], False)]
             if c.bias:
                 offsets.append(ones.start - source.start)
                 weights.append((slice(first, end), "bias", None, False))
-            program.multiply(target.at(channel=first), end - first, source, offsets, weights, count)
-        if not g.pointwise:
-            program.step(TRANSFER, c.out_channels, g.out_height, g.out_width, result, out, a=1)
-        if moments:
-            to = program.tensor("moments", 3 * c.out_channels)
-            program.contiguous(MOMENTS, c.out_channels, rows, g.out_width, out.at(row), sums=to, a=row == 0)
+            program.multiply(result.at(channel=first), end - first, source, offsets, weights, count)
+        to = program.tensor("moments", 3 * c.out_channels) if moments else 1
+        program.contiguous(
+            WRITE, c.out_channels, rows, g.out_width, result, out.at(row), sums=to, a=moments, b=row == 0
+        )  # fmt: skip
     return program.finish()
 
 
@@ -193,8 +192,8 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
         program.zero(source, c.channels, source.stride)
     ones = _ones(program, c, g) if need_weight else None
     origin = delta if g.pointwise else delta.at(g.top, g.left)
-    through_scratch = not g.pointwise or accumulate
-    if need_x and through_scratch:
+    to = program.tensor("sums", 3 * c.channels) if sums else 1
+    if need_x:
         result = program.buffer(c.channels, height * g.pitch if g.pointwise else g.plane_size, g.pitch)
     for row, rows in bands(g.out_height, height):
         program.contiguous(
@@ -222,16 +221,18 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
                 weights.append((slice(first, end), slice(None), [t.number for t in mine], True))
             target = gx.at(row + first_row, first_col).every(c.stride)
             count = rows * g.width if g.pointwise else (n_rows - 1) * g.pitch + n_cols
-            place = result if through_scratch else target
-            program.multiply(place, c.channels, origin.at(at_row, at_col), offsets, weights, count)
-            if through_scratch:
-                n_rows = rows if g.pointwise else n_rows
-                program.contiguous(TRANSFER, c.channels, n_rows, n_cols, result, target, a=c.stride, b=accumulate)
-        if sums:
-            to = program.tensor("sums", 3 * c.channels)
-            n_rows = rows if g.pointwise else c.height
+            program.multiply(result, c.channels, origin.at(at_row, at_col), offsets, weights, count)
+            n_rows = rows if g.pointwise else n_rows
+            if c.stride > 1:
+                program.step(TRANSFER, c.channels, n_rows, n_cols, result, target, a=c.stride, b=accumulate)
+                continue
             program.contiguous(
-                GRADIENT_SUMS, c.channels, n_rows, c.width, gx.at(row), NOWHERE, x.at(row), coef=coef, sums=to
+                WRITE_GRADIENT, c.channels, n_rows, n_cols, result, target, x.at(row + first_row, first_col), coef=coef,
+                sums=to, a=accumulate, b=sums,
+            )  # fmt: skip
+        if sums and c.stride > 1:
+            program.contiguous(
+                GRADIENT_SUMS, c.channels, c.height, c.width, gx, NOWHERE, x, coef=coef, sums=to
             )
     return program.finish()
 

@@ -10,13 +10,14 @@ are kept lane by lane behind the ring, and go into float64 every few rows.
 
 from octsod.memory import SMALLEST
 
+from .bodies import READ_AHEAD, WRITE_AHEAD, activated, differentiated, with_gradient
+from .bodies import ahead as ahead_of
 from .compile import inlined, kernel
 from .simd import VECTOR_BYTES, lanes
 from .vector import fma, keep, load, prefetch, prefetch_to_write, spread, store, total, where_positive
 
 FLUSH = 2048  # pixels that sums in the storage dtype may cover before they go into float64
 SUMS = 12  # vectors of sums behind the ring
-READ_AHEAD, WRITE_AHEAD = 2048, 4096  # bytes by which maps are fetched before they are read and written
 
 
 @kernel
@@ -36,21 +37,6 @@ def _flush(sums, at, k):
 
 
 @kernel
-def _ahead(done, pixels, distance, following):
-    """How far from pixel `done` of a plane lies what will be needed `distance` pixels later: in the plane itself or in
-    the one that is worked on next, which begins `following` pixels after this one's beginning."""
-    distance = min(distance, pixels)
-    return distance if done + distance < pixels else distance - pixels + following
-
-
-@inlined
-def _activated(x, at, left, ahead, scale, shift, slope):
-    prefetch(x, at + ahead)
-    u = fma(load(x, at, left), scale, shift)
-    return keep(where_positive(u, u, slope * u), left)
-
-
-@kernel
 def _load_row(x, start, width, ahead, scale, shift, slope, ring, at, sums):
     """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; adds to vector 0 of sums."""
     lane = lanes(x)
@@ -58,11 +44,11 @@ def _load_row(x, start, width, ahead, scale, shift, slope, ring, at, sums):
     s = load(ring, sums, lane)
     whole = width - width % lane
     for i in range(0, whole, lane):
-        v = _activated(x, start + i, lane, ahead, scale, shift, slope)
+        v = activated(x, start + i, lane, ahead, scale, shift, slope)
         store(ring, at + i, v, lane)
         s = s + v
     if whole < width:
-        v = _activated(x, start + whole, width - whole, ahead, scale, shift, slope)
+        v = activated(x, start + whole, width - whole, ahead, scale, shift, slope)
         store(ring, at + whole, v, lane)
         s = s + v
     store(ring, sums, s, lane)
@@ -247,7 +233,7 @@ def forward(
                 row = loaded - padding
                 if 0 <= row < height:
                     begin = (plane * height + row) * width
-                    ahead = _ahead(row * width, pixels, read_ahead, following * pixels)
+                    ahead = ahead_of(row * width, pixels, read_ahead, following * pixels)
                     _load_row(x, begin, width, ahead, scale, shift, slope, ring, at + origin, sums)
                 else:
                     ring[at : at + pitch] = 0
@@ -261,7 +247,7 @@ def forward(
             for again in range(1 + (r == 0)):
                 if two:
                     y3 = ((r + 3) & mask) * pitch + first
-                    ahead = _ahead(r * out_width, out_pixels, write_ahead, following * out_pixels)
+                    ahead = ahead_of(r * out_width, out_pixels, write_ahead, following * out_pixels)
                     _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, ahead, reference, sums)
                 elif three:
                     _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference, sums)
@@ -300,16 +286,6 @@ def forward(
             moments[(n * 3 + 2) * channels + c] = second_moment
 
 
-@inlined
-def _differentiated(g, z, at, left, ahead, scale, shift, slope, k0, k1, k2):
-    prefetch(z, at + ahead)
-    prefetch(g, at + ahead)
-    v = load(z, at, left)
-    e = load(g, at, left)
-    e = where_positive(fma(v, scale, shift), e, slope * e)
-    return keep(fma(k0, e, fma(k1, v, k2)), left)
-
-
 @kernel
 def _differentiate_row(g, z, start, width, ahead, dcoef, c, channels, ring, at):
     """A row of the output's gradient, `k0*g*prelu'(z*scale + shift) + k1*z + k2`, then zeros."""
@@ -319,20 +295,13 @@ def _differentiate_row(g, z, start, width, ahead, dcoef, c, channels, ring, at):
     k1, k2 = spread(g, dcoef[4 * channels + c]), spread(g, dcoef[5 * channels + c])
     whole = width - width % lane
     for i in range(0, whole, lane):
-        v = _differentiated(g, z, start + i, lane, ahead, scale, shift, slope, k0, k1, k2)
+        v = differentiated(g, start + i, z, start + i, lane, ahead, ahead, scale, shift, slope, k0, k1, k2)
         store(ring, at + i, v, lane)
     if whole < width:
-        v = _differentiated(g, z, start + whole, width - whole, ahead, scale, shift, slope, k0, k1, k2)
+        v = differentiated(
+            g, start + whole, z, start + whole, width - whole, ahead, ahead, scale, shift, slope, k0, k1, k2
+        )
         store(ring, at + whole, v, lane)
-
-
-@inlined
-def _sums_at(g, v, u, slope, mean, zero, s0, s1, s2):
-    """What pixels with raw value v, activation's argument u and gradient g add to the gradient sums of x (see
-    steps.gradient_sums_of)."""
-    s2 = s2 + where_positive(u, zero, g * u)
-    g = where_positive(u, g, slope * g)
-    return s0 + g, fma(g, v - mean, s1), s2
 
 
 @inlined
@@ -410,8 +379,8 @@ def _correlate_at(ring, y0, y1, y2, y3, x, at, under, left, ahead, w, ends, gx, 
         z = z + load(gx, under, left)
     store(gx, at, y, left)
     store(gx, under, z, left)
-    s0, s1, s2 = _sums_at(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
-    s0, s1, s2 = _sums_at(keep(z, left), v_under, u_under, slope, mean, zero, s0, s1, s2)
+    s0, s1, s2 = with_gradient(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
+    s0, s1, s2 = with_gradient(keep(z, left), v_under, u_under, slope, mean, zero, s0, s1, s2)
     return (t0, t1, t2, t3, t4, t5, t6, t7, t8), (s0, s1, s2)
 
 
@@ -495,7 +464,7 @@ def _correlate_row_any(
         if add:
             y = y + load(gx, begin + i, left)
         store(gx, begin + i, y, left)
-        s0, s1, s2 = _sums_at(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
+        s0, s1, s2 = with_gradient(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
     _keep_three(ring, sums + 9 * lane, (s0, s1, s2))
 
 
@@ -534,7 +503,7 @@ def backward(
                 at = (loaded & mask) * pitch
                 inside = 0 <= loaded < out_height * stride and loaded % stride == 0
                 begin = (plane * out_height + loaded // stride) * out_width
-                ahead = _ahead(loaded // stride * out_width, out_pixels, read_ahead, following * out_pixels)
+                ahead = ahead_of(loaded // stride * out_width, out_pixels, read_ahead, following * out_pixels)
                 if inside and stride == 1:
                     _differentiate_row(g, z, begin, out_width, ahead, dcoef, c, channels, ring, at + origin)
                 elif inside:
@@ -551,8 +520,8 @@ def backward(
                 y1 = ((row - 1) & mask) * pitch + first
                 y2 = ((row - 2) & mask) * pitch + first
                 y3 = ((row + 1) & mask) * pitch + first
-                ahead = _ahead(r * width, pixels, read_ahead, following * pixels)
-                ahead_of_writes = _ahead(r * width, pixels, write_ahead, following * pixels)
+                ahead = ahead_of(r * width, pixels, read_ahead, following * pixels)
+                ahead_of_writes = ahead_of(r * width, pixels, write_ahead, following * pixels)
                 _correlate_two_rows(
                     ring, y0, y1, y2, y3, x, begin, width, ahead, coef, c, channels, weight, w, gx, add,
                     ahead_of_writes, sums,

@@ -13,16 +13,14 @@ from .dense import band_rows, bands
 from .programs import (
     ACTIVATE,
     ACTIVATE_AVERAGE,
-    AVERAGE_BACKWARD,
     DIFFERENTIATE,
-    GRADIENT_SUMS,
     MAX_POOL,
     MAX_POOL_BACKWARD,
-    MOMENTS,
-    NOWHERE,
-    TRANSFER,
     UPSAMPLE_ADD,
     UPSAMPLE_BACKWARD,
+    WRITE,
+    WRITE_GRADIENT,
+    WRITE_GRADIENT_OF_AVERAGE,
     Program,
 )
 
@@ -76,11 +74,16 @@ class Octave:
 
     @property
     def band(self):
-        """Rows per band of the finest level; all of them if the kernel looks at neighbours."""
+        """Rows per band of the finest level."""
+        return self.band_at(0)
+
+    def band_at(self, level):
+        """Rows of a level that are worked on at once; all of them if the kernel looks at neighbours."""
+        height, width = self.size(level)
         if self.padding:
-            return self.height
-        row_bytes = (2 * self.in_at(0) + self.out_at(0)) * self.width * self.itemsize
-        return band_rows(self.height, row_bytes, 1 << (self.levels - 1))
+            return height
+        row_bytes = (2 * self.in_at(level) + self.out_at(level)) * width * self.itemsize
+        return band_rows(height, row_bytes, 1 if level else 1 << (self.levels - 1))
 
 
 class _Builder:
@@ -178,21 +181,18 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
             weights = [(slice(0, rows), slice(c.before(level), c.before(level) + c.ins[level]), b.taps, False)]
             own = b.own(level)
             program.multiply(upward[level], rows, own, b.offsets(own, c.ins[level]), weights, c.count(level))
+    places = [
+        program.buffer(n, c.band_at(j) * c.pitch(j), c.pitch(j)) if n else None for j, n in enumerate(c.outs)
+    ]
 
-    def write(level, row, rows):
-        """Multiply, add what comes up from coarser levels, write, sum up: `rows` rows of output `level`."""
-        outs = c.out_at(level)
-        if not outs:
-            return
+    def write(level, row, rows, source):
+        """Multiply, add what comes up from coarser levels, write, sum up: `rows` rows of output `level` from `source`."""
+        outs, cols = c.out_at(level), c.size(level)[1]
         first = sum(c.outs[:level])
         depth = c.before(level) + c.in_at(level)
-        source = b.sources[level]
-        target = outputs[level].at(row)
-        place = target
-        if c.padding:
-            place = program.buffer(outs, c.size(level)[0] * c.pitch(level), c.pitch(level))
         weights = [(slice(first, first + outs), slice(0, depth), b.taps, False)]
-        count = c.count(level) if level or c.padding else rows * c.width
+        place = places[level]
+        count = c.count(level) if c.padding else rows * cols
         program.multiply(place, outs, source, b.offsets(source, depth), weights, count)
         for coarse, products in upward.items():
             if coarse > level:
@@ -201,22 +201,23 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
                     UPSAMPLE_ADD, outs, rows, width, products.at(channel=first), place,
                     a=1 << (coarse - level), b=height, c=row,
                 )  # fmt: skip
-        cols = c.size(level)[1]
-        if c.padding:
-            program.step(TRANSFER, outs, rows, cols, place, target, a=1)
-        if moments[level]:
-            to = program.tensor(f"moments{level}", 3 * outs)
-            program.contiguous(MOMENTS, outs, rows, cols, target, sums=to, a=row == 0)
+        to = program.tensor(f"moments{level}", 3 * outs) if moments[level] else 1
+        target = outputs[level].at(row)
+        program.contiguous(WRITE, outs, rows, cols, place, target, sums=to, a=moments[level], b=row == 0)
 
     for row, rows in bands(c.height, c.band):
         if c.in_at(0):
             b.load(0, row, rows, summed[0])
             b.pool(0, row, rows)
-        write(0, row, rows)
+        if c.out_at(0):
+            write(0, row, rows, b.sources[0])
     for level in range(1, len(c.outs)):
+        height = c.size(level)[0]
         if c.in_at(level):
-            b.pool(level, 0, c.size(level)[0])
-        write(level, 0, c.size(level)[0])
+            b.pool(level, 0, height)
+        if c.outs[level]:
+            for row, rows in bands(height, c.band_at(level)):
+                write(level, row, rows, b.sources[level].at(row))
     return program.finish()
 
 
@@ -252,6 +253,11 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
             downward[level] = program.buffer(rows, c.plane(level), c.pitch(level))
             program.zero(downward[level], rows, downward[level].stride, once=False)
 
+    places = [
+        program.buffer(n, ((c.band if level == 0 else c.size(level)[0]) + 1) * c.pitch(level), c.pitch(level))
+        if n and need[level] else None for level, n in enumerate(c.ins)
+    ]
+
     def differentiate(level, row, rows):
         outs, cols = c.outs[level], c.size(level)[1]
         target = b.inside(deltas[level])
@@ -282,9 +288,8 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
         channels, cols = c.ins[level], c.size(level)[1]
         if not (need[level] and channels):
             return
-        target = gxs[level].at(scale * row)
-        direct = not (c.padding or c.pool or accumulate[level])
-        place = target if direct else program.buffer(channels, (rows + 1) * c.pitch(level), c.pitch(level))
+        target, raw = gxs[level].at(scale * row), b.inputs[level].at(scale * row)
+        place = places[level]
         first, above = c.before(level), sum(c.outs[:level])
         columns = slice(first, first + channels)
         base = deltas[level] if level < len(c.outs) else downward.get(level)
@@ -303,16 +308,12 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
                     MAX_POOL_BACKWARD, channels, rows >> shift, c.size(coarse)[1], b.inside(b.own(level)), place,
                     pooled.at(row >> shift, channel=first), a=1 << shift,
                 )  # fmt: skip
+        to = program.tensor(f"sums{level}", 3 * channels) if sums[level] else 1
+        more = {"coef": b.coefs[level], "sums": to, "a": accumulate[level], "b": sums[level]}
         if c.pool:
-            program.step(AVERAGE_BACKWARD, channels, rows, cols, place, target, a=accumulate[level])
-        elif not direct:
-            program.contiguous(TRANSFER, channels, rows, cols, place, target, a=1, b=accumulate[level])
-        if sums[level]:
-            to = program.tensor(f"sums{level}", 3 * channels)
-            program.contiguous(
-                GRADIENT_SUMS, channels, scale * rows, scale * cols, target, NOWHERE,
-                b.inputs[level].at(scale * row), coef=b.coefs[level], sums=to,
-            )  # fmt: skip
+            program.step(WRITE_GRADIENT_OF_AVERAGE, channels, rows, cols, place, target, raw, **more)
+        else:
+            program.contiguous(WRITE_GRADIENT, channels, rows, cols, place, target, raw, **more)
 
     for level in range(1, len(c.outs)):
         if not c.outs[level]:

@@ -24,8 +24,9 @@ FIELDS = 22
     DIFFERENTIATE,
     FILL,
     TRANSFER,
-    AVERAGE_BACKWARD,
-    MOMENTS,
+    WRITE,
+    WRITE_GRADIENT,
+    WRITE_GRADIENT_OF_AVERAGE,
     GRADIENT_SUMS,
     MAX_POOL,
     MAX_POOL_BACKWARD,
@@ -33,12 +34,12 @@ FIELDS = 22
     UPSAMPLE_BACKWARD,
     MULTIPLY,
     CORRELATE,
-) = range(14)
+) = range(15)
 SCRATCH = 0  # array number 0 is the calling thread's scratch; the others are the tensors of the call
 
-_activate, _activate_average, _average_backward = steps.activate, steps.activate_average, steps.average_backward
-_differentiate, _fill, _transfer = steps.differentiate, steps.fill, steps.transfer
-_moments_of, _gradient_sums_of = steps.moments_of, steps.gradient_sums_of
+_activate, _activate_average, _differentiate = steps.activate, steps.activate_average, steps.differentiate
+_fill, _transfer, _write, _gradient_sums_of = steps.fill, steps.transfer, steps.write, steps.gradient_sums_of
+_write_gradient, _write_gradient_of_average = steps.write_gradient, steps.write_gradient_of_average
 _max_pool, _max_pool_backward = steps.max_pool, steps.max_pool_backward
 _upsample_add, _upsample_backward = steps.upsample_add, steps.upsample_backward
 
@@ -91,10 +92,16 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
                 _fill(y, yo, yl, yp, channels, rows, cols, like.dtype.type(a))
             elif operation == TRANSFER:
                 _transfer(x, xo, xl, xp, y, yo, yl, yp, a, channels, rows, cols, b)
-            elif operation == AVERAGE_BACKWARD:
-                _average_backward(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a)
-            elif operation == MOMENTS:
-                _moments_of(x, xo, xl, xp, channels, rows, cols, a, sums)
+            elif operation == WRITE:
+                _write(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a, b, sums)
+            elif operation == WRITE_GRADIENT:
+                _write_gradient(
+                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums
+                )  # fmt: skip
+            elif operation == WRITE_GRADIENT_OF_AVERAGE:
+                _write_gradient_of_average(
+                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums
+                )  # fmt: skip
             elif operation == GRADIENT_SUMS:
                 _gradient_sums_of(x, xo, xl, xp, z, zo, zl, zp, coef, channels, rows, cols, sums)
             elif operation == MAX_POOL:

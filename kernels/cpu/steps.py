@@ -8,7 +8,9 @@ Loops with sums, or with neighbours, use explicit vectors; the plain ones run ov
 their indices non-negative, which `x[start + i]` denies it, and LLVM makes vector instructions of them.
 """
 
-from .compile import kernel
+from .bodies import READ_AHEAD, WRITE_AHEAD, activated, differentiated, following_run, with_gradient
+from .bodies import ahead as ahead_of
+from .compile import inlined, kernel
 from .simd import lanes
 from .vector import (
     deinterleave,
@@ -17,6 +19,8 @@ from .vector import (
     keep,
     larger,
     load,
+    prefetch,
+    prefetch_to_write,
     spread,
     store,
     total,
@@ -34,24 +38,32 @@ def activate(x, p, lx, px, step, coef, y, q, ly, py, channels, rows, cols, sums)
     coef is (4, channels): scale, shift, slope, mean.
     """
     lane = lanes(x)
+    run, distance = (rows - 1) * px + cols, READ_AHEAD // x.itemsize
     for c in range(channels):
         scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
         slope = spread(x, coef[2 * channels + c])
+        following = following_run(c, channels, lx, run)
         whole = 0.0
         part = spread(x, 0)
         for r in range(rows):
-            a = p + c * lx + r * px
-            b = q + c * ly + r * py
             if step != 1:
                 for i in range(cols):
-                    y[b + i] = x[a + i * step]
-            for i in range(0, cols, lane):
-                n = cols - i
-                u = fma(load(x, a + i, n) if step == 1 else load(y, b + i, n), scale, shift)
-                v = keep(where_positive(u, u, slope * u), n)
-                store(y, b + i, v, n)
-                part = part + v
-                if (i + lane) & (FLUSH - 1) == 0:
+                    y[q + c * ly + r * py + i] = x[p + c * lx + r * px + i * step]
+            for start in range(0, cols, FLUSH):
+                b = q + c * ly + r * py + start
+                a = p + c * lx + r * px + start if step == 1 else b
+                n = min(FLUSH, cols - start)
+                ahead = ahead_of(r * px + start, run, distance, following)
+                even = n - n % lane
+                for i in range(0, even, lane):
+                    v = activated(x if step == 1 else y, a + i, lane, ahead, scale, shift, slope)
+                    store(y, b + i, v, lane)
+                    part = part + v
+                if even < n:
+                    v = activated(x if step == 1 else y, a + even, n - even, ahead, scale, shift, slope)
+                    store(y, b + even, v, n - even)
+                    part = part + v
+                if n == FLUSH:
                     whole += total(part)
                     part = spread(x, 0)
             if r & 15 == 15:
@@ -60,29 +72,47 @@ def activate(x, p, lx, px, step, coef, y, q, ly, py, channels, rows, cols, sums)
         sums[c] += whole + total(part)
 
 
+@inlined
+def _average_at(x, a, under, y, b, left, ahead, scale, shift, slope, quarter):
+    """A vector of y and the sums of four pixels that it is made of."""
+    lane, n = lanes(x), 2 * left
+    for k in range(2):
+        prefetch(x, a + k * lane + ahead)
+        prefetch(x, under + k * lane + ahead)
+    u0, u1 = deinterleave(load(x, a, n), load(x, a + lane, n - lane))
+    u2, u3 = deinterleave(load(x, under, n), load(x, under + lane, n - lane))
+    u0, u1 = fma(u0, scale, shift), fma(u1, scale, shift)
+    u2, u3 = fma(u2, scale, shift), fma(u3, scale, shift)
+    u0, u1 = where_positive(u0, u0, slope * u0), where_positive(u1, u1, slope * u1)
+    u2, u3 = where_positive(u2, u2, slope * u2), where_positive(u3, u3, slope * u3)
+    v = keep((u0 + u1) + (u2 + u3), left)
+    store(y, b, v * quarter, left)
+    return v
+
+
 @kernel
 def activate_average(x, p, lx, px, coef, y, q, ly, py, channels, rows, cols, sums):
     """`y = mean of 2x2 pixels of prelu(x*scale + shift)`; rows and cols count y's. Adds sums of all activations."""
     lane = lanes(x)
     quarter = spread(x, 0.25)
+    run, distance = 2 * rows * px, READ_AHEAD // x.itemsize
+    even = cols - cols % lane
     for c in range(channels):
         scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
         slope = spread(x, coef[2 * channels + c])
+        following = following_run(c, channels, lx, run)
         whole = 0.0
         part = spread(x, 0)
         for r in range(rows):
             a = p + c * lx + 2 * r * px
             b = q + c * ly + r * py
-            for i in range(0, cols, lane):
-                n = 2 * (cols - i)
-                u0, u1 = deinterleave(load(x, a + 2 * i, n), load(x, a + 2 * i + lane, n - lane))
-                u2, u3 = deinterleave(load(x, a + px + 2 * i, n), load(x, a + px + 2 * i + lane, n - lane))
-                u0, u1 = fma(u0, scale, shift), fma(u1, scale, shift)
-                u2, u3 = fma(u2, scale, shift), fma(u3, scale, shift)
-                u0, u1 = where_positive(u0, u0, slope * u0), where_positive(u1, u1, slope * u1)
-                u2, u3 = where_positive(u2, u2, slope * u2), where_positive(u3, u3, slope * u3)
-                v = keep((u0 + u1) + (u2 + u3), cols - i)
-                store(y, b + i, v * quarter, cols - i)
+            ahead = ahead_of(2 * r * px, run, distance, following)
+            for i in range(0, even, lane):
+                v = _average_at(x, a + 2 * i, a + px + 2 * i, y, b + i, lane, ahead, scale, shift, slope, quarter)
+                part = part + v
+            if even < cols:
+                i, n = 2 * even, cols - even
+                v = _average_at(x, a + i, a + px + i, y, b + even, n, ahead, scale, shift, slope, quarter)
                 part = part + v
             if r & 15 == 15:
                 whole += total(part)
@@ -97,20 +127,32 @@ def differentiate(g, p, lg, pg, z, s, lz, pz, coef, y, q, ly, py, channels, rows
     coef is (6, channels): scale, shift, slope, k0, k1, k2.
     """
     lane = lanes(z)
+    run_g, run_z, distance = (rows - 1) * pg + cols, (rows - 1) * pz + cols, READ_AHEAD // z.itemsize
     for c in range(channels):
         scale, shift = spread(z, coef[c]), spread(z, coef[channels + c])
         slope, k0 = spread(z, coef[2 * channels + c]), spread(z, coef[3 * channels + c])
         k1, k2 = spread(z, coef[4 * channels + c]), spread(z, coef[5 * channels + c])
+        following_g, following_z = following_run(c, channels, lg, run_g), following_run(c, channels, lz, run_z)
         for r in range(rows):
-            a = p + c * lg + r * pg
-            d = s + c * lz + r * pz
-            b = q + c * ly + r * py
-            for i in range(0, cols, lane):
-                n = cols - i
-                v = load(z, d + i, n)
-                e = load(g, a + i, n)
-                e = where_positive(fma(v, scale, shift), e, slope * e)
-                store(y, b + i, fma(k0, e, fma(k1, v, k2)), n)
+            for start in range(0, cols, FLUSH):
+                a = p + c * lg + r * pg + start
+                d = s + c * lz + r * pz + start
+                b = q + c * ly + r * py + start
+                n = min(FLUSH, cols - start)
+                ahead_g = ahead_of(r * pg + start, run_g, distance, following_g)
+                ahead_z = ahead_of(r * pz + start, run_z, distance, following_z)
+                even = n - n % lane
+                for i in range(0, even, lane):
+                    v = differentiated(
+                        g, a + i, z, d + i, lane, ahead_g, ahead_z, scale, shift, slope, k0, k1, k2
+                    )
+                    store(y, b + i, v, lane)
+                if even < n:
+                    i, left = even, n - even
+                    v = differentiated(
+                        g, a + i, z, d + i, left, ahead_g, ahead_z, scale, shift, slope, k0, k1, k2
+                    )
+                    store(y, b + i, v, left)
 
 
 @kernel
@@ -148,44 +190,191 @@ def transfer(x, p, lx, px, y, q, ly, py, step, channels, rows, cols, accumulate)
                     out[i * step] = row[i]
 
 
+@inlined
+def _reference(x, p, count):
+    """The mean of a map's first pixels: moments are taken about it, since E[x^2] - E[x]^2 would lose a small variance
+    beside a large mean."""
+    lane = lanes(x)
+    s = spread(x, 0)
+    for i in range(0, count, lane):
+        s = s + load(x, p + i, count - i)
+    return x.dtype.type(total(s) / count)
+
+
+@inlined
+def _about(v, left, reference, s, t):
+    """Sum and sum of squares about the reference, with what v adds."""
+    v = keep(v - reference, left)
+    return s + v, fma(v, v, t)
+
+
 @kernel
-def average_backward(x, p, lx, px, y, q, ly, py, channels, rows, cols, accumulate):
-    """Adjoint of a 2x2 average: each pixel of x (rows x cols) goes to four of y with weight 1/4."""
-    quarter = y.dtype.type(0.25)
+def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, first, out):
+    """`y = x`, from the cache to memory, past which nobody looks for a while. If `want`ed, adds this band to the channel
+    moments (3, channels), see `moments_of`."""
+    lane = lanes(x)
+    run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
     for c in range(channels):
+        if want and first:
+            out[c] = _reference(x, p + c * lx, min(cols, FLUSH))
+        reference = spread(x, out[c] if want else 0.0)
+        following = following_run(c, channels, ly, run)
+        whole = 0.0
+        squares = 0.0
+        s = t = spread(x, 0)
+        for r in range(rows):
+            for start in range(0, cols, FLUSH):
+                a = p + c * lx + r * px + start
+                b = q + c * ly + r * py + start
+                n = min(FLUSH, cols - start)
+                ahead = ahead_of(r * py + start, run, distance, following)
+                even = n - n % lane
+                for i in range(0, even, lane):
+                    prefetch_to_write(y, b + i + ahead)
+                    v = load(x, a + i, lane)
+                    store(y, b + i, v, lane)
+                    s, t = _about(v, lane, reference, s, t)
+                if even < n:
+                    v = load(x, a + even, n - even)
+                    store(y, b + even, v, n - even)
+                    s, t = _about(v, n - even, reference, s, t)
+                if n == FLUSH:
+                    whole += total(s)
+                    squares += total(t)
+                    s = t = spread(x, 0)
+            if r & 15 == 15:
+                whole += total(s)
+                squares += total(t)
+                s = t = spread(x, 0)
+        if want:
+            out[channels + c] += whole + total(s)
+            out[2 * channels + c] += squares + total(t)
+
+
+@inlined
+def _give(g, y, at, z, beside, left, ahead, ahead_beside, add, scale, shift, slope, mean, zero, s0, s1, s2):
+    """Write a vector of a gradient, or add it to y; returns the gradient sums with what it adds."""
+    prefetch_to_write(y, at + ahead)
+    prefetch(z, beside + ahead_beside)
+    if add:
+        g = g + load(y, at, left)
+    store(y, at, g, left)
+    v = load(z, beside, left)
+    return with_gradient(keep(g, left), v, fma(v, scale, shift), slope, mean, zero, s0, s1, s2)
+
+
+@kernel
+def write_gradient(
+    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out
+):
+    """`y = x` or `y += x`, the gradient of the activation of z. If `want`ed, adds its sums to (3, channels), see
+    `gradient_sums_of_channel`."""
+    lane = lanes(x)
+    zero = spread(x, 0)
+    run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
+    run_z, distance_z = (rows - 1) * pz + cols, READ_AHEAD // x.itemsize
+    for c in range(channels):
+        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
+        slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
+        following, following_z = following_run(c, channels, ly, run), following_run(c, channels, lz, run_z)
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        t0 = t1 = t2 = zero
+        for r in range(rows):
+            for start in range(0, cols, FLUSH):
+                a = p + c * lx + r * px + start
+                b = q + c * ly + r * py + start
+                d = s + c * lz + r * pz + start
+                n = min(FLUSH, cols - start)
+                ahead = ahead_of(r * py + start, run, distance, following)
+                ahead_z = ahead_of(r * pz + start, run_z, distance_z, following_z)
+                even = n - n % lane
+                for i in range(0, even, lane):
+                    t0, t1, t2 = _give(
+                        load(x, a + i, lane), y, b + i, z, d + i, lane, ahead, ahead_z, accumulate, scale, shift,
+                        slope, mean, zero, t0, t1, t2,
+                    )  # fmt: skip
+                if even < n:
+                    i, left = even, n - even
+                    t0, t1, t2 = _give(
+                        load(x, a + i, left), y, b + i, z, d + i, left, ahead, ahead_z, accumulate, scale, shift,
+                        slope, mean, zero, t0, t1, t2,
+                    )  # fmt: skip
+                if n == FLUSH:
+                    s0 += total(t0)
+                    s1 += total(t1)
+                    s2 += total(t2)
+                    t0 = t1 = t2 = zero
+            if r & 15 == 15:
+                s0 += total(t0)
+                s1 += total(t1)
+                s2 += total(t2)
+                t0 = t1 = t2 = zero
+        if want:
+            out[c] += s0 + total(t0)
+            out[channels + c] += s1 + total(t1)
+            out[2 * channels + c] += s2 + total(t2)
+
+
+@kernel
+def write_gradient_of_average(
+    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out
+):
+    """The same through a 2x2 average: each pixel of x (rows x cols) goes to four of y with weight 1/4."""
+    lane = lanes(x)
+    zero, quarter = spread(x, 0), spread(x, 0.25)
+    run, distance = 2 * rows * py, WRITE_AHEAD // x.itemsize
+    run_z, distance_z = 2 * rows * pz, READ_AHEAD // x.itemsize
+    for c in range(channels):
+        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
+        slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
+        following, following_z = following_run(c, channels, ly, run), following_run(c, channels, lz, run_z)
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        t0 = t1 = t2 = zero
         for r in range(rows):
             a = p + c * lx + r * px
-            row = x[a : a + cols]
             for half in range(2):
                 b = q + c * ly + (2 * r + half) * py
-                out = y[b : b + 2 * cols]
-                if accumulate:
-                    for i in range(cols):
-                        v = row[i] * quarter
-                        out[2 * i] += v
-                        out[2 * i + 1] += v
-                else:
-                    for i in range(cols):
-                        v = row[i] * quarter
-                        out[2 * i] = v
-                        out[2 * i + 1] = v
+                d = s + c * lz + (2 * r + half) * pz
+                ahead = ahead_of((2 * r + half) * py, run, distance, following)
+                ahead_z = ahead_of((2 * r + half) * pz, run_z, distance_z, following_z)
+                for i in range(0, cols, lane):
+                    v = load(x, a + i, cols - i) * quarter
+                    left, right = interleave(v, v)
+                    n = 2 * (cols - i)
+                    t0, t1, t2 = _give(
+                        left, y, b + 2 * i, z, d + 2 * i, n, ahead, ahead_z, accumulate, scale, shift, slope, mean, zero,
+                        t0, t1, t2,
+                    )  # fmt: skip
+                    if n > lane:
+                        t0, t1, t2 = _give(
+                            right, y, b + 2 * i + lane, z, d + 2 * i + lane, n - lane, ahead, ahead_z, accumulate,
+                            scale, shift, slope, mean, zero, t0, t1, t2,
+                        )  # fmt: skip
+            if r & 7 == 7:
+                s0 += total(t0)
+                s1 += total(t1)
+                s2 += total(t2)
+                t0 = t1 = t2 = zero
+        if want:
+            out[c] += s0 + total(t0)
+            out[channels + c] += s1 + total(t1)
+            out[2 * channels + c] += s2 + total(t2)
 
 
 @kernel
 def moments_of(x, p, lx, px, channels, rows, cols, first, out):
     """Adds this band to the channel moments (3, channels): reference value, sum and sum of squares about it.
 
-    The reference is the mean of the image's first row, or of its first pixels if rows are taken as one: E[x^2] - E[x]^2
-    would lose a small variance beside a large mean.
+    The reference is the mean of the image's first row, or of its first pixels if rows are taken as one.
     """
     lane = lanes(x)
     for c in range(channels):
         if first:
-            count = min(cols, FLUSH)
-            s = spread(x, 0)
-            for i in range(0, count, lane):
-                s = s + load(x, p + c * lx + i, count - i)
-            out[c] = x.dtype.type(total(s) / count)
+            out[c] = _reference(x, p + c * lx, min(cols, FLUSH))
         reference = spread(x, out[c])
         whole = 0.0
         squares = 0.0
@@ -193,9 +382,7 @@ def moments_of(x, p, lx, px, channels, rows, cols, first, out):
         for r in range(rows):
             a = p + c * lx + r * px
             for i in range(0, cols, lane):
-                v = keep(load(x, a + i, cols - i) - reference, cols - i)
-                s = s + v
-                t = fma(v, v, t)
+                s, t = _about(load(x, a + i, cols - i), cols - i, reference, s, t)
                 if (i + lane) & (FLUSH - 1) == 0:
                     whole += total(s)
                     squares += total(t)
@@ -229,11 +416,7 @@ def gradient_sums_of_channel(g, p, pg, z, s, pz, coef, c, channels, rows, cols, 
             n = cols - i
             v = load(z, d + i, n)
             e = load(g, a + i, n)  # zero beyond the row's end, and so are all three terms
-            u = fma(v, scale, shift)
-            t2 = t2 + where_positive(u, zero, e * u)
-            e = where_positive(u, e, slope * e)
-            t0 = t0 + e
-            t1 = fma(e, v - mean, t1)
+            t0, t1, t2 = with_gradient(e, v, fma(v, scale, shift), slope, mean, zero, t0, t1, t2)
             if (i + lane) & (FLUSH - 1) == 0:
                 s0 += total(t0)
                 s1 += total(t1)
