@@ -186,7 +186,7 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
     ]
 
     def write(level, row, rows, source):
-        """Multiply, add what comes up from coarser levels, write, sum up: `rows` rows of output `level` from `source`."""
+        """Multiply `source`, add what comes up from coarser levels, write, sum up: `rows` rows of output `level`."""
         outs, cols = c.out_at(level), c.size(level)[1]
         first = sum(c.outs[:level])
         depth = c.before(level) + c.in_at(level)

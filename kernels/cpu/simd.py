@@ -68,6 +68,28 @@ def add_lanes(builder, value):
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
 
+def totals_of(builder, values):
+    """`add_lanes` of each of several vectors, to the digit, with far fewer instructions: the halves of two vectors are
+    added in one, then the quarters of four, and so on."""
+    lanes = values[0].type.count
+    padded = values + values[:1] * (-len(values) % lanes)
+    totals = []
+    for start in range(0, len(values), lanes):
+        group, width = padded[start : start + lanes], lanes
+        while width > 1:
+            half = width // 2
+            firsts = [k for k in range(2 * lanes) if k % width < half]
+            both = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), which)
+                    for which in (firsts, [k + half for k in firsts])]
+            group = [
+                builder.fadd(*(builder.shuffle_vector(a, b, which) for which in both))
+                for a, b in zip(group[::2], group[1::2], strict=True)
+            ]
+            width = half
+        totals += [builder.extract_element(group[0], ir.Constant(ir.IntType(32), k)) for k in range(lanes)]
+    return totals[: len(values)]
+
+
 class Flat:
     """A contiguous 1-D array argument seen from the code generator: vectors and scalars at element offsets."""
 
@@ -188,10 +210,11 @@ def _correlate(rows, columns):
                         slot = slots[r * columns + k]
                         total = overloaded(builder, "llvm.fma", vector, vector, lefts[r], right, builder.load(slot))
                         builder.store(total, slot)
+            totals = totals_of(builder, [builder.load(slot) for slot in slots])
             for r in range(rows):
                 for k in range(columns):
                     at = builder.add(builder.add(o_, builder.mul(ldo_, ir.Constant(index, r))), ir.Constant(index, k))
-                    total = add_lanes(builder, builder.load(slots[r * columns + k]))
+                    total = totals[r * columns + k]
                     pointer = builder.gep(out_.data, [at])
                     builder.store(builder.fadd(builder.load(pointer), total), pointer)
             return context.get_dummy_value()

@@ -158,13 +158,13 @@ def differentiate(g, p, lg, pg, z, s, lz, pz, coef, y, q, ly, py, channels, rows
 @kernel
 def fill(y, q, ly, py, channels, rows, cols, value):
     """`y = value`."""
+    lane = lanes(y)
+    v = spread(y, value)
     for c in range(channels):
         for r in range(rows):
             b = q + c * ly + r * py
-            if cols == 1:  # a border
-                y[b] = value
-            else:
-                y[b : b + cols] = value
+            for i in range(0, cols, lane):
+                store(y, b + i, v, cols - i)
 
 
 @kernel
@@ -210,8 +210,8 @@ def _about(v, left, reference, s, t):
 
 @kernel
 def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, first, out):
-    """`y = x`, from the cache to memory, past which nobody looks for a while. If `want`ed, adds this band to the channel
-    moments (3, channels), see `moments_of`."""
+    """`y = x`, from the cache to memory. If `want`ed, adds this band to the channel moments (3, channels), see
+    `moments_of`."""
     lane = lanes(x)
     run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
     for c in range(channels):
@@ -346,8 +346,8 @@ def write_gradient_of_average(
                     left, right = interleave(v, v)
                     n = 2 * (cols - i)
                     t0, t1, t2 = _give(
-                        left, y, b + 2 * i, z, d + 2 * i, n, ahead, ahead_z, accumulate, scale, shift, slope, mean, zero,
-                        t0, t1, t2,
+                        left, y, b + 2 * i, z, d + 2 * i, n, ahead, ahead_z, accumulate, scale, shift, slope, mean,
+                        zero, t0, t1, t2,
                     )  # fmt: skip
                     if n > lane:
                         t0, t1, t2 = _give(
@@ -647,14 +647,14 @@ def _shrink(row, width, factor, out):
             out[width - 1] += row[n - 1 - k]
 
 
-@kernel
-def _share(r, k, height, factor):
-    """The weight of coarse row k in fine row r."""
-    at = (r + 0.5) / factor - 0.5
-    top = int(at + 1) - 1
-    if top < 0 or top + 1 >= height:
-        return 1.0
-    return at - top if top < k else 1 - (at - top)
+@inlined
+def _mix(over, under, v, w, y, at, left, scale, shift, slope, finished):
+    """A vector of a row of y, to which a mixture of two stretched rows is added."""
+    u = fma(v, over, fma(w, under, load(y, at, left)))
+    if finished:
+        u = fma(u, scale, shift)
+        u = where_positive(u, u, slope * u)
+    store(y, at, u, left)
 
 
 @kernel
@@ -662,37 +662,69 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
     """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
 
     x is height x width, factor a power of two. Each row of x is stretched once, into one of two lines of `spare[o:]`;
-    every row of y mixes two of them. finish: where in `ends` the scales, shifts and slopes (3, channels) lie that are
-    applied to what y then is, as batch norm and PReLU; none if negative.
+    the `factor` rows of y between the centres of two mix these, two at a time. finish: where in `ends` the scales,
+    shifts and slopes (3, channels) lie that are applied to what y then is, as batch norm and PReLU; none if negative.
     """
-    half = y.dtype.type(0.5)
-    one = y.dtype.type(1)
     lane = lanes(y)
     n = factor * width
+    even = n - n % lane
+    half = factor // 2
+    finished = finish >= 0
     for c in range(channels):
         scale = shift = slope = spread(y, 0)
-        if finish >= 0:
+        if finished:
             scale, shift = spread(y, ends[finish + c]), spread(y, ends[finish + channels + c])
             slope = spread(y, ends[finish + 2 * channels + c])
-        ready = -1  # rows of x up to this one have been stretched; row k lies in line k % 2
-        for r in range(rows):
-            at = (first + r + half) / factor - half
-            top = int(at + 1) - 1
-            t = y.dtype.type(at - top)
-            below = min(top + 1, height - 1)
-            top = max(top, 0)
-            for k in range(max(top, ready + 1), below + 1):
-                _stretch(x, p + c * lx + k * px, width, factor, spare, o + k % 2 * n)
-                ready = k
-            b = q + c * ly + r * py
-            v, w = spread(y, one - t), spread(y, t)
-            for i in range(0, n, lane):
-                over, under = load(spare, o + top % 2 * n + i, n - i), load(spare, o + below % 2 * n + i, n - i)
-                u = fma(v, over, fma(w, under, load(y, b + i, n - i)))
-                if finish >= 0:
-                    u = fma(u, scale, shift)
-                    u = where_positive(u, u, slope * u)
-                store(y, b + i, u, n - i)
+        ready = -1  # rows of x up to this one have been stretched; row k lies in line k & 1
+        for k in range((first + half) // factor - 1, (first + rows - 1 + half) // factor):
+            top, below = max(k, 0), min(k + 1, height - 1)
+            for row in range(max(top, ready + 1), below + 1):
+                _stretch(x, p + c * lx + row * px, width, factor, spare, o + (row & 1) * n)
+                ready = row
+            over, under = o + (top & 1) * n, o + (below & 1) * n
+            begin = factor * k + half  # the first row of y below the centre of row k
+            r = max(begin, first)
+            end = min(begin + factor, first + rows)
+            while r < end:
+                b = q + c * ly + (r - first) * py
+                pair = r + 1 < end
+                t, t_next = (r - begin + 0.5) / factor, (r - begin + 1.5) / factor
+                v, w, v_next, w_next = spread(y, 1 - t), spread(y, t), spread(y, 1 - t_next), spread(y, t_next)
+                for i in range(0, even, lane):
+                    e, f = load(spare, over + i, lane), load(spare, under + i, lane)
+                    _mix(e, f, v, w, y, b + i, lane, scale, shift, slope, finished)
+                    if pair:
+                        _mix(e, f, v_next, w_next, y, b + py + i, lane, scale, shift, slope, finished)
+                if even < n:
+                    e, f = load(spare, over + even, n - even), load(spare, under + even, n - even)
+                    _mix(e, f, v, w, y, b + even, n - even, scale, shift, slope, finished)
+                    if pair:
+                        _mix(e, f, v_next, w_next, y, b + py + even, n - even, scale, shift, slope, finished)
+                r += 1 + pair
+
+
+@kernel
+def _share(r, k, height, factor):
+    """The weight of coarse row k in fine row r, one of the 2*factor rows that it has a share in."""
+    if r < factor // 2 or r >= factor * height - factor // 2:
+        return 1.0  # the border is replicated
+    j = r - (factor * k - factor // 2)
+    return (j + 0.5) / factor if j < factor else (2 * factor - j - 0.5) / factor
+
+
+@kernel
+def _add_rows(d, a, pd, count, v0, v1, v2, v3, line, n, add):
+    """`line = sum of up to four rows of d`, weighted, or that added to it."""
+    lane = lanes(d)
+    w0, w1, w2, w3 = spread(d, v0), spread(d, v1), spread(d, v2), spread(d, v3)
+    b, c, e = a + pd * min(1, count - 1), a + pd * min(2, count - 1), a + pd * min(3, count - 1)
+    for i in range(0, n, lane):
+        v = fma(w0, load(d, a + i, n - i), w1 * load(d, b + i, n - i))
+        w = fma(w2, load(d, c + i, n - i), w3 * load(d, e + i, n - i))
+        v = v + w
+        if add:
+            v = v + load(line, i, n - i)
+        store(line, i, v, n - i)
 
 
 @kernel
@@ -712,15 +744,13 @@ def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, 
         for k in range(low, high + 1):
             begin = max(factor * k - factor // 2, first)
             end = min(factor * (k + 1) + factor // 2, first + rows)
-            for r in range(begin, end, 2):
-                pair = r + 1 < end
-                v = spread(y, _share(r, k, height, factor))
-                w = spread(y, _share(r + 1, k, height, factor) if pair else 0.0)
-                a = p + c * ld + (r - first) * pd
-                b = a + pd if pair else a
-                for i in range(0, n, lane):
-                    add = fma(v, load(d, a + i, n - i), w * load(d, b + i, n - i))
-                    store(line, i, add if r == begin else add + load(line, i, n - i), n - i)
+            for r in range(begin, end, 4):
+                count = min(end - r, 4)
+                v0 = _share(r, k, height, factor)
+                v1 = _share(r + 1, k, height, factor) if count > 1 else 0.0
+                v2 = _share(r + 2, k, height, factor) if count > 2 else 0.0
+                v3 = _share(r + 3, k, height, factor) if count > 3 else 0.0
+                _add_rows(d, p + c * ld + (r - first) * pd, pd, count, v0, v1, v2, v3, line, n, r > begin)
             b = q + c * ly + k * py
             if factor == 2:  # shrunk and added at once; the ends, replicated forwards, count twice
                 spare[o] = line[0]
@@ -734,6 +764,5 @@ def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, 
                     store(y, b + i, v + load(y, b + i, width - i), width - i)
             else:
                 _shrink(line, width, factor, small)
-                out = y[b : b + width]
-                for i in range(width):
-                    out[i] += small[i]
+                for i in range(0, width, lane):
+                    store(y, b + i, load(y, b + i, width - i) + load(small, i, width - i), width - i)
