@@ -19,8 +19,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 GREY, PALE, INK = "#d4d7dc", "#8a909a", "#282c34"
 LAMBDAS = {
-    "weight_decay": r"numbers: $\lambda$ of ordinary weight decay",
-    "decay_strength": r"numbers: $\lambda_d$ of dynamic weight decay",
+    "weight_decay": r"Numbers: $\lambda$ of ordinary weight decay",
+    "decay_strength": r"Numbers: $\lambda_d$ of dynamic weight decay",
 }
 SCALES = ("High resolution", "Low resolution")
 STYLE = {
@@ -98,7 +98,7 @@ def gammas(histories):
         course.locator_params(axis="y", integer=True, min_n_ticks=1)
         course.minorticks_off()
         course.grid(False)
-        _head(course, "", f"{_plain(history.name)}, epoch by epoch")
+        _head(course, "", "epoch by epoch")
     figure.colorbar(mesh, ax=plots[:, 1], label="number of scales", aspect=15 * len(histories))
     for plot in plots[-1]:
         plot.set_xlabel(r"$|\gamma|$" + ("  (zeros at the left end)" if used[0] == 0 else ""))
@@ -157,8 +157,10 @@ def _mark_stages(plots, stages):
 
 
 def _legend(plot):
-    """A legend beside the plot's title, where it hides nothing."""
-    plot.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, borderpad=0, columnspacing=1.5)
+    """A legend beside the plot's title, where it hides nothing, in as many columns as there is room for."""
+    longest = max(map(len, plot.get_legend_handles_labels()[1]))
+    columns = max(100 // (longest + 8), 1)
+    plot.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=columns, borderpad=0, columnspacing=1.5)
 
 
 def channels(histories):

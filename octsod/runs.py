@@ -5,9 +5,10 @@
     data.json     the names of the pictures that are trained on and of those that are held out
     log.jsonl     a line per step and per validation
     weights/      last.safetensors, and best.safetensors of the validation with the highest max-F; of a run that learns
-                  channels, wide.safetensors as it was before pruning, and best is of those after it
+                  channels, wide.safetensors as it was before pruning, and best is of those after it; of one that is
+                  part of a sweep, pruned.safetensors, which was scored
     state/        checkpoint.safetensors: weights, moments of the optimiser, where the run is
-    plots/        curves.png, predictions.png
+    plots/        curves.png, predictions.png; what `octsod plot` draws
 
 The checkpoint is one file, so that what belongs together is written together or not at all; weights/last is derived
 from it. weights/best is written before the checkpoint that mentions it: a kill in between is made up for when the

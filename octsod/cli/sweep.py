@@ -175,7 +175,8 @@ class _Results:
                     float(row[name])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(f"{self.path}: is damaged, or none of octsod's.") from error
-        self.require_same(facts, common)
+        if rows:  # before the first one, nothing has been done that depends on the sweep's own settings
+            self.require_same(facts, common)
         return rows
 
     def _write(self):
