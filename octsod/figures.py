@@ -114,16 +114,14 @@ def _head(plot, title, words):
 def spreads(histories):
     """The standard deviation of outputs among channels (paper, figure 4), layer by layer, a plot per scale.
 
-    A layer is a norm of an ILBlock: of its gOctConv, then of its two depthwise convolutions. Each run needs a record of
-    spreads.
+    Each run needs a record of spreads.
     """
-    places = {_layer(norm) for h in histories for norm in h.spreads}
+    places = {place for h in histories for place in h.spreads}
     layers, branches = sorted({place[:-1] for place in places}), sorted({place[-1] for place in places})
     figure, plots = _figure(9, 0.8 + 2.1 * len(branches), len(branches), 1, sharex=True, sharey=True)
     for plot, branch in zip(plots[:, 0], branches, strict=True):
         for history, (colour, marker) in zip(histories, _looks(), strict=False):
-            values = {_layer(norm): spread for norm, spread in history.spreads.items()}
-            y = [values.get((*layer, branch), np.nan) for layer in layers]
+            y = [history.spreads.get((*layer, branch), np.nan) for layer in layers]
             label = f"{_plain(history.name)} (mean of all {history.summary()['spread']:.3g})"
             plot.plot(y, color=colour, marker=marker, markersize=3.2, linewidth=1.3, label=label)
         plot.set(title=_scale(branch, branches), ylabel="standard deviation\namong channels")
@@ -132,12 +130,6 @@ def spreads(histories):
     plots[-1, 0].set_xlabel("layers in order: gOctConv and two depthwise convolutions of each ILBlock")
     _legend(plots[0, 0])
     return figure
-
-
-def _layer(norm):
-    """(stage, block, layer, branch) of a norm of an ILBlock, such as extractor.stages.2.1.depthwise.0.norms.1."""
-    _, _, stage, block, *layer, _, branch = norm.split(".")
-    return int(stage), int(block), 0 if layer == ["mix"] else 1 + int(layer[1]), int(branch)
 
 
 def _scale(branch, branches):
@@ -159,7 +151,7 @@ def _mark_stages(plots, stages):
 def _legend(plot):
     """A legend beside the plot's title, where it hides nothing, in as many columns as there is room for."""
     longest = max(map(len, plot.get_legend_handles_labels()[1]))
-    columns = max(100 // (longest + 8), 1)
+    columns = max(110 // (longest + 6), 1)  # characters of its size that fit beside a title
     plot.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=columns, borderpad=0, columnspacing=1.5)
 
 

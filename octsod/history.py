@@ -19,17 +19,17 @@ POWERS = (-3, -10, -20)  # of ten: of |gamma|, below which shares are told; the 
 class History:
     """What a run has recorded; epochs are counted from 1, as those that were done.
 
-    gammas: epoch -> how many scales lie in each bin of `distributions.bin_edges`, (bins,) int64. spreads: norm -> the
-    standard deviation of its outputs among channels. Of a run that pruned its network both are of the time before, when
-    what was to vanish was still there: the last of them is of the network that was pruned. Empty before the end of the
-    first epoch.
+    gammas: epoch -> how many scales lie in each bin of `distributions.bin_edges`, (bins,) int64. spreads: of each norm
+    of an ILBlock, the standard deviation of its outputs among channels, by (stage, block, layer, branch); layer 0 is
+    the gOctConv, 1 and 2 are depthwise. Of a run that pruned its network both are of the time before, when what was to
+    vanish was still there. Empty before the end of the first epoch.
     mae: epoch -> mean absolute error of validation. pruned: after so many epochs the network was pruned; None if never.
     full, learned: the network's configuration before pruning and after it; None if its weights are gone.
     """
 
     name: str
     gammas: dict[int, np.ndarray]
-    spreads: dict[str, float]
+    spreads: dict[tuple[int, int, int, int], float]
     mae: dict[int, float]
     pruned: int | None
     full: Configuration | None
@@ -75,8 +75,8 @@ def read_history(folder, name=None, threshold=None) -> History:
                 mae[int(line["epoch"]) + 1] = float(line["mae"])
             elif "gammas" in line and pruned is None:
                 gammas[int(line["epoch"]) + 1] = _counts(line["gammas"])
-                spreads = {str(norm): float(spread) for norm, spread in line["spreads"].items()}
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+                spreads = {_place(norm): float(spread) for norm, spread in line["spreads"].items()}
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
             raise FileError(f"{folder / LOG}: the line of step {line.get('step')} is damaged: {error}.") from error
     full, learned = _configurations(folder / "weights", threshold)
     return History(name or folder.resolve().name, gammas, spreads, mae, pruned, full, learned)
@@ -87,6 +87,12 @@ def _counts(values):
     if counts.shape != (len(bin_edges()) - 1,) or (counts < 0).any():
         raise ValueError("its gammas are no counts of octsod's bins")
     return counts
+
+
+def _place(norm):
+    """(stage, block, layer, branch) of a norm, such as extractor.stages.2.1.depthwise.0.norms.1."""
+    _, _, stage, block, *layer, _, branch = norm.split(".")
+    return int(stage), int(block), 0 if layer == ["mix"] else 1 + int(layer[1]), int(branch)
 
 
 def _configurations(weights, threshold):

@@ -27,7 +27,7 @@ def test_help_and_version():
 def test_help_loads_nothing_heavy():
     code = (
         "import sys\nfrom octsod.cli import main\nmain(['--help'], standalone_mode=False)\n"
-        "print([m for m in ('numpy', 'numba', 'PIL', 'rich', 'safetensors') if m in sys.modules])"
+        "print([m for m in ('numpy', 'numba', 'PIL', 'rich', 'safetensors', 'matplotlib') if m in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -58,8 +58,10 @@ def test_history(runs):
     plain = read_history(runs[0])
     last = octsod.load(runs[0] / "weights" / "last.safetensors")
     assert list(plain.gammas) == [1, 2] and plain.counts.tolist() == distributions.gammas(last)
-    assert plain.spreads == lines_of(runs[0], "spreads")[-1]["spreads"]
-    assert len(plain.spreads) == len(decayed_norms(last))
+    recorded = lines_of(runs[0], "spreads")[-1]["spreads"]
+    assert [*plain.spreads.values()] == [*recorded.values()] and len(recorded) == len(decayed_norms(last))
+    assert plain.spreads[2, 1, 2, 1] == recorded["extractor.stages.2.1.depthwise.1.norms.1"]
+    assert plain.spreads[4, 3, 0, 0] == recorded["extractor.stages.4.3.mix.norms.0"]
     assert plain.mae == {1 + line["epoch"]: line["mae"] for line in lines_of(runs[0], "mae")} and len(plain.mae) == 2
     assert plain.pruned is None and plain.name == "plain"
     assert plain.full == plain.learned == last.configuration
@@ -109,7 +111,7 @@ def test_figures_show_what_is_recorded(runs):
 
     for branch, plot in enumerate(figures.spreads(histories).axes):
         for line, history in zip(plot.lines, histories, strict=False):  # more lines part the stages
-            y = [v for name, v in history.spreads.items() if name.endswith(f".norms.{branch}")]
+            y = [spread for place, spread in history.spreads.items() if place[-1] == branch]
             shown = line.get_ydata()
             assert shown[np.isfinite(shown)].tolist() == y and len(y) > 30
 
@@ -208,7 +210,7 @@ def test_bad_input(copy, tmp_path, monkeypatch):
     for number, damaged in ((1, "{" + whole), (2, whole.replace("\n", "\n[1]\n", 1))):
         log.write_text(damaged)
         assert f"log.jsonl: line {number} is damaged" in refused("plot", copy)
-    for key, value in (("gammas", [1, 2]), ("mae", "low"), ("spreads", 3), ("pruned", True)):
+    for key, value in (("gammas", [1, 2]), ("mae", "low"), ("spreads", 3), ("spreads", {"mix": 1}), ("pruned", True)):
         lines = [json.loads(line) for line in whole.splitlines()]
         last = next((line for line in reversed(lines) if key in line), lines[-1])
         last[key] = value

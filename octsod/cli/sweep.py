@@ -6,6 +6,8 @@ import pathlib
 import click
 from click.core import ParameterSource
 
+from octsod.errors import FileError
+
 from . import Failure, report
 from .interruption import Interruption
 from .options import Number
@@ -92,14 +94,13 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
                 click.echo("Interrupted. The same command goes on.", err=True)
                 ctx.exit(interruption.code)
             results.add({"run": name, "decay": decay, "lambda": value, **found, "settings": chosen})
+    picture = results.folder / "sweep.png"
     if results.rows:
-        figures.write(results.folder / "sweep.png", figures.sweep, results.rows, varied)
-    if as_json:
-        click.echo(json.dumps(results.facts))
-    else:
-        for line in _table(results.rows):
-            click.echo(line)
-        click.echo(f"results in {results.path}, drawn in {results.folder / 'sweep.png'}", err=True)
+        figures.write(picture, figures.sweep, results.rows, varied)
+        if not quiet:
+            click.echo(f"results in {results.path}, drawn in {picture}", err=True)
+    for line in [json.dumps(results.facts)] if as_json else _table(results.rows):
+        click.echo(line)
     if failed:
         ctx.exit(1)
 
@@ -126,8 +127,8 @@ class _Settings:
 class _Results:
     """results.json in the folder of a sweep, which is written anew with each point.
 
-    facts: its contents: what all points have in common, and `points`, the rows. Raises FileError if it is damaged, of
-    another sweep, or in a folder that is not empty it is missing.
+    facts: its contents: what all points have in common, and `points`, the rows. Raises FileError if it is damaged or of
+    other settings, Failure if a folder that is not empty lacks it.
     """
 
     def __init__(self, folder, common):
@@ -157,15 +158,12 @@ class _Results:
 
     def require_same(self, before, after):
         """Raise FileError if settings differ by more than the number of threads."""
-        from octsod.errors import FileError
         from octsod.runs import changes
 
         if changed := changes(before, after, ("threads",)):
             raise FileError(f"{self.folder}: was started with {changed}; other settings need another folder.")
 
     def _read(self, common):
-        from octsod.errors import FileError
-
         try:
             facts = json.loads(self.path.read_bytes())
             rows = facts.pop("points")
