@@ -32,9 +32,12 @@ _NAMES = {
 _MODULES = (
     "autograd",
     "data",
+    "distributions",
     "errors",
     "evaluation",
+    "figures",
     "functional",
+    "history",
     "images",
     "interop",
     "memory",

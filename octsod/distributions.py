@@ -15,10 +15,15 @@ def bin_edges() -> np.ndarray:
 
 def gammas(model) -> list[int]:
     """How many scales of the ILBlocks' norms lie in each bin of |gamma| (paper, figure 5); zeros lie in the first."""
-    sizes = [np.abs(norm.weight.data.astype(np.float64)) for norm in decayed_norms(model)]
+    sizes = [np.zeros(0), *(np.abs(norm.weight.data.astype(np.float64)) for norm in decayed_norms(model))]
     edges = bin_edges()
     sizes = np.clip(np.concatenate(sizes), edges[0], edges[-1])
     return np.histogram(sizes, edges)[0].tolist()
+
+
+def share_below(counts, power) -> float:
+    """The share of the scales in `counts`, as of `gammas`, for which |gamma| < 10**power, a whole power."""
+    return float(np.sum(counts[: PER_DECADE * (power - LOWEST)]) / np.sum(counts))
 
 
 def spreads(model) -> dict[str, float]:

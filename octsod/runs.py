@@ -5,9 +5,10 @@
     data.json     the names of the pictures that are trained on and of those that are held out
     log.jsonl     a line per step and per validation
     weights/      last.safetensors, and best.safetensors of the validation with the highest max-F; of a run that learns
-                  channels, wide.safetensors as it was before pruning, and best is of those after it
+                  channels, wide.safetensors as it was before pruning, and best is of those after it; of one that is
+                  part of a sweep, pruned.safetensors, which was scored
     state/        checkpoint.safetensors: weights, moments of the optimiser, where the run is
-    plots/        curves.png, predictions.png
+    plots/        curves.png, predictions.png; what `octsod plot` draws
 
 The checkpoint is one file, so that what belongs together is written together or not at all; weights/last is derived
 from it. weights/best is written before the checkpoint that mentions it: a kill in between is made up for when the
@@ -36,6 +37,7 @@ except ImportError:  # Windows
     fcntl = None
 
 CHECKPOINT = pathlib.Path("state", "checkpoint.safetensors")
+LOG = "log.jsonl"
 
 # What may differ when a run is resumed: its length, and what results do not depend on.
 FREE = ("epochs", "steps", "threads")
@@ -106,6 +108,41 @@ def _checksum(state, facts):
     for name in sorted(state):
         value = zlib.crc32(state[name].tobytes(), zlib.crc32(name.encode(), value))
     return f"{value:08x}"
+
+
+def changes(before, after, free=()) -> str:
+    """How settings differ, but for those in `free`, in words; nothing if they do not."""
+    return "; ".join(
+        f"{name} = {before.get(name)!r}, not {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if name not in free and before.get(name) != after.get(name)
+    )
+
+
+def read_log(folder) -> list[dict]:
+    """The lines of a run's log; half a line at its end, by a kill or being written just now, is left out.
+
+    Raises FileError, which names the folder or the line, if there is no log or it is damaged.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / LOG
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such run folder.")
+    if not path.is_file():
+        raise FileError(f"{folder}: is no run folder: it has no {LOG}.")
+    lines = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError("not a JSON object")
+            except (ValueError, RecursionError) as error:
+                raise FileError(f"{path}: line {number} is damaged, or none of octsod's.") from error
+            lines.append(entry)
+    return lines
 
 
 def newest_unfinished(root="runs"):
@@ -179,8 +216,7 @@ class Run:
 
     def lines(self):
         """The lines of log.jsonl."""
-        with open(self.folder / "log.jsonl", "rb") as file:
-            return [json.loads(line) for line in file]
+        return read_log(self.folder)
 
     def record(self, trainer, scores):
         """Log a validation and keep the weights if they are the best: highest max-F, lowest MAE where that is equal.
@@ -233,7 +269,7 @@ class Run:
 
     def _open_log(self, steps, validated):
         """Open the log for this process alone and cut it back to its first `steps` and what `validated` them."""
-        self._log = open(self.folder / "log.jsonl", "a+b")  # noqa: SIM115 (closed by __exit__)
+        self._log = open(self.folder / LOG, "a+b")  # noqa: SIM115 (closed by __exit__)
         if fcntl is not None:
             try:
                 fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,13 +294,8 @@ class Run:
         self._log.seek(end)
 
     def _require_same_settings(self, before):
-        changed = [
-            f"{name} = {before.get(name)!r}, not {self.settings.get(name)!r}"
-            for name in sorted(before.keys() | self.settings.keys())
-            if name not in FREE and before.get(name) != self.settings.get(name)
-        ]
-        if changed:
-            raise FileError(f"{self.folder}: was started with {'; '.join(changed)}; other settings need a new run.")
+        if changed := changes(before, self.settings, FREE):
+            raise FileError(f"{self.folder}: was started with {changed}; other settings need a new run.")
 
     def _require_same_pictures(self, pictures):
         before = self._read_json("data.json")

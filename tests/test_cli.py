@@ -17,7 +17,8 @@ from octsod.models import Configuration, CSNet
 def test_help_and_version():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("train", "eval", "predict", "info", "prune", "convert", "export", "warmup", "doctor"):
+    for command in ("train", "eval", "predict", "info", "prune", "plot", "sweep", "convert", "export", "warmup",
+                    "doctor"):  # fmt: skip
         assert f"  {command} " in result.stdout
         assert run(command, "--help").stdout.startswith(f"Usage: octsod {command} ")
     assert run("--version").stdout == f"octsod, version {octsod.__version__}\n"
@@ -26,7 +27,7 @@ def test_help_and_version():
 def test_help_loads_nothing_heavy():
     code = (
         "import sys\nfrom octsod.cli import main\nmain(['--help'], standalone_mode=False)\n"
-        "print([m for m in ('numpy', 'numba', 'PIL', 'rich', 'safetensors') if m in sys.modules])"
+        "print([m for m in ('numpy', 'numba', 'PIL', 'rich', 'safetensors', 'matplotlib') if m in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -69,7 +69,8 @@ def write_toml(path, text):
 
 def test_defaults(data):
     paper = {"epochs": 300, "batch_size": 24, "lr": 1e-4, "schedule": "milestones", "size": 224, "width": 1.0,
-             "split": [0.5, 0.5], "seed": 0, "decay": "dynamic", "decay_strength": 3.0}  # fmt: skip
+             "split": [0.5, 0.5], "seed": 0, "weight_decay": 0.005, "decay": "dynamic",
+             "decay_strength": 3.0}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
     del paper["epochs"], paper["decay_strength"]
     drawn = {**paper, **command.EMBEDDED, "steps": command.EMBEDDED_STEPS, "threads": 3, "lr": 0.25}

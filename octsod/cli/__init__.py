@@ -16,6 +16,8 @@ COMMANDS = {
     "predict": "predict",
     "info": "info",
     "prune": "prune",
+    "plot": "plot",
+    "sweep": "sweep",
     "convert": "convert",
     "export": "export",
     "warmup": "warmup",

@@ -1,6 +1,5 @@
 """`octsod train`: a CSNet on a folder of pictures and masks, or on drawn ones, into a run folder."""
 
-import dataclasses
 import datetime
 import itertools
 import os
@@ -12,7 +11,7 @@ import time
 import click
 from click.core import ParameterSource
 
-from . import Failure
+from . import Failure, report
 from .configuration import read_configuration
 from .interruption import Interruption
 from .options import SIDE, Number, existing_file, side_for, split_option, threads_option, width_option
@@ -21,7 +20,10 @@ from .progress import INTERVAL, Progress, compilation, duration
 EPOCHS = 300  # the paper's, as are the defaults of the options below
 
 # The defaults of a run without --data, which a laptop shall do while one waits: where they differ from the paper's.
-EMBEDDED = {"batch_size": 16, "lr": 1e-2, "schedule": "cosine", "decay": "none", "size": 96, "width": 0.5}
+# Without decay of any kind: so short a run is only slowed down by it.
+EMBEDDED = {
+    "batch_size": 16, "lr": 1e-2, "schedule": "cosine", "decay": "none", "weight_decay": 0.0, "size": 96, "width": 0.5,
+}  # fmt: skip
 EMBEDDED_STEPS = 600
 EMBEDDED_PICTURES = 1200
 EMBEDDED_SIZE = 112  # of a drawn picture; augmentation cuts off its border
@@ -31,8 +33,8 @@ FINETUNE = {"epochs": 20, "lr": 1e-6, "schedule": "constant", "decay": "standard
 
 # What config.toml holds, and what --config may set.
 SETTINGS = (
-    "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "decay",
-    "decay_strength", "learn_channels", "threshold", "size", "seed", "threads",
+    "data", "val", "init", "width", "split", "epochs", "steps", "batch_size", "lr", "schedule", "weight_decay",
+    "decay", "decay_strength", "learn_channels", "threshold", "size", "seed", "threads",
 )  # fmt: skip
 
 
@@ -89,8 +91,10 @@ _folder = click.Path(exists=True, file_okay=False)
 @click.option("--schedule", type=click.Choice(["milestones", "cosine", "constant"]), default="milestones",
               show_default=True,
               help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, along half a cosine, or never.")
+@click.option("--weight-decay", type=Number(0), default=0.005, show_default=True, metavar="LAMBDA",
+              help="L2 on all but the scales of the blocks' norms.")  # fmt: skip
 @click.option("--decay", type=click.Choice(["dynamic", "standard", "none"]), default="dynamic", show_default=True,
-              help="Of the scales of the blocks' norms: dynamic weight decay, L2 as of all else, or none.")  # fmt: skip
+              help="Of these scales: dynamic weight decay, L2 as of all else, or none.")  # fmt: skip
 @click.option("--decay-strength", type=Number(0), metavar="LAMBDA",
               help="Its factor.  [default: 3 of dynamic decay, 0.005 of standard]")  # fmt: skip
 @click.option("--learn-channels", is_flag=False, flag_value=FINETUNE["epochs"], type=click.IntRange(min=1),
@@ -124,7 +128,7 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
     """
     if resume and (config or output):
         raise click.UsageError("--resume takes folder and settings from the run; leave --config and --output out.")
-    settings = _settings(ctx)
+    settings = resolved_settings(ctx)
     if print_config:
         import tomli_w
 
@@ -133,46 +137,64 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
 
     from octsod import runs, training
 
-    training_set, held_out, notes = _data(settings, verbose)
+    data = open_data(settings, verbose)
+    if resume:
+        folder, checkpoint = pathlib.Path(resume), runs.read_checkpoint(resume)
+    else:
+        folder, checkpoint = _new_folder(output, settings), None
+    try:
+        with Interruption(quiet) as interruption:
+            done = conduct(settings, data, folder, checkpoint, interruption.requested, quiet, verbose)
+    except training.DivergenceError as error:
+        report(error)
+        ctx.exit(1)
+    if not done:
+        click.echo(f"Interrupted. Go on with: octsod train --resume {shlex.quote(str(folder))}", err=True)
+        ctx.exit(interruption.code)
+    if not quiet:
+        best = shlex.quote(str(folder / "weights" / "best.safetensors"))
+        click.echo(f"What it finds: {folder / 'plots' / 'predictions.png'}", err=True)
+        click.echo(f"Go on with: octsod predict PHOTO --weights {best} -o map.png", err=True)
+    click.echo(folder)
+
+
+def conduct(settings, data, folder, checkpoint, stop, quiet, verbose=False):
+    """Train as the settings say, in a new run folder or, with its checkpoint, a run's; returns whether that is done.
+
+    data: see `open_data`. stop: see `training.train`. Raises DivergenceError, which also says what is intact.
+    """
+    from octsod import runs, training
+
+    training_set, held_out, notes = data
     loader = _loader(settings, training_set)
-    checkpoint = runs.read_checkpoint(resume) if resume else None
     trainer = _trainer(settings, len(loader), checkpoint)
     pictures = (training_set.names, held_out.names)
-    if resume:
-        if checkpoint.finished(trainer.total):
-            raise Failure(f"{resume}: is finished after {checkpoint.steps} steps; more --epochs or --steps go on.")
-        checkpoint.restore(trainer)
-        run = runs.Run.resume(resume, settings, pictures, checkpoint)
+    if checkpoint is None:
+        run = runs.Run.create(folder, settings, pictures)
     else:
-        run = runs.Run.create(_new_folder(output, settings), settings, pictures)
+        if checkpoint.finished(trainer.total):
+            raise Failure(f"{folder}: is finished after {checkpoint.steps} steps; more --epochs or --steps go on.")
+        checkpoint.restore(trainer)
+        run = runs.Run.resume(folder, settings, pictures, checkpoint)
     try:
         with (
             run,
-            Interruption(quiet) as interruption,
             Progress(trainer.total, "step", quiet, 0.0 if verbose else INTERVAL, trainer.steps) as progress,
-            compilation(progress) as report,
+            compilation(progress) as compiled,
         ):
             for note in (*notes, f"run folder {run.folder}"):
                 progress.message(note)
-            display = _Display(progress, report, run)
+            display = _Display(progress, compiled, run)
             validation = training.Validation(held_out)
-            done = training.train(trainer, loader, run, validation, on_line=display.show, stop=interruption.requested)
+            done = training.train(trainer, loader, run, validation, on_line=display.show, stop=stop)
         display.sum_up()
     except training.DivergenceError as error:
-        click.echo(f"Error: {str(error).rstrip('.')}; {run.kept}.", err=True)
-        ctx.exit(1)
-    if not done:
-        click.echo(f"Interrupted. Go on with: octsod train --resume {shlex.quote(str(run.folder))}", err=True)
-        ctx.exit(interruption.code)
-    if not quiet:
-        best = shlex.quote(str(run.folder / "weights" / "best.safetensors"))
-        click.echo(f"What it finds: {run.folder / 'plots' / 'predictions.png'}", err=True)
-        click.echo(f"Go on with: octsod predict PHOTO --weights {best} -o map.png", err=True)
-    click.echo(run.folder)
+        raise training.DivergenceError(f"{str(error).rstrip('.')}; {run.kept}.") from error
+    return done
 
 
-def _settings(ctx):
-    """All settings, resolved: option > environment > file > default. What is None is left out, as TOML has no null."""
+def resolved_settings(ctx):
+    """All settings of a call of `train`: option > environment > file > default. None is left out: TOML has no null."""
     import octsod
 
     values = {name: ctx.params[name] for name in SETTINGS}
@@ -230,7 +252,7 @@ def _decay_strength(values, source):
     return DECAYS[decay] if strength is None else strength
 
 
-def _data(settings, verbose):
+def open_data(settings, verbose=False):
     """The pictures to train on, those to validate on, and what is to be said about them."""
     from octsod.data import FolderDataset, Subset, hold_out
 
@@ -289,12 +311,10 @@ def _trainer(settings, steps_per_epoch, checkpoint):
         message = f"the run has {total} steps, and finetuning alone {finetuning}."
         raise click.BadParameter(message, param_hint="--learn-channels")
     recipe = Recipe(
-        lr=settings["lr"], schedule=settings["schedule"], decay=settings["decay"],
-        decay_strength=settings.get("decay_strength"), finetuning=finetuning,
+        lr=settings["lr"], schedule=settings["schedule"], weight_decay=settings["weight_decay"],
+        decay=settings["decay"], decay_strength=settings.get("decay_strength"), finetuning=finetuning,
         **({"threshold": settings["threshold"]} if finetuning else {}),
     )  # fmt: skip
-    if "data" not in settings:  # too short a run for weight decay to do anything but slow it down
-        recipe = dataclasses.replace(recipe, weight_decay=0.0)
     return Trainer(model, recipe, total)
 
 
@@ -315,12 +335,12 @@ def _new_folder(output, settings):
 class _Display:
     """Shows the lines of a run's log as they come, and sums them up."""
 
-    def __init__(self, progress, report, run):
-        self.progress, self.report, self.run = progress, report, run
+    def __init__(self, progress, compiled, run):
+        self.progress, self.compiled, self.run = progress, compiled, run
         self.start, self.steps, self.seconds, self.waited = time.monotonic(), 0, 0.0, 0.0
 
     def show(self, line):
-        self.report()
+        self.compiled()
         epoch = f"epoch {line['epoch'] + 1}"
         if "max_f" in line:
             best = ", the best so far" if line == self.run.best else ""
