@@ -155,7 +155,8 @@ def forward(c: Convolution, moments: bool, sums: bool):
             program.multiply(result.at(channel=first), end - first, source, offsets, weights, count)
         to = program.tensor("moments", 3 * c.out_channels) if moments else 1
         program.contiguous(
-            WRITE, c.out_channels, rows, g.out_width, result, out.at(row), sums=to, a=moments, b=row == 0
+            WRITE, c.out_channels, rows, g.out_width, result, out.at(row), sums=to, a=moments, b=row == 0,
+            d=c.out_channels,
         )  # fmt: skip
     return program.finish()
 
@@ -197,7 +198,8 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
         result = program.buffer(c.channels, height * g.pitch if g.pointwise else g.plane_size, g.pitch)
     for row, rows in bands(g.out_height, height):
         program.contiguous(
-            DIFFERENTIATE, c.out_channels, rows, g.out_width, grad.at(row), origin, raw.at(row), coef=dcoef
+            DIFFERENTIATE, c.out_channels, rows, g.out_width, grad.at(row), origin, raw.at(row), coef=dcoef,
+            d=c.out_channels,
         )
         count = rows * g.width if g.pointwise else g.count
         if g.pointwise and rows < height:  # a shorter last band leaves old values behind its end
@@ -228,7 +230,7 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
                 continue
             program.contiguous(
                 WRITE_GRADIENT, c.channels, n_rows, n_cols, result, target, x.at(row + first_row, first_col), coef=coef,
-                sums=to, a=accumulate, b=sums,
+                sums=to, a=accumulate, b=sums, d=c.channels,
             )  # fmt: skip
         if sums and c.stride > 1:
             program.contiguous(

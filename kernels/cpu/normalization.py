@@ -39,8 +39,9 @@ def _differentiate_planes(slot, start, stop, g, z, coef, channels, pixels, out):
     for n in range(start, stop):
         at = n * channels * pixels
         _differentiate(
-            g, at, pixels, pixels, z, at, pixels, pixels, coef, out, at, pixels, pixels, channels, 1, pixels
-        )
+            g, at, pixels, pixels, z, at, pixels, pixels, coef, out, at, pixels, pixels, channels, 1, pixels,
+            0, channels,
+        )  # fmt: skip
 
 
 def differentiate(grad, out):

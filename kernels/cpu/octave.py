@@ -83,7 +83,7 @@ class Octave:
         if self.padding:
             return height
         row_bytes = (2 * self.in_at(level) + self.out_at(level)) * width * self.itemsize
-        return band_rows(height, row_bytes, 1 if level else 1 << (self.levels - 1))
+        return band_rows(height, row_bytes, 1 << (self.levels - 1 - level))
 
 
 class _Builder:
@@ -119,6 +119,12 @@ class _Builder:
         """Where input `level` itself lies: behind the pooled ones."""
         c = self.c
         return self.sources[level].at(channel=c.before(level) * (level < len(c.outs)))
+
+    def places(self, counts):
+        """For each level a block of `counts[level]` channels: where results lie until they are written to memory."""
+        c, program = self.c, self.program
+        most = [max((n for _, n in program.blocks(count)), default=0) for count in counts]
+        return [program.buffer(n, (c.band_at(j) + 1) * c.pitch(j), c.pitch(j)) for j, n in enumerate(most)]
 
     def inside(self, region):
         """From a plane's zero border to its first pixel."""
@@ -181,29 +187,29 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
             weights = [(slice(0, rows), slice(c.before(level), c.before(level) + c.ins[level]), b.taps, False)]
             own = b.own(level)
             program.multiply(upward[level], rows, own, b.offsets(own, c.ins[level]), weights, c.count(level))
-    places = [
-        program.buffer(n, c.band_at(j) * c.pitch(j), c.pitch(j)) if n else None for j, n in enumerate(c.outs)
-    ]
+    places = b.places(c.outs)
 
     def write(level, row, rows, source):
         """Multiply `source`, add what comes up from coarser levels, write, sum up: `rows` rows of output `level`."""
-        outs, cols = c.out_at(level), c.size(level)[1]
-        first = sum(c.outs[:level])
-        depth = c.before(level) + c.in_at(level)
-        weights = [(slice(first, first + outs), slice(0, depth), b.taps, False)]
         place = places[level]
+        outs, cols = c.outs[level], c.size(level)[1]
+        depth = c.before(level) + c.in_at(level)
         count = c.count(level) if c.padding else rows * cols
-        program.multiply(place, outs, source, b.offsets(source, depth), weights, count)
-        for coarse, products in upward.items():
-            if coarse > level:
-                height, width = c.size(coarse)
-                program.step(
-                    UPSAMPLE_ADD, outs, rows, width, products.at(channel=first), place,
-                    a=1 << (coarse - level), b=height, c=row,
-                )  # fmt: skip
+        offsets = b.offsets(source, depth)
         to = program.tensor(f"moments{level}", 3 * outs) if moments[level] else 1
-        target = outputs[level].at(row)
-        program.contiguous(WRITE, outs, rows, cols, place, target, sums=to, a=moments[level], b=row == 0)
+        for o, n in program.blocks(outs):
+            first = sum(c.outs[:level]) + o
+            weights = [(slice(first, first + n), slice(0, depth), b.taps, False)]
+            program.multiply(place, n, source, offsets, weights, count)
+            for coarse, products in upward.items():
+                if coarse > level:
+                    height, width = c.size(coarse)
+                    program.step(
+                        UPSAMPLE_ADD, n, rows, width, products.at(channel=first), place,
+                        a=1 << (coarse - level), b=height, c=row,
+                    )  # fmt: skip
+            target = outputs[level].at(row, channel=o)
+            program.contiguous(WRITE, n, rows, cols, place, target, sums=to, a=moments[level], b=row == 0, c=o, d=outs)
 
     for row, rows in bands(c.height, c.band):
         if c.in_at(0):
@@ -252,27 +258,23 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
         if c.ins[level] and rows:
             downward[level] = program.buffer(rows, c.plane(level), c.pitch(level))
             program.zero(downward[level], rows, downward[level].stride, once=False)
-
-    places = [
-        program.buffer(n, ((c.band if level == 0 else c.size(level)[0]) + 1) * c.pitch(level), c.pitch(level))
-        if n and need[level] else None for level, n in enumerate(c.ins)
-    ]
+    places = b.places([n * wanted for n, wanted in zip(c.ins, need, strict=True)])
 
     def differentiate(level, row, rows):
         outs, cols = c.outs[level], c.size(level)[1]
-        target = b.inside(deltas[level])
-        program.contiguous(
-            DIFFERENTIATE, outs, rows, cols, grads[level].at(row), target, raws[level].at(row), coef=dcoefs[level]
-        )
-        if not level and rows < c.band:  # a shorter last band leaves old values behind its end
-            program.zero(target.at(0, rows * cols), outs, program.lanes, once=False)
-        for coarse, products in downward.items():
-            if coarse > level:
-                height, width = c.size(coarse)
-                place = b.inside(products.at(channel=sum(c.outs[:level])))
-                program.step(
-                    UPSAMPLE_BACKWARD, outs, rows, width, target, place, a=1 << (coarse - level), b=height, c=row
-                )
+        for o, n in program.blocks(outs):
+            g, z = (maps[level].at(row, channel=o) for maps in (grads, raws))
+            target = b.inside(deltas[level].at(channel=o))
+            program.contiguous(DIFFERENTIATE, n, rows, cols, g, target, z, coef=dcoefs[level], c=o, d=outs)
+            if not level and rows < c.band:  # a shorter last band leaves old values behind its end
+                program.zero(target.at(0, rows * cols), n, program.lanes, once=False)
+            for coarse, products in downward.items():
+                if coarse > level:
+                    height, width = c.size(coarse)
+                    place = b.inside(products.at(channel=sum(c.outs[:level]) + o))
+                    program.step(
+                        UPSAMPLE_BACKWARD, n, rows, width, target, place, a=1 << (coarse - level), b=height, c=row
+                    )  # fmt: skip
 
     def correlate(level, count):
         """Weight gradients of output `level` by all sources at its level."""
@@ -283,37 +285,39 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
                 ("same", level), c.outs[level], b.inside(deltas[level]), source, b.offsets(source, depth), count
             )
 
-    def write(level, row, rows, count):
-        """The gradient of input `level`."""
+    def write(level, row, rows):
+        """Rows of the gradient of input `level`."""
         channels, cols = c.ins[level], c.size(level)[1]
-        if not (need[level] and channels):
-            return
-        target, raw = gxs[level].at(scale * row), b.inputs[level].at(scale * row)
-        place = places[level]
-        first, above = c.before(level), sum(c.outs[:level])
-        columns = slice(first, first + channels)
+        count = c.count(level) if c.padding else rows * cols
+        at = row if level else 0  # of level 0, scratch holds a band
+        above, place = sum(c.outs[:level]), places[level]
         base = deltas[level] if level < len(c.outs) else downward.get(level)
-        offsets, weights = [], []
-        if c.out_at(level):
-            offsets += b.offsets_transposed(base, c.outs[level], base)
-            weights.append((slice(above, above + c.outs[level]), columns, b.taps, True))
-        if level in downward:
-            offsets += b.offsets_transposed(downward[level], above, base)
-            weights.append((slice(0, above), columns, b.taps, True))
-        program.multiply(place, channels, b.inside(base or b.sources[level]), offsets, weights, count)
-        for coarse, pooled in pooled_grads.items():
-            if coarse > level:
-                shift = coarse - level
-                program.step(
-                    MAX_POOL_BACKWARD, channels, rows >> shift, c.size(coarse)[1], b.inside(b.own(level)), place,
-                    pooled.at(row >> shift, channel=first), a=1 << shift,
-                )  # fmt: skip
         to = program.tensor(f"sums{level}", 3 * channels) if sums[level] else 1
-        more = {"coef": b.coefs[level], "sums": to, "a": accumulate[level], "b": sums[level]}
-        if c.pool:
-            program.step(WRITE_GRADIENT_OF_AVERAGE, channels, rows, cols, place, target, raw, **more)
-        else:
-            program.contiguous(WRITE_GRADIENT, channels, rows, cols, place, target, raw, **more)
+        for i, n in program.blocks(channels):
+            first = c.before(level) + i
+            columns = slice(first, first + n)
+            offsets, weights = [], []
+            if c.out_at(level):
+                offsets += b.offsets_transposed(base, c.outs[level], base)
+                weights.append((slice(above, above + c.outs[level]), columns, b.taps, True))
+            if level in downward:
+                offsets += b.offsets_transposed(downward[level], above, base)
+                weights.append((slice(0, above), columns, b.taps, True))
+            program.multiply(place, n, b.inside(base or b.sources[level]).at(at), offsets, weights, count)
+            own = b.inside(b.own(level).at(at, channel=i))
+            for coarse, pooled in pooled_grads.items():
+                if coarse > level:
+                    shift = coarse - level
+                    program.step(
+                        MAX_POOL_BACKWARD, n, rows >> shift, c.size(coarse)[1], own, place,
+                        pooled.at(row >> shift, channel=first), a=1 << shift,
+                    )  # fmt: skip
+            target, raw = (m[level].at(scale * row, channel=i) for m in (gxs, b.inputs))
+            more = {"coef": b.coefs[level], "sums": to, "a": accumulate[level], "b": sums[level], "c": i, "d": channels}
+            if c.pool:
+                program.step(WRITE_GRADIENT_OF_AVERAGE, n, rows, cols, place, target, raw, **more)
+            else:
+                program.contiguous(WRITE_GRADIENT, n, rows, cols, place, target, raw, **more)
 
     for level in range(1, len(c.outs)):
         if not c.outs[level]:
@@ -334,7 +338,8 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
             b.pool(0, row, rows)
         count = c.count(0) if c.padding else rows * c.width
         correlate(0, count)
-        write(0, row, rows, count)
+        if c.ins[0] and need[0]:
+            write(0, row, rows)
     for level in range(1, c.levels):
         height = c.size(level)[0]
         if c.in_at(level):
@@ -347,5 +352,7 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
                     ("up", level), sum(c.outs[:level]), b.inside(downward[level]), b.own(level),
                     b.offsets(b.own(level), c.ins[level]), c.count(level),
                 )  # fmt: skip
-            write(level, 0, height, c.count(level))
+            if c.ins[level] and need[level]:
+                for row, rows in bands(height, c.band_at(level)):
+                    write(level, row, rows)
     return program.finish()

@@ -8,6 +8,8 @@ Images are shared out over threads; every sum over images is kept per image and 
 do not depend on the number of threads.
 """
 
+import itertools
+
 import numpy as np
 
 from octsod.memory import empty
@@ -87,20 +89,20 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             elif operation == ACTIVATE_AVERAGE:
                 _activate_average(x, xo, xl, xp, coef, y, yo, yl, yp, channels, rows, cols, sums)
             elif operation == DIFFERENTIATE:
-                _differentiate(x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols)
+                _differentiate(x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, c, d)
             elif operation == FILL:
                 _fill(y, yo, yl, yp, channels, rows, cols, like.dtype.type(a))
             elif operation == TRANSFER:
                 _transfer(x, xo, xl, xp, y, yo, yl, yp, a, channels, rows, cols, b)
             elif operation == WRITE:
-                _write(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a, b, sums)
+                _write(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d)
             elif operation == WRITE_GRADIENT:
                 _write_gradient(
-                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums
+                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d
                 )  # fmt: skip
             elif operation == WRITE_GRADIENT_OF_AVERAGE:
                 _write_gradient_of_average(
-                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums
+                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d
                 )  # fmt: skip
             elif operation == GRADIENT_SUMS:
                 _gradient_sums_of(x, xo, xl, xp, z, zo, zl, zp, coef, channels, rows, cols, sums)
@@ -206,6 +208,14 @@ class Program:
             rows, cols = 1, rows * cols
         keys = ("x", "y", "z")[: len(regions)]
         self.step(operation, channels, rows, cols, **dict(zip(keys, regions, strict=True)), **more)
+
+    def blocks(self, channels):
+        """(first, count) of even blocks of channels that are taken through several steps one after the other, so that
+        what is between them stays in the level-1 cache."""
+        most = 2 * MULTIPLY_ROWS
+        count = -(-channels // most)
+        edges = [k * channels // count for k in range(count + 1)] if count else [0]
+        return [(a, b - a) for a, b in itertools.pairwise(edges)]
 
     def multiply(self, out, rows, source, offsets, weights, count):
         """`out = weights @ source` for `count` pixels. `weights`: blocks (outs, ins, taps, transposed), see `_pack`."""

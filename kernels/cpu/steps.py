@@ -121,18 +121,19 @@ def activate_average(x, p, lx, px, coef, y, q, ly, py, channels, rows, cols, sum
 
 
 @kernel
-def differentiate(g, p, lg, pg, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols):
+def differentiate(g, p, lg, pg, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, first, all_channels):
     """`y = k0*g*prelu'(z*scale + shift) + k1*z + k2`: the gradient of a raw map, formed while loading.
 
-    coef is (6, channels): scale, shift, slope, k0, k1, k2.
+    coef is (6, all_channels): scale, shift, slope, k0, k1, k2, of which these are the channels from `first` on.
     """
     lane = lanes(z)
     run_g, run_z, distance = (rows - 1) * pg + cols, (rows - 1) * pz + cols, READ_AHEAD // z.itemsize
     for c in range(channels):
-        scale, shift = spread(z, coef[c]), spread(z, coef[channels + c])
-        slope, k0 = spread(z, coef[2 * channels + c]), spread(z, coef[3 * channels + c])
-        k1, k2 = spread(z, coef[4 * channels + c]), spread(z, coef[5 * channels + c])
-        following_g, following_z = following_run(c, channels, lg, run_g), following_run(c, channels, lz, run_z)
+        k = first + c
+        scale, shift = spread(z, coef[k]), spread(z, coef[all_channels + k])
+        slope, k0 = spread(z, coef[2 * all_channels + k]), spread(z, coef[3 * all_channels + k])
+        k1, k2 = spread(z, coef[4 * all_channels + k]), spread(z, coef[5 * all_channels + k])
+        following_g, following_z = following_run(k, all_channels, lg, run_g), following_run(k, all_channels, lz, run_z)
         for r in range(rows):
             for start in range(0, cols, FLUSH):
                 a = p + c * lg + r * pg + start
@@ -209,16 +210,17 @@ def _about(v, left, reference, s, t):
 
 
 @kernel
-def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, first, out):
-    """`y = x`, from the cache to memory. If `want`ed, adds this band to the channel moments (3, channels), see
-    `moments_of`."""
+def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, begins, out, first, all_channels):
+    """`y = x`, from the cache to memory. If `want`ed, adds this band to the moments (3, all_channels) of the channels
+    from `first` on, see `moments_of`; a map `begins` with its first band."""
     lane = lanes(x)
     run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
     for c in range(channels):
-        if want and first:
-            out[c] = _reference(x, p + c * lx, min(cols, FLUSH))
-        reference = spread(x, out[c] if want else 0.0)
-        following = following_run(c, channels, ly, run)
+        k = first + c
+        if want and begins:
+            out[k] = _reference(x, p + c * lx, min(cols, FLUSH))
+        reference = spread(x, out[k] if want else 0.0)
+        following = following_run(k, all_channels, ly, run)
         whole = 0.0
         squares = 0.0
         s = t = spread(x, 0)
@@ -247,8 +249,8 @@ def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, first, out):
                 squares += total(t)
                 s = t = spread(x, 0)
         if want:
-            out[channels + c] += whole + total(s)
-            out[2 * channels + c] += squares + total(t)
+            out[all_channels + k] += whole + total(s)
+            out[2 * all_channels + k] += squares + total(t)
 
 
 @inlined
@@ -265,18 +267,19 @@ def _give(g, y, at, z, beside, left, ahead, ahead_beside, add, scale, shift, slo
 
 @kernel
 def write_gradient(
-    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out
+    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out, first, all_channels
 ):
-    """`y = x` or `y += x`, the gradient of the activation of z. If `want`ed, adds its sums to (3, channels), see
-    `gradient_sums_of_channel`."""
+    """`y = x` or `y += x`, the gradient of the activation of z. If `want`ed, adds its sums to (3, all_channels), see
+    `gradient_sums_of_channel`. coef (4, all_channels); these are the channels from `first` on."""
     lane = lanes(x)
     zero = spread(x, 0)
     run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
     run_z, distance_z = (rows - 1) * pz + cols, READ_AHEAD // x.itemsize
     for c in range(channels):
-        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
-        slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
-        following, following_z = following_run(c, channels, ly, run), following_run(c, channels, lz, run_z)
+        k = first + c
+        scale, shift = spread(x, coef[k]), spread(x, coef[all_channels + k])
+        slope, mean = spread(x, coef[2 * all_channels + k]), spread(x, coef[3 * all_channels + k])
+        following, following_z = following_run(k, all_channels, ly, run), following_run(k, all_channels, lz, run_z)
         s0 = 0.0
         s1 = 0.0
         s2 = 0.0
@@ -312,14 +315,14 @@ def write_gradient(
                 s2 += total(t2)
                 t0 = t1 = t2 = zero
         if want:
-            out[c] += s0 + total(t0)
-            out[channels + c] += s1 + total(t1)
-            out[2 * channels + c] += s2 + total(t2)
+            out[k] += s0 + total(t0)
+            out[all_channels + k] += s1 + total(t1)
+            out[2 * all_channels + k] += s2 + total(t2)
 
 
 @kernel
 def write_gradient_of_average(
-    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out
+    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out, first, all_channels
 ):
     """The same through a 2x2 average: each pixel of x (rows x cols) goes to four of y with weight 1/4."""
     lane = lanes(x)
@@ -327,9 +330,10 @@ def write_gradient_of_average(
     run, distance = 2 * rows * py, WRITE_AHEAD // x.itemsize
     run_z, distance_z = 2 * rows * pz, READ_AHEAD // x.itemsize
     for c in range(channels):
-        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
-        slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
-        following, following_z = following_run(c, channels, ly, run), following_run(c, channels, lz, run_z)
+        k = first + c
+        scale, shift = spread(x, coef[k]), spread(x, coef[all_channels + k])
+        slope, mean = spread(x, coef[2 * all_channels + k]), spread(x, coef[3 * all_channels + k])
+        following, following_z = following_run(k, all_channels, ly, run), following_run(k, all_channels, lz, run_z)
         s0 = 0.0
         s1 = 0.0
         s2 = 0.0
@@ -360,9 +364,9 @@ def write_gradient_of_average(
                 s2 += total(t2)
                 t0 = t1 = t2 = zero
         if want:
-            out[c] += s0 + total(t0)
-            out[channels + c] += s1 + total(t1)
-            out[2 * channels + c] += s2 + total(t2)
+            out[k] += s0 + total(t0)
+            out[all_channels + k] += s1 + total(t1)
+            out[2 * all_channels + k] += s2 + total(t2)
 
 
 @kernel
