@@ -21,7 +21,7 @@ from .programs import (
     Program,
 )
 
-BAND_BYTES = 384 << 10  # scratch that a band of rows may fill, to stay within a core's level-2 cache
+BAND_BYTES = 640 << 10  # scratch that a band of rows may fill, to stay within a core's level-2 cache
 
 
 def band_rows(height, bytes_per_row, multiple=1):
