@@ -15,17 +15,19 @@ class KernelTable:
     """Looks a kernel up in the backend in use, importing the backend on first use."""
 
     def __init__(self, name):
-        self.__dict__.update(name=name, launcher=None)
+        self.__dict__.update(name=name, module=None, launcher=None)
 
     def __getattr__(self, kernel):
-        function = getattr(importlib.import_module(f"octsod.kernels.{self.name}"), kernel)
+        if self.module is None:
+            self.__dict__["module"] = importlib.import_module(f"octsod.kernels.{self.name}")
+        function = getattr(self.module, kernel)
         return function if self.launcher is None else functools.partial(self.launcher, kernel, function)
 
     def use(self, name):
         """Use backend `name` from now on."""
         if name not in BACKENDS:
             raise ValueError(f"use_backend: `name` (={name!r}) must be one of {', '.join(BACKENDS)}.")
-        self.__dict__["name"] = name
+        self.__dict__.update(name=name, module=None)
 
 
 kernels = KernelTable("cpu")

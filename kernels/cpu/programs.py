@@ -18,6 +18,7 @@ from . import parallel, steps
 from .compile import kernel
 from .products import correlate, multiply
 from .simd import CORRELATE_COLUMNS, MULTIPLY_ROWS, VECTOR_BYTES, array_at
+from .vector import fence
 
 FIELDS = 22
 (
@@ -37,6 +38,7 @@ FIELDS = 22
     MULTIPLY,
     CORRELATE,
 ) = range(15)
+PAST = 16 << 20  # bytes of a batch's largest map from which on results are written past the caches
 SCRATCH = 0  # array number 0 is the calling thread's scratch; the others are the tensors of the call
 
 _activate, _activate_average, _differentiate = steps.activate, steps.activate_average, steps.differentiate
@@ -47,12 +49,12 @@ _upsample_add, _upsample_backward = steps.upsample_add, steps.upsample_backward
 
 
 @kernel
-def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight, table, spare, like, like64):
+def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight, table, spare, past, like, like64):
     """Execute `program` for images start..stop; its first `preamble` steps only where `ready[slot]` is not yet set.
 
     A step is (operation, channels, rows, cols, region x, region y, region z, coefficients, sums, a, b, c, d) with a
     region as (array, start, channel stride, row pitch). `addresses` and `strides` (elements per image; for scratch
-    per thread) describe the arrays. `like` and `like64` only carry the dtypes.
+    per thread) describe the arrays. past: write results past the caches. `like` and `like64` only carry the dtypes.
     """
     scratch = array_at(like, addresses[0] + slot * strides[0] * like.itemsize)
     first = preamble if ready[slot] else 0
@@ -95,7 +97,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             elif operation == TRANSFER:
                 _transfer(x, xo, xl, xp, y, yo, yl, yp, a, channels, rows, cols, b)
             elif operation == WRITE:
-                _write(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d)
+                _write(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d, past)
             elif operation == WRITE_GRADIENT:
                 _write_gradient(
                     x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d
@@ -119,6 +121,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             else:
                 correlate(y, yo, yl, channels, z, zo, zl, x, xo, table, c, d, cols)
         first = preamble
+    fence()
 
 
 class Region:
@@ -271,9 +274,11 @@ class Program:
             addresses.append(0 if array is None else array.ctypes.data)
             strides.append(size)
         packed = _pack(self, weight, bias, like.dtype)
+        past = batch * max(strides[1:]) * like.itemsize >= PAST
         parallel.run(
             _run, batch, self.array, self.preamble, np.zeros(like.shape[0], np.bool_), np.array(addresses),
-            np.array(strides), packed, self.table, self.spare, like.reshape(-1), nothing, slots=like.shape[0],
+            np.array(strides), packed, self.table, self.spare, past, like.reshape(-1),
+            nothing, slots=like.shape[0],
         )  # fmt: skip
         return {key: parallel.sum_over_images(array) for key, array in partials.items()}
 

@@ -13,6 +13,7 @@ from .bodies import ahead as ahead_of
 from .compile import inlined, kernel
 from .simd import lanes
 from .vector import (
+    aligned,
     deinterleave,
     fma,
     interleave,
@@ -23,6 +24,7 @@ from .vector import (
     prefetch_to_write,
     spread,
     store,
+    stream,
     total,
     where_larger,
     where_positive,
@@ -210,9 +212,9 @@ def _about(v, left, reference, s, t):
 
 
 @kernel
-def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, begins, out, first, all_channels):
-    """`y = x`, from the cache to memory. If `want`ed, adds this band to the moments (3, all_channels) of the channels
-    from `first` on, see `moments_of`; a map `begins` with its first band."""
+def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, begins, out, first, all_channels, past):
+    """`y = x`, from the cache to memory, `past` the caches or through them. If `want`ed, adds this band to the moments
+    (3, all_channels) of the channels from `first` on, see `moments_of`; a map `begins` with its first band."""
     lane = lanes(x)
     run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
     for c in range(channels):
@@ -231,11 +233,17 @@ def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, begins, out, f
                 n = min(FLUSH, cols - start)
                 ahead = ahead_of(r * py + start, run, distance, following)
                 even = n - n % lane
-                for i in range(0, even, lane):
-                    prefetch_to_write(y, b + i + ahead)
-                    v = load(x, a + i, lane)
-                    store(y, b + i, v, lane)
-                    s, t = _about(v, lane, reference, s, t)
+                if past and aligned(y, b):
+                    for i in range(0, even, lane):
+                        v = load(x, a + i, lane)
+                        stream(y, b + i, v)
+                        s, t = _about(v, lane, reference, s, t)
+                else:
+                    for i in range(0, even, lane):
+                        prefetch_to_write(y, b + i + ahead)
+                        v = load(x, a + i, lane)
+                        store(y, b + i, v, lane)
+                        s, t = _about(v, lane, reference, s, t)
                 if even < n:
                     v = load(x, a + even, n - even)
                     store(y, b + even, v, n - even)

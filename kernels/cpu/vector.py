@@ -91,6 +91,48 @@ def store(typingctx, array, index, value, left):
     return types.void(array, types.intp, value, types.intp), generate
 
 
+@intrinsic
+def stream(typingctx, array, index, value):
+    """`array[index:index + lanes] = value` at an address that is `aligned`, past the caches.
+
+    An ordinary store first fetches the line that it is about to overwrite: of what crosses the memory bus when a map is
+    copied, that is a third. Before another thread reads what was streamed, a `fence` is due.
+    """
+
+    def generate(context, builder, signature, arguments):
+        flat = Flat(context, builder, signature.args[0], arguments[0])
+        stored = builder.store(arguments[2], flat.at(arguments[1], arguments[2].type))
+        stored.align = VECTOR_BYTES
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), generate
+
+
+@intrinsic
+def aligned(typingctx, array, index):
+    """Whether `array[index]` lies at a multiple of a vector's size."""
+
+    def generate(context, builder, signature, arguments):
+        flat = Flat(context, builder, signature.args[0], arguments[0])
+        address = builder.ptrtoint(builder.gep(flat.data, [arguments[1]]), arguments[1].type)
+        rest = builder.and_(address, ir.Constant(address.type, VECTOR_BYTES - 1))
+        return builder.icmp_signed("==", rest, ir.Constant(address.type, 0))
+
+    return types.boolean(array, types.intp), generate
+
+
+@intrinsic
+def fence(typingctx):
+    """All that was stored before is visible to other threads before anything that comes later."""
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 def _prefetch(write):
     @intrinsic
     def prefetch(typingctx, array, index):
