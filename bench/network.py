@@ -1,5 +1,6 @@
 """`python -m bench train | infer | scaling | subnormals`: the whole network."""
 
+import concurrent.futures
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -66,11 +67,16 @@ def against_peers(work, peers, threads, rounds):
     """(rows, failures): ours and the peers, each compared with ours and then timed, in turns."""
     case, children, errors, failures = work.problem.case, {}, {}, []
     try:
-        for name in (OURS, *peers):
-            say(f"{case}: first step of {name}")
+        # All at once: one of them compiles for a minute.
+        say(f"{case}: first steps of {', '.join((OURS, *peers))}")
+        with concurrent.futures.ThreadPoolExecutor(1 + len(peers)) as pool:
+            begun = {
+                name: pool.submit(_begun, children, name, work.implementations[name].build, work.problem, threads)
+                for name in (OURS, *peers)
+            }
+        for name, first in begun.items():
             try:
-                children[name] = Child(work.implementations[name].build, work.problem, threads)
-                results = children[name].first_results()
+                results = first.result()
                 if name == OURS:
                     expected = results
                 else:
@@ -79,6 +85,7 @@ def against_peers(work, peers, threads, rounds):
                 failures.append(_failed(case, name, error))
                 if name in children:
                     children.pop(name).close()
+        children = {name: children[name] for name in begun if name in children}  # in the order of the table
         say(f"{case}: {rounds} rounds")
         seconds = in_turns(children, rounds, work.turn, lambda name, error: failures.append(_failed(case, name, error)))
         peaks = {name: children[name].peak_rss_mb() for name in seconds}
@@ -91,6 +98,12 @@ def against_peers(work, peers, threads, rounds):
             more["difference"] = float(f"{errors[name]:.2g}")
         rows.append(row(case, name, threads, samples, work.implementations[name].packages, **more))
     return rows, failures
+
+
+def _begun(children, name, *arguments):
+    """What a new child's first step leaves behind; the child becomes `children[name]`."""
+    children[name] = Child(*arguments)
+    return children[name].first_results()
 
 
 def _failed(case, name, error):

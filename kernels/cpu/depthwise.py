@@ -10,8 +10,7 @@ are kept lane by lane behind the ring, and go into float64 every few rows.
 
 from octsod.memory import SMALLEST
 
-from .bodies import READ_AHEAD, WRITE_AHEAD, activated, differentiated, with_gradient
-from .bodies import ahead as ahead_of
+from .bodies import READ_AHEAD, WRITE_AHEAD, activated, ahead_of, differentiated, with_gradient
 from .compile import inlined, kernel
 from .simd import VECTOR_BYTES, lanes
 from .vector import fma, keep, load, prefetch, prefetch_to_write, spread, store, total, where_positive

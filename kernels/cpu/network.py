@@ -12,14 +12,14 @@ import numpy as np
 
 from octsod.memory import empty
 
-from . import inference_steps, parallel, steps
+from . import inference_steps, parallel, scales, steps
 from .barrier import wait
 from .compile import kernel
 from .plan import AVERAGE, COPY, DEPTHWISE, FILL, IMAGES, LOGITS, MEMORY, POOL, PRODUCT, SCRATCH, UPSAMPLE_ADD, Plan
 from .simd import array_at
 
 _product, _depthwise, _average = inference_steps.product, inference_steps.depthwise, inference_steps.average
-_max_pool, _transfer, _upsample_add, _fill = steps.max_pool, steps.transfer, steps.upsample_add, steps.fill
+_max_pool, _transfer, _upsample_add, _fill = scales.max_pool, steps.transfer, scales.upsample_add, steps.fill
 
 
 @kernel

@@ -3,9 +3,9 @@
 A layer is bound by memory, so what counts is how often a feature map crosses the bus. A program takes one image (or a
 band of its rows) through all of a layer: activate the inputs into zero-bordered scratch, pool, multiply, upsample, add
 up, write, and sum what batch norm needs, all while the rows are in the cache. The host composes programs from the few
-steps of steps.py, so conv2d, dilated and octave convolutions, forward and backward, are one compiled kernel.
-Images are shared out over threads; every sum over images is kept per image and added up in a fixed order, so results
-do not depend on the number of threads.
+steps of steps.py and scales.py, so conv2d, dilated and octave convolutions, forward and backward, are one compiled
+kernel. Images are shared out over threads; every sum over images is kept per image and added up in a fixed order, so
+results do not depend on the number of threads.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 
 from octsod.memory import empty
 
-from . import parallel, steps
+from . import parallel, scales, steps
 from .compile import kernel
 from .products import correlate, multiply
 from .simd import CORRELATE_COLUMNS, MULTIPLY_ROWS, VECTOR_BYTES, array_at
@@ -44,8 +44,8 @@ SCRATCH = 0  # array number 0 is the calling thread's scratch; the others are th
 _activate, _activate_average, _differentiate = steps.activate, steps.activate_average, steps.differentiate
 _fill, _transfer, _write, _gradient_sums_of = steps.fill, steps.transfer, steps.write, steps.gradient_sums_of
 _write_gradient, _write_gradient_of_average = steps.write_gradient, steps.write_gradient_of_average
-_max_pool, _max_pool_backward = steps.max_pool, steps.max_pool_backward
-_upsample_add, _upsample_backward = steps.upsample_add, steps.upsample_backward
+_max_pool, _max_pool_backward = scales.max_pool, scales.max_pool_backward
+_upsample_add, _upsample_backward = scales.upsample_add, scales.upsample_backward
 
 
 @kernel

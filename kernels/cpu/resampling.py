@@ -1,6 +1,6 @@
 """Stand-alone pooling and bilinear resizing of maps (N, C, H, W), and the resizing of pictures.
 
-Inside octave convolutions, see steps.py.
+Inside octave convolutions, see scales.py.
 """
 
 import numpy as np

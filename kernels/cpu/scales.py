@@ -1,0 +1,347 @@
+"""The steps of a program between two scales: max pooling and bilinear interpolation, and their adjoints.
+
+Regions are those of steps.py. Factors of 2 and 4, which are all that CSNet has, use vectors.
+"""
+
+from .compile import inlined, kernel
+from .simd import lanes
+from .vector import (
+    deinterleave,
+    fma,
+    interleave,
+    larger,
+    load,
+    spread,
+    store,
+    where_larger,
+    where_positive,
+)
+
+
+@kernel
+def _load_four(x, at, left):
+    """Elements at, at + 4, at + 8, ... as a vector; those one, two and three further on as three more."""
+    lane = lanes(x)
+    v0, v1 = deinterleave(load(x, at, left), load(x, at + lane, left - lane))
+    v2, v3 = deinterleave(load(x, at + 2 * lane, left - 2 * lane), load(x, at + 3 * lane, left - 3 * lane))
+    c0, c2 = deinterleave(v0, v2)
+    c1, c3 = deinterleave(v1, v3)
+    return c0, c1, c2, c3
+
+
+@kernel
+def _add_four(y, at, c0, c1, c2, c3, left):
+    """The counterpart: adds to elements at, at + 1, at + 2, ..."""
+    lane = lanes(y)
+    v0, v2 = interleave(c0, c2)
+    v1, v3 = interleave(c1, c3)
+    w0, w1 = interleave(v0, v1)
+    w2, w3 = interleave(v2, v3)
+    store(y, at, w0 + load(y, at, left), left)
+    store(y, at + lane, w1 + load(y, at + lane, left - lane), left - lane)
+    store(y, at + 2 * lane, w2 + load(y, at + 2 * lane, left - 2 * lane), left - 2 * lane)
+    store(y, at + 3 * lane, w3 + load(y, at + 3 * lane, left - 3 * lane), left - 3 * lane)
+
+
+@kernel
+def _largest_of_four(x, at, left):
+    c0, c1, c2, c3 = _load_four(x, at, left)
+    return larger(larger(c0, c1), larger(c2, c3))
+
+
+@kernel
+def _give_to_largest(x, at, y, b, g, left):
+    """Adds g to the largest of each four elements in a row, the first one on ties."""
+    zero = spread(x, 0)
+    c0, c1, c2, c3 = _load_four(x, at, left)
+    near = where_larger(larger(c0, c1), larger(c2, c3), zero, g)
+    far = g - near
+    d1 = where_larger(c0, c1, near, zero)
+    d3 = where_larger(c2, c3, far, zero)
+    _add_four(y, b, near - d1, d1, far - d3, d3, left)
+
+
+@kernel
+def max_pool(x, p, lx, px, factor, y, q, ly, py, channels, rows, cols):
+    """`y = max of factor x factor pixels of x`, a NaN wins; rows and cols count y's."""
+    for c in range(channels):
+        for r in range(rows):
+            b = q + c * ly + r * py
+            a = p + c * lx + factor * r * px
+            if factor == 2:
+                lane = lanes(x)
+                for i in range(0, cols, lane):
+                    n = 2 * (cols - i)
+                    v0, v1 = deinterleave(load(x, a + 2 * i, n), load(x, a + 2 * i + lane, n - lane))
+                    v2, v3 = deinterleave(load(x, a + px + 2 * i, n), load(x, a + px + 2 * i + lane, n - lane))
+                    store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
+            elif factor == 4:
+                for i in range(0, cols, lanes(x)):
+                    n = 4 * (cols - i)
+                    at = a + 4 * i
+                    v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
+                    v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
+                    store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
+            else:
+                for i in range(cols):
+                    m = x[a + factor * i]
+                    for dy in range(factor):
+                        for dx in range(factor):
+                            v = x[a + dy * px + factor * i + dx]
+                            m = v if (v > m) | (v != v) else m
+                    y[b + i] = m
+
+
+@kernel
+def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels, rows, cols):
+    """`y += d` at the winner of each factor x factor window of x (the first one on ties); rows and cols count d's."""
+    for c in range(channels):
+        for r in range(rows):
+            e = s + c * ld + r * pd
+            a = p + c * lx + factor * r * px
+            b = q + c * ly + factor * r * py
+            if factor == 2:
+                lane = lanes(x)
+                zero = spread(x, 0)
+                for i in range(0, cols, lane):
+                    n = cols - i
+                    v0, v1 = deinterleave(load(x, a + 2 * i, 2 * n), load(x, a + 2 * i + lane, 2 * n - lane))
+                    v2, v3 = deinterleave(load(x, a + px + 2 * i, 2 * n), load(x, a + px + 2 * i + lane, 2 * n - lane))
+                    g = load(d, e + i, n)
+                    # The upper pair wins a tie, and in each pair the left one.
+                    up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
+                    down = g - up
+                    right = where_larger(v0, v1, up, zero)
+                    w0, w1 = interleave(up - right, right)
+                    store(y, b + 2 * i, w0 + load(y, b + 2 * i, 2 * n), 2 * n)
+                    store(y, b + 2 * i + lane, w1 + load(y, b + 2 * i + lane, 2 * n - lane), 2 * n - lane)
+                    right = where_larger(v2, v3, down, zero)
+                    w0, w1 = interleave(down - right, right)
+                    at = b + py + 2 * i
+                    store(y, at, w0 + load(y, at, 2 * n), 2 * n)
+                    store(y, at + lane, w1 + load(y, at + lane, 2 * n - lane), 2 * n - lane)
+            elif factor == 4:
+                for i in range(0, cols, lanes(x)):
+                    n = 4 * (cols - i)
+                    at = a + 4 * i
+                    v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
+                    v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
+                    zero = spread(x, 0)
+                    g = load(d, e + i, cols - i)
+                    up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
+                    down = g - up
+                    second = where_larger(v0, v1, up, zero)
+                    fourth = where_larger(v2, v3, down, zero)
+                    to = b + 4 * i
+                    _give_to_largest(x, at, y, to, up - second, n)
+                    _give_to_largest(x, at + px, y, to + py, second, n)
+                    _give_to_largest(x, at + 2 * px, y, to + 2 * py, down - fourth, n)
+                    _give_to_largest(x, at + 3 * px, y, to + 3 * py, fourth, n)
+            else:
+                for i in range(cols):
+                    m = x[a + factor * i]
+                    row = 0
+                    col = 0
+                    for dy in range(factor):
+                        for dx in range(factor):
+                            v = x[a + dy * px + factor * i + dx]
+                            if (v > m) | ((v != v) & (m == m)):
+                                m = v
+                                row = dy
+                                col = dx
+                    y[b + row * py + factor * i + col] += d[e + i]
+
+
+@kernel
+def _stretch(row, p, width, factor, out, q):
+    """factor*width elements of out from q on = width of row from p on, interpolated at half-pixel centres, the ends
+    replicated."""
+    lane = lanes(out)
+    if factor == 2 and width > 1:
+        near, far = spread(out, 0.75), spread(out, 0.25)
+        for i in range(0, width - 1, lane):
+            n = width - 1 - i
+            a, b = load(row, p + i, n), load(row, p + i + 1, n)
+            v0, v1 = interleave(near * a + far * b, far * a + near * b)
+            store(out, q + 2 * i + 1, v0, 2 * n)
+            store(out, q + 2 * i + 1 + lane, v1, 2 * n - lane)
+    elif factor == 4 and width > 1:
+        f1, f3, f5, f7 = spread(out, 0.125), spread(out, 0.375), spread(out, 0.625), spread(out, 0.875)
+        for i in range(0, width - 1, lane):
+            n = width - 1 - i
+            a, b = load(row, p + i, n), load(row, p + i + 1, n)
+            v0, v2 = interleave(f7 * a + f1 * b, f3 * a + f5 * b)
+            v1, v3 = interleave(f5 * a + f3 * b, f1 * a + f7 * b)
+            w0, w1 = interleave(v0, v1)
+            w2, w3 = interleave(v2, v3)
+            at = q + 4 * i + 2
+            store(out, at, w0, 4 * n)
+            store(out, at + lane, w1, 4 * n - lane)
+            store(out, at + 2 * lane, w2, 4 * n - 2 * lane)
+            store(out, at + 3 * lane, w3, 4 * n - 3 * lane)
+    else:
+        half = out.dtype.type(0.5)
+        one = out.dtype.type(1)
+        for k in range(factor):
+            u = out.dtype.type((k + half) / factor)
+            for i in range(width - 1):
+                out[q + factor * i + factor // 2 + k] = (one - u) * row[p + i] + u * row[p + i + 1]
+    for k in range(factor // 2):
+        out[q + k] = row[p]
+        out[q + factor * width - 1 - k] = row[p + width - 1]
+
+
+@kernel
+def _shrink(row, width, factor, out):
+    """Adjoint of `_stretch`: row (factor*width) to out (width)."""
+    n = factor * width
+    if factor == 4 and width > 1:
+        f1 = out.dtype.type(0.125)
+        f3 = out.dtype.type(0.375)
+        f5 = out.dtype.type(0.625)
+        f7 = out.dtype.type(0.875)
+        out[0] = row[0] + row[1] + f7 * row[2] + f5 * row[3] + f3 * row[4] + f1 * row[5]
+        last = row[n - 1] + row[n - 2] + f7 * row[n - 3] + f5 * row[n - 4]
+        out[width - 1] = last + f3 * row[n - 5] + f1 * row[n - 6]
+        g1, g3, g5, g7 = spread(out, 0.125), spread(out, 0.375), spread(out, 0.625), spread(out, 0.875)
+        for i in range(0, width - 2, lanes(out)):
+            left = 4 * (width - 2 - i)
+            a0, a1, a2, a3 = _load_four(row, 4 * i + 2, left)
+            b0, b1, b2, b3 = _load_four(row, 4 * i + 6, left)
+            v = (g5 * (a2 + b1) + g7 * (a3 + b0)) + (g3 * (a1 + b2) + g1 * (a0 + b3))
+            store(out, i + 1, v, width - 2 - i)
+    else:
+        half = out.dtype.type(0.5)
+        one = out.dtype.type(1)
+        for i in range(width):
+            out[i] = 0
+        for k in range(factor):
+            u = out.dtype.type((k + half) / factor)
+            for i in range(width - 1):
+                v = row[factor * i + factor // 2 + k]
+                out[i] += (one - u) * v
+                out[i + 1] += u * v
+        for k in range(factor // 2):
+            out[0] += row[k]
+            out[width - 1] += row[n - 1 - k]
+
+
+@inlined
+def _mix(over, under, v, w, y, at, left, scale, shift, slope, finished):
+    """A vector of a row of y, to which a mixture of two stretched rows is added."""
+    u = fma(v, over, fma(w, under, load(y, at, left)))
+    if finished:
+        u = fma(u, scale, shift)
+        u = where_positive(u, u, slope * u)
+    store(y, at, u, left)
+
+
+@kernel
+def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, spare, o, ends, finish):
+    """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
+
+    x is height x width, factor a power of two. Each row of x is stretched once, into one of two lines of `spare[o:]`;
+    the `factor` rows of y between the centres of two mix these, two at a time. finish: where in `ends` the scales,
+    shifts and slopes (3, channels) lie that are applied to what y then is, as batch norm and PReLU; none if negative.
+    """
+    lane = lanes(y)
+    n = factor * width
+    even = n - n % lane
+    half = factor // 2
+    finished = finish >= 0
+    for c in range(channels):
+        scale = shift = slope = spread(y, 0)
+        if finished:
+            scale, shift = spread(y, ends[finish + c]), spread(y, ends[finish + channels + c])
+            slope = spread(y, ends[finish + 2 * channels + c])
+        ready = -1  # rows of x up to this one have been stretched; row k lies in line k & 1
+        for k in range((first + half) // factor - 1, (first + rows - 1 + half) // factor):
+            top, below = max(k, 0), min(k + 1, height - 1)
+            for row in range(max(top, ready + 1), below + 1):
+                _stretch(x, p + c * lx + row * px, width, factor, spare, o + (row & 1) * n)
+                ready = row
+            over, under = o + (top & 1) * n, o + (below & 1) * n
+            begin = factor * k + half  # the first row of y below the centre of row k
+            r = max(begin, first)
+            end = min(begin + factor, first + rows)
+            while r < end:
+                b = q + c * ly + (r - first) * py
+                pair = r + 1 < end
+                t, t_next = (r - begin + 0.5) / factor, (r - begin + 1.5) / factor
+                v, w, v_next, w_next = spread(y, 1 - t), spread(y, t), spread(y, 1 - t_next), spread(y, t_next)
+                for i in range(0, even, lane):
+                    e, f = load(spare, over + i, lane), load(spare, under + i, lane)
+                    _mix(e, f, v, w, y, b + i, lane, scale, shift, slope, finished)
+                    if pair:
+                        _mix(e, f, v_next, w_next, y, b + py + i, lane, scale, shift, slope, finished)
+                if even < n:
+                    e, f = load(spare, over + even, n - even), load(spare, under + even, n - even)
+                    _mix(e, f, v, w, y, b + even, n - even, scale, shift, slope, finished)
+                    if pair:
+                        _mix(e, f, v_next, w_next, y, b + py + even, n - even, scale, shift, slope, finished)
+                r += 1 + pair
+
+
+@kernel
+def _share(r, k, height, factor):
+    """The weight of coarse row k in fine row r, one of the 2*factor rows that it has a share in."""
+    if r < factor // 2 or r >= factor * height - factor // 2:
+        return 1.0  # the border is replicated
+    j = r - (factor * k - factor // 2)
+    return (j + 0.5) / factor if j < factor else (2 * factor - j - 0.5) / factor
+
+
+@kernel
+def _add_rows(d, a, pd, count, v0, v1, v2, v3, line, n, add):
+    """`line = sum of up to four rows of d`, weighted, or that added to it."""
+    lane = lanes(d)
+    w0, w1, w2, w3 = spread(d, v0), spread(d, v1), spread(d, v2), spread(d, v3)
+    b, c, e = a + pd * min(1, count - 1), a + pd * min(2, count - 1), a + pd * min(3, count - 1)
+    for i in range(0, n, lane):
+        v = fma(w0, load(d, a + i, n - i), w1 * load(d, b + i, n - i))
+        w = fma(w2, load(d, c + i, n - i), w3 * load(d, e + i, n - i))
+        v = v + w
+        if add:
+            v = v + load(line, i, n - i)
+        store(line, i, v, n - i)
+
+
+@kernel
+def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, channels, rows, spare, o):
+    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into y (height x width).
+
+    For each coarse row, fine rows are first added up, weighted, in a line of `spare[o:]`, which is then shrunk once.
+    """
+    lane = lanes(y)
+    n = factor * width
+    line = spare[o + 1 : o + 1 + n]
+    small = spare[o + 2 + n : o + 2 + n + width]
+    near, far = spread(y, 0.75), spread(y, 0.25)
+    low = max((first + factor // 2) // factor - 1, 0)
+    high = min((first + rows - 1 + factor // 2) // factor, height - 1)
+    for c in range(channels):
+        for k in range(low, high + 1):
+            begin = max(factor * k - factor // 2, first)
+            end = min(factor * (k + 1) + factor // 2, first + rows)
+            for r in range(begin, end, 4):
+                count = min(end - r, 4)
+                v0 = _share(r, k, height, factor)
+                v1 = _share(r + 1, k, height, factor) if count > 1 else 0.0
+                v2 = _share(r + 2, k, height, factor) if count > 2 else 0.0
+                v3 = _share(r + 3, k, height, factor) if count > 3 else 0.0
+                _add_rows(d, p + c * ld + (r - first) * pd, pd, count, v0, v1, v2, v3, line, n, r > begin)
+            b = q + c * ly + k * py
+            if factor == 2:  # shrunk and added at once; the ends, replicated forwards, count twice
+                spare[o] = line[0]
+                spare[o + 1 + n] = line[n - 1]
+                for i in range(0, width, lane):
+                    at = o + 2 * i
+                    left, first_half = deinterleave(load(spare, at, lane), load(spare, at + lane, lane))
+                    at += 2
+                    second_half, right = deinterleave(load(spare, at, lane), load(spare, at + lane, lane))
+                    v = fma(near, first_half + second_half, far * (left + right))
+                    store(y, b + i, v + load(y, b + i, width - i), width - i)
+            else:
+                _shrink(line, width, factor, small)
+                for i in range(0, width, lane):
+                    store(y, b + i, load(y, b + i, width - i) + load(small, i, width - i), width - i)
