@@ -161,9 +161,8 @@ def _multiply(a, b, out):
     return _shape(out), ops.Multiply.cost(a.shape, b.shape, out.itemsize)
 
 
-def _adam(parameters, *_):
-    size = sum(parameter.size for parameter in parameters)
-    return f"{size} numbers", optim.Adam.cost((size,), parameters[0].itemsize)
+def _adam(parameter, *_):
+    return f"{parameter.size} numbers", optim.Adam.cost(parameter.shape, parameter.itemsize)
 
 
 def _batch_statistics(moments, *_):

@@ -50,15 +50,12 @@ class Adam:
         self.steps += 1
         for group, moments in zip(self.groups, self.moments, strict=True):
             beta1, beta2 = group["betas"]
-            by_dtype = {}
-            for p, pair in zip(group["params"], moments, strict=True):
+            for p, (first, second) in zip(group["params"], moments, strict=True):
                 if p.grad is not None:
-                    by_dtype.setdefault(p.dtype, []).append((p.data, p.grad, *pair))
-            for entries in by_dtype.values():
-                kernels.adam(
-                    *zip(*entries, strict=True), group["lr"], beta1, beta2, group["eps"], group["weight_decay"],
-                    1 - beta1**self.steps, 1 - beta2**self.steps,
-                )  # fmt: skip
+                    kernels.adam(
+                        p.data, p.grad, first, second, group["lr"], beta1, beta2, group["eps"], group["weight_decay"],
+                        1 - beta1**self.steps, 1 - beta2**self.steps,
+                    )  # fmt: skip
 
     @staticmethod
     def cost(parameter, itemsize=4):

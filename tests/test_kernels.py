@@ -713,17 +713,10 @@ def test_sum_middle(dtype, case):
 @given(case=strategies.vectors())
 def test_adam(dtype, case):
     def launch(kernels, arena):
-        shapes = {"a": (case.size,), "b": (1, 3), "c": (2, case.size)}
-        grads = [arena.normal(*shape) for shape in shapes.values()]
-        arrays = [
-            [arena.output(kind + name, None, values=draw(shape)) for name, shape in shapes.items()]
-            for kind, draw in (
-                ("p", arena.rng.standard_normal), ("m", arena.rng.standard_normal),
-                ("v", lambda shape: arena.rng.uniform(0.1, 1, shape)),
-            )
-        ]  # fmt: skip
-        parameters, firsts, seconds = arrays
-        kernels.adam(parameters, grads, firsts, seconds, 0.01, 0.9, 0.99, 1e-8, 0.005, 0.3, 0.05)
+        grad = arena.normal(case.size)
+        parameter, first = (arena.output(n, None, values=arena.rng.standard_normal(case.size)) for n in "pm")
+        second = arena.output("v", None, values=arena.rng.uniform(0.1, 1, case.size))
+        kernels.adam(parameter, grad, first, second, 0.01, 0.9, 0.99, 1e-8, 0.005, 0.3, 0.05)
 
     verify(dtype, case.seed, launch)
 

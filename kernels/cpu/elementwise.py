@@ -7,7 +7,6 @@ import numpy as np
 from . import parallel
 from .compile import kernel
 from .parallel import flat
-from .simd import array_at
 
 GRAIN = 1 << 14  # elements per task: sums of tasks are added up in order, whatever the number of threads
 
@@ -138,29 +137,19 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
 
 
 @kernel
-def _adam(
-    slot, start, stop, places, sizes, like, lr, beta1, beta2, eps, decay, correction1, correction2
-):
-    """Parameters start..stop, whose four arrays begin at `places` (addresses)."""
-    for k in range(start, stop):
-        parameter, grad = array_at(like, places[k, 0]), array_at(like, places[k, 1])
-        first, second = array_at(like, places[k, 2]), array_at(like, places[k, 3])
-        for i in range(sizes[k]):
-            g = grad[i] + decay * parameter[i]
-            m = beta1 * first[i] + (1 - beta1) * g
-            v = beta2 * second[i] + (1 - beta2) * g * g
-            first[i] = m
-            second[i] = v
-            parameter[i] -= lr * (m / correction1) / (math.sqrt(v / correction2) + eps)
+def _adam(slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
+    for i in range(start * GRAIN, min(stop * GRAIN, parameter.size)):
+        g = grad[i] + decay * parameter[i]
+        m = beta1 * first[i] + (1 - beta1) * g
+        v = beta2 * second[i] + (1 - beta2) * g * g
+        first[i] = m
+        second[i] = v
+        parameter[i] -= lr * (m / correction1) / (math.sqrt(v / correction2) + eps)
 
 
-def adam(parameters, grads, firsts, seconds, lr, beta1, beta2, eps, decay, correction1, correction2):
-    """One step of Adam with coupled L2, in place, of several parameters of one dtype, C-contiguous as their moments,
-    `firsts` and `seconds`, of the same shapes."""
-    grads = [flat(grad) for grad in grads]  # keeps copies alive
-    arrays = zip(parameters, grads, firsts, seconds, strict=True)
-    places = np.array([[array.ctypes.data for array in four] for four in arrays], np.int64)
-    sizes = np.array([grad.size for grad in grads], np.int64)
+def adam(parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
+    """One step of Adam with coupled L2, in place; `first`, `second` are the moments, of the parameter's shape."""
     parallel.run(
-        _adam, len(grads), places, sizes, grads[0], lr, beta1, beta2, eps, decay, correction1, correction2
-    )
+        _adam, -(-parameter.size // GRAIN), parameter.reshape(-1), flat(grad), first.reshape(-1), second.reshape(-1),
+        lr, beta1, beta2, eps, decay, correction1, correction2,
+    )  # fmt: skip

@@ -169,17 +169,14 @@ def fill(y, q, ly, py, channels, rows, cols, value):
 
 @kernel
 def transfer(x, p, lx, px, y, q, ly, py, step, channels, rows, cols, accumulate):
-    """`y = x` or `y += x`; y is written at every `step`-th column."""
+    """`y = x`, or `y += x` (of a step above 1 only); y is written at every `step`-th column."""
     for c in range(channels):
         for r in range(rows):
             a = p + c * lx + r * px
             b = q + c * ly + r * py
             row = x[a : a + cols]
             out = y[b : b + cols * step]
-            if step == 1 and accumulate:
-                for i in range(cols):
-                    out[i] += row[i]
-            elif step == 1:
+            if step == 1:
                 for i in range(cols):
                     out[i] = row[i]
             elif accumulate:

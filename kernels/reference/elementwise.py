@@ -86,17 +86,15 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
         grad_logits[...] = grad.item() * (_sigmoid(x) - t) / x.size
 
 
-def adam(parameters, grads, firsts, seconds, lr, beta1, beta2, eps, decay, correction1, correction2):
-    """One step of Adam with coupled L2, in place, of several parameters of one dtype, C-contiguous as their moments,
-    `firsts` and `seconds`, of the same shapes.
+def adam(parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
+    """One step of Adam with coupled L2, in place; `first`, `second` are the moments, of the parameter's shape.
 
     correction1 and correction2 are 1 - beta**steps, for moments that began as zeros.
     """
-    for parameter, grad, first, second in zip(parameters, grads, firsts, seconds, strict=True):
-        p, g, m, v = _double(parameter, grad, first, second)
-        g = g + decay * p
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * g**2
-        first[...] = m
-        second[...] = v
-        parameter[...] = p - lr * (m / correction1) / (np.sqrt(v / correction2) + eps)
+    p, g, m, v = _double(parameter, grad, first, second)
+    g = g + decay * p
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    first[...] = m
+    second[...] = v
+    parameter[...] = p - lr * (m / correction1) / (np.sqrt(v / correction2) + eps)
