@@ -63,16 +63,15 @@ def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference,
     lane = lanes(ring)
     first, second = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
     for i in range(0, span, lane):
-        a = w0 * load(ring, y0 + i, lane)
-        a = fma(w1, load(ring, y0 + i + dilation, lane), a)
-        a = fma(w2, load(ring, y0 + i + 2 * dilation, lane), a)
-        b = w3 * load(ring, y1 + i, lane)
-        b = fma(w4, load(ring, y1 + i + dilation, lane), b)
-        b = fma(w5, load(ring, y1 + i + 2 * dilation, lane), b)
-        c = w6 * load(ring, y2 + i, lane)
-        c = fma(w7, load(ring, y2 + i + dilation, lane), c)
-        c = fma(w8, load(ring, y2 + i + 2 * dilation, lane), c)
-        v = (a + b) + c
+        v = w0 * load(ring, y0 + i, lane)
+        v = fma(w1, load(ring, y0 + i + dilation, lane), v)
+        v = fma(w2, load(ring, y0 + i + 2 * dilation, lane), v)
+        v = fma(w3, load(ring, y1 + i, lane), v)
+        v = fma(w4, load(ring, y1 + i + dilation, lane), v)
+        v = fma(w5, load(ring, y1 + i + 2 * dilation, lane), v)
+        v = fma(w6, load(ring, y2 + i, lane), v)
+        v = fma(w7, load(ring, y2 + i + dilation, lane), v)
+        v = fma(w8, load(ring, y2 + i + 2 * dilation, lane), v)
         store(out, at + i, v, span - i)
         v = keep(v - about, span - i)
         first = first + v
@@ -88,49 +87,28 @@ def _filter_at(ring, y0, y1, y2, y3, w, out, at, under, left, ahead, about, firs
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = w
     prefetch_to_write(out, at + ahead)
     prefetch_to_write(out, under + ahead)
-    e = load(ring, y0, lane)
-    a = w0 * e
-    e = load(ring, y0 + 1, lane)
-    a = fma(w1, e, a)
-    e = load(ring, y0 + 2, lane)
-    a = fma(w2, e, a)
-    e = load(ring, y1, lane)
-    b = w3 * e
-    d = w0 * e
-    e = load(ring, y1 + 1, lane)
-    b = fma(w4, e, b)
-    d = fma(w1, e, d)
-    e = load(ring, y1 + 2, lane)
-    b = fma(w5, e, b)
-    d = fma(w2, e, d)
-    e = load(ring, y2, lane)
-    c = w6 * e
-    f = w3 * e
-    e = load(ring, y2 + 1, lane)
-    c = fma(w7, e, c)
-    f = fma(w4, e, f)
-    e = load(ring, y2 + 2, lane)
-    c = fma(w8, e, c)
-    f = fma(w5, e, f)
-    v = (a + b) + c
+    # Each row's sum is one chain, tap by tap, as it is in inference (inference_steps.py): results are the same bits.
+    e, f, g = load(ring, y0, lane), load(ring, y0 + 1, lane), load(ring, y0 + 2, lane)
+    v = fma(w2, g, fma(w1, f, w0 * e))
+    e, f, g = load(ring, y1, lane), load(ring, y1 + 1, lane), load(ring, y1 + 2, lane)
+    v = fma(w5, g, fma(w4, f, fma(w3, e, v)))
+    u = fma(w2, g, fma(w1, f, w0 * e))
+    e, f, g = load(ring, y2, lane), load(ring, y2 + 1, lane), load(ring, y2 + 2, lane)
+    v = fma(w8, g, fma(w7, f, fma(w6, e, v)))
+    u = fma(w5, g, fma(w4, f, fma(w3, e, u)))
     store(out, at, v, left)
     v = keep(v - about, left)
     first = first + v
     second = fma(v, v, second)
-    e = load(ring, y3, lane)
-    g = w6 * e
-    e = load(ring, y3 + 1, lane)
-    g = fma(w7, e, g)
-    e = load(ring, y3 + 2, lane)
-    g = fma(w8, e, g)
-    v = (d + f) + g
-    store(out, under, v, left)
-    v = keep(v - about, left)
+    e, f, g = load(ring, y3, lane), load(ring, y3 + 1, lane), load(ring, y3 + 2, lane)
+    u = fma(w8, g, fma(w7, f, fma(w6, e, u)))
+    store(out, under, u, left)
+    v = keep(u - about, left)
     return first + v, fma(v, v, second)
 
 
 @inlined
-def _nine(like, weight, w):
+def nine(like, weight, w):
     """The taps of a 3x3 kernel, each in all lanes."""
     return (
         spread(like, weight[w]), spread(like, weight[w + 1]), spread(like, weight[w + 2]), spread(like, weight[w + 3]),
@@ -142,7 +120,7 @@ def _nine(like, weight, w):
 @kernel
 def _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, ahead, reference, sums):
     """The same for two rows of `span` pixels, one after the other in `out`, without dilation."""
-    taps = _nine(ring, weight, w)
+    taps = nine(ring, weight, w)
     about = spread(ring, reference)
     lane = lanes(ring)
     first, second = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
@@ -407,7 +385,7 @@ def _correlate_two_rows(
     the taps, 9 to 11 for the gradient sums of x.
     """
     lane = lanes(x)
-    taps = _nine(x, weight, w)
+    taps = nine(x, weight, w)
     ends = (
         spread(x, coef[c]), spread(x, coef[channels + c]), spread(x, coef[2 * channels + c]),
         spread(x, coef[3 * channels + c]),

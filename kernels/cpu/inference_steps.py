@@ -6,7 +6,8 @@ A region is (start, channel stride, row pitch): pixel (c, y, x) lies at `start +
 Rows end in at least one zero, the right border of one row and the left border of the next.
 """
 
-from .compile import kernel
+from .compile import inlined, kernel
+from .depthwise import nine
 from .simd import MULTIPLY_ROWS, MULTIPLY_VECTORS, finish_tile, finish_tile_narrow, lanes
 from .vector import deinterleave, fma, load, spread, store, where_positive
 
@@ -50,7 +51,8 @@ def _narrow(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b):
 def product(y, o, ldo, rows, weight, w, b, x, q, table, t, depth, count, aside):
     """`y[o + r*ldo + i] = finish(sum_k weight[w + k*rows + r] * x[q + table[t + k] + i])` for r < rows, i < count.
 
-    finish(v) is prelu(v*scale + shift), with scales, shifts and slopes (3, rows) from weight[b] on. Writes exactly
+    finish(v) is prelu(v*scale + shift), with scales, shifts and slopes (3, rows) from weight[b] on, or v if b is so
+    negative that b + rows is, too. Writes exactly
     `count` pixels of each row; reads up to one vector beyond the last pixel of x. `aside`: MULTIPLY_ROWS vectors of
     scratch. Each pixel's sum has one order, wherever it lies in a tile.
     """
@@ -80,70 +82,54 @@ def product(y, o, ldo, rows, weight, w, b, x, q, table, t, depth, count, aside):
         i += step if wide else lane
 
 
-@kernel
-def _filter_two_rows(x, y0, y1, y2, y3, weight, w, b, ldb, out, at, under, width):
-    """Two rows of a depthwise 3x3 convolution, finished; the rows of x begin one pixel before those of `out`."""
-    w0, w1, w2 = spread(x, weight[w]), spread(x, weight[w + 1]), spread(x, weight[w + 2])
-    w3, w4, w5 = spread(x, weight[w + 3]), spread(x, weight[w + 4]), spread(x, weight[w + 5])
-    w6, w7, w8 = spread(x, weight[w + 6]), spread(x, weight[w + 7]), spread(x, weight[w + 8])
-    scale, shift = spread(x, weight[b]), spread(x, weight[b + ldb])
-    slope = spread(x, weight[b + 2 * ldb])
+@inlined
+def _finished(v, scale, shift, slope):
+    v = fma(v, scale, shift)
+    return where_positive(v, v, slope * v)
+
+
+@inlined
+def _filter_column(x, a, px, w, scale, shift, slope, y, at, py, rows, left):
+    """A column of vectors of a depthwise 3x3 convolution, finished; `a` is where the row before the first of x lies,
+    from one pixel before. A row is read once: what it adds to each of three rows of y is kept in registers."""
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = w
     lane = lanes(x)
-    for i in range(0, width, lane):
-        e = load(x, y0 + i, lane)
-        a = w0 * e
-        e = load(x, y0 + i + 1, lane)
-        a = fma(w1, e, a)
-        e = load(x, y0 + i + 2, lane)
-        a = fma(w2, e, a)
-        e = load(x, y1 + i, lane)
-        h = w3 * e
-        d = w0 * e
-        e = load(x, y1 + i + 1, lane)
-        h = fma(w4, e, h)
-        d = fma(w1, e, d)
-        e = load(x, y1 + i + 2, lane)
-        h = fma(w5, e, h)
-        d = fma(w2, e, d)
-        e = load(x, y2 + i, lane)
-        c = w6 * e
-        f = w3 * e
-        e = load(x, y2 + i + 1, lane)
-        c = fma(w7, e, c)
-        f = fma(w4, e, f)
-        e = load(x, y2 + i + 2, lane)
-        c = fma(w8, e, c)
-        f = fma(w5, e, f)
-        v = fma((a + h) + c, scale, shift)
-        store(out, at + i, where_positive(v, v, slope * v), width - i)
-        e = load(x, y3 + i, lane)
-        g = w6 * e
-        e = load(x, y3 + i + 1, lane)
-        g = fma(w7, e, g)
-        e = load(x, y3 + i + 2, lane)
-        g = fma(w8, e, g)
-        v = fma((d + f) + g, scale, shift)
-        store(out, under + i, where_positive(v, v, slope * v), width - i)
+    e, f, g = load(x, a, lane), load(x, a + 1, lane), load(x, a + 2, lane)
+    lower = fma(w2, g, fma(w1, f, w0 * e))
+    a += px
+    e, f, g = load(x, a, lane), load(x, a + 1, lane), load(x, a + 2, lane)
+    upper = fma(w5, g, fma(w4, f, fma(w3, e, lower)))
+    lower = fma(w2, g, fma(w1, f, w0 * e))
+    for _ in range(rows):
+        a += px
+        e, f, g = load(x, a, lane), load(x, a + 1, lane), load(x, a + 2, lane)
+        v = fma(w8, g, fma(w7, f, fma(w6, e, upper)))
+        upper = fma(w5, g, fma(w4, f, fma(w3, e, lower)))
+        lower = fma(w2, g, fma(w1, f, w0 * e))
+        store(y, at, _finished(v, scale, shift, slope), left)
+        at += py
 
 
 @kernel
 def depthwise(x, p, lx, px, y, q, ly, py, weight, w, b, channels, rows, cols):
     """`y = finish(depthwise 3x3 of x)`, and a zero behind each row.
 
-    weight: (channels, 9) from `w` on; scales, shifts and slopes (3, channels) from `b` on. Of an odd number of rows,
-    the last but one is worked out twice; of a single one, a row before it first, in the same place.
+    weight: (channels, 9) from `w` on; scales, shifts and slopes (3, channels) from `b` on.
     """
+    lane = lanes(x)
+    whole = cols - cols % lane
     for c in range(channels):
-        for k in range(0, rows, 2):
-            r = min(k, rows - 2)
-            a = p + c * lx + (r - 1) * px - 1
-            at = q + c * ly + max(r, 0) * py
-            under = q + c * ly + (r + 1) * py
-            _filter_two_rows(
-                x, a, a + px, a + 2 * px, a + 3 * px, weight, w + 9 * c, b + c, channels, y, at, under, cols
-            )
-            y[at + cols] = 0
-            y[under + cols] = 0
+        taps = nine(x, weight, w + 9 * c)
+        scale, shift = spread(x, weight[b + c]), spread(x, weight[b + channels + c])
+        slope = spread(x, weight[b + 2 * channels + c])
+        a, at = p + c * lx - px - 1, q + c * ly
+        for i in range(0, whole, lane):
+            _filter_column(x, a + i, px, taps, scale, shift, slope, y, at + i, py, rows, lane)
+        if whole < cols:
+            left = cols - whole
+            _filter_column(x, a + whole, px, taps, scale, shift, slope, y, at + whole, py, rows, left)
+        for r in range(rows):
+            y[at + r * py + cols] = 0
 
 
 @kernel

@@ -14,6 +14,8 @@ FIELDS = 16
 PRODUCT, DEPTHWISE, POOL, AVERAGE, UPSAMPLE_ADD, COPY, FILL, BARRIER = range(8)
 MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions lie: per picture, per thread, the call's arrays
 
+UNFINISHED = -(1 << 32)  # in the place of ends: neither batch norm nor PReLU
+
 BAND_BYTES = 768 << 10  # what the maps of a band may take in a core's level-2 cache
 
 
@@ -122,10 +124,6 @@ class Plan:
     def _ends(self, finish):
         return self._parameter(finish.scale, finish.shift, finish.slope)
 
-    def _plain(self, channels):
-        """Ends that change nothing."""
-        return self._parameter(np.ones(channels), np.zeros(channels), np.ones(channels))
-
     def _offsets(self, offsets):
         start = len(self._table)
         self._table += offsets
@@ -148,7 +146,7 @@ class Plan:
         return [(t, ends[t], ends[t + 1]) for t in range(self.threads) if ends[t] < ends[t + 1]]
 
     def _product(self, thread, y, x, rows, row_of_x, weights, depth):
-        """`rows` rows of y from x's row `row_of_x` on; weights: (channels, weight, ends, table)."""
+        """`rows` rows of y from x's row `row_of_x` on; weights: (channels, weight, ends or UNFINISHED, table)."""
         channels, a, b, table = weights
         source = x.at(row_of_x)
         if y.pitch == x.pitch:  # rows and the zeros between them as one run
@@ -249,11 +247,11 @@ class Plan:
             for i in reversed(range(level + 1, len(octave.ins))):
                 if octave.ins[i]:
                     columns = slice(before[i], before[i + 1])
-                    entry = outs, self._parameter(block(rows, columns)), self._plain(outs), table([own[i]])
+                    entry = outs, self._parameter(block(rows, columns)), UNFINISHED, table([own[i]])
                     coarser.append((i, entry, octave.ins[i] * len(taps)))
             depth = before[min(level + 1, len(octave.ins))]
             at = table(sources[level]) if depth else 0
-            same = outs, self._parameter(block(rows, slice(0, depth))), self._plain(outs) if coarser else ends, at
+            same = outs, self._parameter(block(rows, slice(0, depth))), UNFINISHED if coarser else ends, at
             levels.append((coarser, same, depth * len(taps), ends))
         return levels
 

@@ -125,8 +125,8 @@ def _accumulators(builder, vector, count):
 def _multiply(rows, vectors, finished=False):
     """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]`, r < rows, i < vectors * lanes.
 
-    finished: with two more arguments (ends, b), what is stored is `prelu(sum*scale + shift, slope)` with ends[b + r],
-    ends[b + ldw + r] and ends[b + 2*ldw + r].
+    finished: with two more arguments (ends, b), and unless b is negative, what is stored is `prelu(sum*scale + shift,
+    slope)` with ends[b + r], ends[b + ldw + r] and ends[b + 2*ldw + r].
     """
 
     def generate(context, builder, signature, arguments):
@@ -149,23 +149,24 @@ def _multiply(rows, vectors, finished=False):
                     slot = slots[r * vectors + v]
                     total = overloaded(builder, "llvm.fma", vector, vector, factor, inputs[v], builder.load(slot))
                     builder.store(total, slot)
-        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+        if finished:
+            ends_, b_ = Flat(context, builder, kinds[11], arguments[11]), arguments[12]
+            zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+            with builder.if_then(builder.icmp_signed(">=", b_, ir.Constant(index, 0))):
+                for r in range(rows):
+                    at, ends = builder.add(b_, ir.Constant(index, r)), []
+                    for _ in range(3):
+                        ends.append(splat(builder, ends_.scalar(at), vector))
+                        at = builder.add(at, ldw_)
+                    for slot in slots[r * vectors : (r + 1) * vectors]:
+                        value = overloaded(builder, "llvm.fma", vector, vector, builder.load(slot), *ends[:2])
+                        positive = builder.fcmp_ordered(">", value, zero)
+                        builder.store(builder.select(positive, value, builder.fmul(ends[2], value)), slot)
         for r in range(rows):
             row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
-            if finished:
-                ends_, at = Flat(context, builder, kinds[11], arguments[11]), arguments[12]
-                at = builder.add(at, ir.Constant(index, r))
-                ends = []
-                for _ in range(3):
-                    ends.append(splat(builder, ends_.scalar(at), vector))
-                    at = builder.add(at, ldw_)
             for v in range(vectors):
-                value = builder.load(slots[r * vectors + v])
-                if finished:
-                    value = overloaded(builder, "llvm.fma", vector, vector, value, *ends[:2])
-                    positive = builder.fcmp_ordered(">", value, zero)
-                    value = builder.select(positive, value, builder.fmul(ends[2], value))
-                out_.store(builder.add(row, ir.Constant(index, v * vector.count)), value)
+                at = builder.add(row, ir.Constant(index, v * vector.count))
+                out_.store(at, builder.load(slots[r * vectors + v]))
         return context.get_dummy_value()
 
     n = types.intp
