@@ -7,10 +7,12 @@ from .compile import inlined, kernel
 from .simd import lanes
 from .vector import (
     deinterleave,
+    delayed,
     fma,
     interleave,
     larger,
     load,
+    put,
     spread,
     store,
     where_larger,
@@ -30,7 +32,7 @@ def _load_four(x, at, left):
 
 
 @kernel
-def _add_four(y, at, c0, c1, c2, c3, left):
+def _add_every_fourth(y, at, c0, c1, c2, c3, left):
     """The counterpart: adds to elements at, at + 1, at + 2, ..."""
     lane = lanes(y)
     v0, v2 = interleave(c0, c2)
@@ -58,7 +60,7 @@ def _give_to_largest(x, at, y, b, g, left):
     far = g - near
     d1 = where_larger(c0, c1, near, zero)
     d3 = where_larger(c2, c3, far, zero)
-    _add_four(y, b, near - d1, d1, far - d3, d3, left)
+    _add_every_fourth(y, b, near - d1, d1, far - d3, d3, left)
 
 
 @kernel
@@ -156,36 +158,12 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
 def _stretch(row, p, width, factor, out, q):
     """factor*width elements of out from q on = width of row from p on, interpolated at half-pixel centres, the ends
     replicated."""
-    lane = lanes(out)
-    if factor == 2 and width > 1:
-        near, far = spread(out, 0.75), spread(out, 0.25)
-        for i in range(0, width - 1, lane):
-            n = width - 1 - i
-            a, b = load(row, p + i, n), load(row, p + i + 1, n)
-            v0, v1 = interleave(near * a + far * b, far * a + near * b)
-            store(out, q + 2 * i + 1, v0, 2 * n)
-            store(out, q + 2 * i + 1 + lane, v1, 2 * n - lane)
-    elif factor == 4 and width > 1:
-        f1, f3, f5, f7 = spread(out, 0.125), spread(out, 0.375), spread(out, 0.625), spread(out, 0.875)
-        for i in range(0, width - 1, lane):
-            n = width - 1 - i
-            a, b = load(row, p + i, n), load(row, p + i + 1, n)
-            v0, v2 = interleave(f7 * a + f1 * b, f3 * a + f5 * b)
-            v1, v3 = interleave(f5 * a + f3 * b, f1 * a + f7 * b)
-            w0, w1 = interleave(v0, v1)
-            w2, w3 = interleave(v2, v3)
-            at = q + 4 * i + 2
-            store(out, at, w0, 4 * n)
-            store(out, at + lane, w1, 4 * n - lane)
-            store(out, at + 2 * lane, w2, 4 * n - 2 * lane)
-            store(out, at + 3 * lane, w3, 4 * n - 3 * lane)
-    else:
-        half = out.dtype.type(0.5)
-        one = out.dtype.type(1)
-        for k in range(factor):
-            u = out.dtype.type((k + half) / factor)
-            for i in range(width - 1):
-                out[q + factor * i + factor // 2 + k] = (one - u) * row[p + i] + u * row[p + i + 1]
+    half = out.dtype.type(0.5)
+    one = out.dtype.type(1)
+    for k in range(factor):
+        u = out.dtype.type((k + half) / factor)
+        for i in range(width - 1):
+            out[q + factor * i + factor // 2 + k] = (one - u) * row[p + i] + u * row[p + i + 1]
     for k in range(factor // 2):
         out[q + k] = row[p]
         out[q + factor * width - 1 - k] = row[p + width - 1]
@@ -227,59 +205,144 @@ def _shrink(row, width, factor, out):
 
 
 @inlined
-def _mix(over, under, v, w, y, at, left, scale, shift, slope, finished):
-    """A vector of a row of y, to which a mixture of two stretched rows is added."""
-    u = fma(v, over, fma(w, under, load(y, at, left)))
+def _mix(top, below, v, w, y, at, left, ends):
+    """A vector of a row of y, to which `v*top + w*below` is added."""
+    scale, shift, slope, finished = ends
+    u = fma(v, top, fma(w, below, load(y, at, left)))
     if finished:
         u = fma(u, scale, shift)
         u = where_positive(u, u, slope * u)
     store(y, at, u, left)
 
 
+@inlined
+def _with_neighbours(x, at, first, left):
+    """A vector of a row, the same one pixel to the left and to the right; the row's ends are replicated."""
+    lane = lanes(x)
+    v = load(x, at, left)
+    before = delayed(v) if first else load(x, at - 1, left)
+    after = load(x, at + 1, lane) if left > lane else put(load(x, at + 1, left - 1), v, left - 1)
+    return before, v, after
+
+
+@inlined
+def _stretched_by_two(x, at, first, left):
+    """Two vectors of a row that a vector of x is stretched to."""
+    before, v, after = _with_neighbours(x, at, first, left)
+    near, far = spread(x, 0.75) * v, spread(x, 0.25)
+    return interleave(fma(far, before, near), fma(far, after, near))
+
+
+@inlined
+def _stretched_by_four(x, at, first, left):
+    """The same for factor 4."""
+    before, v, after = _with_neighbours(x, at, first, left)
+    f1, f3, f5, f7 = spread(x, 0.125), spread(x, 0.375), spread(x, 0.625) * v, spread(x, 0.875) * v
+    c0, c2 = interleave(fma(f3, before, f5), fma(f1, after, f7))
+    c1, c3 = interleave(fma(f1, before, f7), fma(f3, after, f5))
+    v0, v1 = interleave(c0, c1)
+    v2, v3 = interleave(c2, c3)
+    return v0, v1, v2, v3
+
+
+@inlined
+def _add_two(top, below, v, w, y, at, left, ends):
+    lane = lanes(y)
+    _mix(top[0], below[0], v, w, y, at, 2 * left, ends)
+    if 2 * left > lane:
+        _mix(top[1], below[1], v, w, y, at + lane, 2 * left - lane, ends)
+
+
+@inlined
+def _add_four(top, below, v, w, y, at, left, ends):
+    lane = lanes(y)
+    _mix(top[0], below[0], v, w, y, at, 4 * left, ends)
+    if 4 * left > lane:
+        _mix(top[1], below[1], v, w, y, at + lane, 4 * left - lane, ends)
+    if 4 * left > 2 * lane:
+        _mix(top[2], below[2], v, w, y, at + 2 * lane, 4 * left - 2 * lane, ends)
+    if 4 * left > 3 * lane:
+        _mix(top[3], below[3], v, w, y, at + 3 * lane, 4 * left - 3 * lane, ends)
+
+
+@inlined
+def _by_two(x, a, px, height, left, first_column, y, b, py, first, rows, ends):
+    """A column of vectors of x, down its rows, to what lies below in y."""
+    v, w = spread(y, 0.75), spread(y, 0.25)
+    low, high = (first + 1) // 2 - 1, (first + rows) // 2 - 1
+    top = _stretched_by_two(x, a + max(low, 0) * px, first_column, left)
+    for k in range(low, high + 1):
+        below = _stretched_by_two(x, a + min(k + 1, height - 1) * px, first_column, left)
+        r = 2 * k + 1 - first
+        if r >= 0:
+            _add_two(top, below, v, w, y, b + r * py, left, ends)
+        if r + 1 < rows:
+            _add_two(top, below, w, v, y, b + (r + 1) * py, left, ends)
+        top = below
+
+
+@inlined
+def _by_four(x, a, px, height, left, first_column, y, b, py, first, rows, ends):
+    """The same for factor 4."""
+    low, high = (first + 2) // 4 - 1, (first + rows + 1) // 4 - 1
+    top = _stretched_by_four(x, a + max(low, 0) * px, first_column, left)
+    for k in range(low, high + 1):
+        below = _stretched_by_four(x, a + min(k + 1, height - 1) * px, first_column, left)
+        begin = 4 * k + 2 - first
+        for r in range(max(begin, 0), min(begin + 4, rows)):
+            t = (r - begin) * 0.25 + 0.125
+            _add_four(top, below, spread(y, 1 - t), spread(y, t), y, b + r * py, left, ends)
+        top = below
+
+
+@kernel
+def _by_any(x, p, px, height, width, factor, y, q, py, first, rows, spare, o, ends):
+    """The same for a whole map and any factor. Each row of x is stretched once, into one of two lines of `spare[o:]`;
+    rows of y between the centres of two of x mix these."""
+    lane = lanes(y)
+    n = factor * width
+    half = factor // 2
+    ready = -1  # rows of x up to this one have been stretched; row k lies in line k & 1
+    for k in range((first + half) // factor - 1, (first + rows - 1 + half) // factor):
+        top, below = max(k, 0), min(k + 1, height - 1)
+        for row in range(max(top, ready + 1), below + 1):
+            _stretch(x, p + row * px, width, factor, spare, o + (row & 1) * n)
+            ready = row
+        over, under = o + (top & 1) * n, o + (below & 1) * n
+        begin = factor * k + half  # the first row of y below the centre of row k
+        for r in range(max(begin, first), min(begin + factor, first + rows)):
+            t = (r - begin + 0.5) / factor
+            v, w, b = spread(y, 1 - t), spread(y, t), q + (r - first) * py
+            for i in range(0, n, lane):
+                left = n - i
+                _mix(load(spare, over + i, left), load(spare, under + i, left), v, w, y, b + i, left, ends)
+
+
 @kernel
 def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, spare, o, ends, finish):
     """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
 
-    x is height x width, factor a power of two. Each row of x is stretched once, into one of two lines of `spare[o:]`;
-    the `factor` rows of y between the centres of two mix these, two at a time. finish: where in `ends` the scales,
-    shifts and slopes (3, channels) lie that are applied to what y then is, as batch norm and PReLU; none if negative.
+    x is height x width, factor a power of two; `spare[o:]` has room for two lines of y. finish: where in `ends` the
+    scales, shifts and slopes (3, channels) lie that are applied to what y then is, as batch norm and PReLU; none if
+    negative. Factors of 2 and 4 go down the columns, so that a row of x is stretched once, in registers.
     """
     lane = lanes(y)
-    n = factor * width
-    even = n - n % lane
-    half = factor // 2
     finished = finish >= 0
     for c in range(channels):
         scale = shift = slope = spread(y, 0)
         if finished:
             scale, shift = spread(y, ends[finish + c]), spread(y, ends[finish + channels + c])
             slope = spread(y, ends[finish + 2 * channels + c])
-        ready = -1  # rows of x up to this one have been stretched; row k lies in line k & 1
-        for k in range((first + half) // factor - 1, (first + rows - 1 + half) // factor):
-            top, below = max(k, 0), min(k + 1, height - 1)
-            for row in range(max(top, ready + 1), below + 1):
-                _stretch(x, p + c * lx + row * px, width, factor, spare, o + (row & 1) * n)
-                ready = row
-            over, under = o + (top & 1) * n, o + (below & 1) * n
-            begin = factor * k + half  # the first row of y below the centre of row k
-            r = max(begin, first)
-            end = min(begin + factor, first + rows)
-            while r < end:
-                b = q + c * ly + (r - first) * py
-                pair = r + 1 < end
-                t, t_next = (r - begin + 0.5) / factor, (r - begin + 1.5) / factor
-                v, w, v_next, w_next = spread(y, 1 - t), spread(y, t), spread(y, 1 - t_next), spread(y, t_next)
-                for i in range(0, even, lane):
-                    e, f = load(spare, over + i, lane), load(spare, under + i, lane)
-                    _mix(e, f, v, w, y, b + i, lane, scale, shift, slope, finished)
-                    if pair:
-                        _mix(e, f, v_next, w_next, y, b + py + i, lane, scale, shift, slope, finished)
-                if even < n:
-                    e, f = load(spare, over + even, n - even), load(spare, under + even, n - even)
-                    _mix(e, f, v, w, y, b + even, n - even, scale, shift, slope, finished)
-                    if pair:
-                        _mix(e, f, v_next, w_next, y, b + py + even, n - even, scale, shift, slope, finished)
-                r += 1 + pair
+        to = scale, shift, slope, finished
+        a, b = p + c * lx, q + c * ly
+        if factor == 2:
+            for i in range(0, width, lane):
+                _by_two(x, a + i, px, height, width - i, i == 0, y, b + 2 * i, py, first, rows, to)
+        elif factor == 4:
+            for i in range(0, width, lane):
+                _by_four(x, a + i, px, height, width - i, i == 0, y, b + 4 * i, py, first, rows, to)
+        else:
+            _by_any(x, a, px, height, width, factor, y, b, py, first, rows, spare, o, to)
 
 
 @kernel

@@ -264,6 +264,31 @@ def interleave(typingctx, even, odd):
 
 
 @intrinsic
+def delayed(typingctx, value):
+    """The vector one lane later: lane k holds what lane k - 1 held, and lane 0 what it held before."""
+
+    def generate(context, builder, signature, arguments):
+        n = arguments[0].type.count
+        return _shuffle(builder, arguments[0], arguments[0], [0, *range(n - 1)])
+
+    return value(value), generate
+
+
+@intrinsic
+def put(typingctx, value, other, lane):
+    """`value` with one lane, whose number is given, from `other`."""
+
+    def generate(context, builder, signature, arguments):
+        vector = arguments[0].type
+        wide = ir.VectorType(ir.IntType(32), vector.count)
+        lane = splat(builder, builder.trunc(arguments[2], ir.IntType(32)), wide)
+        chosen = builder.icmp_signed("==", ir.Constant(wide, list(range(vector.count))), lane)
+        return builder.select(chosen, arguments[1], arguments[0])
+
+    return value(value, value, types.intp), generate
+
+
+@intrinsic
 def total(typingctx, value):
     """The sum over the lanes."""
 
