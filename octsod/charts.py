@@ -85,11 +85,12 @@ def chart(title, lines) -> np.ndarray:
 
 def ticks(low, high, count) -> list[float]:
     """About `count` round numbers, evenly spaced, from at most `low` to at least `high`; at least two."""
-    span = high - low or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-9 * size else size or 1.0  # what differs by rounding alone is equal
     step = 10.0 ** math.floor(math.log10(span / count))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if factor * step * count >= span * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
+    return [float(f"{k * step:.12g}") for k in range(first, max(last, first + 1) + 1)]
 
 
 def _averaged(image):

@@ -15,6 +15,9 @@ from octsod.charts import BLUE, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, chart, ti
         (1e-7, 1e-4, [0, 2e-5, 4e-5, 6e-5, 8e-5, 1e-4]),
         (0, 0, [0, 0.2]),
         (5, 5, [5, 6]),
+        (1e-3, 1e-3 + 2e-19, [1e-3, 1.2e-3]),  # a mean of equal numbers need not be equal to them
+        (1e-3 - 2e-19, 1e-3, [8e-4, 1e-3]),
+        (-2, -2, [-2, -1.5]),
     ],
 )
 def test_ticks(low, high, expected):
