@@ -16,7 +16,7 @@ from octsod.charts import BLUE, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, chart, ti
         (0, 0, [0, 0.2]),
         (5, 5, [5, 6]),
         (1e-3, 1e-3 + 2e-19, [1e-3, 1.2e-3]),  # a mean of equal numbers need not be equal to them
-        (1e-3 - 2e-19, 1e-3, [8e-4, 1e-3]),
+        (1e-3 - 2e-19, 1e-3, [1e-3, 1.2e-3]),
         (-2, -2, [-2, -1.5]),
     ],
 )
