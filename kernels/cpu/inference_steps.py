@@ -8,78 +8,90 @@ Rows end in at least one zero, the right border of one row and the left border o
 
 from .compile import inlined, kernel
 from .depthwise import nine
-from .simd import MULTIPLY_ROWS, MULTIPLY_VECTORS, finish_tile, finish_tile_narrow, lanes
+from .simd import MULTIPLY_ROWS, MULTIPLY_VECTORS, finish_tiles, lanes
 from .vector import deinterleave, fma, load, spread, store, where_positive
 
-_w1, _w2, _w3, _w4, _w5, _w6 = finish_tile[1:]
-_n1, _n2, _n3, _n4, _n5, _n6 = finish_tile_narrow[1:]
+_f1, _f2, _f3, _f4, _f5, _f6 = finish_tiles[0][1:]
+_h1, _h2, _h3, _h4, _h5, _h6 = finish_tiles[1][1:]
+_n1, _n2, _n3, _n4, _n5, _n6 = finish_tiles[2][1:]
 
 
 @kernel
-def _wide(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b):
+def _full(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
     if r == 6:
-        _w6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _f6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 5:
-        _w5(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _f5(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 4:
-        _w4(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _f4(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 3:
-        _w3(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _f3(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 2:
-        _w2(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _f2(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     else:
-        _w1(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _f1(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
 
 
 @kernel
-def _narrow(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b):
+def _half(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
     if r == 6:
-        _n6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _h6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 5:
-        _n5(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _h5(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 4:
-        _n4(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _h4(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 3:
-        _n3(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _h3(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     elif r == 2:
-        _n2(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _h2(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
     else:
-        _n1(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b)
+        _h1(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
 
 
 @kernel
-def product(y, o, ldo, rows, weight, w, b, x, q, table, t, depth, count, aside):
+def _narrow(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
+    if r == 6:
+        _n6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
+    elif r == 5:
+        _n5(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
+    elif r == 4:
+        _n4(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
+    elif r == 3:
+        _n3(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
+    elif r == 2:
+        _n2(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
+    else:
+        _n1(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
+
+
+@kernel
+def product(y, o, ldo, rows, weight, w, b, x, q, table, t, depth, count):
     """`y[o + r*ldo + i] = finish(sum_k weight[w + k*rows + r] * x[q + table[t + k] + i])` for r < rows, i < count.
 
     finish(v) is prelu(v*scale + shift), with scales, shifts and slopes (3, rows) from weight[b] on, or v if b is so
-    negative that b + rows is, too. Writes exactly
-    `count` pixels of each row; reads up to one vector beyond the last pixel of x. `aside`: MULTIPLY_ROWS vectors of
-    scratch. Each pixel's sum has one order, wherever it lies in a tile.
+    negative that b + rows is, too. Writes exactly `count` pixels of each row; reads up to MULTIPLY_VECTORS vectors
+    beyond the last pixel of x. Each pixel's sum has one order, wherever it lies in a tile.
     """
     lane = lanes(x)
-    step = MULTIPLY_VECTORS * lane
     blocks = (rows + MULTIPLY_ROWS - 1) // MULTIPLY_ROWS
     i = 0
     while i < count:
-        # What is left at the end is worked out together with pixels before it, once more: the same numbers, and a whole
-        # tile at a time is faster than its parts.
-        wide = count >= step
-        i = min(i, max(count - (step if wide else lane), 0))
+        left = count - i
+        vectors = MULTIPLY_VECTORS
+        if left <= MULTIPLY_VECTORS // 2 * lane:
+            vectors = MULTIPLY_VECTORS // 2 if left > lane else 1
         r = 0
         for k in range(blocks):
             m = (rows - r + blocks - k - 1) // (blocks - k)
             at = o + r * ldo + i
-            if wide:
-                _wide(m, y, at, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r)
-            elif count >= lane:
-                _narrow(m, y, at, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r)
+            if vectors == MULTIPLY_VECTORS:
+                _full(m, y, at, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r, left)
+            elif vectors > 1:
+                _half(m, y, at, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r, left)
             else:
-                _narrow(m, aside, 0, lane, weight, w + r, rows, x, q + i, table, t, depth, b + r)
-                for a in range(m):
-                    for e in range(count):
-                        y[at + a * ldo + e] = aside[a * lane + e]
+                _narrow(m, y, at, ldo, weight, w + r, rows, x, q + i, table, t, depth, b + r, left)
             r += m
-        i += step if wide else lane
+        i += vectors * lane
 
 
 @inlined
@@ -112,11 +124,11 @@ def _filter_column(x, a, px, w, scale, shift, slope, y, at, py, rows, left):
 
 @kernel
 def depthwise(x, p, lx, px, y, q, ly, py, weight, w, b, channels, rows, cols):
-    """`y = finish(depthwise 3x3 of x)`, and a zero behind each row.
+    """`y = finish(depthwise 3x3 of x)`, and zeros behind each row.
 
     weight: (channels, 9) from `w` on; scales, shifts and slopes (3, channels) from `b` on.
     """
-    lane = lanes(x)
+    lane, zero = lanes(x), spread(x, 0)
     whole = cols - cols % lane
     for c in range(channels):
         taps = nine(x, weight, w + 9 * c)
@@ -129,7 +141,9 @@ def depthwise(x, p, lx, px, y, q, ly, py, weight, w, b, channels, rows, cols):
             left = cols - whole
             _filter_column(x, a + whole, px, taps, scale, shift, slope, y, at + whole, py, rows, left)
         for r in range(rows):
-            y[at + r * py + cols] = 0
+            end = r * py + cols
+            for i in range(0, py - cols, lane):
+                store(y, at + end + i, zero, py - cols - i)
 
 
 @kernel

@@ -23,14 +23,13 @@ _max_pool, _transfer, _upsample_add, _fill = scales.max_pool, steps.transfer, sc
 
 
 @kernel
-def _take(program, first, last, threads, rounds, addresses, parameters, table, aside, lines, counter, like):
+def _take(program, first, last, threads, rounds, addresses, parameters, table, counter, like):
     """Execute steps first..last of `program` on the arrays at `addresses`; returns how many barriers there have been.
 
     A step is (operation, channels, rows, cols, region x, region y, a, b, c, d), a region (array, start, channel
-    stride, row pitch). aside, lines: where in scratch steps may put something aside.
+    stride, row pitch). Scratch begins with room for what steps put aside.
     """
     scratch = array_at(like, addresses[SCRATCH])
-    put = array_at(like, addresses[SCRATCH] + aside * like.itemsize)
     for k in range(first, last):
         operation = program[k, 0]
         channels = program[k, 1]
@@ -50,7 +49,7 @@ def _take(program, first, last, threads, rounds, addresses, parameters, table, a
         d = program[k, 15]
         if operation == PRODUCT:
             for r in range(rows):
-                _product(y, yo + r * yp, yl, channels, parameters, a, b, x, xo + r * xp, table, c, d, cols, put)
+                _product(y, yo + r * yp, yl, channels, parameters, a, b, x, xo + r * xp, table, c, d, cols)
         elif operation == DEPTHWISE:
             _depthwise(x, xo, xl, xp, y, yo, yl, yp, parameters, a, b, channels, rows, cols)
         elif operation == POOL:
@@ -58,7 +57,7 @@ def _take(program, first, last, threads, rounds, addresses, parameters, table, a
         elif operation == AVERAGE:
             _average(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols)
         elif operation == UPSAMPLE_ADD:
-            _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, lines, parameters, d)
+            _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, 0, parameters, d)
         elif operation == COPY:
             _transfer(x, xo, xl, xp, y, yo, yl, yp, 1, channels, rows, cols, False)
         elif operation == FILL:
@@ -72,7 +71,7 @@ def _take(program, first, last, threads, rounds, addresses, parameters, table, a
 @kernel
 def _pictures(
     slot, start, stop, program, bounds, batch, memory, memory_size, scratch, scratch_size, images, image_size, out,
-    out_size, parameters, table, aside, lines, counter, places,
+    out_size, parameters, table, counter, places,
 ):  # fmt: skip
     """Pictures start..stop, each in this thread's memory; if there is more than one program, that of all pictures."""
     threads = bounds.size - 1
@@ -86,8 +85,8 @@ def _pictures(
             addresses[IMAGES] = images.ctypes.data + n * image_size * images.itemsize
             addresses[LOGITS] = out.ctypes.data + n * out_size * out.itemsize
             rounds = _take(
-                program, bounds[which], bounds[which + 1], threads, rounds, addresses, parameters, table, aside, lines,
-                counter, images,
+                program, bounds[which], bounds[which + 1], threads, rounds, addresses, parameters, table, counter,
+                images,
             )  # fmt: skip
 
 
@@ -109,6 +108,5 @@ def csnet(frozen, x, out):
     parallel.run(
         _pictures, batch if together == 1 else together, plan.program, plan.bounds, batch, memory.reshape(-1),
         plan.memory_size, scratch.reshape(-1), plan.scratch_size, x.reshape(-1), x[0].size, out.reshape(-1),
-        out[0].size, plan.parameters, plan.table, plan.aside, plan.lines, np.zeros(1, np.int64),
-        np.zeros(4 * slots, np.int64), slots=slots,
+        out[0].size, plan.parameters, plan.table, np.zeros(1, np.int64), np.zeros(4 * slots, np.int64), slots=slots,
     )  # fmt: skip

@@ -8,7 +8,7 @@ band exists, whose last rows are carried over to the next one.
 import numpy as np
 
 from .dense import bands
-from .simd import MULTIPLY_ROWS, VECTOR_BYTES
+from .simd import MULTIPLY_VECTORS, VECTOR_BYTES
 
 FIELDS = 16
 PRODUCT, DEPTHWISE, POOL, AVERAGE, UPSAMPLE_ADD, COPY, FILL, BARRIER = range(8)
@@ -75,10 +75,8 @@ class Plan:
         self._steps = [[] for _ in range(threads)]
         self._table, self._parameters, self._parameters_size = [], [], 0
         self._heap, self._blocks = _Heap(), {}
-        # Behind what steps put aside, scratch begins with slack: a single row's filter looks at one row too many.
-        self.aside = 0
-        self.lines = MULTIPLY_ROWS * self.lanes
-        self._scratch_base = self.lines + 2 * (width + 64) + 2 * (width + 2)
+        self.slack = (MULTIPLY_VECTORS + 1) * self.lanes  # products read so far beyond the end of their source
+        self._scratch_base = self._whole(2 * width)  # behind two lines that an upsampling may put aside
         self.scratch_size = self._scratch_base
         self._build(height, width)
         program = [step for steps in self._steps for step in steps]
@@ -86,18 +84,26 @@ class Plan:
         self.bounds = np.cumsum([0, *map(len, self._steps)])
         self.table = np.array(self._table, np.int64)
         self.parameters = np.concatenate(self._parameters).astype(frozen.dtype)
-        self.memory_size = self._heap.size + 64
+        self.memory_size = self._heap.size + self.slack
+        self.scratch_size += self.slack
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _map(self, channels, height, width, margin=1):
-        """A map in a picture's memory with room for `margin` rows and columns of zeros around it."""
-        pitch = width + margin
-        stride = -(-((height + 2 * margin) * pitch + margin + 2 * self.lanes) // self.lanes) * self.lanes
+        """A map in a picture's memory with room for `margin` rows and columns of zeros around it.
+
+        Its rows begin at whole vectors; what lies behind them, `margin` or more pixels, is before the next ones, too.
+        """
+        pitch, before = self._whole(width + margin), self._whole(margin)
+        stride = before + (height + 2 * margin) * pitch + before
         start, size = self._heap.take(channels * stride)
-        region = Region(MEMORY, start + margin * (pitch + 1), stride, pitch, height, width)
+        region = Region(MEMORY, start + before + margin * pitch, stride, pitch, height, width)
         self._blocks[id(region)] = region, start, size
         return region
+
+    def _whole(self, size):
+        """Elements of as many vectors as hold `size`."""
+        return -(-size // self.lanes) * self.lanes
 
     def _drop(self, *regions):
         """These maps are not read any more from the next barrier on."""
@@ -106,12 +112,9 @@ class Plan:
             self._heap.give_back(start, size)
 
     def _zero_borders(self, region, channels, margin=1):
-        """By the first thread: what lies around a map, but for the column behind each row if that is one wide."""
-        above = region.at(-margin, -margin)
-        self._step(0, FILL, channels, 1, margin * region.pitch + margin, y=above)
+        """By the first thread: what lies around a map, but for what lies behind its rows."""
+        self._step(0, FILL, channels, 1, margin * region.pitch + margin, y=region.at(-margin, -margin))
         self._step(0, FILL, channels, 1, margin * region.pitch, y=region.at(region.height))
-        if margin > 1:
-            self._step(0, FILL, channels, region.height, margin, y=region.at(0, region.width))
 
     def _parameter(self, *arrays):
         """Where these numbers lie among the parameters."""
@@ -146,16 +149,21 @@ class Plan:
         return [(t, ends[t], ends[t + 1]) for t in range(self.threads) if ends[t] < ends[t + 1]]
 
     def _product(self, thread, y, x, rows, row_of_x, weights, depth):
-        """`rows` rows of y from x's row `row_of_x` on; weights: (channels, weight, ends or UNFINISHED, table)."""
+        """`rows` rows of y from x's row `row_of_x` on; weights: (channels, weight, ends or UNFINISHED, table).
+
+        What lies behind the rows is anything afterwards.
+        """
         channels, a, b, table = weights
         source = x.at(row_of_x)
-        if y.pitch == x.pitch:  # rows and the zeros between them as one run
+        if y.pitch == x.pitch:  # rows and what lies between them as one run
             runs, count = 1, (rows - 1) * x.pitch + x.width
         else:
             runs, count = rows, x.width
         self._step(thread, PRODUCT, channels, runs, count, source, y, a, b, table, depth)
-        if y.pitch == y.width + 1:
-            self._step(thread, FILL, channels, rows, 1, y=y.at(0, y.width))
+
+    def _zeros_behind(self, thread, region, channels, rows):
+        """What lies behind `rows` rows of a map."""
+        self._step(thread, FILL, channels, rows, region.pitch - region.width, y=region.at(0, region.width))
 
     # --- gOctConv -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +223,7 @@ class Plan:
                     thread, operation, channels, count // factor, target.width, source.at(first),
                     target.at(first // factor), a=factor,
                 )  # fmt: skip
-                self._step(thread, FILL, channels, count // factor, 1, y=target.at(first // factor, target.width))
+                self._zeros_behind(thread, target.at(first // factor), channels, count // factor)
 
     def _compile(self, octave, sources, own):
         """Parameters and tables of a gOctConv: per output level, what `_rows` needs."""
@@ -274,14 +282,13 @@ class Plan:
             )  # fmt: skip
 
     def _buffer(self, start, channels, rows, height, width):
-        """A region of scratch for `rows` rows, `start` on."""
-        pitch = width + 1
-        stride = -(-(rows * pitch + 2 * self.lanes) // self.lanes) * self.lanes
-        self.scratch_size = max(self.scratch_size, start + 1 + channels * stride + 2 * self.lanes)
-        return Region(SCRATCH, start + 1, stride, pitch, height, width)
+        """A region of scratch for `rows` rows, `start` on, with a vector of room before them."""
+        pitch = self._whole(width + 1)
+        self.scratch_size = max(self.scratch_size, start + self._buffer_size(channels, rows, width))
+        return Region(SCRATCH, start + self.lanes, rows * pitch + self.lanes, pitch, height, width)
 
     def _buffer_size(self, channels, rows, width):
-        return 64 + channels * (rows * (width + 1) + 3 * self.lanes)
+        return self.lanes + channels * (rows * self._whole(width + 1) + self.lanes)
 
     # --- the layers ---------------------------------------------------------------------------------------------------
 
@@ -346,6 +353,7 @@ class Plan:
             if number == 0:
                 if stop > begin:
                     self._rows(thread, compiled, sources, own, j, begin, stop - begin, here, height, scratch)
+                    self._zeros_behind(thread, here, channels, stop - begin)
             else:
                 self._filter(thread, filters[0][j], stages[0].at(begin - (row - 2)), here, channels, stop - begin)
             self._step(
@@ -367,7 +375,7 @@ class Plan:
         sources, own, derived = self._sources(blocks[0][1][0], maps, multiples)
         for thread, begin, end in self._shares(height, multiples[0]):
             self._step(thread, COPY, 3, end - begin, width, source.at(begin), image.at(begin))
-            self._step(thread, FILL, 3, end - begin, 1, y=image.at(begin, width))
+            self._zeros_behind(thread, image.at(begin), 3, end - begin)
             self._derive(thread, derived, 0, begin, end - begin)
         self._barrier()
         fused = []  # (map, channels) of the last outputs of stages 2, 3 and 4
@@ -436,6 +444,7 @@ class Plan:
                         thread, compiled, self._fused_sources, fused, level, row, rows, entry[0].at(row),
                         size[0] >> level, self._scratch_base,
                     )  # fmt: skip
+                    self._zeros_behind(thread, entry[0].at(row), entry[1], rows)
         self._barrier()
         dilated = []
         for level, (groups, finish) in enumerate(zip(f.dilated.groups, f.dilated.finish, strict=True)):

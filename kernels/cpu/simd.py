@@ -46,6 +46,16 @@ def splat(builder, value, vector):
     return builder.shuffle_vector(first, undefined, zeros)
 
 
+def mask(builder, vector, count):
+    """Lanes 0..count-1 of a vector of this type, as a vector of bits."""
+    # Compared in 32 bits, one instruction; a count of 2**31 and more is as good as that.
+    most = ir.Constant(count.type, 1 << 30)
+    count = builder.select(builder.icmp_signed("<", count, most), count, most)
+    wide = ir.VectorType(ir.IntType(32), vector.count)
+    numbers = ir.Constant(wide, list(range(vector.count)))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(count, ir.IntType(32)), wide))
+
+
 def overloaded(builder, name, vector, result, *arguments):
     kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
     return _call(builder, f"{name}.v{vector.count}{kind}", result, *arguments)
@@ -112,6 +122,23 @@ class Flat:
     def store(self, index, value):
         self.builder.store(value, self.at(index, value.type)).align = self.bytes
 
+    def load_part(self, index, vector, mask):
+        """Lanes outside of the mask are zero and not read."""
+        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+        return self._masked("load", vector, vector, self.at(index, vector), self._alignment, mask, zero)
+
+    def store_part(self, index, value, mask):
+        """Lanes outside of the mask are not written."""
+        self._masked("store", value.type, ir.VoidType(), value, self.at(index, value.type), self._alignment, mask)
+
+    @property
+    def _alignment(self):
+        return ir.Constant(ir.IntType(32), self.bytes)
+
+    def _masked(self, name, vector, result, *arguments):
+        kind = f"v{vector.count}f{8 * self.bytes}"
+        return _call(self.builder, f"llvm.masked.{name}.{kind}.p0", result, *arguments)
+
 
 def _accumulators(builder, vector, count):
     """`count` zeroed vectors as stack slots, which LLVM promotes to registers."""
@@ -125,8 +152,8 @@ def _accumulators(builder, vector, count):
 def _multiply(rows, vectors, finished=False):
     """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]`, r < rows, i < vectors * lanes.
 
-    finished: with two more arguments (ends, b), and unless b is negative, what is stored is `prelu(sum*scale + shift,
-    slope)` with ends[b + r], ends[b + ldw + r] and ends[b + 2*ldw + r].
+    finished: with three more arguments (ends, b, left), only i < left are stored, and unless b is negative, as
+    `prelu(sum*scale + shift, slope)` with ends[b + r], ends[b + ldw + r] and ends[b + 2*ldw + r].
     """
 
     def generate(context, builder, signature, arguments):
@@ -162,19 +189,36 @@ def _multiply(rows, vectors, finished=False):
                         value = overloaded(builder, "llvm.fma", vector, vector, builder.load(slot), *ends[:2])
                         positive = builder.fcmp_ordered(">", value, zero)
                         builder.store(builder.select(positive, value, builder.fmul(ends[2], value)), slot)
-        for r in range(rows):
-            row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
-            for v in range(vectors):
-                at = builder.add(row, ir.Constant(index, v * vector.count))
-                out_.store(at, builder.load(slots[r * vectors + v]))
+
+        def write(store):
+            for r in range(rows):
+                row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
+                for v in range(vectors):
+                    at = builder.add(row, ir.Constant(index, v * vector.count))
+                    store(at, builder.load(slots[r * vectors + v]), v)
+
+        if finished:
+            left = arguments[13]
+            whole = builder.icmp_signed(">=", left, ir.Constant(index, vectors * vector.count))
+            with builder.if_else(whole, likely=True) as (all_of_it, part):
+                with all_of_it:
+                    write(lambda at, value, v: out_.store(at, value))
+                with part:
+                    masks = [
+                        mask(builder, vector, builder.sub(left, ir.Constant(index, v * vector.count)))
+                        for v in range(vectors)
+                    ]
+                    write(lambda at, value, v: out_.store_part(at, value, masks[v]))
+        else:
+            write(lambda at, value, v: out_.store(at, value))
         return context.get_dummy_value()
 
     n = types.intp
     if finished:
 
         @intrinsic
-        def multiply_finished(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth, ends, b):
-            return types.void(out, n, n, weight, n, n, x, n, table, n, n, ends, n), generate
+        def multiply_finished(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth, ends, b, left):
+            return types.void(out, n, n, weight, n, n, x, n, table, n, n, ends, n, n), generate
 
         return multiply_finished
 
@@ -228,8 +272,10 @@ def _correlate(rows, columns):
 
 multiply_tile = [None] + [_multiply(r, MULTIPLY_VECTORS) for r in range(1, MULTIPLY_ROWS + 1)]
 multiply_tile_narrow = [None] + [_multiply(r, 1) for r in range(1, MULTIPLY_ROWS + 1)]
-finish_tile = [None] + [_multiply(r, MULTIPLY_VECTORS, True) for r in range(1, MULTIPLY_ROWS + 1)]
-finish_tile_narrow = [None] + [_multiply(r, 1, True) for r in range(1, MULTIPLY_ROWS + 1)]
+finish_tiles = [  # by their vectors, then rows
+    [None] + [_multiply(r, vectors, True) for r in range(1, MULTIPLY_ROWS + 1)]
+    for vectors in (MULTIPLY_VECTORS, MULTIPLY_VECTORS // 2, 1)
+]
 correlate_tile = [None] + [_correlate(r, CORRELATE_COLUMNS) for r in range(1, CORRELATE_ROWS + 1)]
 
 

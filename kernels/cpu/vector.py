@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from .simd import VECTOR_BYTES, Flat, add_lanes, overloaded, splat
+from .simd import VECTOR_BYTES, Flat, add_lanes, mask, overloaded, splat
 
 
 class Vector(types.Type):
@@ -30,16 +30,6 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(scalar, kind.lanes))
 
 
-def _mask(builder, vector, count):
-    """Lanes 0..count-1, as a vector of bits."""
-    # Compared in 32 bits, one instruction; a count of 2**31 and more is as good as that.
-    most = ir.Constant(count.type, 1 << 30)
-    count = builder.select(builder.icmp_signed("<", count, most), count, most)
-    wide = ir.VectorType(ir.IntType(32), vector.count)
-    numbers = ir.Constant(wide, list(range(vector.count)))
-    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(count, ir.IntType(32)), wide))
-
-
 @intrinsic
 def load(typingctx, array, index, left):
     """`array[index:index + lanes]`; elements from `left` on are zero and not read."""
@@ -54,14 +44,8 @@ def load(typingctx, array, index, left):
             with whole:
                 builder.store(flat.load(arguments[1], vector), slot)
             with part:
-                mask = _mask(builder, vector, arguments[2])
-                zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
-                name = f"llvm.masked.load.v{vector.count}f{kind.element.bitwidth}.p0"
-                align = ir.Constant(ir.IntType(32), flat.bytes)
-                pointer = flat.at(arguments[1], vector)
-                kinds = ir.FunctionType(vector, [pointer.type, align.type, mask.type, vector])
-                function = cgutils.get_or_insert_function(builder.module, kinds, name)
-                builder.store(builder.call(function, [pointer, align, mask, zero]), slot)
+                lanes_left = mask(builder, vector, arguments[2])
+                builder.store(flat.load_part(arguments[1], vector, lanes_left), slot)
         return builder.load(slot)
 
     return kind(array, types.intp, types.intp), generate
@@ -79,13 +63,7 @@ def store(typingctx, array, index, value, left):
             with whole:
                 flat.store(arguments[1], arguments[2])
             with part:
-                mask = _mask(builder, vector, arguments[3])
-                name = f"llvm.masked.store.v{vector.count}f{value.element.bitwidth}.p0"
-                align = ir.Constant(ir.IntType(32), flat.bytes)
-                pointer = flat.at(arguments[1], vector)
-                kinds = ir.FunctionType(ir.VoidType(), [vector, pointer.type, align.type, mask.type])
-                function = cgutils.get_or_insert_function(builder.module, kinds, name)
-                builder.call(function, [arguments[2], pointer, align, mask])
+                flat.store_part(arguments[1], arguments[2], mask(builder, vector, arguments[3]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value, types.intp), generate
@@ -168,7 +146,7 @@ def keep(typingctx, value, left):
     def generate(context, builder, signature, arguments):
         vector = arguments[0].type
         zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
-        return builder.select(_mask(builder, vector, arguments[1]), arguments[0], zero)
+        return builder.select(mask(builder, vector, arguments[1]), arguments[0], zero)
 
     return value(value, types.intp), generate
 
