@@ -16,7 +16,7 @@ _h1, _h2, _h3, _h4, _h5, _h6 = finish_tiles[1][1:]
 _n1, _n2, _n3, _n4, _n5, _n6 = finish_tiles[2][1:]
 
 
-@kernel
+@inlined
 def _full(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
     if r == 6:
         _f6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
@@ -32,7 +32,7 @@ def _full(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
         _f1(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
 
 
-@kernel
+@inlined
 def _half(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
     if r == 6:
         _h6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
@@ -48,7 +48,7 @@ def _half(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
         _h1(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
 
 
-@kernel
+@inlined
 def _narrow(r, y, o, ldo, weight, w, ldw, x, q, table, t, depth, b, left):
     if r == 6:
         _n6(y, o, ldo, weight, w, ldw, x, q, table, t, depth, weight, b, left)
