@@ -4,7 +4,7 @@ A convolution's taps are shifts of the source: entry k of `table` is where the k
 to the pixel asked for. One table of offsets thus describes 1x1, 3x3, dilated, strided and multi-scale convolutions.
 """
 
-from .compile import kernel
+from .compile import inlined, kernel
 from .simd import (
     CORRELATE_COLUMNS,
     CORRELATE_ROWS,
@@ -21,7 +21,7 @@ _n1, _n2, _n3, _n4, _n5, _n6 = multiply_tile_narrow[1:]
 _c1, _c2, _c3, _c4, _c5 = (correlate_tile[min(r, CORRELATE_ROWS)] for r in range(1, 6))
 
 
-@kernel
+@inlined
 def _wide(r, out, o, ldo, weight, w, ldw, x, q, table, t, depth):
     if r == 6:
         _w6(out, o, ldo, weight, w, ldw, x, q, table, t, depth)
@@ -37,7 +37,7 @@ def _wide(r, out, o, ldo, weight, w, ldw, x, q, table, t, depth):
         _w1(out, o, ldo, weight, w, ldw, x, q, table, t, depth)
 
 
-@kernel
+@inlined
 def _narrow(r, out, o, ldo, weight, w, ldw, x, q, table, t, depth):
     if r == 6:
         _n6(out, o, ldo, weight, w, ldw, x, q, table, t, depth)
@@ -87,7 +87,7 @@ def multiply(out, o, ldo, rows, weight, w, ldw, x, q, table, t, depth, count, sp
         i += step if wide else lane
 
 
-@kernel
+@inlined
 def _block(r, out, o, ldo, d, p, ldd, x, q, table, t, count):
     if r == 5:
         _c5(out, o, ldo, d, p, ldd, x, q, table, t, count)
