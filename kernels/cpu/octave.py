@@ -175,7 +175,7 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
     program = b.program
     outputs = [program.map(f"out{j}", n, *c.size(j)) for j, n in enumerate(c.outs)]
     summed = [program.tensor(f"sums{i}", n) if sums[i] else 1 for i, n in enumerate(c.ins)]
-    program.spare_line(3 * c.width + 64)
+    program.spare_line(2 * c.width)
     upward = {}  # level -> products of that level's input for all finer outputs
     for level in range(c.levels - 1, 0, -1):
         if not c.in_at(level):
@@ -236,7 +236,6 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
     """
     b = _Builder(c)
     program = b.program
-    program.spare_line(4 * c.width + 64)
     grads, raws = ([program.map(f"{n}{j}", m, *c.size(j)) for j, m in enumerate(c.outs)] for n in "gz")
     dcoefs = [program.tensor(f"dcoef{j}", 0) for j in range(len(c.outs))]
     scale = 2 if c.pool else 1

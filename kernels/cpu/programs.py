@@ -115,7 +115,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             elif operation == UPSAMPLE_ADD:
                 _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare, weight, -1)
             elif operation == UPSAMPLE_BACKWARD:
-                _upsample_backward(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare)
+                _upsample_backward(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows)
             elif operation == MULTIPLY:
                 multiply(y, yo, yl, channels, weight, a, b, x, xo, table, c, d, cols, spare)
             else:

@@ -6,10 +6,12 @@ Regions are those of steps.py. Factors of 2 and 4, which are all that CSNet has,
 from .compile import inlined, kernel
 from .simd import lanes
 from .vector import (
+    advanced,
     deinterleave,
     delayed,
     fma,
     interleave,
+    keep,
     larger,
     load,
     put,
@@ -169,41 +171,6 @@ def _stretch(row, p, width, factor, out, q):
         out[q + factor * width - 1 - k] = row[p + width - 1]
 
 
-@kernel
-def _shrink(row, width, factor, out):
-    """Adjoint of `_stretch`: row (factor*width) to out (width)."""
-    n = factor * width
-    if factor == 4 and width > 1:
-        f1 = out.dtype.type(0.125)
-        f3 = out.dtype.type(0.375)
-        f5 = out.dtype.type(0.625)
-        f7 = out.dtype.type(0.875)
-        out[0] = row[0] + row[1] + f7 * row[2] + f5 * row[3] + f3 * row[4] + f1 * row[5]
-        last = row[n - 1] + row[n - 2] + f7 * row[n - 3] + f5 * row[n - 4]
-        out[width - 1] = last + f3 * row[n - 5] + f1 * row[n - 6]
-        g1, g3, g5, g7 = spread(out, 0.125), spread(out, 0.375), spread(out, 0.625), spread(out, 0.875)
-        for i in range(0, width - 2, lanes(out)):
-            left = 4 * (width - 2 - i)
-            a0, a1, a2, a3 = _load_four(row, 4 * i + 2, left)
-            b0, b1, b2, b3 = _load_four(row, 4 * i + 6, left)
-            v = (g5 * (a2 + b1) + g7 * (a3 + b0)) + (g3 * (a1 + b2) + g1 * (a0 + b3))
-            store(out, i + 1, v, width - 2 - i)
-    else:
-        half = out.dtype.type(0.5)
-        one = out.dtype.type(1)
-        for i in range(width):
-            out[i] = 0
-        for k in range(factor):
-            u = out.dtype.type((k + half) / factor)
-            for i in range(width - 1):
-                v = row[factor * i + factor // 2 + k]
-                out[i] += (one - u) * v
-                out[i + 1] += u * v
-        for k in range(factor // 2):
-            out[0] += row[k]
-            out[width - 1] += row[n - 1 - k]
-
-
 @inlined
 def _mix(top, below, v, w, y, at, left, ends):
     """A vector of a row of y, to which `v*top + w*below` is added."""
@@ -345,66 +312,103 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
             _by_any(x, a, px, height, width, factor, y, b, py, first, rows, spare, o, to)
 
 
-@kernel
-def _share(r, k, height, factor):
-    """The weight of coarse row k in fine row r, one of the 2*factor rows that it has a share in."""
-    if r < factor // 2 or r >= factor * height - factor // 2:
-        return 1.0  # the border is replicated
-    j = r - (factor * k - factor // 2)
-    return (j + 0.5) / factor if j < factor else (2 * factor - j - 0.5) / factor
-
-
-@kernel
-def _add_rows(d, a, pd, count, v0, v1, v2, v3, line, n, add):
-    """`line = sum of up to four rows of d`, weighted, or that added to it."""
+@inlined
+def _shrunk_by_two(d, at, first, left):
+    """The adjoint of `_stretched_by_two`: what a vector of x gets from the row of d; lanes from `left` on are zero."""
     lane = lanes(d)
-    w0, w1, w2, w3 = spread(d, v0), spread(d, v1), spread(d, v2), spread(d, v3)
-    b, c, e = a + pd * min(1, count - 1), a + pd * min(2, count - 1), a + pd * min(3, count - 1)
-    for i in range(0, n, lane):
-        v = fma(w0, load(d, a + i, n - i), w1 * load(d, b + i, n - i))
-        w = fma(w2, load(d, c + i, n - i), w3 * load(d, e + i, n - i))
-        v = v + w
-        if add:
-            v = v + load(line, i, n - i)
-        store(line, i, v, n - i)
+    u, v = deinterleave(load(d, at, 2 * left), load(d, at + lane, 2 * left - lane))
+    last = min(left, lane) - 1
+    after = put(advanced(u), v if left <= lane else spread(d, d[at + 2 * lane]), last)
+    before = put(delayed(v), u if first else spread(d, d[at - 1]), 0)
+    return keep(fma(spread(d, 0.25), after + before, spread(d, 0.75) * (u + v)), left)
+
+
+@inlined
+def _shrunk_by_four(d, at, first, left):
+    """The same for factor 4."""
+    lane = lanes(d)
+    c0, c1, c2, c3 = _load_four(d, at, 4 * left)
+    f1, f3, f5, f7 = spread(d, 0.125), spread(d, 0.375), spread(d, 0.625), spread(d, 0.875)
+    u, v = fma(f3, c0, f1 * c1), fma(f3, c3, f1 * c2)  # of the pixel before and after
+    last = min(left, lane) - 1
+    to = at + 4 * lane
+    after = put(advanced(u), v if left <= lane else fma(f3, spread(d, d[to]), f1 * spread(d, d[to + 1])), last)
+    before = put(delayed(v), u if first else fma(f3, spread(d, d[at - 1]), f1 * spread(d, d[at - 2])), 0)
+    return keep(fma(f5, c0 + c3, f7 * (c1 + c2)) + (after + before), left)
+
+
+@inlined
+def _add_to(y, at, v, left):
+    store(y, at, v + load(y, at, left), left)
+
+
+@inlined
+def _back_by_two(d, a, pd, height, left, first_column, y, b, py, first, rows):
+    """A column of vectors of y gets what lies below in d, row by row."""
+    near, far = spread(y, 0.75), spread(y, 0.25)
+    low, high = (first + 1) // 2 - 1, (first + rows) // 2 - 1
+    top = spread(y, 0)
+    for k in range(low, high + 1):
+        below = spread(y, 0)
+        r = 2 * k + 1 - first
+        if r >= 0:
+            h = _shrunk_by_two(d, a + r * pd, first_column, left)
+            top, below = fma(near, h, top), far * h
+        if r + 1 < rows:
+            h = _shrunk_by_two(d, a + (r + 1) * pd, first_column, left)
+            top, below = fma(far, h, top), fma(near, h, below)
+        _add_to(y, b + max(k, 0) * py, top, left)
+        top = below
+    _add_to(y, b + min(high + 1, height - 1) * py, top, left)
+
+
+@inlined
+def _back_by_four(d, a, pd, height, left, first_column, y, b, py, first, rows):
+    """The same for factor 4."""
+    low, high = (first + 2) // 4 - 1, (first + rows + 1) // 4 - 1
+    top = spread(y, 0)
+    for k in range(low, high + 1):
+        below = spread(y, 0)
+        begin = 4 * k + 2 - first
+        for r in range(max(begin, 0), min(begin + 4, rows)):
+            t = (r - begin) * 0.25 + 0.125
+            h = _shrunk_by_four(d, a + r * pd, first_column, left)
+            top, below = fma(spread(y, 1 - t), h, top), fma(spread(y, t), h, below)
+        _add_to(y, b + max(k, 0) * py, top, left)
+        top = below
+    _add_to(y, b + min(high + 1, height - 1) * py, top, left)
 
 
 @kernel
-def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, channels, rows, spare, o):
-    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into y (height x width).
+def _back_by_any(d, p, pd, height, width, factor, y, q, py, first, rows):
+    """The same for a whole map and any factor, pixel by pixel."""
+    half = factor // 2
+    for r in range(first, first + rows):
+        k, j = (r + half) // factor - 1, (r + half) % factor
+        top, below = q + max(k, 0) * py, q + min(k + 1, height - 1) * py
+        w = y.dtype.type((j + 0.5) / factor)
+        for i in range(factor * width):
+            m, n = (i + half) // factor - 1, (i + half) % factor
+            left, right = max(m, 0), min(m + 1, width - 1)
+            u = y.dtype.type((n + 0.5) / factor)
+            v = d[p + (r - first) * pd + i]
+            y[top + left] += (1 - w) * (1 - u) * v
+            y[top + right] += (1 - w) * u * v
+            y[below + left] += w * (1 - u) * v
+            y[below + right] += w * u * v
 
-    For each coarse row, fine rows are first added up, weighted, in a line of `spare[o:]`, which is then shrunk once.
-    """
+
+@kernel
+def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, channels, rows):
+    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into y (height x width)."""
     lane = lanes(y)
-    n = factor * width
-    line = spare[o + 1 : o + 1 + n]
-    small = spare[o + 2 + n : o + 2 + n + width]
-    near, far = spread(y, 0.75), spread(y, 0.25)
-    low = max((first + factor // 2) // factor - 1, 0)
-    high = min((first + rows - 1 + factor // 2) // factor, height - 1)
     for c in range(channels):
-        for k in range(low, high + 1):
-            begin = max(factor * k - factor // 2, first)
-            end = min(factor * (k + 1) + factor // 2, first + rows)
-            for r in range(begin, end, 4):
-                count = min(end - r, 4)
-                v0 = _share(r, k, height, factor)
-                v1 = _share(r + 1, k, height, factor) if count > 1 else 0.0
-                v2 = _share(r + 2, k, height, factor) if count > 2 else 0.0
-                v3 = _share(r + 3, k, height, factor) if count > 3 else 0.0
-                _add_rows(d, p + c * ld + (r - first) * pd, pd, count, v0, v1, v2, v3, line, n, r > begin)
-            b = q + c * ly + k * py
-            if factor == 2:  # shrunk and added at once; the ends, replicated forwards, count twice
-                spare[o] = line[0]
-                spare[o + 1 + n] = line[n - 1]
-                for i in range(0, width, lane):
-                    at = o + 2 * i
-                    left, first_half = deinterleave(load(spare, at, lane), load(spare, at + lane, lane))
-                    at += 2
-                    second_half, right = deinterleave(load(spare, at, lane), load(spare, at + lane, lane))
-                    v = fma(near, first_half + second_half, far * (left + right))
-                    store(y, b + i, v + load(y, b + i, width - i), width - i)
-            else:
-                _shrink(line, width, factor, small)
-                for i in range(0, width, lane):
-                    store(y, b + i, load(y, b + i, width - i) + load(small, i, width - i), width - i)
+        a, b = p + c * ld, q + c * ly
+        if factor == 2:
+            for i in range(0, width, lane):
+                _back_by_two(d, a + 2 * i, pd, height, width - i, i == 0, y, b + i, py, first, rows)
+        elif factor == 4:
+            for i in range(0, width, lane):
+                _back_by_four(d, a + 4 * i, pd, height, width - i, i == 0, y, b + i, py, first, rows)
+        else:
+            _back_by_any(d, a, pd, height, width, factor, y, b, py, first, rows)

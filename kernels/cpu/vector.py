@@ -253,6 +253,17 @@ def delayed(typingctx, value):
 
 
 @intrinsic
+def advanced(typingctx, value):
+    """The vector one lane earlier: lane k holds what lane k + 1 held, and the last lane what it held before."""
+
+    def generate(context, builder, signature, arguments):
+        n = arguments[0].type.count
+        return _shuffle(builder, arguments[0], arguments[0], [*range(1, n), n - 1])
+
+    return value(value), generate
+
+
+@intrinsic
 def put(typingctx, value, other, lane):
     """`value` with one lane, whose number is given, from `other`."""
 
