@@ -89,7 +89,7 @@ def _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias):
         depth = shape.channels * len(taps)
         if grad_weight is not None:
             block = grad_weight[first:end].reshape(end - first, shape.channels, weight.shape[2] * weight.shape[3])
-            block[:, :, taps] = rows[:, :depth].reshape(end - first, len(taps), shape.channels).transpose(0, 2, 1)
+            block[:, :, taps] = rows[:, :depth].reshape(end - first, shape.channels, len(taps))
         if grad_bias is not None:
             grad_bias[first:end] = rows[:, depth]
 
@@ -145,8 +145,8 @@ def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weig
         before = shape.before(level)
         columns = slice(0 if kind == "same" else before, before + shape.in_at(level))
         block = grad_weight[rows, columns]
-        outs, ins, kh, kw = block.shape
-        block += partial.reshape(outs, -1)[:, : ins * size].reshape(outs, kh, kw, ins).transpose(0, 3, 1, 2)
+        outs, ins = block.shape[:2]
+        block += partial.reshape(outs, -1)[:, : ins * size].reshape(block.shape)
 
 
 def _octave_shape(inputs, weight, outputs, stride):

@@ -207,7 +207,7 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
         if need_weight:
             _load(program, g, x, c.channels, source, row, rows, coef, 1)
             for k, ((first, end, _, _), taps) in enumerate(zip(c.groups, g.taps, strict=True)):
-                offsets = [i * source.stride + g.offset(t) for t in taps for i in range(c.channels)]
+                offsets = [i * source.stride + g.offset(t) for i in range(c.channels) for t in taps]
                 if c.bias:
                     offsets.append(ones.start - source.start)
                 program.correlate(k, end - first, origin.at(channel=first), source, offsets, count)

@@ -135,6 +135,11 @@ class _Builder:
         k = self.c.kernel_size
         return [i * region.stride + y * region.pitch + x for y in range(k) for x in range(k) for i in range(channels)]
 
+    def offsets_by_channel(self, region, channels):
+        """The same as (channel, tap), as in a weight: the taps of a channel read what lies in the nearest cache."""
+        k = self.c.kernel_size
+        return [i * region.stride + y * region.pitch + x for i in range(channels) for y in range(k) for x in range(k)]
+
     def offsets_transposed(self, region, channels, base):
         """Table entries (tap, channel) of a gradient that is correlated back, seen from the first pixel of `base`."""
         k, p = self.c.kernel_size, self.c.padding
@@ -281,7 +286,8 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
         if need_weight and c.out_at(level):
             source = b.sources[level]
             program.correlate(
-                ("same", level), c.outs[level], b.inside(deltas[level]), source, b.offsets(source, depth), count
+                ("same", level), c.outs[level], b.inside(deltas[level]), source, b.offsets_by_channel(source, depth),
+                count,
             )
 
     def write(level, row, rows):
@@ -349,7 +355,7 @@ def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: t
             if need_weight and level in downward:
                 program.correlate(
                     ("up", level), sum(c.outs[:level]), b.inside(downward[level]), b.own(level),
-                    b.offsets(b.own(level), c.ins[level]), c.count(level),
+                    b.offsets_by_channel(b.own(level), c.ins[level]), c.count(level),
                 )  # fmt: skip
             if c.ins[level] and need[level]:
                 for row, rows in bands(height, c.band_at(level)):

@@ -88,22 +88,23 @@ def multiply(out, o, ldo, rows, weight, w, ldw, x, q, table, t, depth, count, sp
 
 
 @inlined
-def _block(r, out, o, ldo, d, p, ldd, x, q, table, t, count):
+def _block(r, out, o, ldo, d, p, ldd, x, q, table, t, count, fresh):
     if r == 5:
-        _c5(out, o, ldo, d, p, ldd, x, q, table, t, count)
+        _c5(out, o, ldo, d, p, ldd, x, q, table, t, count, fresh)
     elif r == 4:
-        _c4(out, o, ldo, d, p, ldd, x, q, table, t, count)
+        _c4(out, o, ldo, d, p, ldd, x, q, table, t, count, fresh)
     elif r == 3:
-        _c3(out, o, ldo, d, p, ldd, x, q, table, t, count)
+        _c3(out, o, ldo, d, p, ldd, x, q, table, t, count, fresh)
     elif r == 2:
-        _c2(out, o, ldo, d, p, ldd, x, q, table, t, count)
+        _c2(out, o, ldo, d, p, ldd, x, q, table, t, count, fresh)
     else:
-        _c1(out, o, ldo, d, p, ldd, x, q, table, t, count)
+        _c1(out, o, ldo, d, p, ldd, x, q, table, t, count, fresh)
 
 
 @kernel
-def correlate(out, o, ldo, rows, d, p, ldd, x, q, table, t, depth, count):
-    """`out[o + r*ldo + k] += sum_i d[p + r*ldd + i] * x[q + table[t + k] + i]` for i < count: a weight gradient.
+def correlate(out, o, ldo, rows, d, p, ldd, x, q, table, t, depth, count, fresh):
+    """`out[o + r*ldo + k] += sum_i d[p + r*ldd + i] * x[q + table[t + k] + i]` for i < count: a weight gradient, and
+    `=` if it is `fresh`.
 
     The rows of d must be zero from `count` up to a whole vector, where x must be finite. `depth` is a multiple of
     CORRELATE_COLUMNS: the caller pads the table with offsets whose results it throws away.
@@ -114,9 +115,10 @@ def correlate(out, o, ldo, rows, d, p, ldd, x, q, table, t, depth, count):
     blocks = (rows + CORRELATE_ROWS - 1) // CORRELATE_ROWS
     for i in range(0, whole, chunk):
         n = min(chunk, whole - i)
+        begins = fresh and i == 0
         r = 0
         for b in range(blocks):
             m = (rows - r + blocks - b - 1) // (blocks - b)
             for k in range(0, depth, CORRELATE_COLUMNS):
-                _block(m, out, o + r * ldo + k, ldo, d, p + r * ldd + i, ldd, x, q + i, table, t + k, n)
+                _block(m, out, o + r * ldo + k, ldo, d, p + r * ldd + i, ldd, x, q + i, table, t + k, n, begins)
             r += m

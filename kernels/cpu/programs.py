@@ -119,7 +119,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             elif operation == MULTIPLY:
                 multiply(y, yo, yl, channels, weight, a, b, x, xo, table, c, d, cols, spare)
             else:
-                correlate(y, yo, yl, channels, z, zo, zl, x, xo, table, c, d, cols)
+                correlate(y, yo, yl, channels, z, zo, zl, x, xo, table, c, d, cols, a)
         first = preamble
     fence()
 
@@ -231,23 +231,20 @@ class Program:
         self.step(MULTIPLY, rows, 1, count, source, out, a=start, b=rows, c=at, d=depth)
 
     def correlate(self, key, rows, gradient, source, offsets, count):
-        """Adds `gradient @ source^T` over `count` pixels to the partial weight gradient `key`, (rows, padded depth)."""
+        """Adds `gradient @ source^T` over `count` pixels to the partial weight gradient `key`, (rows, padded depth), or
+        begins with it."""
         if not rows or not offsets:
             return
         depth = -(-len(offsets) // CORRELATE_COLUMNS) * CORRELATE_COLUMNS
         at = self.offsets_at(offsets)
+        fresh = all(name != ("partial", key) for name, _ in self.tensors)
         out = Region(self.tensor(("partial", key), rows * depth), 0, depth, 0)
-        self.step(CORRELATE, rows, 1, count, source, out, gradient, c=at, d=depth)
+        self.step(CORRELATE, rows, 1, count, source, out, gradient, a=fresh, c=at, d=depth)
 
     def finish(self):
-        """Freeze into arrays; partial weight gradients are zeroed at the start of each image."""
-        clears = [
-            (FILL, 1, 1, size, *NOWHERE.fields, number, 0, size, size, *NOWHERE.fields, 1, 1, 0, 0, 0, 0)
-            for number, (name, size) in enumerate(self.tensors)
-            if isinstance(name, tuple)
-        ]
+        """Freeze into arrays."""
         self.preamble = len(self.preamble_steps)
-        self.array = np.array(self.preamble_steps + clears + self.steps, dtype=np.int64).reshape(-1, FIELDS)
+        self.array = np.array(self.preamble_steps + self.steps, dtype=np.int64).reshape(-1, FIELDS)
         self.table = np.array(self.offsets or [0], dtype=np.int64)
         self.spare = self.reserve(self.spare_size)
         return self

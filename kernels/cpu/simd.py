@@ -230,10 +230,11 @@ def _multiply(rows, vectors, finished=False):
 
 
 def _correlate(rows, columns):
-    """`out[o + r*ldo + k] += sum_i d[p + r*ldd + i] * x[q + table[t + k] + i]`, r < rows, k < columns, i < count."""
+    """`out[o + r*ldo + k] += sum_i d[p + r*ldd + i] * x[q + table[t + k] + i]`, r < rows, k < columns, i < count,
+    and `=` if it is `fresh`."""
 
     @intrinsic
-    def correlate(typingctx, out, o, ldo, d, p, ldd, x, q, table, t, count):
+    def correlate(typingctx, out, o, ldo, d, p, ldd, x, q, table, t, count, fresh):
         def generate(context, builder, signature, arguments):
             kinds = signature.args
             out_, d_, x_, table_ = (Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8))
@@ -261,11 +262,12 @@ def _correlate(rows, columns):
                     at = builder.add(builder.add(o_, builder.mul(ldo_, ir.Constant(index, r))), ir.Constant(index, k))
                     total = totals[r * columns + k]
                     pointer = builder.gep(out_.data, [at])
-                    builder.store(builder.fadd(builder.load(pointer), total), pointer)
+                    more = builder.fadd(builder.load(pointer), total)
+                    builder.store(builder.select(arguments[11], total, more), pointer)
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(out, n, n, d, n, n, x, n, table, n, n), generate
+        return types.void(out, n, n, d, n, n, x, n, table, n, n, types.boolean), generate
 
     return correlate
 
