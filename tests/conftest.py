@@ -1,4 +1,4 @@
-"""Profiles of Hypothesis: the same examples every time in CI (CI=true), fresh ones elsewhere. A small weight file."""
+"""Profiles of Hypothesis: the same examples every time in CI (CI=true), fresh ones elsewhere. Common fixtures."""
 
 import os
 
@@ -8,6 +8,34 @@ from hypothesis import settings
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("local", deadline=None, max_examples=100)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+@pytest.fixture(autouse=True)
+def restored_threads():
+    """The number of threads is the whole process's; commands set it, too."""
+    import octsod
+
+    before = octsod.get_num_threads()
+    yield
+    octsod.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def poisoned_scratch():
+    """All memory that the library takes for itself is full of NaN, so that reading before writing shows."""
+    from octsod import memory
+
+    take = memory.pool.take
+
+    def poisoned(size):
+        block = take(size)
+        block.fill(0xFF)  # a NaN in float32 and in float64
+        return block
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "SMALLEST", memory.ALIGNMENT)
+        patch.setattr(memory.pool, "take", poisoned)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,7 @@ network = importlib.import_module("octsod.kernels.cpu.network")
 plan = importlib.import_module("octsod.kernels.cpu.plan")
 
 
-@pytest.fixture(autouse=True)
-def restored_threads():
-    before = octsod.get_num_threads()
-    yield
-    octsod.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
 
 def lived_in(configuration, seed, dtype):

@@ -17,7 +17,6 @@ from hypothesis import given
 
 import octsod
 from octsod import functional as f
-from octsod import memory
 from octsod.deferred import ActivationSums, Deferred, DeferredGradient, Slot, identity_coefficients
 
 cpu, reference = (importlib.import_module(f"octsod.kernels.{name}") for name in ("cpu", "reference"))
@@ -30,27 +29,7 @@ TINY = {np.dtype(np.float32): (1e-40, 1e-20), np.dtype(np.float64): (1e-310, 1e-
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def poisoned_scratch():
-    """All memory that the library takes for itself is full of NaN, so that reading before writing shows."""
-    take = memory.pool.take
-
-    def poisoned(size):
-        block = take(size)
-        block.fill(0xFF)  # a NaN in float32 and in float64
-        return block
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "SMALLEST", memory.ALIGNMENT)
-        patch.setattr(memory.pool, "take", poisoned)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def restored_threads():
-    before = octsod.get_num_threads()
-    yield
-    octsod.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
 
 class Arena:

@@ -20,14 +20,6 @@ pytest.importorskip("matplotlib", reason="needs the matplotlib package")
 FIGURES = ("gammas.png", "spread.png", "channels.png", "mae.png")
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    """Commands set the number of threads for the whole process."""
-    before = octsod.get_num_threads()
-    yield
-    octsod.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(plain, pruned): a run of two epochs, and one of three of which the first learned channels."""

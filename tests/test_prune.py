@@ -360,14 +360,6 @@ def weights(tmp_path):
     return tmp_path / "w.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    """The command sets the number of threads for the whole process."""
-    before = octsod.get_num_threads()
-    yield
-    octsod.set_num_threads(before)
-
-
 def test_prune(weights, tmp_path):
     out = tmp_path / "small.safetensors"
     result = run("prune", weights, "-o", out, "--size", 32)

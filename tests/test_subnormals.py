@@ -22,10 +22,7 @@ THREADS = 3
 
 @pytest.fixture(autouse=True)
 def threads():
-    before = octsod.get_num_threads()
     octsod.set_num_threads(THREADS)
-    yield
-    octsod.set_num_threads(before)
 
 
 def flushing():

@@ -19,14 +19,6 @@ pytest.importorskip("matplotlib", reason="needs the matplotlib package")
 NAMES = ["dynamic-0", "dynamic-0.5"]
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    """Commands set the number of threads for the whole process."""
-    before = octsod.get_num_threads()
-    yield
-    octsod.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     """Of a training of three steps."""

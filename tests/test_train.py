@@ -28,14 +28,6 @@ from octsod.cli.progress import Progress, compilation, duration
 SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    """Commands set the number of threads for the whole process."""
-    before = octsod.get_num_threads()
-    yield
-    octsod.set_num_threads(before)
-
-
 @pytest.fixture
 def data(tmp_path):
     """Seven pictures with masks, of which one is held out: three steps of two per epoch."""
