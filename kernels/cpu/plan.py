@@ -5,6 +5,8 @@ layer reads of the result (pooled, averaged), while the rows are in the cache. O
 band exists, whose last rows are carried over to the next one.
 """
 
+import pathlib
+
 import numpy as np
 
 from .dense import bands
@@ -16,7 +18,18 @@ MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions lie: per picture, pe
 
 UNFINISHED = -(1 << 32)  # in the place of ends: neither batch norm nor PReLU
 
-BAND_BYTES = 768 << 10  # what the maps of a band may take in a core's level-2 cache
+
+
+def _band_bytes():
+    """What the maps of a band may take in a core's level-2 cache; results do not depend on it."""
+    try:
+        kilobytes = pathlib.Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip().removesuffix("K")
+        return max(int(kilobytes) << 9, 768 << 10)
+    except (OSError, ValueError):  # not Linux
+        return 768 << 10
+
+
+BAND_BYTES = _band_bytes()
 
 
 class Region:
