@@ -105,9 +105,8 @@ def test_upsample_add(dtype, case, finished, seed):
     rng = np.random.default_rng(seed)
     n = factor * width
     x = rng.standard_normal((channels, height, width)).astype(dtype)
-    y = np.full(channels * (rows + 1) * (n + 3) + MARGIN, np.nan, dtype)
+    y = rng.standard_normal(channels * (rows + 1) * (n + 3) + MARGIN).astype(dtype)  # what is added to a NaN would hide
     where = places(5, (rows + 1) * (n + 3), n + 3, channels, rows, n)
-    y[where] = rng.standard_normal(where.shape)
     ends = rng.standard_normal((3, channels)).astype(dtype)
     before = y.copy()
     scales.upsample_add(
@@ -132,9 +131,8 @@ def test_upsample_backward(dtype, case, seed):
     d = np.full(channels * rows * (n + 3) + 2 * MARGIN, np.nan, dtype)
     there = places(MARGIN, rows * (n + 3), n + 3, channels, rows, n)
     d[there] = rng.standard_normal(there.shape)
-    y = np.full(channels * (height + 1) * (width + 2) + MARGIN, np.nan, dtype)
+    y = rng.standard_normal(channels * (height + 1) * (width + 2) + MARGIN).astype(dtype)
     where = places(7, (height + 1) * (width + 2), width + 2, channels, height, width)
-    y[where] = rng.standard_normal(where.shape)
     before = y.copy()
     scales.upsample_backward(
         d, MARGIN, rows * (n + 3), n + 3, height, width, factor, y, 7, (height + 1) * (width + 2), width + 2, first,
@@ -154,10 +152,10 @@ def test_correlate(dtype, rows, columns, count, fresh, seed):
     table = rng.integers(0, MARGIN, depth)
     d = np.zeros((rows, count + MARGIN), dtype)
     d[:, :count] = rng.standard_normal((rows, count))
-    out = np.full(rows * (depth + 2) + MARGIN, np.nan, dtype)
+    out = rng.standard_normal(rows * (depth + 2) + MARGIN).astype(dtype)
     where = places(3, depth + 2, 0, rows, 1, depth)
-    if not fresh:
-        out[where] = rng.standard_normal(where.shape)
+    if fresh:
+        out[where] = np.nan
     before = out.copy()
     products.correlate(out, 3, depth + 2, rows, d.reshape(-1), 0, d.shape[1], x, 0, table, 0, depth, count, fresh)
     shifted = np.array([x[at : at + count] for at in table], float)
