@@ -78,7 +78,7 @@ class _Lease:
             "version": 3,
         }
 
-    def __del__(self):
+    def __del__(self, pool=pool):  # at the end of the process, arrays may outlive this module's names
         pool.give_back(self.block)
 
 

@@ -32,6 +32,17 @@ def test_import_needs_numpy_and_numba_only():
     """)
 
 
+def test_arrays_may_outlive_the_module_that_made_them():
+    """At the end of a process, Python empties modules before all arrays are gone."""
+    _, errors = python("""
+        from octsod import memory
+        array = memory.empty((1 << 20,), "float32")
+        memory.pool = None
+        del array
+    """)
+    assert not errors
+
+
 def test_plain_import_is_light():
     out, _ = python("""
         import sys
