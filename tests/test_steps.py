@@ -111,7 +111,7 @@ def test_upsample_add(dtype, case, finished, seed):
     before = y.copy()
     scales.upsample_add(
         x.reshape(-1), 0, height * width, width, height, width, factor, y, 5, (rows + 1) * (n + 3), n + 3, first,
-        channels, rows, np.full(2 * n, np.nan, dtype), 0, ends.reshape(-1), 0 if finished else -1,
+        channels, rows, ends.reshape(-1), 0 if finished else -1,
     )  # fmt: skip
     up, across = interpolation(height, factor)[first : first + rows], interpolation(width, factor)
     expected = before[where] + up @ x.astype(float) @ across.T

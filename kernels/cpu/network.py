@@ -27,9 +27,8 @@ def _take(program, first, last, threads, rounds, addresses, parameters, table, c
     """Execute steps first..last of `program` on the arrays at `addresses`; returns how many barriers there have been.
 
     A step is (operation, channels, rows, cols, region x, region y, a, b, c, d), a region (array, start, channel
-    stride, row pitch). Scratch begins with room for what steps put aside.
+    stride, row pitch).
     """
-    scratch = array_at(like, addresses[SCRATCH])
     for k in range(first, last):
         operation = program[k, 0]
         channels = program[k, 1]
@@ -57,7 +56,7 @@ def _take(program, first, last, threads, rounds, addresses, parameters, table, c
         elif operation == AVERAGE:
             _average(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols)
         elif operation == UPSAMPLE_ADD:
-            _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, 0, parameters, d)
+            _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, parameters, d)
         elif operation == COPY:
             _transfer(x, xo, xl, xp, y, yo, yl, yp, 1, channels, rows, cols, False)
         elif operation == FILL:

@@ -180,7 +180,6 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
     program = b.program
     outputs = [program.map(f"out{j}", n, *c.size(j)) for j, n in enumerate(c.outs)]
     summed = [program.tensor(f"sums{i}", n) if sums[i] else 1 for i, n in enumerate(c.ins)]
-    program.spare_line(2 * c.width)
     upward = {}  # level -> products of that level's input for all finer outputs
     for level in range(c.levels - 1, 0, -1):
         if not c.in_at(level):

@@ -19,7 +19,6 @@ MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions lie: per picture, pe
 UNFINISHED = -(1 << 32)  # in the place of ends: neither batch norm nor PReLU
 
 
-
 def _band_bytes():
     """What the maps of a band may take in a core's level-2 cache; results do not depend on it."""
     try:
@@ -89,8 +88,7 @@ class Plan:
         self._table, self._parameters, self._parameters_size = [], [], 0
         self._heap, self._blocks = _Heap(), {}
         self.slack = (MULTIPLY_VECTORS + 1) * self.lanes  # products read so far beyond the end of their source
-        self._scratch_base = self._whole(2 * width)  # behind two lines that an upsampling may put aside
-        self.scratch_size = self._scratch_base
+        self.scratch_size = 0
         self._build(height, width)
         program = [step for steps in self._steps for step in steps]
         self.program = np.array(program, np.int64).reshape(-1, FIELDS)
@@ -322,7 +320,7 @@ class Plan:
         )
         band = max(int(BAND_BYTES / row_bytes) // multiple, 1) * multiple
         for thread, begin, end in self._shares(size[0], multiple):
-            place = self._scratch_base
+            place = 0
             stages = {}
             for j in branches:
                 rows = (band >> j) + 4
@@ -455,7 +453,7 @@ class Plan:
                     row += begin >> level
                     self._rows(
                         thread, compiled, self._fused_sources, fused, level, row, rows, entry[0].at(row),
-                        size[0] >> level, self._scratch_base,
+                        size[0] >> level, 0,
                     )  # fmt: skip
                     self._zeros_behind(thread, entry[0].at(row), entry[1], rows)
         self._barrier()
@@ -497,8 +495,8 @@ class Plan:
         for thread, begin, end in self._shares(size[0], top):
             for row, rows in bands(end - begin, band):
                 row += begin
-                y = self._buffer(self._scratch_base, channels, rows, *size)
-                place = self._scratch_base + self._buffer_size(channels, rows, size[1])
+                y = self._buffer(0, channels, rows, *size)
+                place = self._buffer_size(channels, rows, size[1])
                 self._rows(thread, compiled, merged, dilated, 0, row, rows, y, size[0], place)
                 table = self._offsets([i * y.stride for i in range(channels)])
                 self._product(thread, small.at(row), y, rows, 0, (1, *final, table), channels)

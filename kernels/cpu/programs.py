@@ -56,7 +56,6 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
     region as (array, start, channel stride, row pitch). `addresses` and `strides` (elements per image; for scratch
     per thread) describe the arrays. past: write results past the caches. `like` and `like64` only carry the dtypes.
     """
-    scratch = array_at(like, addresses[0] + slot * strides[0] * like.itemsize)
     first = preamble if ready[slot] else 0
     ready[slot] = True
     for n in range(start, stop):
@@ -113,7 +112,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight
             elif operation == MAX_POOL_BACKWARD:
                 _max_pool_backward(x, xo, xl, xp, a, z, zo, zl, zp, y, yo, yl, yp, channels, rows, cols)
             elif operation == UPSAMPLE_ADD:
-                _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, scratch, spare, weight, -1)
+                _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, weight, -1)
             elif operation == UPSAMPLE_BACKWARD:
                 _upsample_backward(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows)
             elif operation == MULTIPLY:
@@ -160,7 +159,6 @@ class Program:
         self.weights = []  # how to pack each block of weights: (rows, columns, taps, transposed) of (O, I, kh*kw)
         self.weight_size = 0
         self.scratch = 0
-        self.spare_size = MULTIPLY_ROWS * self.lanes
         self.swallow = 1
 
     def tensor(self, name, size):
@@ -183,10 +181,6 @@ class Program:
         """A scratch region of `size` elements per channel."""
         stride = -(-size // self.lanes) * self.lanes + self.lanes
         return Region(SCRATCH, self.reserve(channels * stride), stride, pitch)
-
-    def spare_line(self, elements):
-        """Have at least this much scratch to spare for a step's own use."""
-        self.spare_size = max(self.spare_size, elements)
 
     def offsets_at(self, offsets):
         """Append `offsets` to the table, padded to whole tiles; returns where they begin."""
@@ -246,7 +240,7 @@ class Program:
         self.preamble = len(self.preamble_steps)
         self.array = np.array(self.preamble_steps + self.steps, dtype=np.int64).reshape(-1, FIELDS)
         self.table = np.array(self.offsets or [0], dtype=np.int64)
-        self.spare = self.reserve(self.spare_size)
+        self.spare = self.reserve(MULTIPLY_ROWS * self.lanes)
         return self
 
     def execute(self, batch, tensors, weight=None, bias=None):

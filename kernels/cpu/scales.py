@@ -156,21 +156,6 @@ def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels
                     y[b + row * py + factor * i + col] += d[e + i]
 
 
-@kernel
-def _stretch(row, p, width, factor, out, q):
-    """factor*width elements of out from q on = width of row from p on, interpolated at half-pixel centres, the ends
-    replicated."""
-    half = out.dtype.type(0.5)
-    one = out.dtype.type(1)
-    for k in range(factor):
-        u = out.dtype.type((k + half) / factor)
-        for i in range(width - 1):
-            out[q + factor * i + factor // 2 + k] = (one - u) * row[p + i] + u * row[p + i + 1]
-    for k in range(factor // 2):
-        out[q + k] = row[p]
-        out[q + factor * width - 1 - k] = row[p + width - 1]
-
-
 @inlined
 def _mix(top, below, v, w, y, at, left, ends):
     """A vector of a row of y, to which `v*top + w*below` is added."""
@@ -263,35 +248,27 @@ def _by_four(x, a, px, height, left, first_column, y, b, py, first, rows, ends):
 
 
 @kernel
-def _by_any(x, p, px, height, width, factor, y, q, py, first, rows, spare, o, ends):
-    """The same for a whole map and any factor. Each row of x is stretched once, into one of two lines of `spare[o:]`;
-    rows of y between the centres of two of x mix these."""
-    lane = lanes(y)
-    n = factor * width
+def _by_any(x, p, px, height, width, factor, y, q, py, first, rows, ends):
+    """The same for a whole map and any factor, pixel by pixel."""
     half = factor // 2
-    ready = -1  # rows of x up to this one have been stretched; row k lies in line k & 1
-    for k in range((first + half) // factor - 1, (first + rows - 1 + half) // factor):
-        top, below = max(k, 0), min(k + 1, height - 1)
-        for row in range(max(top, ready + 1), below + 1):
-            _stretch(x, p + row * px, width, factor, spare, o + (row & 1) * n)
-            ready = row
-        over, under = o + (top & 1) * n, o + (below & 1) * n
-        begin = factor * k + half  # the first row of y below the centre of row k
-        for r in range(max(begin, first), min(begin + factor, first + rows)):
-            t = (r - begin + 0.5) / factor
-            v, w, b = spread(y, 1 - t), spread(y, t), q + (r - first) * py
-            for i in range(0, n, lane):
-                left = n - i
-                _mix(load(spare, over + i, left), load(spare, under + i, left), v, w, y, b + i, left, ends)
+    for r in range(first, first + rows):
+        k, w = (r + half) // factor - 1, ((r + half) % factor + 0.5) / factor
+        top, below = p + max(k, 0) * px, p + min(k + 1, height - 1) * px
+        for i in range(factor * width):
+            m, u = (i + half) // factor - 1, ((i + half) % factor + 0.5) / factor
+            left, right = max(m, 0), min(m + 1, width - 1)
+            over = spread(x, (1 - u) * x[top + left] + u * x[top + right])
+            under = spread(x, (1 - u) * x[below + left] + u * x[below + right])
+            _mix(over, under, spread(x, 1 - w), spread(x, w), y, q + (r - first) * py + i, 1, ends)
 
 
 @kernel
-def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, spare, o, ends, finish):
+def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, ends, finish):
     """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
 
-    x is height x width, factor a power of two; `spare[o:]` has room for two lines of y. finish: where in `ends` the
-    scales, shifts and slopes (3, channels) lie that are applied to what y then is, as batch norm and PReLU; none if
-    negative. Factors of 2 and 4 go down the columns, so that a row of x is stretched once, in registers.
+    x is height x width, factor a power of two. finish: where in `ends` the scales, shifts and slopes (3, channels) lie
+    that are applied to what y then is, as batch norm and PReLU; none if negative. Factors of 2 and 4 go down the
+    columns, so that a row of x is stretched once, in registers.
     """
     lane = lanes(y)
     finished = finish >= 0
@@ -309,7 +286,7 @@ def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, chann
             for i in range(0, width, lane):
                 _by_four(x, a + i, px, height, width - i, i == 0, y, b + 4 * i, py, first, rows, to)
         else:
-            _by_any(x, a, px, height, width, factor, y, b, py, first, rows, spare, o, to)
+            _by_any(x, a, px, height, width, factor, y, b, py, first, rows, to)
 
 
 @inlined
