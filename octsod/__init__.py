@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 # Names are loaded on first use: `octsod --help` shall not wait for Numba.
 _NAMES = {
-    "Tensor": "tensor",
+    "Tensor": "autograd",
     "no_grad": "autograd",
     "is_grad_enabled": "autograd",
     "manual_seed": "random",
@@ -18,44 +18,52 @@ _NAMES = {
     "csnet": "models",
     "CSNet": "models",
     "Configuration": "models",
-    "load": "weights",
-    "save": "weights",
-    "complexity": "complexity",
-    "Complexity": "complexity",
-    "gradcheck": "gradient_check",
-    "predict": "prediction",
+    "load": "models",
+    "save": "models",
+    "complexity": "prune",
+    "Complexity": "prune",
+    "gradcheck": "testing",
+    "predict": "inference.prediction",
     "evaluate": "evaluation",
     "export_onnx": "interop.onnx_export",
     "get_num_threads": "kernels.cpu.parallel",
     "set_num_threads": "kernels.cpu.parallel",
 }
-_MODULES = (
+_ROOMS = (
     "autograd",
+    "backend",
     "data",
-    "distributions",
     "errors",
     "evaluation",
-    "figures",
     "functional",
-    "history",
-    "images",
+    "inference",
     "interop",
-    "memory",
-    "metrics",
     "models",
     "nn",
     "ops",
     "optim",
     "pictures",
-    "prediction",
     "prune",
     "random",
-    "runs",
-    "sheets",
-    "synthetic",
-    "tensor",
+    "studies",
+    "testing",
     "training",
 )
+# Modules that are asked for so often that they have a short name, too.
+_MODULES = {
+    "distributions": "prune.scales",
+    "figures": "studies.figures",
+    "history": "studies.history",
+    "images": "data.images",
+    "memory": "backend.memory",
+    "metrics": "evaluation.metrics",
+    "prediction": "inference.prediction",
+    "runs": "training.runs",
+    "sheets": "pictures.contact_sheets",
+    "synthetic": "data.synthetic",
+    "tensor": "autograd.tensor",
+    **{name: name for name in _ROOMS},
+}
 
 __all__ = [*_NAMES, *_MODULES, "__version__"]
 
@@ -65,10 +73,10 @@ def __getattr__(name):
 
     if name in _NAMES:
         value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-        globals()[name] = value  # also where a module bears the name of its function
+        globals()[name] = value
         return value
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,5 +1,5 @@
 """`python -m octsod`."""
 
-from octsod.cli import main
+from .cli import main
 
 main(prog_name="octsod")

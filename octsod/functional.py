@@ -1,8 +1,8 @@
 """The ops as functions of tensors. Maps are NCHW, weights OIHW, dtypes float32 or float64."""
 
 from . import ops
+from .autograd.tensor import Tensor
 from .checks import require_integer
-from .tensor import Tensor
 
 
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, moments=False):

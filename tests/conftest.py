@@ -23,7 +23,7 @@ def restored_threads():
 @pytest.fixture(scope="module")
 def poisoned_scratch():
     """All memory that the library takes for itself is full of NaN, so that reading before writing shows."""
-    from octsod import memory
+    from octsod.backend import memory
 
     take = memory.pool.take
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import octsod
-from octsod import Tensor, autograd, memory, no_grad
+from octsod import Tensor, autograd, no_grad
 from octsod import functional as f
-from octsod.autograd import Function
-from octsod.backend import kernels
-from octsod.deferred import Deferred, DeferredGradient, Slot
-from octsod.gradient_check import gradcheck
+from octsod.autograd import Function, graph
+from octsod.backend import memory
+from octsod.backend.deferred import Deferred, DeferredGradient, Slot
+from octsod.backend.device import kernels
+from octsod.testing.gradient_check import gradcheck
 
 
 def normal(*shape, seed=0, dtype=np.float64):
@@ -39,7 +40,7 @@ def without_collector():
 
 def graph_objects():
     """How many nodes, contexts, deferred maps, gradients and slots there are."""
-    kinds = (autograd.Node, autograd.Context, autograd._Pending, Deferred, DeferredGradient, Slot, Tensor)
+    kinds = (graph.Node, graph.Context, graph._Pending, Deferred, DeferredGradient, Slot, Tensor)
     return sum(isinstance(o, kinds) for o in gc.get_objects())
 
 

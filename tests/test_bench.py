@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 import octsod
 from octsod import functional
-from octsod.backend import launch_with
-from octsod.deferred import ActivationSums, Deferred, DeferredGradient, Slot
+from octsod.backend.deferred import ActivationSums, Deferred, DeferredGradient, Slot
+from octsod.backend.device import launch_with
 from octsod.models import Configuration
 
 pytest.importorskip("bench", reason="bench/ is not here: run from a checkout")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from octsod.charts import BLUE, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, chart, ticks, training_curves
+from octsod.training.charts import BLUE, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, chart, ticks, training_curves
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from octsod.data import LAYOUTS, FolderDataset, Loader, Sample, Subset, augment, hold_out
+from octsod.data.images import prepare
 from octsod.errors import FileError
-from octsod.images import prepare
 
 
 def write_pairs(root, images="images", masks="masks", stems=("a", "b", "c"), size=(40, 30)):

@@ -5,9 +5,10 @@ import pytest
 from test_data import Ramp
 
 import octsod
-from octsod import distributions, nn
+from octsod import nn
 from octsod.data import Loader
 from octsod.optim import decayed_norms
+from octsod.prune import scales as distributions
 from octsod.training import Trainer
 
 

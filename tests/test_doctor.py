@@ -12,8 +12,8 @@ import pytest
 from commands import ROOT, run
 
 import octsod
-from octsod import machine
 from octsod.cli import doctor
+from octsod.profiling import roofs as machine
 
 reference = importlib.import_module("octsod.kernels.reference")
 
@@ -96,7 +96,7 @@ def test_cuda(monkeypatch):
     assert doctor._cuda() == {
         "works": False, "detail": "this version of octsod has no CUDA backend yet (CuPy computes on Example GPU)",
     }  # fmt: skip
-    monkeypatch.setattr(octsod.backend, "BACKENDS", ("cpu", "cuda"))
+    monkeypatch.setattr(octsod.backend.device, "BACKENDS", ("cpu", "cuda"))
     assert doctor._cuda() == {"works": True, "detail": "CuPy computes on Example GPU"}
     monkeypatch.setitem(sys.modules, "cupy", Device(RuntimeError("no driver")))
     assert doctor._cuda() == {"works": False, "detail": "CuPy finds no device (no driver)"}

@@ -14,10 +14,10 @@ from test_data import Ramp, write_pairs
 import octsod
 from octsod import evaluation
 from octsod.data import FolderDataset, Sample
+from octsod.data.images import prepare
 from octsod.errors import FileError, OctsodError
-from octsod.evaluation import Evaluation, PictureScores, evaluate
-from octsod.images import prepare
-from octsod.metrics import Scores, average, score
+from octsod.evaluation.metrics import Scores, average, score
+from octsod.evaluation.scoring import Evaluation, PictureScores, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_few_batches_are_in_memory_at_a_time(model, monkeypatch):
             return Sample(str(index), Ramp()[0].image, Ramp()[0].mask)
 
     dataset, entered, scored = Counting(), 0, 0
-    infer, warm = evaluation.infer, True
+    infer, warm = evaluation.scoring.infer, True
 
     def watched(model, x):
         nonlocal entered, warm
@@ -138,7 +138,7 @@ def test_a_few_batches_are_in_memory_at_a_time(model, monkeypatch):
         nonlocal scored
         scored = done
 
-    monkeypatch.setattr(evaluation, "infer", watched)
+    monkeypatch.setattr(evaluation.scoring, "infer", watched)
     evaluate(model, dataset, 32, 4, on_progress=progress)
     assert entered == scored == 40
 

@@ -7,8 +7,8 @@ import pytest
 
 import octsod
 from octsod import functional as f
-from octsod.autograd import Function
-from octsod.gradient_check import gradcheck
+from octsod.autograd.graph import Function
+from octsod.testing.gradient_check import gradcheck
 
 
 def normal(*shape, seed=0):

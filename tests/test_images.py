@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 
 import octsod
+from octsod.data.images import prepare, read_image, read_mask, resize, write_png
 from octsod.errors import FileError, OctsodError
-from octsod.images import prepare, read_image, read_mask, resize, write_png
-from octsod.prediction import predict
+from octsod.inference.prediction import predict
 
 BESIDE = pathlib.Path(__file__).parents[2]
 GOLDEN = BESIDE / "shared" / "golden" / "csnet_L_x1_predict.npz"

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import octsod
 from octsod import functional as f
-from octsod import nn, prediction
-from octsod.inference import freeze, logits, snapshots
+from octsod import nn
+from octsod.inference import prediction
+from octsod.inference.frozen import freeze, logits, snapshots
 from octsod.models import Configuration, CSNet
 
 network = importlib.import_module("octsod.kernels.cpu.network")

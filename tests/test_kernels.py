@@ -12,12 +12,12 @@ import sys
 
 import numpy as np
 import pytest
-import strategies
 from hypothesis import given
 
 import octsod
 from octsod import functional as f
-from octsod.deferred import ActivationSums, Deferred, DeferredGradient, Slot, identity_coefficients
+from octsod.backend.deferred import ActivationSums, Deferred, DeferredGradient, Slot, identity_coefficients
+from octsod.testing import strategies
 
 cpu, reference = (importlib.import_module(f"octsod.kernels.{name}") for name in ("cpu", "reference"))
 BACKENDS = [cpu]

@@ -10,7 +10,7 @@ from commands import refused, run
 
 import octsod
 from octsod import nn
-from octsod.images import prepare
+from octsod.data.images import prepare
 from octsod.models import Configuration, CSNet
 
 onnx = pytest.importorskip("onnx", reason="needs the onnx package")

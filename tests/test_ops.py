@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import octsod
 from octsod import Tensor, ops
 from octsod import functional as f
-from octsod.deferred import ActivationSums, Deferred
-from octsod.gradient_check import gradcheck
+from octsod.backend.deferred import ActivationSums, Deferred
+from octsod.testing.gradient_check import gradcheck
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIDES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 13, 17])

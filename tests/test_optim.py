@@ -111,7 +111,7 @@ def test_dynamic_decay_equals_its_formula_even_with_two_readers():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.NormAct, "forward", remember)
-        patch.setattr(nn, "depthwise_chain", one_layer_after_the_other)
+        patch.setattr(nn.octave, "depthwise_chain", one_layer_after_the_other)
         model(x)
     model(x)
     decayed = optim.decayed_norms(model)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from octsod.pictures import ACCENT, DIMMED, cutout, object_box, overlay
+from octsod.pictures.overlays import ACCENT, DIMMED, cutout, object_box, overlay
 
 
 @pytest.fixture

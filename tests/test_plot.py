@@ -11,9 +11,10 @@ from PIL import Image
 from test_data import write_pairs
 
 import octsod
-from octsod import distributions, figures
-from octsod.history import block_channels, read_history
 from octsod.optim import decayed_norms
+from octsod.prune import scales as distributions
+from octsod.studies import figures
+from octsod.studies.history import block_channels, read_history
 
 pytest.importorskip("matplotlib", reason="needs the matplotlib package")
 

@@ -11,8 +11,9 @@ from test_data import write_pairs
 
 import octsod
 from octsod import nn, prune, training
-from octsod.inference import freeze, logits
+from octsod.inference.frozen import freeze, logits
 from octsod.models import Configuration, CSNet
+from octsod.prune import channels
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -123,11 +124,11 @@ def test_each_readers_share_of_the_constants_counts(monkeypatch):
     configuration = Configuration([[(4, 4)], [(4, 4)], [(5,)], [(5,)], [(5,)]], (3, 3, 3), [[2] * 5] * 3, 4)
     model = random_model(configuration, rng)
     zero_gammas(model, rng, 0.5)
-    plan, folded = prune.plan(model, threshold=prune.THRESHOLD), prune._folded
+    plan, folded = prune.plan(model, threshold=prune.THRESHOLD), channels._folded
     assert interior_difference(model, prune.apply(model, plan))[0] < 1e-10
     assert set(READERS) <= folded(model, plan).keys()
     for reader in READERS:
-        monkeypatch.setattr(prune, "_folded", lambda *a, r=reader: {n: v for n, v in folded(*a).items() if n != r})
+        monkeypatch.setattr(channels, "_folded", lambda *a, r=reader: {n: v for n, v in folded(*a).items() if n != r})
         assert interior_difference(model, prune.apply(model, plan))[0] > 1e-5, reader
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from octsod.sheets import GAP, LINE, contact_sheet
+from octsod.pictures.contact_sheets import GAP, LINE, contact_sheet
 
 
 def plain(colour, height=10, width=10):

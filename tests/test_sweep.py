@@ -10,9 +10,11 @@ from PIL import Image
 from test_data import write_pairs
 
 import octsod
-from octsod import figures, prune, runs, training
+from octsod import prune, training
 from octsod.cli import sweep as command
 from octsod.data import FolderDataset
+from octsod.studies import figures
+from octsod.training import runs
 
 pytest.importorskip("matplotlib", reason="needs the matplotlib package")
 

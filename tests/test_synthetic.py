@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from octsod.synthetic import CATEGORIES, SyntheticDataset
+from octsod.data.synthetic import CATEGORIES, SyntheticDataset
 
 
 def test_pictures_depend_on_seed_and_index_alone():

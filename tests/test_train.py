@@ -21,9 +21,10 @@ from PIL import Image
 from test_data import write_pairs
 
 import octsod
-from octsod import nn, runs
+from octsod import nn
 from octsod.cli import train as command
 from octsod.cli.progress import Progress, compilation, duration
+from octsod.training import runs
 
 SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
 

@@ -10,11 +10,11 @@ import pytest
 from test_data import Ramp
 
 import octsod
-from octsod import nn, optim, runs
+from octsod import nn, optim
 from octsod.data import Loader, Subset
-from octsod.diagnosis import first_nonfinite
 from octsod.errors import FileError
-from octsod.training import DivergenceError, Recipe, Trainer, Validation, train
+from octsod.training import DivergenceError, Recipe, Trainer, Validation, runs, train
+from octsod.training.diagnosis import first_nonfinite
 
 SETTINGS = {"lr": 1e-3, "steps": 7}
 PICTURES = (["0", "1", "2", "3", "4", "5"], ["1", "4"])

@@ -2,12 +2,13 @@
 
 The table that ops call, in the order of a layer: convolution.py launches the convolutions, which dense.py and octave.py
 put together as programs (programs.py) of small steps (steps.py, scales.py, products.py) and depthwise.py runs plane by
-plane; depthwise_chain.py takes one channel through several depthwise layers; network.py takes pictures through the
+plane; chain.py takes one channel through several depthwise layers; network.py takes pictures through the
 whole network, for inference (plan.py, inference_steps.py, barrier.py); normalization.py, resampling.py and
 elementwise.py hold the rest. bodies.py is what their loops share, simd.py and vector.py reach the machine's registers,
 compile.py and parallel.py its compiler and its cores.
 """
 
+from .chain import depthwise_chain, depthwise_chain_backward
 from .convolution import (
     conv2d,
     conv2d_backward,
@@ -18,7 +19,6 @@ from .convolution import (
     octave_conv2d,
     octave_conv2d_backward,
 )
-from .depthwise_chain import depthwise_chain, depthwise_chain_backward
 from .elementwise import (
     adam,
     add,

@@ -6,7 +6,7 @@ write or None. Where `moments` (N, 3, O) is given, the output's channel moments 
 
 import numpy as np
 
-from octsod.memory import empty
+from octsod.backend.memory import empty
 
 from . import dense, depthwise, octave, parallel
 from .normalization import gradient_sums

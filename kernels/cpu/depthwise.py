@@ -8,7 +8,7 @@ A 3x3 kernel works out two rows at a time, which share two of the three rows tha
 are kept lane by lane behind the ring, and go into float64 every few rows.
 """
 
-from octsod.memory import SMALLEST
+from octsod.backend.memory import SMALLEST
 
 from .bodies import READ_AHEAD, WRITE_AHEAD, activated, ahead_of, differentiated, with_gradient
 from .compile import inlined, kernel

@@ -10,7 +10,7 @@ import weakref
 
 import numpy as np
 
-from octsod.memory import empty
+from octsod.backend.memory import empty
 
 from . import inference_steps, parallel, scales, steps
 from .barrier import wait

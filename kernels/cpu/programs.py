@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from octsod.memory import empty
+from octsod.backend.memory import empty
 
 from . import parallel, scales, steps
 from .compile import kernel

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from octsod.deferred import Deferred, DeferredGradient, Slot
+from octsod.backend.deferred import Deferred, DeferredGradient, Slot
 
 from .normalization import (
     activation,

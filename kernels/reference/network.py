@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from octsod.deferred import Deferred
+from octsod.backend.deferred import Deferred
 
 from .convolution import depthwise_conv2d, dilated_conv2d, octave_conv2d
 from .resampling import resize

@@ -7,7 +7,7 @@ import warnings
 
 import click
 
-from octsod import __version__
+from .. import __version__
 
 # Each is a module here, given with its function: `eval` would hide Python's own.
 COMMANDS = {
@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx):
         import logging
 
-        from octsod.errors import OctsodError
+        from ..errors import OctsodError
 
         logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say is in the exception, too
         with warnings.catch_warnings():

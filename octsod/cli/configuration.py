@@ -18,7 +18,7 @@ def read_configuration(path, ctx, names) -> dict:
 
     Raises FileError, which names the file and the key, on anything else.
     """
-    from octsod.errors import FileError
+    from ..errors import FileError
 
     options = {option.name: option for option in ctx.command.params if option.name in names}
     settings = {}
@@ -41,7 +41,7 @@ def read_configuration(path, ctx, names) -> dict:
 
 
 def _read(path):
-    from octsod.errors import FileError
+    from ..errors import FileError
 
     try:
         import tomllib

@@ -17,8 +17,9 @@ def convert(checkpoint, config, output, overwrite):
 
     Neither file is trusted: they are read without PyTorch, and nothing in them is executed.
     """
-    from octsod import complexity, save
-    from octsod.interop.sod100k import read_model
+    from ..interop.sod100k import read_model
+    from ..models.files import save
+    from ..prune.counts import complexity
 
     check_output(output, overwrite)
     model = read_model(checkpoint, config)

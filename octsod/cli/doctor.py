@@ -76,7 +76,7 @@ def _cpu():
     try:
         import numpy as np
 
-        from octsod.kernels import cpu, reference
+        from ..kernels import cpu, reference
 
         x = np.random.default_rng(0).standard_normal((2, 3, 5, 7)).astype(np.float32)
         got, expected = np.empty((2, 3, 9, 4), np.float32), np.empty((2, 3, 9, 4), np.float32)
@@ -91,7 +91,7 @@ def _cpu():
 
 def _cuda():
     """Whether octsod has a backend for CUDA, and whether CuPy finds a device."""
-    from octsod.backend import BACKENDS
+    from ..backend.device import BACKENDS
 
     exists = "cuda" in BACKENDS
     try:
@@ -111,7 +111,7 @@ def _cuda():
 
 def _cache():
     """Where compiled kernels are kept, and how much that is; other versions of octsod have folders beside."""
-    from octsod.kernels.cpu.compile import cache_folder, cache_root
+    from ..kernels.cpu.compile import cache_folder, cache_root
 
     folder = cache_folder()
     facts = {"folder": folder or str(cache_root()), "writable": folder is not None}
@@ -131,12 +131,13 @@ def _contents(folder):
 
 
 def _machine(works):
-    from octsod.machine import processor
+    from ..profiling.roofs import processor
 
     facts = {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count()}
     if works:
         import octsod
-        from octsod.kernels.cpu.simd import VECTOR_BYTES
+
+        from ..kernels.cpu.simd import VECTOR_BYTES
 
         facts |= {"threads": octsod.get_num_threads(), "vector_bits": 8 * VECTOR_BYTES}
     return facts
@@ -145,7 +146,8 @@ def _machine(works):
 def _speed():
     """What this machine does per second, on one thread and on all, and how long a network takes over a picture."""
     import octsod
-    from octsod.machine import copy_rate, multiply_add_rate
+
+    from ..profiling.roofs import copy_rate, multiply_add_rate
 
     threads = octsod.get_num_threads()
     speed = {"copy_gb_s": {}, "fma_gflop_s": {}}
@@ -165,8 +167,9 @@ def _network():
     import numpy as np
 
     import octsod
-    from octsod.machine import shortest
-    from octsod.prediction import infer
+
+    from ..inference.prediction import infer
+    from ..profiling.roofs import shortest
 
     model, x = octsod.csnet(), np.zeros((1, 3, 224, 224), np.float32)
     infer(model, x)
@@ -175,7 +178,7 @@ def _network():
 
 def _is_warm():
     """Whether a network has run before with these kernels; to compile them all takes a minute."""
-    from octsod.kernels.cpu.compile import cache_folder
+    from ..kernels.cpu.compile import cache_folder
 
     folder = cache_folder()
     return folder is not None and any(pathlib.Path(folder).rglob("programs.*.nbc"))

@@ -43,9 +43,10 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
         raise click.UsageError(f"--per-image and --worst both name {sheet}.")
 
     import octsod
-    from octsod.data import FolderDataset
-    from octsod.images import write_png
-    from octsod.weights import write_atomically
+
+    from ..data.datasets import FolderDataset
+    from ..data.images import write_png
+    from ..files import write_atomically
 
     model = octsod.load(weights)
     size = side_for(model, size)
@@ -99,8 +100,8 @@ def _table(result):
 
 def _sheet(result, count, dataset, model, size):
     """The worst pictures, their masks and predictions, with their scores."""
-    from octsod.prediction import predict
-    from octsod.sheets import contact_sheet
+    from ..inference.prediction import predict
+    from ..pictures.contact_sheets import contact_sheet
 
     rows, captions = [], []
     for index, name, scores in result.worst(count):

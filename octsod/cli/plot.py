@@ -32,8 +32,8 @@ def plot(runs, output, threshold, as_json):
     if output is None and len(runs) > 1:
         raise click.UsageError("Several runs need -o, the folder for their figures.")
 
-    from octsod import figures
-    from octsod.history import read_history
+    from ..studies import figures
+    from ..studies.history import read_history
 
     figures.require_matplotlib()
     histories = [read_history(run, name, threshold) for run, name in zip(runs, _names(runs), strict=True)]

@@ -49,7 +49,8 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
         raise Failure(f"{output}: exists already; --overwrite replaces it.")
 
     import octsod
-    from octsod.errors import FileError
+
+    from ..errors import FileError
 
     model = octsod.load(weights)
     size = side_for(model, size)
@@ -99,8 +100,8 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
 
 
 def _write(target, picture):
-    from octsod.errors import FileError
-    from octsod.images import write_png
+    from ..data.images import write_png
+    from ..errors import FileError
 
     if isinstance(target, pathlib.Path):
         try:
@@ -179,7 +180,7 @@ def _pictures(path, output):
     """(picture, its path relative to the input): a file, or all in a folder but what is hidden or in the output."""
     if not path.is_dir():
         return [(path, pathlib.Path(path.name))]
-    from octsod.images import SUFFIXES
+    from ..data.images import SUFFIXES
 
     output = output.resolve()
     if output == path.resolve():

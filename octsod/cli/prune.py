@@ -47,7 +47,8 @@ def prune(source, output, criterion, threshold, ratio, macs, data, size, threads
     check_output(output, overwrite)
 
     import octsod
-    from octsod import prune
+
+    from .. import prune
 
     model = octsod.load(_weights(source))
     size = side_for(model, size)
@@ -88,8 +89,8 @@ def _weights(source):
 
 
 def _pictures(data):
-    from octsod.data import FolderDataset
-    from octsod.synthetic import SyntheticDataset
+    from ..data.datasets import FolderDataset
+    from ..data.synthetic import SyntheticDataset
 
     return FolderDataset(data) if data else SyntheticDataset(PICTURES)
 
@@ -97,7 +98,7 @@ def _pictures(data):
 def _prepared(pictures, size):
     import numpy as np
 
-    from octsod.images import prepare
+    from ..data.images import prepare
 
     return np.stack([prepare(pictures[i].image, size) for i in range(min(PICTURES, len(pictures)))])
 

@@ -6,8 +6,7 @@ import pathlib
 import click
 from click.core import ParameterSource
 
-from octsod.errors import FileError
-
+from ..errors import FileError
 from . import Failure, report
 from .interruption import Interruption
 from .options import Number
@@ -61,7 +60,8 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
     if varied == "decay_strength" and decays != ("dynamic",):
         raise click.UsageError("--lambda-d is of dynamic decay alone; leave --decay out.")
 
-    from octsod import figures, prune, training
+    from .. import prune, training
+    from ..studies import figures
 
     figures.require_matplotlib()
     settings = _Settings(ctx, options, varied)
@@ -158,7 +158,7 @@ class _Results:
 
     def require_same(self, before, after):
         """Raise FileError if settings differ by more than the number of threads."""
-        from octsod.runs import changes
+        from ..training.runs import changes
 
         if changed := changes(before, after, ("threads",)):
             raise FileError(f"{self.folder}: was started with {changed}; other settings need another folder.")
@@ -178,7 +178,7 @@ class _Results:
         return rows
 
     def _write(self):
-        from octsod.weights import write_atomically
+        from ..files import write_atomically
 
         write_atomically(self.path, (json.dumps(self.facts, indent=1) + "\n").encode())
 
@@ -186,7 +186,9 @@ class _Results:
 def _trained(results, name, settings, data, threshold, stop, quiet):
     """Train the network of a point, or go on with it, then prune and score it; None if `stop()` prevented that."""
     import octsod
-    from octsod import prune, runs, training
+
+    from .. import prune, training
+    from ..training import runs
 
     folder = results.folder / name
     checkpoint = runs.read_checkpoint(folder) if (folder / runs.CHECKPOINT).exists() else None

@@ -52,7 +52,7 @@ def _use_file(ctx, param, path):
 
 
 def _run_to_resume(path):
-    from octsod.runs import newest_unfinished, read_checkpoint
+    from ..training.runs import newest_unfinished, read_checkpoint
 
     if path == "auto":
         folder = newest_unfinished()
@@ -135,7 +135,8 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
         click.echo(tomli_w.dumps(settings), nl=False)
         return
 
-    from octsod import runs, training
+    from .. import training
+    from ..training import runs
 
     data = open_data(settings, verbose)
     if resume:
@@ -163,7 +164,8 @@ def conduct(settings, data, folder, checkpoint, stop, quiet, verbose=False):
 
     data: see `open_data`. stop: see `training.train`. Raises DivergenceError, which also says what is intact.
     """
-    from octsod import runs, training
+    from .. import training
+    from ..training import runs
 
     training_set, held_out, notes = data
     loader = _loader(settings, training_set)
@@ -221,7 +223,7 @@ def resolved_settings(ctx):
         if values["threshold"] is not None:
             raise click.UsageError("--threshold needs --learn-channels.")
     elif values["threshold"] is None:
-        from octsod.prune import THRESHOLD
+        from ..prune.channels import THRESHOLD
 
         values["threshold"] = THRESHOLD
     # Of the two lengths, an option replaces both of a file: to make a run longer, one is enough.
@@ -240,7 +242,7 @@ def resolved_settings(ctx):
 
 def _decay_strength(values, source):
     """The factor of the scales' decay; an option for the kind of decay makes nothing of a file's factor for another."""
-    from octsod.training import DECAYS
+    from ..training.trainer import DECAYS
 
     strength, decay = values["decay_strength"], values["decay"]
     if source["decay"] is ParameterSource.COMMANDLINE and source["decay_strength"] is not ParameterSource.COMMANDLINE:
@@ -254,10 +256,10 @@ def _decay_strength(values, source):
 
 def open_data(settings, verbose=False):
     """The pictures to train on, those to validate on, and what is to be said about them."""
-    from octsod.data import FolderDataset, Subset, hold_out
+    from ..data.datasets import FolderDataset, Subset, hold_out
 
     if "data" not in settings:
-        from octsod.synthetic import SyntheticDataset
+        from ..data.synthetic import SyntheticDataset
 
         drawn = SyntheticDataset(EMBEDDED_PICTURES, EMBEDDED_SIZE, settings["seed"])
         training_set, held_out = hold_out(drawn, settings["seed"])
@@ -282,7 +284,7 @@ def open_data(settings, verbose=False):
 
 
 def _loader(settings, training_set):
-    from octsod.data import Loader
+    from ..data.loader import Loader
 
     size = settings["batch_size"]
     if size > len(training_set):
@@ -294,7 +296,8 @@ def _loader(settings, training_set):
 def _trainer(settings, steps_per_epoch, checkpoint):
     """A trainer of the network that the run is about, for as many steps as it is to have."""
     import octsod
-    from octsod.training import Recipe, Trainer
+
+    from ..training.trainer import Recipe, Trainer
 
     if checkpoint is not None:
         model = checkpoint.model()

@@ -19,7 +19,7 @@ def warmup(quiet):
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they cannot be kept is an error here
-        from octsod.kernels.cpu.compile import cache_folder, cache_root
+        from ..kernels.cpu.compile import cache_folder, cache_root
 
         folder = cache_folder()
     if folder is None:
@@ -49,8 +49,10 @@ def _use_all_kernels():
     import numpy as np
 
     import octsod
-    from octsod.data import Loader, Sample
-    from octsod.training import Trainer
+
+    from ..data.datasets import Sample
+    from ..data.loader import Loader
+    from ..training.trainer import Trainer
 
     picture, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     samples = [Sample("", picture, mask)] * 2

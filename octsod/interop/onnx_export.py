@@ -11,11 +11,11 @@ import numpy as np
 
 from .. import __version__
 from ..checks import require, require_integer
+from ..data.images import MEAN, STD
 from ..errors import OctsodError
-from ..images import MEAN, STD
+from ..files import write_atomically
 from ..models.configuration import FUSED
-from ..nn import WEIGHT_SCALE
-from ..weights import write_atomically
+from ..nn.layers import WEIGHT_SCALE
 
 OPSET, IR_VERSION = 17, 8  # of 2022: every engine in use reads them
 

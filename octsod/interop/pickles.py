@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from octsod.errors import FileError
+from ..errors import FileError
 
 __all__ = ["read_checkpoint", "read_layers"]
 

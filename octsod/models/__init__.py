@@ -1,6 +1,7 @@
-"""The models."""
+"""The models: CSNet, its configuration, and weight files."""
 
 from .configuration import Configuration
-from .csnet import CSNet, csnet
+from .files import load, save
+from .network import CSNet, csnet
 
-__all__ = ["CSNet", "Configuration", "csnet"]
+__all__ = ["CSNet", "Configuration", "csnet", "load", "save"]

@@ -2,10 +2,10 @@
 
 import math
 
-from ..autograd import Function
-from ..backend import kernels
+from ..autograd.graph import Function
+from ..backend.device import kernels
+from ..backend.memory import empty
 from ..checks import require, require_dtype, require_integer
-from ..memory import empty
 from .cost import Cost, elements
 
 

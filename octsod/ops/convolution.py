@@ -1,10 +1,10 @@
 """Convolutions over one scale: dense, depthwise, parallel dilated. Maps are NCHW, weights OIHW."""
 
-from ..autograd import Function
-from ..backend import kernels
+from ..autograd.graph import Function
+from ..backend.deferred import Deferred, DeferredGradient
+from ..backend.device import kernels
+from ..backend.memory import empty
 from ..checks import require, require_channels, require_dtype, require_given, require_integer, require_map
-from ..deferred import Deferred, DeferredGradient
-from ..memory import empty
 from .cost import Cost, elements
 
 

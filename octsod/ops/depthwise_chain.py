@@ -7,11 +7,11 @@ memory bus once more.
 
 import numpy as np
 
-from ..autograd import Function
-from ..backend import kernels
+from ..autograd.graph import Function
+from ..backend.deferred import Deferred, DeferredGradient
+from ..backend.device import kernels
+from ..backend.memory import empty
 from ..checks import require, require_channels, require_dtype, require_given, require_map
-from ..deferred import Deferred, DeferredGradient
-from ..memory import empty
 from .convolution import DepthwiseConv2d
 from .cost import Cost, elements
 from .normalization import BatchNormPReLU

@@ -1,9 +1,9 @@
 """Sigmoid and the loss: mean binary cross-entropy with logits."""
 
-from ..autograd import Function
-from ..backend import kernels
+from ..autograd.graph import Function
+from ..backend.device import kernels
+from ..backend.memory import empty
 from ..checks import require, require_dtype, require_float, require_given
-from ..memory import empty
 from .cost import Cost, elements
 
 

@@ -3,11 +3,11 @@
 Public `batch_norm` and `prelu` materialise the result; CSNet never does.
 """
 
-from ..autograd import Function
-from ..backend import kernels
+from ..autograd.graph import Function
+from ..backend.deferred import ActivationSums, Deferred, DeferredGradient, identity_coefficients
+from ..backend.device import kernels
+from ..backend.memory import empty, zeros
 from ..checks import require, require_channels, require_dtype, require_given, require_map
-from ..deferred import ActivationSums, Deferred, DeferredGradient, identity_coefficients
-from ..memory import empty, zeros
 from .cost import Cost, elements
 
 

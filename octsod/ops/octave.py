@@ -1,10 +1,10 @@
 """The generalised octave convolution (gOctConv): any number of branches, each half the size of the one before."""
 
-from ..autograd import Function
-from ..backend import kernels
+from ..autograd.graph import Function
+from ..backend.deferred import Deferred, DeferredGradient
+from ..backend.device import kernels
+from ..backend.memory import empty, zeros
 from ..checks import require, require_dtype, require_given, require_integer, require_map
-from ..deferred import Deferred, DeferredGradient
-from ..memory import empty, zeros
 from .convolution import moments_for, result
 from .cost import Cost, elements
 

@@ -1,9 +1,9 @@
 """Pooling and bilinear resizing as ops of their own. (Octave convolutions resample inside.)"""
 
-from ..autograd import Function
-from ..backend import kernels
+from ..autograd.graph import Function
+from ..backend.device import kernels
+from ..backend.memory import empty
 from ..checks import require, require_integer, require_map
-from ..memory import empty
 from .cost import Cost, elements
 
 

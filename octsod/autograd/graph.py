@@ -1,0 +1,369 @@
+"""Reverse-mode automatic differentiation.
+
+`Function.apply` runs an op's forward and, if a gradient is wanted, records a `Node`. A node holds what its backward
+needs and edges to where its inputs came from, never its output: there are no reference cycles, and a buffer is free for
+reuse as soon as the last node that needs it is through with its backward.
+"""
+
+import contextlib
+import heapq
+import itertools
+import threading
+
+import numpy as np
+
+from .. import backend
+from ..backend.deferred import Deferred, DeferredGradient, Slot
+from ..backend.memory import empty
+
+
+class _Mode(threading.local):
+    enabled = True
+    observer = None
+
+
+_mode = _Mode()
+_numbers = itertools.count()
+
+
+def is_grad_enabled() -> bool:
+    """Whether ops record what a backward pass needs, in this thread."""
+    return _mode.enabled
+
+
+class no_grad(contextlib.ContextDecorator):  # noqa: N801 (the field's name)
+    """Within `with no_grad():`, or in a function decorated with it, no op of this thread records anything."""
+
+    def __init__(self):
+        self._before = []
+
+    def _recreate_cm(self):
+        return no_grad()  # each call of a decorated function, in whatever thread, has a state of its own
+
+    def __enter__(self):
+        self._before.append(_mode.enabled)
+        _mode.enabled = False
+
+    def __exit__(self, *_):
+        _mode.enabled = self._before.pop()
+
+
+@contextlib.contextmanager
+def observe(observer):
+    """Within `with observe(f):`, each op that this thread applies calls `f(function, outputs)` after its forward."""
+    before, _mode.observer = _mode.observer, observer
+    try:
+        yield
+    finally:
+        _mode.observer = before
+
+
+class Context:
+    """What an op's forward leaves for its backward.
+
+    needs: per input, whether its gradient is wanted. saved: what `save_for_backward` was given. Anything else may be
+    set as an attribute.
+    """
+
+    def __init__(self, needs):
+        self.needs = needs
+        self.saved = ()
+        self._slot = None
+
+    def save_for_backward(self, *values):
+        """Keep arrays for `backward`, where `ctx.saved` holds them."""
+        self.saved = values
+
+    def slot(self, index, over=None) -> Slot | None:
+        """In the backward of a `deferred` function: where to write the gradient of input `index`; return it from
+        `backward`. None if that gradient is not wanted.
+
+        over: the `DeferredGradient` of an output. If it is spent and has the input's shape, its g may be the array to
+        write: for kernels that have read the pixels of g they need before they write.
+        """
+        return self._slot(index, over) if self.needs[index] else None
+
+
+class Function:
+    """An op. Subclass with static `forward(ctx, *arrays, **params)` and `backward(ctx, grad)`.
+
+    forward gets arrays and returns one array or a tuple of them; backward gets the gradient of each output (None where
+    an output was not used, if there are several) and returns a gradient per input array, or None.
+
+    With `deferred = True` an op takes part in deferred normalisation, as our own do: forward also gets and may return
+    `Deferred` maps, backward also gets `DeferredGradient`s for raw outputs, a `Slot` for an output that was a
+    normalised `Deferred`, and may return what `ctx.slot(i)` gave it. Any other op has its inputs and gradients
+    materialised.
+    """
+
+    deferred = False
+
+    @staticmethod
+    def forward(ctx, *arrays, **params):
+        raise TypeError("A Function needs a static method `forward(ctx, *arrays, **params)`.")
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise TypeError("A Function needs a static method `backward(ctx, grad)`.")
+
+    @classmethod
+    def apply(cls, *tensors, **params):
+        """Run the op on tensors (None for an optional input that is not given); returns a tensor or a tuple of them."""
+        from .tensor import Tensor
+
+        inputs = [t if t is None or isinstance(t, Tensor) else Tensor(t) for t in tensors]
+        recording = _mode.enabled and any(t is not None and t.requires_grad for t in inputs)
+        ctx = Context(tuple(recording and t is not None and t.requires_grad for t in inputs))
+        arrays = [None if t is None else t.data if cls.deferred else t.array() for t in inputs]
+        results = cls.forward(ctx, *arrays, **params)
+        single = not isinstance(results, (tuple, list))
+        outputs = [Tensor._of(r) if r is not None else None for r in ((results,) if single else results)]
+        if _mode.observer is not None:
+            _mode.observer(cls, outputs)
+        if recording:
+            node = Node(cls, ctx, inputs, outputs)
+            for index, output in enumerate(outputs):
+                if output is not None and output.dtype.kind == "f":
+                    output.requires_grad, output.node, output.index = True, node, index
+        return outputs[0] if single else tuple(outputs)
+
+
+class Node:
+    """One application of a function, in the graph that backward walks."""
+
+    __slots__ = ("activation", "ctx", "edges", "freed", "function", "number", "outputs")
+
+    def __init__(self, function, ctx, inputs, outputs):
+        self.number = next(_numbers)
+        self.function, self.ctx = function, ctx
+        # An edge is a leaf tensor, whose .grad is to be filled, or (node, output index).
+        self.edges = [
+            None if not need else (t if t.node is None else (t.node, t.index))
+            for t, need in zip(inputs, ctx.needs, strict=True)
+        ]
+        self.outputs = [None if o is None else (o.shape, o.dtype) for o in outputs]
+        self.activation = [o is not None and isinstance(o.data, Deferred) and not o.data.is_raw for o in outputs]
+        self.freed = False
+
+    @property
+    def name(self):
+        return self.function.__name__
+
+    def free(self):
+        self.ctx, self.edges, self.freed = None, (), True
+
+    def __lt__(self, other):  # for the heap: later nodes first
+        return self.number > other.number
+
+
+class _Pending:
+    """The gradient of one output while its readers add their parts."""
+
+    __slots__ = ("expected", "owned", "sums", "value")
+
+    def __init__(self):
+        self.value, self.owned, self.sums, self.expected = None, False, None, 0
+
+    def add(self, value, kernels):
+        """Take a further part: an array, a DeferredGradient or a Slot."""
+        self.expected -= 1
+        if value is None:
+            return
+        if isinstance(value, Slot):
+            if value.accumulate or self.value is None:
+                self.value, self.owned, self.sums = value.array, True, value.sums
+                return
+            value = value.array
+        self.sums = None
+        if self.value is None:
+            self.value = value
+            return
+        total = self.array(kernels)
+        if not self.owned:
+            total = _copy(total)
+            self.owned = True
+        if isinstance(value, DeferredGradient):
+            value = value.value(kernels)
+        kernels.add(total, value, total)
+        self.value = total
+
+    def array(self, kernels):
+        if isinstance(self.value, DeferredGradient):
+            self.value, self.owned = self.value.value(kernels), True
+        return self.value
+
+
+def _copy(array):
+    out = empty(array.shape, array.dtype)
+    out[...] = array
+    return out
+
+
+def _reachable(roots):
+    """Pending gradients by (node, output), with the number of parts that each will get."""
+    pending, seen, stack = {}, set(roots), list(roots)
+    while stack:
+        node = stack.pop()
+        if node.freed:
+            raise RuntimeError(
+                f"backward: the graph of `{node.name}` has been freed by an earlier backward; "
+                "call backward(retain_graph=True) there to go through it again."
+            )
+        for edge in node.edges:
+            if isinstance(edge, tuple):
+                pending.setdefault(edge, _Pending()).expected += 1
+                if edge[0] not in seen:
+                    seen.add(edge[0])
+                    stack.append(edge[0])
+    return pending
+
+
+def backward(tensor, gradient=None, retain_graph=False):
+    """Add the gradient of `tensor` with respect to every leaf that requires one to that leaf's `.grad`.
+
+    gradient: array of the tensor's shape; may be left out for a single element. The graph is freed on the way unless
+    `retain_graph`.
+    """
+    backward_all([tensor], [gradient], retain_graph)
+
+
+def backward_all(tensors, gradients, retain_graph=False):
+    """`backward` from several tensors at once: adds the gradient of `sum_i <tensors[i], gradients[i]>`."""
+    kernels = backend.kernels
+    given = [(t, _checked_gradient(t, g)) for t, g in zip(tensors, gradients, strict=True)]
+    roots = [((t.node, t.index), g) for t, g in given if t.node is not None]
+    pending = _reachable({node for (node, _), _ in roots})
+    for tensor, gradient in given:
+        if tensor.node is None:
+            _accumulate_leaf(tensor, gradient, kernels)
+    for root, _ in roots:
+        pending.setdefault(root, _Pending()).expected += 1
+    for root, gradient in roots:
+        pending[root].add(gradient, kernels)
+    queued = {node for (node, _), _ in roots}
+    heap = list(queued)
+    heapq.heapify(heap)
+    while heap:
+        node = heapq.heappop(heap)
+        grads = _gradients_of(node, pending, kernels)
+        if any(g is not None for g in grads):
+            results = _run_backward(node, grads, pending, kernels)
+        else:
+            results = [None] * len(node.edges)
+        del grads
+        for edge, result in zip(node.edges, results, strict=True):
+            if isinstance(edge, tuple):
+                pending[edge].add(result, kernels)
+                if edge[0] not in queued:
+                    queued.add(edge[0])
+                    heapq.heappush(heap, edge[0])
+            elif edge is not None and result is not None:
+                _accumulate_leaf(edge, result, kernels)
+        del results, result, edge
+        if not retain_graph:
+            node.free()
+
+
+def _checked_gradient(tensor, gradient):
+    """The gradient to start from as a contiguous array."""
+    if not tensor.requires_grad:
+        raise RuntimeError("backward: this tensor does not require a gradient, nor does anything it was made from.")
+    if gradient is None:
+        if tensor.size != 1:
+            raise ValueError(
+                f"backward: `gradient` is needed for a tensor of shape {tensor.shape}; only a single element has one."
+            )
+        return np.ones(tensor.shape, tensor.dtype)
+    gradient = gradient.numpy() if _is_tensor(gradient) else np.asarray(gradient)
+    if gradient.shape != tensor.shape or gradient.dtype != tensor.dtype:
+        raise ValueError(
+            f"backward: `gradient` is {gradient.dtype} {gradient.shape}; expected {tensor.dtype} {tensor.shape}, "
+            "like the tensor."
+        )
+    return np.ascontiguousarray(gradient).reshape(tensor.shape)
+
+
+def _is_tensor(value):
+    from .tensor import Tensor
+
+    return isinstance(value, Tensor)
+
+
+def _gradients_of(node, pending, kernels):
+    """What `node.function.backward` is given: the complete gradient of each output."""
+    grads = []
+    for index, activation in enumerate(node.activation):
+        part = pending.pop((node, index), None)
+        if part is None or part.value is None:
+            grads.append(None)
+        elif activation:
+            array = part.array(kernels)
+            grads.append(Slot(array, sums=part.sums, spent=part.owned) if node.function.deferred else array)
+        elif node.function.deferred:
+            grads.append(part.value)
+        else:
+            grads.append(part.array(kernels))
+    return grads
+
+
+def _run_backward(node, grads, pending, kernels):
+    def fresh(shape, dtype, over):
+        if over is not None and over.spent and over.g.shape == shape and over.g.dtype == dtype:
+            over.spent = False
+            return over.g
+        return empty(shape, dtype)
+
+    def slot(index, over):
+        edge = node.edges[index]
+        if not isinstance(edge, tuple):
+            return Slot(fresh(edge.shape, edge.dtype, over))
+        part = pending[edge]
+        shape, dtype = edge[0].outputs[edge[1]]
+        last = part.expected == 1 and edge[0].activation[edge[1]]
+        sums = np.zeros((shape[0], 3, shape[1])) if last else None
+        if part.value is None or node.edges.count(edge) > 1:  # an op that reads a tensor twice writes two buffers
+            return Slot(fresh(shape, dtype, over), sums=None if node.edges.count(edge) > 1 else sums)
+        array = part.array(kernels)
+        if not part.owned:
+            array = part.value = _copy(array)
+            part.owned = True
+        return Slot(array, accumulate=True, sums=sums)
+
+    node.ctx._slot = slot
+    try:
+        results = node.function.backward(node.ctx, *grads)
+    finally:
+        node.ctx._slot = None
+    results = list(results) if isinstance(results, (tuple, list)) else [results]
+    if len(results) != len(node.edges):
+        raise ValueError(
+            f"{node.name}.backward returned {len(results)} gradients; expected {len(node.edges)}, one per input "
+            "(None where there is none)."
+        )
+    for i, (result, edge) in enumerate(zip(results, node.edges, strict=True)):
+        if edge is None:
+            results[i] = None
+        elif result is not None:
+            shape, dtype = edge[0].outputs[edge[1]] if isinstance(edge, tuple) else (edge.shape, edge.dtype)
+            if _is_tensor(result):
+                result = results[i] = result.array()
+            got = result.array if isinstance(result, Slot) else result
+            if got.shape != shape or got.dtype != dtype:
+                raise ValueError(
+                    f"{node.name}.backward returned a gradient of {got.dtype} {got.shape} for input {i}; "
+                    f"expected {dtype} {shape}, like the input."
+                )
+    return results
+
+
+def _accumulate_leaf(leaf, value, kernels):
+    owned = isinstance(value, Slot)
+    value = value.array if owned else value
+    if isinstance(value, DeferredGradient):
+        value, owned = value.value(kernels), True
+    if leaf.grad is None:
+        leaf.grad = value if owned else _copy(value)
+    else:
+        kernels.add(leaf.grad, np.ascontiguousarray(value), leaf.grad)
+
+

@@ -1,0 +1,25 @@
+"""The authors' augmentation of training pictures."""
+
+
+
+MARGIN = 14  # pixels: the most that augmentation cuts off at top and left; one more at bottom and right
+
+
+def augment(image, mask, generator):
+    """The authors' augmentation (csnet.md, section 5): a random crop of the border, then a flip with p = 0.5.
+
+    image (H, W, 3), mask (H, W) -> views of both, smaller by 1 to 29 pixels on each axis; half of the flips are
+    vertical, as in the authors' code. Of a picture smaller than 60 pixels, less is cut off: at most about half.
+    generator: a numpy Generator, from which as many numbers are drawn whatever they are.
+    """
+    height, width = mask.shape
+    (top, bottom), (left, right) = (
+        generator.integers(0, min(MARGIN, (n - 1) // 4), size=2, endpoint=True) for n in (height, width)
+    )
+    rows, cols = slice(top, max(height - 1 - bottom, 1)), slice(left, max(width - 1 - right, 1))
+    image, mask = image[rows, cols], mask[rows, cols]
+    flip, vertical = generator.random(2) < 0.5
+    if flip:
+        where = (slice(None, None, -1),) if vertical else (slice(None), slice(None, None, -1))
+        image, mask = image[where], mask[where]
+    return image, mask

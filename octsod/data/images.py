@@ -1,0 +1,182 @@
+"""Pictures: read as they look, resized as the network was trained (csnet.md, section 6), written all or nothing."""
+
+import io
+import os
+
+import numpy as np
+
+from ..backend.device import kernels
+from ..checks import described, require, require_integer
+from ..errors import FileError
+from ..files import write_atomically
+
+# What a folder is searched for; a file that is named is read whatever it is called.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of RGB in [0, 1]
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+_ORIENTATION = 0x0112  # the EXIF tag
+# Its values 2 to 8, as the transposition that puts the picture upright.
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def read_image(source) -> np.ndarray:
+    """A picture as people see it: (H, W, 3) uint8 RGB.
+
+    source: a path, or a binary file, such as `sys.stdin.buffer`. EXIF orientation is applied; colours are converted to
+    sRGB by the picture's ICC profile, if it has one that can be used; what is transparent shows white; 16-bit channels
+    are brought to 8 bits; of an animation or of several pages, the first is taken. Raises FileError, which names the
+    file, if it is missing, broken, no picture, or larger than Pillow's `Image.MAX_IMAGE_PIXELS`.
+    """
+    return _read(source, "RGB")
+
+
+def read_mask(source) -> np.ndarray:
+    """A mask as (H, W) uint8, 255 for the object; like `read_image`, but what is transparent is no object: 0."""
+    return _read(source, "L")
+
+
+def _read(source, mode):
+    from PIL import Image
+
+    name = _name(source)
+    try:
+        with Image.open(source) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError
+            result = _converted(image, mode)
+            upright = _UPRIGHT.get(_orientation(image))
+            if upright:
+                result = result.transpose(getattr(Image.Transpose, upright))
+            return np.array(result)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise FileError(
+            f"{name}: has more than {Image.MAX_IMAGE_PIXELS // 1_000_000} million pixels, the limit against "
+            "decompression bombs (PIL.Image.MAX_IMAGE_PIXELS)."
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise FileError(f"{name}: is not a picture in a format that can be read.") from None
+    except Exception as error:  # damage surfaces as whatever a decoder trips over
+        detail = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+        raise FileError(f"{name}: cannot be read as a picture: {detail.rstrip('.')}.") from error
+
+
+def _name(file):
+    """What messages call a path or a binary file."""
+    return os.fsdecode(file) if isinstance(file, (str, bytes, os.PathLike)) else str(getattr(file, "name", "<file>"))
+
+
+def _orientation(image):
+    """The EXIF orientation of a picture that is loaded. (Asked earlier, it would load a PNG and swallow the fault.)"""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # a broken EXIF block does not spoil the picture
+        return None
+
+
+def _converted(image, mode):
+    """`image` in `mode` (RGB or L). Where Pillow's own conversion would clip or uncover hidden colours, ours."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("holds integers of more than 16 bits")
+        # 65535 becomes 255, rounded to nearest. Pillow would cut everything above 255 off.
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("holds floating-point numbers, whose range is unknown")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    if mode == "RGB":  # a mask's numbers are no colours
+        image = _in_srgb(image)
+    if image.mode == "RGBA":
+        behind = Image.new("RGBA", image.size, "white" if mode == "RGB" else "black")
+        image = Image.alpha_composite(behind, image).convert("RGB")
+    return image.convert(mode)
+
+
+def _in_srgb(image):
+    """`image`, its colours converted by its ICC profile; as it is where there is none, or none that can be used."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    from PIL import ImageCms
+
+    image.load()  # a fault of the pixels is not the profile's
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ImportError):  # broken, for another mode, or Pillow was built without it
+        return image
+
+
+def resize(array, size) -> np.ndarray:
+    """Bilinear, half-pixel centres, border mirrored, no anti-aliasing: (..., H, W) numbers -> (..., h, w) float32.
+
+    size: (h, w). Done in the calling thread alone.
+    """
+    require(array.ndim >= 2 and array.size > 0, "resize", "array", f"has shape {array.shape}", "(..., H, W), not empty")
+    size = tuple(require_integer(n, "resize", "size", 1) for n in size)
+    out = np.empty((*array.shape[:-2], *size), np.float32)
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    for index in np.ndindex(array.shape[:-2]):
+        plane = array[index] if array.dtype == np.uint8 else array[index].astype(np.float32)
+        kernels.resize_picture(plane[..., None], one, zero, out[index][None])
+    return out
+
+
+def prepare(image, size=224) -> np.ndarray:
+    """What the network is given for a picture: (H, W, 3) uint8 -> (3, size, size) float32, resized and normalised.
+
+    Normalised means: in [0, 1], minus `MEAN`, divided by `STD`. size: pixels; what the network takes is up to the
+    network (`model.configuration.multiple`). Done in the calling thread alone.
+    """
+    require_picture(image, "prepare")
+    size = require_integer(size, "prepare", "size", 1)
+    out = np.empty((3, size, size), np.float32)
+    kernels.resize_picture(image, 1 / (255 * STD), -MEAN / STD, out)
+    return out
+
+
+def require_picture(image, op):
+    """Raise ValueError unless `image` is (H, W, 3) uint8."""
+    fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    require(fits and image.size > 0, op, "image", described(image), "uint8 (H, W, 3), as `read_image` gives it")
+
+
+def write_png(target, array) -> None:
+    """Write (H, W), (H, W, 3) or (H, W, 4) uint8 as PNG to a path, all or nothing, or to a binary file.
+
+    Raises FileError, which names the file, if that fails; BrokenPipeError if nobody reads the binary file any more.
+    """
+    from PIL import Image
+
+    data = io.BytesIO()
+    # At a photo's 12 million pixels, level 1 takes 1 s and Pillow's 6 takes 4 s, or 13 s with alpha, to save 15 %.
+    Image.fromarray(array).save(data, "PNG", compress_level=1)
+    try:
+        if hasattr(target, "write"):
+            rest = data.getbuffer()
+            while rest:  # with PYTHONUNBUFFERED, standard output may take a part
+                rest = rest[target.write(rest) :]
+            target.flush()
+        else:
+            write_atomically(target, data.getbuffer())
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError(f"{_name(target)}: cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,76 @@
+"""Max F-measure and mean absolute error of maps of salience, by the evaluation protocol (csnet.md, section 6)."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from ..checks import require
+
+MASK_THRESHOLD = 128  # a mask's pixels above it are the object
+BETA2 = 0.3  # beta squared: precision counts for more than recall
+EPSILON = 1e-4  # added to numerator and denominator of precision and recall
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """How well maps of salience fit their masks: one picture's (`score`), or the average over many (`average`).
+
+    precision, recall: (256,) float64; entry t belongs to the pixels predicted above t. mae: mean absolute error in
+    [0, 1]. From these:
+    f: (256,), the F-measure (1 + BETA2)*P*R / (BETA2*P + R) of each threshold; threshold: the one at which it is
+    highest, the lowest of several; max_f: the F-measure there.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    mae: float
+
+    @functools.cached_property
+    def f(self):
+        return (1 + BETA2) * self.precision * self.recall / (BETA2 * self.precision + self.recall)
+
+    @property
+    def threshold(self):
+        return int(self.f.argmax())
+
+    @property
+    def max_f(self):
+        return float(self.f.max())
+
+
+def score(prediction, mask) -> Scores:
+    """The scores of one map of salience, (H, W) uint8, against its mask, (H, W) uint8 with 255 for the object.
+
+    Raises ValueError if they are something else, empty, or not of the same size.
+    """
+    for name, array in (("prediction", prediction), ("mask", mask)):
+        fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 2 and array.size > 0
+        was = f"is {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
+        require(fits, "score", name, was, "uint8 (H, W), not empty")
+    require(prediction.shape == mask.shape, "score", "prediction", f"is {prediction.shape}",
+            f"{mask.shape}, the size of `mask`")  # fmt: skip
+    inside = mask > MASK_THRESHOLD
+    hits, positives = _above(prediction[inside]), _above(prediction.reshape(-1))
+    difference = np.maximum(prediction, mask) - np.minimum(prediction, mask)
+    return Scores(
+        precision=(hits + EPSILON) / (positives + EPSILON),
+        recall=(hits + EPSILON) / (np.count_nonzero(inside) + EPSILON),
+        mae=int(difference.sum(dtype=np.int64)) / (255 * mask.size),
+    )
+
+
+def _above(values):
+    """(256,): how many of `values` (N,) uint8 are above each threshold."""
+    return values.size - np.bincount(values, minlength=256).cumsum()
+
+
+def average(scores) -> Scores:
+    """The data set's scores: precision, recall and mae averaged over its pictures' (F-measures are not)."""
+    scores = list(scores)
+    require(len(scores) > 0, "average", "scores", "is empty", "at least one picture's")
+    return Scores(
+        np.mean([s.precision for s in scores], axis=0),
+        np.mean([s.recall for s in scores], axis=0),
+        float(np.mean([s.mae for s in scores])),
+    )

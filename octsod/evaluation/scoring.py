@@ -1,0 +1,173 @@
+"""A network's scores on a data set, by the evaluation protocol (csnet.md, section 6)."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from ..checks import require, require_integer
+from ..data.datasets import FolderDataset
+from ..data.images import prepare
+from ..errors import FileError, OctsodError
+from ..inference.prediction import infer, to_bytes
+from ..kernels.cpu.parallel import get_num_threads
+from .metrics import BETA2, EPSILON, MASK_THRESHOLD, Scores, average, score
+
+AHEAD = 2  # batches that are read before the network needs them, and as many that are scored after it
+
+
+class PictureScores(NamedTuple):
+    """A picture's place in the data set, its name and its scores."""
+
+    index: int
+    name: str
+    scores: Scores
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found.
+
+    scores: the data set's, with the curves. pictures: those of each picture, in the order of the data set. size: of the
+    square that the network saw. seconds: how long it took; network_seconds: how long of that inside the network.
+    """
+
+    scores: Scores
+    pictures: list[PictureScores]
+    size: int
+    seconds: float
+    network_seconds: float
+
+    @property
+    def max_f(self):
+        """The F-measure at the threshold where it is highest."""
+        return self.scores.max_f
+
+    @property
+    def mae(self):
+        """The mean absolute error, in [0, 1]."""
+        return self.scores.mae
+
+    @property
+    def images(self):
+        """How many pictures were scored."""
+        return len(self.pictures)
+
+    @property
+    def images_per_s(self):
+        """Pictures per second, from file to score."""
+        return self.images / self.seconds
+
+    @property
+    def protocol(self):
+        """What the scores mean, to be written beside them: a dict of numbers and texts."""
+        return {
+            "size": self.size,
+            "resize": "bilinear, half-pixel centres, mirrored border, no anti-aliasing",
+            "prediction": "sigmoid, resized to the mask's size, times 255, truncated to 8 bits",
+            "thresholds": [0, 255],
+            "mask_threshold": MASK_THRESHOLD,
+            "beta2": BETA2,
+            "epsilon": EPSILON,
+            "averaged": "precision and recall over pictures, then F; MAE over pictures",
+        }
+
+    def worst(self, count):
+        """The `count` pictures of lowest F-measure at the data set's threshold; of equal ones, highest MAE first."""
+        threshold = self.scores.threshold
+        return sorted(self.pictures, key=lambda p: (p.scores.f[threshold], -p.scores.mae, p.index))[:count]
+
+
+def evaluate(model, data, size=None, batch_size=16, on_failure=None, on_progress=None) -> Evaluation:
+    """Score a CSNet on pictures with masks.
+
+    data: a folder, as `data.FolderDataset` takes it, or anything with a length whose items are `data.Sample`s.
+    size: the side in pixels of the square that the network sees, a multiple of `model.configuration.multiple`; by
+    default `model.size`, which it was trained at.
+    batch_size: pictures that the network sees at once. on_failure: called with the FileError of each picture that
+    cannot be scored, while the rest is; without it, the first one is raised. on_progress: called with the number of
+    pictures that are done and the name of the last.
+
+    Pictures are read, resized and scored by `get_num_threads()` threads beside the network; a few batches are in memory
+    at a time. The scores do not depend on the batch size or the threads. The model is left in its own mode.
+    Raises FileError if the folder or a picture cannot be read, OctsodError if no picture could be scored or the
+    network's output is not finite, ValueError if an argument or a mask's size does not fit.
+    """
+    dataset = FolderDataset(data) if isinstance(data, (str, os.PathLike)) else data
+    require(len(dataset) > 0, "evaluate", "data", "is empty", "at least one picture")
+    batch_size = require_integer(batch_size, "evaluate", "batch_size", 1)
+    size = size or model.size
+    # A size that the network does not take shows here, and its kernels are loaded or compiled before the clock starts.
+    infer(model, prepare(np.zeros((1, 1, 3), np.uint8), size)[None])
+
+    pictures, done, network_seconds, start = [], 0, 0.0, time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        pool = concurrent.futures.ThreadPoolExecutor(get_num_threads(), "octsod-data")
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+
+        def read():
+            for first in range(0, len(dataset), batch_size):
+                indices = range(first, min(first + batch_size, len(dataset)))
+                x = np.empty((len(indices), 3, size, size), np.float32)
+                yield x, [pool.submit(_read, dataset, index, x[i]) for i, index in enumerate(indices)]
+
+        def through_network():
+            nonlocal network_seconds, done
+            for x, reading in _delayed(read(), AHEAD):
+                samples = [_result(future, on_failure) for future in reading]
+                good = [i for i, sample in enumerate(samples) if sample is not None]
+                done += len(samples) - len(good)
+                if good:
+                    before = time.perf_counter()
+                    salience = infer(model, x if len(good) == len(x) else x[good])
+                    network_seconds += time.perf_counter() - before
+                    yield [pool.submit(_score, *samples[i], s[0]) for i, s in zip(good, salience, strict=True)]
+
+        for scoring in _delayed(through_network(), AHEAD):
+            pictures += [future.result() for future in scoring]
+            done += len(scoring)
+            if on_progress is not None:
+                on_progress(done, pictures[-1].name)
+    if not pictures:
+        raise OctsodError(f"none of the {len(dataset)} pictures could be scored.")
+    scores = average(picture.scores for picture in pictures)
+    return Evaluation(scores, pictures, size, time.perf_counter() - start, network_seconds)
+
+
+def _delayed(items, count):
+    """The items, each of them yielded when `count` more have been fetched: what those started goes on meanwhile."""
+    waiting = collections.deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _read(dataset, index, x):
+    """Prepare picture `index` in `x` (3, S, S); returns what scoring it needs."""
+    name, image, mask = dataset[index]
+    was = f"has a mask {mask.shape} for the picture {name} {image.shape}"
+    require(mask.shape == image.shape[:2], "evaluate", "data", was, "equal sizes")
+    x[...] = prepare(image, x.shape[1])
+    return index, name, mask
+
+
+def _result(future, on_failure):
+    """What a thread has read; None if it could not, and `on_failure` knows."""
+    try:
+        return future.result()
+    except FileError as error:
+        if on_failure is None:
+            raise
+        on_failure(error)
+        return None
+
+
+def _score(index, name, mask, salience):
+    return PictureScores(index, name, score(to_bytes(salience, mask.shape), mask))

@@ -1,0 +1,97 @@
+"""Blocks of octave convolutions: what CSNet is made of."""
+
+from .. import functional as f
+from .layers import WEIGHT_SCALE, NormAct, norms, uniform_weight
+from .module import Module
+
+
+class OctaveLayer(Module):
+    """gOctConv, then batch norm and PReLU per branch. in_channels, out_channels: one count per branch, zero allowed."""
+
+    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, dtype="float32"):
+        self.in_channels, self.out_channels = tuple(in_channels), tuple(out_channels)
+        self.kernel_size, self.stride = kernel_size, stride
+        self.weight = uniform_weight((sum(out_channels), sum(in_channels), kernel_size, kernel_size), dtype)
+        self.norms = norms(out_channels, dtype)
+
+    @property
+    def single(self):
+        """One branch in, one out, by the length of the lists: an ordinary convolution, which has the weight scale."""
+        return len(self.in_channels) == len(self.out_channels) == 1
+
+    def forward(self, inputs):
+        weight = self.weight * WEIGHT_SCALE if self.single else self.weight
+        maps = f.octave_conv2d(inputs, weight, self.out_channels, self.stride, moments=self.training)
+        return [x if norm is None else norm(x) for norm, x in zip(self.norms, maps, strict=True)]
+
+
+class DepthwiseLayer(Module):
+    """Depthwise 3x3 within each branch, then batch norm and PReLU (the paper's simplified gOctConv)."""
+
+    def __init__(self, channels, dtype="float32"):
+        self.channels = tuple(channels)
+        self.weights = [uniform_weight((n, 1, 3, 3), dtype) if n else None for n in channels]
+        self.norms = norms(channels, dtype)
+
+    def forward(self, inputs):
+        return depthwise_chain(inputs, [self])
+
+
+def depthwise_chain(inputs, layers):
+    """Branches through several `DepthwiseLayer`s: each branch through all of them at once."""
+    outputs = []
+    for branch, x in enumerate(inputs):
+        norms = [layer.norms[branch] for layer in layers]
+        if norms[0] is not None:
+            for norm in norms:
+                norm.watch(x)
+            x = f.depthwise_chain(
+                x, [(layer.weights[branch], n.weight, n.bias, n.slope) for layer, n in zip(layers, norms, strict=True)],
+                [(n.running_mean, n.running_var) for n in norms], layers[0].training, NormAct.momentum, NormAct.eps,
+                WEIGHT_SCALE, [n.activation for n in norms],
+            )  # fmt: skip
+        outputs.append(x)
+    return outputs
+
+
+class ILBlock(Module):
+    """The paper's in-layer multi-scale block: gOctConv, then two depthwise 3x3, each with batch norm and PReLU."""
+
+    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, dtype="float32"):
+        self.mix = OctaveLayer(in_channels, out_channels, kernel_size, stride, dtype)
+        self.depthwise = [DepthwiseLayer(out_channels, dtype), DepthwiseLayer(out_channels, dtype)]
+
+    def forward(self, inputs):
+        return depthwise_chain(self.mix(inputs), self.depthwise)
+
+    def norms(self):
+        """The norms whose scales dynamic weight decay acts on."""
+        return [norm for layer in (self.mix, *self.depthwise) for norm in layer.norms if norm is not None]
+
+
+class DilatedLayer(Module):
+    """Within each branch, parallel dilated 3x3 convolutions, concatenated, then one batch norm and PReLU.
+
+    channels: per branch, the output channels of each dilation (zero allowed).
+    """
+
+    dilations = (1, 2, 4, 8, 16)
+
+    def __init__(self, in_channels, channels, dtype="float32"):
+        self.in_channels, self.channels = tuple(in_channels), tuple(tuple(c) for c in channels)
+        self.weights = [
+            [uniform_weight((n, ins, 3, 3), dtype) if n and ins else None for n in outs]
+            for ins, outs in zip(in_channels, channels, strict=True)
+        ]
+        self.norms = norms([sum(outs) if ins else 0 for ins, outs in zip(in_channels, channels, strict=True)], dtype)
+
+    def forward(self, inputs):
+        outputs = []
+        for x, weights, norm in zip(inputs, self.weights, self.norms, strict=True):
+            used = [(w * WEIGHT_SCALE, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
+            if norm is None:
+                outputs.append(None)
+            else:
+                x = f.dilated_conv2d(x, [w for w, _ in used], [d for _, d in used], moments=self.training)
+                outputs.append(norm(x))
+        return outputs

@@ -1,0 +1,63 @@
+"""Contact sheets: pictures in rows of equally sized cells, with captions."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..checks import require
+
+GAP = 8  # pixels between cells and around the sheet
+FONT_SIZE = 14
+LINE = 22  # pixels that a line of text takes
+PAPER, INK = "white", "black"
+
+
+def contact_sheet(rows, captions=None, headings=None, cell=224) -> np.ndarray:
+    """One picture (H, W, 3) uint8 that shows many.
+
+    rows: sequences of equal length of pictures, (h, w) or (h, w, 3) uint8 of any size; each is fitted into a square
+    cell of `cell` pixels, its proportions kept. captions: a line of text above each row; headings: one above each
+    column. What is too long for its place is cut short.
+    """
+    rows = [list(row) for row in rows]
+    columns = len(rows[0]) if rows else 0
+    require(columns > 0, "contact_sheet", "rows", "is empty", "at least one picture")
+    for name, expected, got in [("rows", columns, [len(row) for row in rows]),
+                                ("captions", len(rows), [] if captions is None else [len(captions)]),
+                                ("headings", columns, [] if headings is None else [len(headings)])]:  # fmt: skip
+        require(set(got) <= {expected}, "contact_sheet", name, f"has length {got}", f"{expected} everywhere")
+
+    top = GAP + (LINE if headings else 0)
+    row_height = cell + GAP + (LINE if captions else 0)
+    sheet = Image.new("RGB", (GAP + columns * (cell + GAP), top + len(rows) * row_height), PAPER)
+    write = _Writer(sheet)
+    for column, heading in enumerate(headings or ()):
+        write(heading, GAP + column * (cell + GAP), GAP, cell)
+    for number, row in enumerate(rows):
+        y = top + number * row_height
+        if captions:
+            write(captions[number], GAP, y, sheet.width - 2 * GAP)
+            y += LINE
+        for column, picture in enumerate(row):
+            sheet.paste(_fitted(Image.fromarray(picture), cell), (GAP + column * (cell + GAP), y))
+    return np.array(sheet)
+
+
+def _fitted(image, cell):
+    scale = cell / max(image.size)
+    return image.resize([max(round(side * scale), 1) for side in image.size], Image.Resampling.BICUBIC)
+
+
+class _Writer:
+    """Draws lines of text that end where there is no more room."""
+
+    def __init__(self, sheet):
+        self.draw = ImageDraw.Draw(sheet)
+        self.font = ImageFont.load_default(FONT_SIZE)
+
+    def __call__(self, text, x, y, width):
+        text = " ".join(text.encode("utf-8", "replace").decode().split())  # names of files may hold anything
+        shown = text
+        while text and self.draw.textlength(shown, self.font) > width:
+            text = text[:-1]
+            shown = f"{text} ..."
+        self.draw.text((x, y), shown, INK, self.font)

@@ -1,0 +1,72 @@
+"""What can be made of a picture and its map of salience: an overlay, a cutout, a crop. All on arrays of uint8."""
+
+import math
+
+import numpy as np
+
+from ..checks import described, require
+from ..data.images import require_picture
+
+OBJECT = 128  # from here on, a pixel counts as the object's: the network thinks that more likely than not
+
+ACCENT = (0, 220, 255)  # RGB of the outline: rare in what people photograph, and never in the grey around it
+DIMMED = 0.45  # brightness of what is not the object
+OUTLINE = 1 / 250  # half the outline's width, in parts of the picture's longer side
+
+
+def overlay(image, salience) -> np.ndarray:
+    """The object in its colours, outlined, before a background that is dimmed and grey: (H, W, 3) uint8.
+
+    image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` gives it; the map is the opacity of the colours, so
+    how far they fade shows how sure the network is. The outline runs where the map crosses one half.
+    """
+    from PIL import Image, ImageFilter
+
+    _require_map(salience, image, "overlay")
+    front = Image.fromarray(image)
+    back = front.convert("L").point([round(DIMMED * v) for v in range(256)]).convert("RGB")
+    result = Image.composite(front, back, Image.fromarray(salience))
+    # A box blur turns the object's edge into a ramp; the middle of the ramp, smoothly bounded, is the line.
+    edge = Image.fromarray(np.where(salience >= OBJECT, np.uint8(255), np.uint8(0)))
+    ramp = edge.filter(ImageFilter.BoxBlur(max(max(front.size) * OUTLINE, 1)))
+    result.paste(ACCENT, mask=ramp.point([min(round(1.6 * (255 - abs(2 * v - 255))), 255) for v in range(256)]))
+    return np.array(result)
+
+
+def cutout(image, salience) -> np.ndarray:
+    """The object on nothing: (H, W, 4) uint8 RGBA, the picture with its map as opacity.
+
+    image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` gives it. What is fully transparent is black.
+    """
+    _require_map(salience, image, "cutout")
+    result = np.dstack([image, salience])
+    result[salience == 0] = 0  # compresses better, and hides nothing that someone meant to cut away
+    return result
+
+
+def object_box(salience, margin=0.1):
+    """Where the object is: slices (rows, columns) for `image[box]`, or None if no pixel is more likely than not its.
+
+    salience: (H, W) uint8, as `predict` gives it. margin: what to leave around the object, as far as the picture goes,
+    in parts of its height and of its width.
+    """
+    op = "object_box"
+    fits = isinstance(salience, np.ndarray) and salience.dtype == np.uint8 and salience.ndim == 2
+    require(fits, op, "salience", described(salience), "uint8 (H, W), as `predict` gives it")
+    require(0 <= margin < math.inf, op, "margin", f"is {margin!r}", "a number that is not negative")
+    inside = salience >= OBJECT
+    if not inside.any():
+        return None
+    box = []
+    for line in (inside.any(axis=1), inside.any(axis=0)):
+        start, *_, stop = np.flatnonzero(np.diff(line, prepend=False, append=False))
+        extra = round(margin * (stop - start))
+        box.append(slice(max(start - extra, 0), min(stop + extra, line.size)))
+    return tuple(box)
+
+
+def _require_map(salience, image, op):
+    require_picture(image, op)
+    size = image.shape[:2]
+    fits = isinstance(salience, np.ndarray) and salience.dtype == np.uint8 and salience.shape == size
+    require(fits, op, "salience", described(salience), f"uint8 {size}, of the picture's height and width")

@@ -1,0 +1,1 @@
+"""What runs tell: their histories, the figures of the paper, sweeps."""

@@ -1,0 +1,224 @@
+"""The paper's figures of networks in training, drawn with matplotlib (`pip install octsod[plot]`).
+
+Each function takes `history.History`s, or a sweep's points, and returns a `matplotlib.figure.Figure`; `write` gives it
+the common style and writes it. Nothing needs a display, and the same input gives the same picture.
+"""
+
+import io
+import itertools
+
+import numpy as np
+
+from ..errors import OctsodError
+from ..files import write_atomically
+from ..prune.scales import HIGHEST, LOWEST, bin_edges
+from .history import POWERS, block_channels
+
+# Okabe and Ito's colours, which colour-blind people tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
+GREY, PALE, INK = "#d4d7dc", "#8a909a", "#282c34"
+LAMBDAS = {
+    "weight_decay": r"Numbers: $\lambda$ of ordinary weight decay",
+    "decay_strength": r"Numbers: $\lambda_d$ of dynamic weight decay",
+}
+SCALES = ("High resolution", "Low resolution")
+STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "axes.titlelocation": "left",
+    "axes.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e6e8ec", "grid.linewidth": 0.8, "axes.edgecolor": PALE,
+    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "xtick.major.size": 3, "ytick.major.size": 3, "legend.frameon": False, "lines.linewidth": 1.6,
+    "lines.markersize": 4, "savefig.dpi": 200, "figure.facecolor": "white",
+}  # fmt: skip
+
+
+def require_matplotlib():
+    """The package matplotlib; OctsodError, which says how to get it, if it is missing."""
+    try:
+        import matplotlib.figure
+        import matplotlib.style
+    except ImportError as error:
+        raise OctsodError("figures need the matplotlib package; `pip install octsod[plot]` brings it.") from error
+    return matplotlib
+
+
+def write(path, draw, *arguments):
+    """Write the figure that `draw(*arguments)` makes as a PNG file, all or nothing. Raises OSError if that fails."""
+    with require_matplotlib().style.context(["default", STYLE]):  # whatever the user's own defaults are
+        data = io.BytesIO()
+        draw(*arguments).savefig(data, format="png")
+    write_atomically(path, data.getvalue())
+
+
+def _figure(width, height, *grid, **options):
+    """A figure of so many inches, and an array of its plots."""
+    figure = require_matplotlib().figure.Figure((width, height), layout="constrained")
+    return figure, figure.subplots(*grid, squeeze=False, **options)
+
+
+def _looks():
+    """Colour and marker of each run."""
+    return zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+
+
+def _plain(name):
+    """A run's name as matplotlib shows it as it is: no mathematics, and not hidden from legends."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
+def gammas(histories):
+    """The distribution of |gamma| (paper, figure 5), a row per run: at the last record, and how it came about.
+
+    Each run needs a record of scales: `History.counts`.
+    """
+    edges = bin_edges()
+    figure, plots = _figure(9, 0.6 + 2.3 * len(histories), len(histories), 2, sharex=True, width_ratios=(1.5, 1))
+    everything = np.array([counts for h in histories for counts in h.gammas.values()])
+    used, most = np.flatnonzero(everything.any(axis=0)), max(everything.max(), 10)
+    low, high = max(min(edges[used[0]] / 10, 1e-4), edges[0]), min(max(edges[used[-1] + 1] * 10, 1e1), edges[-1])
+    decades = np.log10(high / low)
+    ticks = 10.0 ** np.arange(LOWEST, HIGHEST + 1, 10 if decades > 20 else 5 if decades > 8 else 1)
+    for (final, course), history, (colour, _) in zip(plots, histories, _looks(), strict=False):
+        final.stairs(history.counts, edges, fill=True, color=colour)
+        final.set(xscale="log", xticks=ticks, xlim=(low, high), yscale="log", ylim=(0.7, 2 * most))
+        final.set_ylabel("number of scales")
+        final.minorticks_off()
+        below = history.summary()["below"]
+        shares = ",  ".join(f"{100 * below[f'1e{power}']:.1f} % below $10^{{{power}}}$" for power in POWERS)
+        _head(final, _plain(history.name), shares)
+        for power in POWERS:
+            final.axvline(10.0**power, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)))
+        epochs, counts = list(history.gammas), np.array(list(history.gammas.values()))
+        ends = np.array([epochs[0] - 1, *epochs]) + 0.5
+        mesh = course.pcolormesh(edges, ends, np.where(counts, counts, np.nan), norm="log", cmap="viridis_r")
+        mesh.set_clim(1, most)
+        course.set_ylabel("epoch")
+        course.locator_params(axis="y", integer=True, min_n_ticks=1)
+        course.minorticks_off()
+        course.grid(False)
+        _head(course, "", "epoch by epoch")
+    figure.colorbar(mesh, ax=plots[:, 1], label="number of scales", aspect=15 * len(histories))
+    for plot in plots[-1]:
+        plot.set_xlabel(r"$|\gamma|$" + ("  (zeros at the left end)" if used[0] == 0 else ""))
+    return figure
+
+
+def _head(plot, title, words):
+    """A title, and a line of words between it and the plot."""
+    plot.set_title(title, pad=18)
+    plot.text(0, 1.03, words, transform=plot.transAxes, va="bottom", fontsize=8.5)
+
+
+def spreads(histories):
+    """The standard deviation of outputs among channels (paper, figure 4), layer by layer, a plot per scale.
+
+    Each run needs a record of spreads.
+    """
+    places = {place for h in histories for place in h.spreads}
+    layers, branches = sorted({place[:-1] for place in places}), sorted({place[-1] for place in places})
+    figure, plots = _figure(9, 0.8 + 2.1 * len(branches), len(branches), 1, sharex=True, sharey=True)
+    for plot, branch in zip(plots[:, 0], branches, strict=True):
+        for history, (colour, marker) in zip(histories, _looks(), strict=False):
+            y = [history.spreads.get((*layer, branch), np.nan) for layer in layers]
+            label = f"{_plain(history.name)} (mean of all {history.summary()['spread']:.3g})"
+            plot.plot(y, color=colour, marker=marker, markersize=3.2, linewidth=1.3, label=label)
+        plot.set(title=_scale(branch, branches), ylabel="standard deviation\namong channels")
+    plots[0, 0].set_ylim(bottom=0)
+    _mark_stages(plots[:, 0], [layer[0] for layer in layers])
+    plots[-1, 0].set_xlabel("layers in order: gOctConv and two depthwise convolutions of each ILBlock")
+    _legend(plots[0, 0])
+    return figure
+
+
+def _scale(branch, branches):
+    return SCALES[branch] if len(branches) <= len(SCALES) else f"Scale 1/{2**branch}"
+
+
+def _mark_stages(plots, stages):
+    """Lines between the stages of what stands at 0, 1, 2, ..., and their names below."""
+    starts = [i for i, stage in enumerate(stages) if i == 0 or stage != stages[i - 1]]
+    middles = [(start + end - 1) / 2 for start, end in itertools.pairwise([*starts, len(stages)])]
+    for plot in plots:
+        plot.set(xlim=(-0.7, len(stages) - 0.3), xticks=middles)
+        plot.set_xticklabels([f"stage {stages[start]}" for start in starts])
+        plot.tick_params(axis="x", length=0)
+        for start in starts[1:]:
+            plot.axvline(start - 0.5, color=GREY, linewidth=1)
+
+
+def _legend(plot):
+    """A legend beside the plot's title, where it hides nothing, in as many columns as there is room for."""
+    longest = max(map(len, plot.get_legend_handles_labels()[1]))
+    columns = max(110 // (longest + 6), 1)  # characters of its size that fit beside a title
+    plot.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=columns, borderpad=0, columnspacing=1.5)
+
+
+def channels(histories):
+    """Channels per ILBlock and scale (paper, figure 10): of the full network in grey, what is left in colour.
+
+    Each run needs both its configurations.
+    """
+    before, after = ([block_channels(getattr(h, name)) for h in histories] for name in ("full", "learned"))
+    blocks = sorted({place for run in before for place in run})
+    branches = range(max(len(counts) for run in before for counts in run.values()))
+    figure, plots = _figure(9, 0.9 + 1.9 * len(branches), len(branches), 1, sharex=True, sharey=True)
+    width = 0.8 / len(histories)
+    for plot, branch in zip(plots[:, 0], branches, strict=True):
+        for i, (history, (colour, _)) in enumerate(zip(histories, _looks(), strict=False)):
+            at = np.arange(len(blocks)) - 0.4 + (i + 0.5) * width
+            full, left = ([_count(run[i].get(block, ()), branch) for block in blocks] for run in (before, after))
+            plot.bar(at, full, width, color=GREY, label=None if i else "full network")
+            whole, rest = history.summary()["channels"]
+            plot.bar(at, left, 0.86 * width, color=colour, label=f"{_plain(history.name)} ({rest} of {whole})")
+        plot.set(title=_scale(branch, branches), ylabel="channels")
+    plots[0, 0].locator_params(axis="y", integer=True)
+    _mark_stages(plots[:, 0], [stage for stage, _ in blocks])
+    plots[-1, 0].set_xlabel("ILBlocks of the feature extractor in order")
+    _legend(plots[0, 0])
+    return figure
+
+
+def _count(channels, branch):
+    return channels[branch] if branch < len(channels) else 0
+
+
+def mae(histories):
+    """Mean absolute error of validation per epoch (paper, figure 14). Each run needs one that was validated."""
+    figure, ((plot,),) = _figure(6.5, 3.8)
+    for history, (colour, marker) in zip(histories, _looks(), strict=False):
+        epochs, values = list(history.mae), list(history.mae.values())
+        every = max(len(epochs) // 15, 1)
+        plot.plot(epochs, values, color=colour, marker=marker, markevery=every, label=_plain(history.name))
+        if history.pruned is not None:
+            plot.axvline(history.pruned + 0.5, color=colour, linewidth=1, linestyle=":", label="pruned")
+    plot.set(xlabel="epoch", ylabel="mean absolute error of validation")
+    plot.set_xlim(0, max(max(h.mae) for h in histories) + 1)
+    plot.locator_params(axis="x", integer=True)
+    plot.legend()
+    return figure
+
+
+def sweep(rows, varied):
+    """Performance against complexity (paper, figure 13): max F-measure over MACs and over parameters, a line per decay.
+
+    rows: points of a sweep, dicts with decay, lambda, macs, parameters and max_f. varied: the setting that lambda is.
+    """
+    figure, (plots,) = _figure(9, 3.6, 1, 2, sharey=True)
+    kinds = list(dict.fromkeys(row["decay"] for row in rows))
+    for kind, (colour, marker) in zip(kinds, _looks(), strict=False):
+        points = sorted((row for row in rows if row["decay"] == kind), key=lambda row: row["lambda"])
+        for plot, cost, unit in zip(plots, ("macs", "parameters"), (1e6, 1e3), strict=True):
+            x, y = [row[cost] / unit for row in points], [row["max_f"] for row in points]
+            plot.plot(x, y, color=colour, marker=marker, label=f"{kind} decay")
+            for row, *place in zip(points, x, y, strict=True):  # lines tend to rise: below them to the right is room
+                below = {"xytext": (3, -10), "textcoords": "offset points"}
+                plot.annotate(f"{row['lambda']:g}", place, **below, fontsize=8, color=colour)
+    plots[0].set(xlabel="multiply-accumulates at 224x224 (millions)", ylabel="max F-measure")
+    plots[1].set(xlabel="parameters (thousands)")
+    for plot in plots:
+        plot.margins(0.15)
+    plots[0].set_title(LAMBDAS[varied])
+    _legend(plots[1])
+    return figure

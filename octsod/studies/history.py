@@ -1,0 +1,112 @@
+"""What a run has recorded of its network, read from its folder: what the figures are drawn from."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from .. import prune
+from ..errors import FileError
+from ..models import Configuration
+from ..models.files import load
+from ..prune.scales import bin_edges, share_below
+from ..training.runs import LOG, read_log
+
+POWERS = (-3, -10, -20)  # of ten: of |gamma|, below which shares are told; the paper prunes below the last
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class History:
+    """What a run has recorded; epochs are counted from 1, as those that were done.
+
+    gammas: epoch -> how many scales lie in each bin of `distributions.bin_edges`, (bins,) int64. spreads: of each norm
+    of an ILBlock, the standard deviation of its outputs among channels, by (stage, block, layer, branch); layer 0 is
+    the gOctConv, 1 and 2 are depthwise. Of a run that pruned its network both are of the time before, when what was to
+    vanish was still there. Empty before the end of the first epoch.
+    mae: epoch -> mean absolute error of validation. pruned: after so many epochs the network was pruned; None if never.
+    full, learned: the network's configuration before pruning and after it; None if its weights are gone.
+    """
+
+    name: str
+    gammas: dict[int, np.ndarray]
+    spreads: dict[tuple[int, int, int, int], float]
+    mae: dict[int, float]
+    pruned: int | None
+    full: Configuration | None
+    learned: Configuration | None
+
+    @property
+    def counts(self):
+        """The last of `gammas`; None without one, or of a network without ILBlocks."""
+        counts = list(self.gammas.values())[-1:]
+        return counts[0] if counts and counts[0].any() else None
+
+    def summary(self):
+        """What can be told in numbers, fit for JSON; None stands for what has not been recorded.
+
+        below: power of ten -> share of the scales of less |gamma|. spread: the mean of `spreads`. mae, best_mae: the
+        last and the lowest since pruning. channels: of the ILBlocks, before pruning and after it.
+        """
+        counts, since = self.counts, [mae for epoch, mae in self.mae.items() if epoch > (self.pruned or 0)]
+        return {
+            "name": self.name,
+            "epochs": max([*self.gammas, *self.mae], default=0),
+            "below": {f"1e{power}": None if counts is None else share_below(counts, power) for power in POWERS},
+            "spread": float(np.mean(list(self.spreads.values()))) if self.spreads else None,
+            "mae": since[-1] if since else None,
+            "best_mae": min(since, default=None),
+            "channels": [c and sum(map(sum, block_channels(c).values())) for c in (self.full, self.learned)],
+        }
+
+
+def read_history(folder, name=None, threshold=None) -> History:
+    """The history of the run in a folder, by default named as the folder is.
+
+    A network that has not been pruned is taken for pruned by `threshold` of gamma, by default the paper's; with a
+    threshold, one that has been pruned is pruned anew. Raises FileError, which names what is missing or damaged.
+    """
+    folder = pathlib.Path(folder)
+    gammas, spreads, mae, pruned = {}, {}, {}, None
+    for line in read_log(folder):
+        try:
+            if "pruned" in line:
+                pruned = int(line["epoch"])
+            elif "mae" in line:
+                mae[int(line["epoch"]) + 1] = float(line["mae"])
+            elif "gammas" in line and pruned is None:
+                gammas[int(line["epoch"]) + 1] = _counts(line["gammas"])
+                spreads = {_place(norm): float(spread) for norm, spread in line["spreads"].items()}
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            raise FileError(f"{folder / LOG}: the line of step {line.get('step')} is damaged: {error}.") from error
+    full, learned = _configurations(folder / "weights", threshold)
+    return History(name or folder.resolve().name, gammas, spreads, mae, pruned, full, learned)
+
+
+def _counts(values):
+    counts = np.array(values, np.int64)
+    if counts.shape != (len(bin_edges()) - 1,) or (counts < 0).any():
+        raise ValueError("its gammas are no counts of octsod's bins")
+    return counts
+
+
+def _place(norm):
+    """(stage, block, layer, branch) of a norm, such as extractor.stages.2.1.depthwise.0.norms.1."""
+    _, _, stage, block, *layer, _, branch = norm.split(".")
+    return int(stage), int(block), 0 if layer == ["mix"] else 1 + int(layer[1]), int(branch)
+
+
+def _configurations(weights, threshold):
+    """The network's configuration before pruning and after it: see `read_history`."""
+    if not (weights / "last.safetensors").exists():
+        return None, None
+    last = load(weights / "last.safetensors")
+    wide = load(weights / "wide.safetensors") if (weights / "wide.safetensors").exists() else last
+    if threshold is None and wide.configuration != last.configuration:
+        return wide.configuration, last.configuration
+    plan = prune.plan(wide, threshold=prune.THRESHOLD if threshold is None else threshold)
+    return wide.configuration, plan.configuration
+
+
+def block_channels(configuration) -> dict[tuple[int, int], tuple[int, ...]]:
+    """(stage, block) -> channels per branch, finest first, of each ILBlock."""
+    return {(s, b): block for s, stage in enumerate(configuration.stages) for b, block in enumerate(stage)}

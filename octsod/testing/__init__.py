@@ -1,0 +1,5 @@
+"""Checks of gradients, and strategies that draw problems for ops and kernels."""
+
+from .gradient_check import gradcheck
+
+__all__ = ["gradcheck"]

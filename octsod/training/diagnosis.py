@@ -1,0 +1,52 @@
+"""Where a number that is not finite came from: for the one line that a diverged training ends with."""
+
+import contextlib
+
+import numpy as np
+
+from ..autograd.graph import observe
+
+
+def first_nonfinite(model, forward) -> str | None:
+    """What first became infinite or not a number: a parameter of `model`, or else an op of `forward()`, run again.
+
+    Returns words such as "OctaveConv2d in `extractor.stages.2.0.mix`", or None if all is finite. In training mode,
+    batch norm takes the pass into its running statistics.
+    """
+    for name, parameter in model.named_parameters():
+        if not np.isfinite(parameter.data).all():
+            return f"the parameter `{name}`"
+    layers, found = [], []
+
+    def check(function, outputs):
+        if not found and not all(np.isfinite(output.numpy()).all() for output in outputs if output is not None):
+            place = f"in `{layers[-1]}`" if layers and layers[-1] else "after the last layer"
+            found.append(f"{function.__name__} {place}")
+
+    with np.errstate(all="ignore"), _tracked(model, layers), observe(check):
+        forward()
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _tracked(model, layers):
+    """While it lasts, `layers` is the stack of the names of the modules whose forward is running."""
+
+    def tracked(name, forward):
+        def run(*inputs):
+            layers.append(name)
+            try:
+                return forward(*inputs)
+            finally:
+                layers.pop()
+
+        return run
+
+    modules = list(model.named_modules())
+    for name, module in modules:
+        module.forward = tracked(name, module.forward)  # on the instance, before the method of its class
+    try:
+        yield
+    finally:
+        for _, module in modules:
+            del module.forward

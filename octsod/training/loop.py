@@ -1,0 +1,124 @@
+"""The loop of a run: steps, validations, checkpoints, a log."""
+
+import contextlib
+import time
+
+import numpy as np
+
+from ..checks import require, require_integer
+from ..evaluation.scoring import evaluate
+from ..inference.prediction import predict
+from ..pictures.contact_sheets import contact_sheet
+from ..prune import scales as distributions
+from ..prune.counts import complexity
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class Validation:
+    """Pictures held out, a data set of `data.Sample`s: what scores has a model on them, what does it make of some?"""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def scores(self, model, stop=lambda: False) -> dict | None:
+        """max_f and mae by the evaluation protocol (csnet.md, section 6); None if `stop()` said so on the way."""
+
+        def check(done, name):
+            if stop():
+                raise _StoppedError
+
+        try:
+            result = evaluate(model, self.dataset, on_progress=check)
+        except _StoppedError:
+            return None
+        return {"max_f": result.max_f, "mae": result.mae}
+
+    def sheet(self, model, columns=8) -> np.ndarray:
+        """A picture (H, W, 3) uint8 of some of the pictures, their masks, and what the model finds."""
+        chosen = np.unique(np.linspace(0, len(self.dataset) - 1, columns).astype(int))
+        samples = [self.dataset[int(index)] for index in chosen]
+        rows = zip(*((s.image, s.mask, predict(s.image, model)) for s in samples), strict=True)
+        return contact_sheet(rows, ("pictures held out", "masks", "found"), cell=128)
+
+
+def train(trainer, loader, run, validation=None, save_every=100, on_line=None, stop=lambda: False):
+    """Make the steps that are left of `trainer.total`; returns whether that is done, which `stop()` can prevent.
+
+    loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n; its size becomes the model's. run:
+    a `runs.Run`. It logs a line per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second,
+    waiting included; data_wait_ms; at the end of an epoch, of the run and before pruning also the gammas and spreads of
+    `distributions`), per validation, and where the network is pruned (parameters and macs, before and after). It gets a
+    checkpoint every `save_every` steps, before pruning, after each validation and at the end.
+    validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run
+    makes up for it. on_line: called with each line of the log.
+
+    Raises DivergenceError if a number is not finite (the checkpoint written last is good), FileError if a picture
+    cannot be read or the run folder not be written.
+    """
+    require(trainer.total is not None, "train", "trainer", "has no `total`", "the number of steps to make")
+    require_integer(save_every, "train", "save_every", 1)
+    note = on_line or (lambda line: None)
+    trainer.model.size = loader.size
+    run.checkpoint(trainer)
+    while not stop():
+        epoch, position = divmod(trainer.steps, len(loader))
+        finished = trainer.steps >= trainer.total
+        if validation and trainer.steps > run.validated and (finished or position == 0):
+            trainer.require_finite()
+            scores = validation.scores(trainer.model, stop)
+            if scores is None:
+                break
+            note(run.record(trainer, {"epoch": (trainer.steps - 1) // len(loader), **scores}))
+            run.plot("predictions", validation.sheet(trainer.model))
+        if finished:
+            break
+        if trainer.steps == trainer.pruned_after:
+            run.checkpoint(trainer)  # of this step, from before: a run that is resumed there is pruned anew
+            run.keep(trainer.model, "wide")
+            before = complexity(trainer.model)
+            trainer.prune()
+            after, run.best = complexity(trainer.model), None
+            line = {"step": trainer.steps, "epoch": epoch, "parameters": [before.parameters, after.parameters],
+                    "macs": [before.macs, after.macs], "pruned": True}  # fmt: skip
+            run.log(line)
+            note(line)
+        # Closed in any case: the loader's threads shall not outlive a training that stops in the middle of an epoch.
+        with contextlib.closing(_steps(trainer, loader, epoch, position, stop)) as lines:
+            for line in lines:
+                run.log(line)
+                note(line)
+                if trainer.steps % save_every == 0:
+                    run.checkpoint(trainer)
+    run.checkpoint(trainer)
+    return trainer.steps >= trainer.total and (validation is None or run.validated == trainer.steps)
+
+
+def _steps(trainer, loader, epoch, position, stop):
+    """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log's line of each."""
+    wide = trainer.pruned_after is not None and trainer.steps < trainer.pruned_after
+    end = trainer.pruned_after if wide else trainer.total
+    with contextlib.closing(loader.epoch(epoch, position)) as batches:
+        while trainer.steps < end and not stop():
+            start = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            arrived = time.perf_counter()
+            lr = trainer.lr
+            loss, penalty = trainer.step(*(a.astype(trainer.model.dtype, copy=False) for a in batch))
+            line = {
+                "step": trainer.steps,
+                "epoch": epoch,
+                "loss": loss,
+                "penalty": penalty,
+                "lr": lr,
+                "img_s": float(f"{len(batch.x) / (time.perf_counter() - start):.4g}"),
+                "data_wait_ms": round(1000 * (arrived - start), 2),
+            }
+            if trainer.steps % len(loader) == 0 or trainer.steps == end:
+                model = trainer.model
+                line.update(gammas=distributions.gammas(model), spreads=distributions.spreads(model))
+            yield line

@@ -1,0 +1,354 @@
+"""Run folders: what a training was asked for, its log, its checkpoints, and how it goes on from one.
+
+    config.toml   the settings, all resolved; serves as --config of another run
+    env.json      versions and machine, and those of each resume
+    data.json     the names of the pictures that are trained on and of those that are held out
+    log.jsonl     a line per step and per validation
+    weights/      last.safetensors, and best.safetensors of the validation with the highest max-F; of a run that learns
+                  channels, wide.safetensors as it was before pruning, and best is of those after it; of one that is
+                  part of a sweep, pruned.safetensors, which was scored
+    state/        checkpoint.safetensors: weights, moments of the optimiser, where the run is
+    plots/        curves.png, predictions.png; what `octsod plot` draws
+
+The checkpoint is one file, so that what belongs together is written together or not at all; weights/last is derived
+from it. weights/best is written before the checkpoint that mentions it: a kill in between is made up for when the
+resumed run validates again.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import platform
+import sys
+import zlib
+from typing import NamedTuple
+
+from ..data.images import write_png
+from ..errors import FileError
+from ..files import write_atomically
+from ..models import Configuration, CSNet
+from ..models.files import save
+from .charts import training_curves
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+CHECKPOINT = pathlib.Path("state", "checkpoint.safetensors")
+LOG = "log.jsonl"
+
+# What may differ when a run is resumed: its length, and what results do not depend on.
+FREE = ("epochs", "steps", "threads")
+
+
+class Checkpoint(NamedTuple):
+    """What a run's checkpoint holds.
+
+    path: its file. state: `Trainer.state_dict()`. configuration: the network's. settings: the run's. total: the steps
+    it is to have. validated: the step of the last validation, or 0. best: the best one's line of the log, or None.
+    """
+
+    path: pathlib.Path
+    state: dict
+    configuration: Configuration
+    settings: dict
+    total: int
+    validated: int
+    best: dict | None
+
+    @property
+    def steps(self):
+        return int(self.state["steps"])
+
+    def finished(self, total=None) -> bool:
+        """Whether a run of `total` steps (by default, those it was to have) has nothing more to do."""
+        return (total or self.total) <= self.steps == self.validated
+
+    def model(self) -> CSNet:
+        """The network, freshly initialised: `restore` gives it its weights."""
+        return CSNet(self.configuration, self.state["model.classifier.weight"].dtype)
+
+    def restore(self, trainer):
+        """Put a trainer of that network where the run was. Raises FileError if it is of another one."""
+        try:
+            trainer.load_state_dict(self.state)
+        except ValueError as error:
+            raise FileError(f"{self.path}: does not fit the run: {error}") from error
+
+
+def read_checkpoint(folder) -> Checkpoint:
+    """The checkpoint in a run folder. Raises FileError, which names the file, if it is missing or damaged."""
+    import safetensors
+
+    folder = pathlib.Path(folder)
+    path = folder / CHECKPOINT
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such run folder.")
+    if not path.is_file():
+        raise FileError(f"{folder}: holds no checkpoint to go on from ({CHECKPOINT.as_posix()}).")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        facts = metadata.get("run", "")
+        if metadata.get("crc32") != _checksum(state, facts):
+            raise ValueError("its contents do not match their checksum")
+        facts = json.loads(facts)
+        return Checkpoint(path, state, Configuration.from_json(facts.pop("configuration")), **facts)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}.") from error
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise FileError(f"{path}: is damaged, or no checkpoint of octsod's: {error}.") from error
+
+
+def _checksum(state, facts):
+    value = zlib.crc32(facts.encode())
+    for name in sorted(state):
+        value = zlib.crc32(state[name].tobytes(), zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
+
+
+def changes(before, after, free=()) -> str:
+    """How settings differ, but for those in `free`, in words; nothing if they do not."""
+    return "; ".join(
+        f"{name} = {before.get(name)!r}, not {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if name not in free and before.get(name) != after.get(name)
+    )
+
+
+def read_log(folder) -> list[dict]:
+    """The lines of a run's log; half a line at its end, by a kill or being written just now, is left out.
+
+    Raises FileError, which names the folder or the line, if there is no log or it is damaged.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / LOG
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such run folder.")
+    if not path.is_file():
+        raise FileError(f"{folder}: is no run folder: it has no {LOG}.")
+    lines = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError("not a JSON object")
+            except (ValueError, RecursionError) as error:
+                raise FileError(f"{path}: line {number} is damaged, or none of octsod's.") from error
+            lines.append(entry)
+    return lines
+
+
+def newest_unfinished(root="runs"):
+    """The run folder in `root` whose checkpoint was written last, of those that are not finished; None without one."""
+    found = [path.parents[1] for path in pathlib.Path(root).glob(f"*/{CHECKPOINT.as_posix()}")]
+    found.sort(key=lambda folder: (folder / CHECKPOINT).stat().st_mtime_ns, reverse=True)
+    return next((folder for folder in found if not read_checkpoint(folder).finished()), None)
+
+
+class Run:
+    """A run folder that is being written: `with Run.create(...) as run:` or `with Run.resume(...) as run:`.
+
+    validated and best: as in `Checkpoint`. All methods raise FileError, which names the folder, if it cannot be
+    written; what was there is intact then.
+    """
+
+    def __init__(self, folder, settings, checkpoint=None):
+        self.folder, self.settings = pathlib.Path(folder), settings
+        self.validated, self.best = (checkpoint.validated, checkpoint.best) if checkpoint else (0, None)
+        self._saved = None  # what the checkpoint on the disk is of: steps, total, validated
+        self._log = None
+
+    @classmethod
+    def create(cls, folder, settings, pictures):
+        """Start a run in a folder that is new or empty. pictures: (names to train on, names held out)."""
+        run = cls(folder, settings)
+        with run._writing():
+            for part in ("weights", "state", "plots"):
+                (run.folder / part).mkdir(parents=True, exist_ok=True)
+            run._open_log(0, 0)
+            run._write_json("data.json", dict(zip(("training", "validation"), pictures, strict=True)))
+            run._write_json("env.json", _environment(0))
+            run._write_settings()
+        return run
+
+    @classmethod
+    def resume(cls, folder, settings, pictures, checkpoint):
+        """Go on from `checkpoint`; the log is cut back to its step.
+
+        Raises FileError if the settings are others than those it was made with (but for `FREE`), or the pictures.
+        """
+        run = cls(folder, settings, checkpoint)
+        run._require_same_settings(checkpoint.settings)
+        run._require_same_pictures(pictures)
+        run._saved = (checkpoint.steps,)  # that much is safe, but all is written anew: weights/last may be older
+        environment = run._read_json("env.json")
+        with run._writing():
+            run._open_log(checkpoint.steps, checkpoint.validated)
+            environment.setdefault("resumed", []).append(_environment(checkpoint.steps))
+            run._write_json("env.json", environment)
+            run._write_settings()
+        return run
+
+    @property
+    def kept(self):
+        """What is safe on the disk, in words; nothing before the first checkpoint."""
+        return "" if self._saved is None else f"the checkpoint of step {self._saved[0]} in {self.folder} is intact"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):  # a line that the disk had no room for
+            self._log.close()
+
+    def log(self, line):
+        """Add a line, a dict, to log.jsonl."""
+        with self._writing():
+            self._log.write(json.dumps(line).encode() + b"\n")
+            self._log.flush()
+
+    def lines(self):
+        """The lines of log.jsonl."""
+        return read_log(self.folder)
+
+    def record(self, trainer, scores):
+        """Log a validation and keep the weights if they are the best: highest max-F, lowest MAE where that is equal.
+
+        scores: max_f, mae and whatever else. Writes a checkpoint, draws plots/curves.png, and returns the line.
+        """
+        line = {"step": trainer.steps, **scores}
+        rank = lambda scores: (scores["max_f"], -scores["mae"])  # noqa: E731
+        self.log(line)
+        if self.best is None or rank(line) > rank(self.best):
+            trainer.require_finite()
+            self.best = line
+            self.keep(trainer.model, "best")
+        self.validated = trainer.steps
+        self.checkpoint(trainer)
+        self.plot("curves", training_curves(self.lines()))
+        return line
+
+    def keep(self, model, name):
+        """Write a network to weights/`name`.safetensors."""
+        with self._writing():
+            save(model, self.folder / "weights" / f"{name}.safetensors")
+
+    def plot(self, name, picture):
+        """Write a picture (H, W, 3) uint8 to plots/`name`.png."""
+        write_png(self.folder / "plots" / f"{name}.png", picture)
+
+    def checkpoint(self, trainer):
+        """Write state/checkpoint.safetensors and weights/last.safetensors, unless they are of this very state.
+
+        Raises DivergenceError, and writes nothing, if a number is not finite.
+        """
+        import safetensors.numpy
+
+        now = trainer.steps, trainer.total, self.validated
+        if now == self._saved:
+            return
+        trainer.require_finite()
+        state = trainer.state_dict()
+        facts = json.dumps({
+            "configuration": trainer.model.configuration.to_json(), "settings": self.settings, "total": trainer.total,
+            "validated": self.validated, "best": self.best,
+        })  # fmt: skip
+        data = safetensors.numpy.save(state, {"run": facts, "crc32": _checksum(state, facts)})
+        with self._writing():
+            os.fsync(self._log.fileno())  # a log may be longer than its checkpoint, but never shorter
+            write_atomically(self.folder / CHECKPOINT, data)
+            self._saved = now
+            save(trainer.model, self.folder / "weights" / "last.safetensors")
+
+    def _open_log(self, steps, validated):
+        """Open the log for this process alone and cut it back to its first `steps` and what `validated` them."""
+        self._log = open(self.folder / LOG, "a+b")  # noqa: SIM115 (closed by __exit__)
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._log.close()
+                raise FileError(f"{self.folder}: is being trained by another process.") from None
+            except OSError:  # a file system without locks
+                pass
+        self._log.seek(0)
+        end = 0
+        for line in self._log:
+            try:
+                entry = json.loads(line)
+                # A run that is resumed where it was pruned is pruned anew: see `training.train`.
+                last = validated if "max_f" in entry else steps - ("pruned" in entry)
+                if not line.endswith(b"\n") or entry["step"] > last:
+                    break
+            except (ValueError, TypeError, KeyError):  # half a line, by a kill
+                break
+            end += len(line)
+        self._log.truncate(end)
+        self._log.seek(end)
+
+    def _require_same_settings(self, before):
+        if changed := changes(before, self.settings, FREE):
+            raise FileError(f"{self.folder}: was started with {changed}; other settings need a new run.")
+
+    def _require_same_pictures(self, pictures):
+        before = self._read_json("data.json")
+        for names, part in zip(pictures, ("training", "validation"), strict=True):
+            if list(names) != before.get(part):
+                odd = sorted(set(names) ^ set(before.get(part, ()))) or ["their order"]
+                raise FileError(
+                    f"{self.folder}: was started with other pictures for {part} than the data holds now; they differ "
+                    f"in {len(odd)}, such as {odd[0]}."
+                )
+
+    def _write_settings(self):
+        import tomli_w
+
+        write_atomically(self.folder / "config.toml", tomli_w.dumps(self.settings).encode())
+
+    def _write_json(self, name, value):
+        write_atomically(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def _read_json(self, name):
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_bytes())
+            if not isinstance(value, dict):
+                raise ValueError("not a JSON object")
+            return value
+        except (OSError, ValueError) as error:
+            raise FileError(f"{path}: cannot be read: {error}.") from error
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            kept = self.kept and f"; {self.kept}"
+            raise FileError(f"{self.folder}: cannot be written: {error.strerror or error}{kept}.") from error
+
+
+def _environment(step):
+    """Versions and machine, for the part of a run that starts after `step`."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from .. import __version__
+
+    versions = {"octsod": __version__, "python": platform.python_version()}
+    for package in ("numpy", "numba", "llvmlite", "pillow", "safetensors"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "step": step, "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions, "platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(),
+        "arguments": sys.argv[1:],
+    }  # fmt: skip
