@@ -2,13 +2,15 @@
 
 import click
 
-from .gate import gate
+from .compare import compare
 from .kernels import kernels
-from .network import infer, scaling, subnormals, train
+from .network import blocks, infer, scaling, subnormals, train
 from .report import report
 
-COMMANDS = (kernels, train, infer, gate, scaling, subnormals, report)
+COMMANDS = (kernels, blocks, train, infer, scaling, subnormals, compare, report)
 
 if __name__ == "__main__":
-    commands = click.Group("bench", {c.name: c for c in COMMANDS}, help="Benchmarks of octsod against its peers.")
+    commands = click.Group(
+        "bench", {c.name: c for c in COMMANDS}, help="Benchmarks of octsod: against its peers, its versions, itself."
+    )
     commands.main(prog_name="python -m bench")

@@ -28,12 +28,11 @@ def measurement(function):
 
     @click.command(name=function.__name__, help=function.__doc__)
     @threads_option
-    @click.option("--json", "json_file", type=_File(), metavar="FILE", help="Write the rows here, as one list.")
+    @json_option
     @click.option("--compare", type=_Rows(), metavar="BASE.json", help="Show what has changed since these rows.")
     @functools.wraps(function)
     def run(threads, json_file, compare, **options):
-        threads = threads or octsod.get_num_threads()
-        set_threads(threads)
+        threads = use_threads(threads)
         outcome = function(threads, **options)
         if json_file is not None:
             write_rows(json_file, outcome.rows)
@@ -65,6 +64,11 @@ class _File(click.Path):
         return path
 
 
+json_option = click.option(
+    "--json", "json_file", type=_File(), metavar="FILE", help="Write the rows here, as one list."
+)
+
+
 class _Rows(click.ParamType):
     name = "file"
 
@@ -72,11 +76,14 @@ class _Rows(click.ParamType):
         return value if isinstance(value, list) else read_rows(value)
 
 
-def set_threads(threads):
-    """For octsod in this process, and for all libraries in the processes that it starts from now on."""
+def use_threads(threads):
+    """For octsod in this process, and for all libraries in the processes that it starts from now on; None for octsod's
+    own choice. Returns the number."""
+    threads = threads or octsod.get_num_threads()
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OCTSOD_THREADS"):
         os.environ[variable] = str(threads)
     octsod.set_num_threads(threads)
+    return threads
 
 
 def say(text):

@@ -2,7 +2,7 @@
 
 All compute in float32, on `threads` threads, with subnormal numbers flushed to zero, each as its users would have it at
 its fastest. What a training step is: zero_grad, forward, mean binary cross-entropy, backward, Adam. What is compared:
-the loss and the gradients of the first training step, or the logits.
+the loss and the gradients of the first training step, all outputs and gradients of a block, or the logits.
 """
 
 import functools
@@ -78,8 +78,49 @@ def octsod_gradients(problem, threads):
     return Block(step, lambda: arrays(model, "grad"))
 
 
+def octsod_block(problem, threads):
+    """Forward and backward of one block, whose outputs are written down, as the peers' are."""
+    import octsod
+    from octsod import functional
+    from octsod.interop.sod100k import arrays
+
+    octsod.set_num_threads(threads)
+    model = problem.model()
+    block = dict(model.named_modules())[problem.ours]
+    maps = [octsod.Tensor(x, requires_grad=True) for x in problem.maps()]
+    upstream, state = problem.upstream(), {}
+
+    def step():
+        state.clear()  # what the step before left may be reused, as it is in training
+        model.zero_grad()
+        for x in maps:
+            x.grad = None
+        state["outputs"] = [functional.materialize(y) for y in _listed(block(maps))]
+        octsod.autograd.backward_all(state["outputs"], upstream)
+
+    def results():
+        outputs, inputs = [y.numpy() for y in state["outputs"]], [x.grad for x in maps]
+        return _of_block(outputs, inputs, arrays(model, "grad"))
+
+    return Block(step, results)
+
+
+def _listed(maps):
+    """The fusion gives a single map, the other blocks lists of them."""
+    return list(maps) if isinstance(maps, (list, tuple)) else [maps]
+
+
+def _of_block(outputs, inputs, parameters):
+    """A block's results. inputs: gradients of its inputs. parameters: gradients, by the authors' names."""
+    return {
+        **{f"output {i}": array for i, array in enumerate(outputs)},
+        **{f"gradient of input {i}": array for i, array in enumerate(inputs)},
+        **parameters,
+    }
+
+
 def _torch(problem, threads, memory_format):
-    """torch, the network and its pictures."""
+    """torch, the network and the memory format."""
     import torch
 
     from .peers import torch_csnet
@@ -94,11 +135,12 @@ def _torch(problem, threads, memory_format):
     if missing or unexpected:
         raise RuntimeError(f"the networks differ in {', '.join([*missing, *unexpected][:3])}")
     layout = getattr(torch, memory_format)
-    return torch, model.to(memory_format=layout), torch.from_numpy(problem.images()).to(memory_format=layout)
+    return torch, model.to(memory_format=layout), layout
 
 
 def torch_training(problem, threads, memory_format, compiled=False):
-    torch, model, x = _torch(problem, threads, memory_format)
+    torch, model, layout = _torch(problem, threads, memory_format)
+    x = torch.from_numpy(problem.images()).to(memory_format=layout)
     parameters = dict(model.named_parameters())
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
@@ -119,8 +161,34 @@ def torch_training(problem, threads, memory_format, compiled=False):
     return Block(step, results)
 
 
+def torch_block(problem, threads, memory_format, compiled=False):
+    torch, model, layout = _torch(problem, threads, memory_format)
+    block = model.get_submodule(problem.theirs)
+    parameters = {f"{problem.theirs}.{name}": p for name, p in block.named_parameters()}
+    forward = torch.compile(block) if compiled else block
+    maps = [torch.from_numpy(x).to(memory_format=layout).requires_grad_() for x in problem.maps()]
+    upstream = [torch.from_numpy(g).to(memory_format=layout) for g in problem.upstream()]
+    leaves, state = [*maps, *parameters.values()], {}
+
+    def step():
+        state.clear()
+        outputs = _listed(forward(maps))
+        # It hands the gradients over as they are; accumulating into `.grad` might copy them once more.
+        state["gradients"] = torch.autograd.grad(outputs, leaves, upstream)
+        state["outputs"] = [y.detach() for y in outputs]
+
+    def results():
+        gradients = [np.ascontiguousarray(g.numpy()) for g in state["gradients"]]
+        of_parameters = dict(zip(parameters, gradients[len(maps) :], strict=True))
+        outputs = [np.ascontiguousarray(y.numpy()) for y in state["outputs"]]
+        return _of_block(outputs, gradients[: len(maps)], of_parameters)
+
+    return Block(step, results)
+
+
 def torch_inference(problem, threads, memory_format, compiled=False):
-    torch, model, x = _torch(problem, threads, memory_format)
+    torch, model, layout = _torch(problem, threads, memory_format)
+    x = torch.from_numpy(problem.images()).to(memory_format=layout)
     model.eval()
     if compiled:
         import torch._inductor.config
@@ -196,6 +264,13 @@ TRAINING = {
     "torch": Implementation(functools.partial(torch_training, **_CONTIGUOUS), _TORCH),
     "torch-channels-last": Implementation(functools.partial(torch_training, **_CHANNELS_LAST), _TORCH),
     "torch-compile": Implementation(functools.partial(torch_training, **_COMPILED), _TORCH),
+}
+
+BLOCKS = {
+    OURS: Implementation(octsod_block, _OWN),
+    "torch": Implementation(functools.partial(torch_block, **_CONTIGUOUS), _TORCH),
+    "torch-channels-last": Implementation(functools.partial(torch_block, **_CHANNELS_LAST), _TORCH),
+    "torch-compile": Implementation(functools.partial(torch_block, **_COMPILED), _TORCH),
 }
 
 INFERENCE = {

@@ -16,8 +16,8 @@ import numpy as np
 
 import octsod
 from octsod.backend import launch_with
-from octsod.machine import copy_rate, multiply_add_rate
 from octsod.ops import Cost
+from octsod.profiling.roofs import copy_rate, multiply_add_rate
 
 from .agreement import relative_error
 from .children import timed_steps, without_garbage

@@ -4,8 +4,9 @@ import copy
 
 import numpy as np
 
-from octsod import memory, ops, optim
-from octsod.deferred import ActivationSums, Deferred, DeferredGradient, Slot
+from octsod import ops, optim
+from octsod.backend import memory
+from octsod.backend.deferred import ActivationGradient, ActivationSums, Deferred, DeferredGradient, GradientTarget
 
 
 def signature(value):
@@ -17,8 +18,10 @@ def signature(value):
         return "map", signature(value.raw), sums is not None and sums.values is None
     if isinstance(value, DeferredGradient):
         return "gradient", signature(value.g), value.g is value.raw
-    if isinstance(value, Slot):
-        return "slot", signature(value.array), value.accumulate, value.sums is not None
+    if isinstance(value, GradientTarget):
+        return "target", signature(value.array), value.accumulate, value.gradient_sums is not None
+    if isinstance(value, ActivationGradient):
+        return "of activation", signature(value.array), value.gradient_sums is not None
     if isinstance(value, (list, tuple)):
         return tuple(signature(item) for item in value)
     return float if isinstance(value, float) else value
@@ -31,7 +34,7 @@ def arrays_of(value, path=""):
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from arrays_of(item, f"{path}[{i}]")
-    elif isinstance(value, (Deferred, DeferredGradient, Slot, ActivationSums)):
+    elif isinstance(value, (ActivationGradient, ActivationSums, Deferred, DeferredGradient, GradientTarget)):
         for name in value.__slots__:
             yield from arrays_of(getattr(value, name), f"{path}.{name}")
 
@@ -71,19 +74,19 @@ def _convolution(inputs, weight, outputs, *notes):
     return ", ".join([f"{_maps(*inputs)} -> {_maps(*outputs)}", kernel_size, *filter(None, notes)])
 
 
-def _target(*slots):
+def _target(*targets):
     """Of a backward: where the inputs' gradients go, if not into arrays of their own."""
-    if not any(slots):
+    if not any(targets):
         return "weight only"
-    return "added" if any(slot is not None and slot.accumulate for slot in slots) else ""
+    return "added" if any(target is not None and target.accumulate for target in targets) else ""
 
 
-def _octave(inputs, weight, outputs, stride, slots=None):
-    details = _convolution(inputs, weight, outputs, "stride 2" if stride == 2 else "", slots and _target(*slots))
+def _octave(inputs, weight, outputs, stride, targets=None):
+    details = _convolution(inputs, weight, outputs, "stride 2" if stride == 2 else "", targets and _target(*targets))
     cost = ops.OctaveConv2d.cost(
         weight.shape, *(None if x is None else x.shape for x in inputs),
         out_channels=[0 if y is None else y.shape[1] for y in outputs], stride=stride, itemsize=weight.itemsize,
-        backward=slots is not None, grad_inputs=slots is None or any(slots),
+        backward=targets is not None, grad_inputs=targets is None or any(targets),
     )  # fmt: skip
     return details, cost
 
@@ -96,33 +99,35 @@ def _octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, _):
     return _octave(inputs, weight, grads, stride, grad_inputs)
 
 
-def _chain(x, weight, *notes, backward=False):
-    layers, channels, *size = weight.shape
-    cost = ops.DepthwiseChain.cost(x.shape, (channels, 1, *size), layers, weight.itemsize, backward)
-    return ", ".join([_maps(x), f"{layers} layers", "x".join(map(str, size)), *filter(None, notes)]), cost
+def _chain(x, layers, *notes, backward=False):
+    weight = layers[0][0]
+    cost = ops.DepthwiseChain.cost(x.shape, weight.shape, len(layers), weight.itemsize, backward)
+    size = "x".join(map(str, weight.shape[2:]))
+    return ", ".join([_maps(x), f"{len(layers)} layers", size, *filter(None, notes)]), cost
 
 
-def _depthwise_chain(x, weight, *_):
-    return _chain(x, weight)
+def _depthwise_chain(x, layers, *_):
+    return _chain(x, layers)
 
 
-def _depthwise_chain_backward(grad, x, weight, *others):
-    grad_x = others[-3]
-    return _chain(x, weight, _target(grad_x), "" if grad.sums is not None else "with sums", backward=True)
+def _depthwise_chain_backward(grad, x, layers, *others):
+    grad_x = others[-2]
+    return _chain(x, layers, _target(grad_x), "" if grad.gradient_sums is not None else "with sums", backward=True)
 
 
-def _dilated(x, weight, groups, out, *notes, backward=False):
-    dilations = "dilations " + " ".join(str(d) for first, end, d in groups if end > first)
-    cost = ops.DilatedConv2d.cost(x.shape, weight.shape, itemsize=weight.itemsize, backward=backward)
-    return _convolution([x], weight, [out], dilations, *notes), cost
+def _dilated(x, weights, dilations, out, *notes, backward=False):
+    used = "dilations " + " ".join(str(d) for weight, d in zip(weights, dilations, strict=True) if len(weight))
+    shapes = [weight.shape for weight in weights]
+    cost = ops.DilatedConv2d.cost(x.shape, *shapes, itemsize=weights[0].itemsize, backward=backward)
+    return _convolution([x], weights[0], [out], used, *notes), cost
 
 
-def _dilated_conv2d(x, weight, groups, out, *_):
-    return _dilated(x, weight, groups, out)
+def _dilated_conv2d(x, weights, dilations, out, *_):
+    return _dilated(x, weights, dilations, out)
 
 
-def _dilated_conv2d_backward(grad, x, weight, groups, grad_x, _):
-    return _dilated(x, weight, groups, grad, _target(grad_x), backward=True)
+def _dilated_conv2d_backward(grad, x, weights, dilations, grad_x, _):
+    return _dilated(x, weights, dilations, grad, _target(grad_x), backward=True)
 
 
 def _conv2d(x, weight, bias, out, stride, padding, dilation, *_):

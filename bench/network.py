@@ -1,6 +1,7 @@
-"""`python -m bench train | infer | scaling | subnormals`: the whole network."""
+"""`python -m bench train | blocks | infer | scaling | subnormals`: the network, whole or by blocks."""
 
 import concurrent.futures
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from .agreement import DisagreementError, agreement
 from .children import PAUSE, Child, ChildError, interleaved
 from .command import Outcome, measurement, rounds_option, say
 from .implementations import (
+    BLOCKS,
     INFERENCE,
     OURS,
     TRAINING,
@@ -21,7 +23,7 @@ from .implementations import (
     octsod_inference,
     octsod_training,
 )
-from .problems import LEARNED, Problem, configuration, macs, problem, released
+from .problems import LEARNED, PARTS, Problem, block, configuration, macs, problem, released
 from .rows import installed, row, table
 
 
@@ -55,6 +57,12 @@ def training(name="x1", batch=24):
     sums so that the gradients of some scales, which all but cancel, are off by a fifth."""
     given = problem(f"train/{name}/b{batch}", configuration(name), batch, straight=True)
     return Work(given, TRAINING, (2e-2, 0.5), LONG)
+
+
+def part(name, batch=24):
+    """See `training`."""
+    given = block(f"blocks/{name}/b{batch}", configuration("x1"), PARTS[name], batch)
+    return Work(given, BLOCKS, (2e-2, 0.5), LONG)
 
 
 def inference(name, batch=1):
@@ -175,45 +183,78 @@ def train(threads, peers, rounds):
 
     zero_grad, forward, mean binary cross-entropy, backward, Adam; no data loading.
     """
-    rows, failures = against_peers(training(), chosen(peers, TRAINING), threads, rounds)
-    return Outcome(rows, lines_of(rows), failures)
+    return all_against_peers([training()], chosen(peers, TRAINING), threads, rounds)
 
 
-@measurement
-@peers_option
-@click.option("--case", "names", multiple=True, type=click.Choice(["x1", *LEARNED]), help="Only this (repeatable).")
-@rounds_option(default=10)
-def infer(threads, peers, names, rounds):
-    """One picture of 224x224 through CSNet-x1, L-x1 and L-x2 in eval mode, against other engines."""
-    rows, failures, peers = [], [], chosen(peers, INFERENCE)
-    for name in names or ("x1", *LEARNED):
-        more_rows, more_failures = against_peers(inference(name), peers, threads, rounds)
+def case_option(names):
+    return click.option("--case", "names", multiple=True, type=click.Choice(names), help="Only this (repeatable).")
+
+
+def all_against_peers(works, peers, threads, rounds):
+    """The outcome of `against_peers` of several cases."""
+    rows, failures = [], []
+    for work in works:
+        more_rows, more_failures = against_peers(work, peers, threads, rounds)
         rows += more_rows
         failures += more_failures
     return Outcome(rows, lines_of(rows), failures)
 
 
+@measurement
+@peers_option
+@case_option(list(PARTS))
+@rounds_option(default=7)
+def blocks(threads, peers, names, rounds):
+    """Blocks of CSNet-x1, forward and backward at batch 24 and the sizes of 224x224, against PyTorch.
+
+    Together they hold every kind of work of a training step: the large maps of stage 1, the wider ones of stage 2, and
+    dilated convolutions with the fusion across scales.
+    """
+    return all_against_peers((part(name) for name in names or PARTS), chosen(peers, BLOCKS), threads, rounds)
+
+
+@measurement
+@peers_option
+@case_option(["x1", *LEARNED])
+@rounds_option(default=10)
+def infer(threads, peers, names, rounds):
+    """One picture of 224x224 through CSNet-x1, L-x1 and L-x2 in eval mode, against other engines."""
+    works = (inference(name) for name in names or ("x1", *LEARNED))
+    return all_against_peers(works, chosen(peers, INFERENCE), threads, rounds)
+
+
+def fail(case, error):
+    """End the command, since one of ours has failed."""
+    raise click.ClickException(f"{case}: {error}.") from error
+
+
+@contextlib.contextmanager
+def siblings(variants):
+    """(children, what their first steps leave behind), by the names of `variants`: name -> arguments of `Child`.
+
+    The children end with the context; one that fails ends the command.
+    """
+    children, results, name = {}, {}, ""
+    try:
+        for name, arguments in variants.items():
+            results[name] = _begun(children, name, *arguments)
+        name = " or ".join(variants)
+        yield children, results
+    except ChildError as error:
+        fail(name, error)
+    finally:
+        close(children)
+
+
 def among_ourselves(variants, rounds, turn):
     """(rows, first results by case) of variants of ours, timed in turns; case -> (build, problem, threads)."""
-    children, case = {}, ""
     say(f"{' and '.join(variants)}: {rounds} rounds")
-
-    def fail(case, error):
-        raise click.ClickException(f"{case}: {error}.") from error
-
-    try:
-        for case, arguments in variants.items():
-            children[case] = Child(*arguments)
-        results = {case: child.first_results() for case, child in children.items()}
+    with siblings(variants) as (children, results):
         seconds = in_turns(children, rounds, turn, fail)
         rows = [
             row(case, OURS, variants[case][2], samples, peak_rss_mb=children[case].peak_rss_mb())
             for case, samples in seconds.items()
         ]
-    except ChildError as error:
-        fail(case, error)
-    finally:
-        close(children)
     return rows, results
 
 

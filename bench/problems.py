@@ -1,6 +1,7 @@
 """What all implementations of a case are given: a network with its weights, and pictures."""
 
 import pathlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import click
@@ -41,12 +42,21 @@ class Problem:
 
     def images(self):
         """(batch, 3, size, size) float32."""
-        shape = (self.batch, 3, self.size, self.size)
-        return np.random.default_rng(0).standard_normal(shape, np.float32)
+        return pictures(self.batch, self.size)
 
     def masks(self):
         """(batch, 1, size, size) float32, zeros and ones."""
-        return np.random.default_rng(1).integers(0, 2, (self.batch, 1, self.size, self.size)).astype(np.float32)
+        return masks(self.batch, self.size)
+
+
+def pictures(batch, size):
+    """(batch, 3, size, size) float32."""
+    return np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
+
+
+def masks(batch, size):
+    """(batch, 1, size, size) float32, zeros and ones."""
+    return np.random.default_rng(1).integers(0, 2, (batch, 1, size, size)).astype(np.float32)
 
 
 def configuration(name):
@@ -58,14 +68,81 @@ def configuration(name):
     return Configuration.from_json((pathlib.Path(__file__).parent / "configurations" / f"{name}.json").read_text())
 
 
+@dataclass(frozen=True)
+class Part:
+    """A block of the network.
+
+    ours, theirs: its name in octsod and in the authors' model. inputs, outputs: functions of a `Configuration`, the
+    channels of the maps that it reads and gives. scale: 1 if the finest map is as large as the pictures, 2 if half as
+    wide and high; each map is half as wide and high as the one before.
+    """
+
+    ours: str
+    theirs: str
+    inputs: Callable
+    outputs: Callable
+    scale: int
+
+
+PARTS = {
+    "il-stage1": Part("extractor.stages.1.0", "stage1.0", lambda c: c.stages[0][-1], lambda c: c.stages[1][0], scale=1),
+    "il-stage2": Part("extractor.stages.2.1", "stage2.1", lambda c: c.stages[2][0], lambda c: c.stages[2][1], scale=2),
+    "fusion": Part(
+        "fusion", "oct_fuse", lambda c: [stages[-1][0] for stages in c.stages[2:]], lambda c: [c.merge], scale=2
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockProblem(Problem):
+    """A block of the problem's network, its input maps and the gradients of its outputs.
+
+    ours, theirs: see `Part`. inputs, outputs: shapes (batch, channels, height, width).
+    """
+
+    ours: str
+    theirs: str
+    inputs: list
+    outputs: list
+
+    def maps(self):
+        """Of the shapes of `inputs`, float32."""
+        rng = np.random.default_rng(0)
+        return [rng.standard_normal(shape, np.float32) for shape in self.inputs]
+
+    def upstream(self):
+        """Of the shapes of `outputs`, float32, and of a mean loss's size: about 1 / (numbers per channel)."""
+        rng = np.random.default_rng(1)
+        return [rng.standard_normal(s, np.float32) / np.float32(s[0] * s[2] * s[3]) for s in self.outputs]
+
+
+def block(case, config, part, batch, size=SIZE):
+    """The `BlockProblem` of a part."""
+
+    def shapes(channels):
+        sizes = [size // part.scale >> i for i in range(len(channels))]
+        return [(batch, count, side, side) for count, side in zip(channels, sizes, strict=True)]
+
+    whole = problem(case, config, batch, size, straight=True)
+    inputs, outputs = shapes(part.inputs(config)), shapes(part.outputs(config))
+    return BlockProblem(**vars(whole), ours=part.ours, theirs=part.theirs, inputs=inputs, outputs=outputs)
+
+
 def problem(case, config, batch, size=SIZE, straight=False, tiny=False):
-    """A problem with random weights. straight: see `straighten`; tiny: see `diminish`.
+    """A problem with the weights of `drawn`."""
+    from octsod.interop.sod100k import arrays
+
+    state = {name: array.copy() for name, array in arrays(drawn(config, straight, tiny)).items()}
+    return Problem(case, config.to_json(), state, batch, size)
+
+
+def drawn(config, straight=False, tiny=False):
+    """A CSNet with random weights, always the same. straight: see `straighten`; tiny: see `diminish`.
 
     Running statistics are those of the activations, more or less: with those of a new network, the activations of a
     random one in eval mode overflow.
     """
     import octsod
-    from octsod.interop.sod100k import arrays
 
     octsod.manual_seed(0)
     model = octsod.CSNet(config)
@@ -77,12 +154,11 @@ def problem(case, config, batch, size=SIZE, straight=False, tiny=False):
         straighten(model)
     if tiny:
         diminish(model, rng)
-    pictures = octsod.Tensor(rng.standard_normal((4, 3, *[2 * config.multiple] * 2), np.float32))
+    x = octsod.Tensor(rng.standard_normal((4, 3, *[2 * config.multiple] * 2), np.float32))
     with octsod.no_grad():
         for _ in range(50):  # of the first statistics, 0.9**50 = 0.5 % is left
-            model(pictures)
-    state = {name: array.copy() for name, array in arrays(model).items()}
-    return Problem(case, config.to_json(), state, batch, size)
+            model(x)
+    return model
 
 
 def straighten(model):
@@ -107,7 +183,7 @@ def diminish(model, rng):
 
 def macs(problem):
     """Multiply-accumulates per picture, by the count of CSNet's authors."""
-    from octsod.complexity import complexity
+    from octsod.prune import complexity
 
     return complexity(problem.model(), (problem.size, problem.size)).macs
 

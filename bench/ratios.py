@@ -1,5 +1,7 @@
 """What the rows of a run say: ours against each peer, and against the project's targets."""
 
+import numpy as np
+
 from .implementations import OURS
 from .rows import table
 
@@ -33,13 +35,33 @@ def ratios(rows):
     for (command, threads), cases in groups.items():
         where = count(threads)
         for case, impls in cases.items():
-            if command in ("train", "infer") and OURS in impls:
+            if command in ("train", "blocks", "infer") and OURS in impls:
                 found |= _against_peers(f"{case}, {where}", impls)
         if command == "infer":
             found |= _per_mac(where, cases)
         if command == "kernels":
             found |= _roofs(where, cases)
     return found | _scaling(rows) | _subnormals(rows)
+
+
+CONFIDENCE = 95  # per cent
+RESAMPLES = 10_000
+FEWEST_PAIRS = 6  # with fewer, they all lie on one side of the true median by chance in more than 5 % of all runs
+
+
+def paired_ratio(old, new):
+    """(ratio, low, high): the median of new / old over the pairs, and its interval of CONFIDENCE per cent.
+
+    old, new: seconds, one of each pair. The interval is what lies between percentiles of the medians of RESAMPLES
+    bootstrap samples of the pairs, drawn with a fixed seed; None and None for fewer pairs than FEWEST_PAIRS. A median,
+    since a disturbed machine makes some pairs many times as long.
+    """
+    pairs = np.asarray(new, np.float64) / np.asarray(old, np.float64)
+    if len(pairs) < FEWEST_PAIRS:
+        return float(np.median(pairs)), None, None
+    medians = np.median(np.random.default_rng(0).choice(pairs, (RESAMPLES, len(pairs))), axis=1)
+    low, high = np.percentile(medians, (50 - CONFIDENCE / 2, 50 + CONFIDENCE / 2))
+    return float(np.median(pairs)), float(low), float(high)
 
 
 def count(threads):
@@ -54,7 +76,7 @@ def _against_peers(where, impls):
     best = min(peers, key=peers.get)
     found = {f"{where}: time of the best peer, {best} / octsod": peers[best] / ours["median_ms"]}
     eager = [impls[name] for name in EAGER if name in impls]
-    if where.startswith("train") and eager:
+    if not where.startswith("infer") and eager:
         peers["torch eager"] = min(row["median_ms"] for row in eager)
         least = min(row["peak_rss_mb"] for row in eager)
         found[f"{where}: memory of octsod / torch eager"] = ours["peak_rss_mb"] / least

@@ -10,6 +10,7 @@ from .rows import by_key, read_rows
 
 SECTIONS = {
     "train": "A training step against PyTorch",
+    "blocks": "Blocks of the network against PyTorch, forward and backward",
     "infer": "Inference against other engines",
     "kernels": "The kernels of a training step",
     "scaling": "From one thread to all",

@@ -26,7 +26,7 @@ def quartiles(samples):
 def row(case, impl, threads, seconds, packages=("numpy", "numba"), **more):
     """The row of a case: `seconds` are its samples, `packages` what the implementation is made of."""
     import octsod
-    from octsod.machine import processor
+    from octsod.profiling.roofs import processor
 
     low, median, high = quartiles(seconds)
     versions = {"python": platform.python_version()}

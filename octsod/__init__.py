@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 # Names are loaded on first use: `octsod --help` shall not wait for Numba.
 _NAMES = {
-    "Tensor": "autograd",
+    "Tensor": "functional",  # where all that can be done with tensors is loaded, too
     "no_grad": "autograd",
     "is_grad_enabled": "autograd",
     "manual_seed": "random",
@@ -26,8 +26,8 @@ _NAMES = {
     "predict": "inference.prediction",
     "evaluate": "evaluation",
     "export_onnx": "interop.onnx_export",
-    "get_num_threads": "kernels.cpu.parallel",
-    "set_num_threads": "kernels.cpu.parallel",
+    "get_num_threads": "threads",
+    "set_num_threads": "threads",
 }
 _ROOMS = (
     "autograd",

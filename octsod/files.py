@@ -6,7 +6,7 @@ import pathlib
 import secrets
 
 
-def write_atomically(path, data):
+def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write bytes under a temporary name, flush them to the disk, then rename: readers see all of it or nothing.
 
     Raises OSError, which names `path`; whatever was there before is then untouched.

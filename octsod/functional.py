@@ -1,30 +1,26 @@
 """The ops as functions of tensors. Maps are NCHW, weights OIHW, dtypes float32 or float64."""
 
 from . import ops
-from .autograd.tensor import Tensor
+from .autograd import Tensor
 from .checks import require_integer
 
 
-def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, moments=False):
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1):
     """Dense 2-D convolution (cross-correlation) with zero padding.
 
     x (N, C, H, W), weight (O, C, kh, kw), bias (O,) -> (N, O, H', W') with
     H' = (H + 2*padding - dilation*(kh - 1) - 1)//stride + 1. Raises ValueError if shapes or dtypes do not fit.
-    `moments`: see depthwise_conv2d.
     """
-    return ops.Conv2d.apply(x, weight, bias, stride=stride, padding=padding, dilation=dilation, moments=moments)
+    return ops.Conv2d.apply(x, weight, bias, stride=stride, padding=padding, dilation=dilation)
 
 
-def depthwise_conv2d(x, weight, stride=1, padding=0, dilation=1, moments=False):
-    """Each channel with a kernel of its own: x (N, C, H, W), weight (C, 1, kh, kw) -> (N, C, H', W').
-
-    With `moments`, the result carries the channel moments that a batch norm after it needs, gathered on the way out.
-    """
-    return ops.DepthwiseConv2d.apply(x, weight, stride=stride, padding=padding, dilation=dilation, moments=moments)
+def depthwise_conv2d(x, weight, stride=1, padding=0, dilation=1):
+    """Each channel with a kernel of its own: x (N, C, H, W), weight (C, 1, kh, kw) -> (N, C, H', W')."""
+    return ops.DepthwiseConv2d.apply(x, weight, stride=stride, padding=padding, dilation=dilation)
 
 
 def depthwise_chain(
-    x, layers, running, training=True, momentum=0.1, eps=1e-5, weight_scale=1.0, activation_sums=None
+    x, layers, running, training=True, momentum=0.1, eps=1e-5, weight_scale=1.0
 ):
     """Depthwise convolution, batch norm and PReLU, once per layer, deferred: x (N, C, H, W) -> the same shape.
 
@@ -35,28 +31,27 @@ def depthwise_chain(
     return ops.DepthwiseChain.apply(
         x, *(parameter for layer in layers for parameter in layer),
         running=[tuple(_array(value) for value in pair) for pair in running], training=training, momentum=momentum,
-        eps=eps, weight_scale=weight_scale, activation_sums=activation_sums,
+        eps=eps, weight_scale=weight_scale,
     )  # fmt: skip
 
 
-def dilated_conv2d(x, weights, dilations, moments=False):
+def dilated_conv2d(x, weights, dilations):
     """Parallel dilated convolutions, concatenated: x (N, C, H, W), weights[i] (O_i, C, k, k) -> (N, sum O_i, H, W).
 
-    Each is padded to keep the size; k is odd; a weight may have no output channels. `moments`: see depthwise_conv2d.
+    Each is padded to keep the size; k is odd; a weight may have no output channels.
     """
-    return ops.DilatedConv2d.apply(x, *weights, dilations=tuple(dilations), moments=moments)
+    return ops.DilatedConv2d.apply(x, *weights, dilations=tuple(dilations))
 
 
-def octave_conv2d(inputs, weight, out_channels, stride=1, moments=False):
+def octave_conv2d(inputs, weight, out_channels, stride=1):
     """gOctConv (paper, section 3.1): branches (N, C_i, H/2**i, W/2**i), None for one without channels -> branches.
 
     weight (sum(out_channels), sum C_i, k, k) with an odd k, padded to keep the size; stride 1, or 2 to average every
     input 2x2 first. Output j has out_channels[j] channels and half the size of output j - 1, and is None for zero.
-    Finer inputs are max-pooled before, coarser ones bilinearly upsampled after their convolution. `moments`: see
-    depthwise_conv2d.
+    Finer inputs are max-pooled before, coarser ones bilinearly upsampled after their convolution.
     """
     out_channels = tuple(out_channels)
-    return list(ops.OctaveConv2d.apply(weight, *inputs, out_channels=out_channels, stride=stride, moments=moments))
+    return list(ops.OctaveConv2d.apply(weight, *inputs, out_channels=out_channels, stride=stride))
 
 
 def batch_norm(x, running_mean, running_var, weight, bias, training=True, momentum=0.1, eps=1e-5):
@@ -72,12 +67,12 @@ def prelu(x, slope):
 
 
 def batch_norm_prelu(
-    x, running_mean, running_var, weight, bias, slope, training=True, momentum=0.1, eps=1e-5, activation_sums=None
+    x, running_mean, running_var, weight, bias, slope, training=True, momentum=0.1, eps=1e-5
 ):
     """Batch norm and PReLU (none where slope is None), deferred: the result is applied by whoever reads it."""
     return ops.BatchNormPReLU.apply(
         x, weight, bias, slope, running_mean=_array(running_mean), running_var=_array(running_var), training=training,
-        momentum=momentum, eps=eps, activation_sums=activation_sums,
+        momentum=momentum, eps=eps,
     )  # fmt: skip
 
 

@@ -5,6 +5,9 @@ import os
 import pytest
 from hypothesis import settings
 
+# Their assertions, too, tell what was compared.
+pytest.register_assert_rewrite("kernel_contract", "op_checks", "graph_checks")
+
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("local", deadline=None, max_examples=100)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
@@ -54,3 +57,24 @@ def weights(tmp_path_factory):
     trainer.model.size = 32
     octsod.save(trainer.model, path)
     return path
+
+
+@pytest.fixture(params=["legacy", "zip"])
+def writer(request):
+    """A writer of checkpoints, in each of PyTorch's formats."""
+    from pickle_writer import Writer
+
+    return Writer(zipped=request.param == "zip")
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Reads the bytes of a checkpoint, from a file."""
+    from octsod.interop.pickles import read_checkpoint
+
+    def load(data):
+        path = tmp_path / "some.pth.tar"
+        path.write_bytes(data)
+        return read_checkpoint(path)
+
+    return load

@@ -35,3 +35,15 @@ def dying_later(problem, threads):
             os._exit(4)
 
     return Block(step, block.results)
+
+
+def which():
+    """Where octsod comes from, and where its compiled kernels go."""
+    import octsod
+
+    return Block(lambda: None, lambda: {"octsod": octsod.__file__, "cache": os.environ["OCTSOD_CACHE_DIR"]})
+
+
+def numbered():
+    """A block whose result is the last digit of the name of the folder for compiled kernels."""
+    return Block(lambda: None, lambda: {"number": np.array([float(os.environ["OCTSOD_CACHE_DIR"][-1])])})

@@ -9,6 +9,7 @@ import pytest
 from commands import ROOT, octsod_process, refused, run
 
 import octsod
+from octsod.cli import options
 from octsod.models import Configuration, CSNet
 
 # --- the group --------------------------------------------------------------------------------------------------------
@@ -47,6 +48,12 @@ def test_as_a_module():
     process = octsod_process("info", "--json", "--width", "0.2")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and err == "" and json.loads(out)["width"] == 0.2
+
+
+def test_the_threshold_in_help_is_that_of_pruning():
+    assert f"{octsod.prune.THRESHOLD:g}" == options.THRESHOLD
+    for command in ("train", "sweep", "prune", "plot"):
+        assert options.THRESHOLD in run(command, "--help").stdout
 
 
 # --- info -------------------------------------------------------------------------------------------------------------

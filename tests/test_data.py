@@ -1,6 +1,8 @@
 """Data sets are found as people download them; batches and hold-out depend on the seed alone."""
 
+import contextvars
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -181,6 +183,37 @@ def test_loader_without_augmentation():
     for options in ({"batch_size": 0}, {"batch_size": 7}, {"seed": -1}, {"threads": 0}, {"size": 0}):
         with pytest.raises(ValueError, match="Loader"):
             Loader(Ramp(), **options)
+
+
+def test_iterating_is_an_epoch_each_time():
+    loader = Loader(Ramp(), 2, 16, seed=7)
+    assert len(list(loader)) == len(loader) == 3
+    for number in (1, 2):  # the next one each time, also where the last one was left in the middle
+        for batch, expected in zip(loader, loader.epoch(number), strict=True):
+            np.testing.assert_array_equal(batch.x, expected.x)
+        assert loader.next_epoch == number + 1
+    next(iter(loader))
+    np.testing.assert_array_equal(next(iter(loader)).x, next(loader.epoch(4)).x)
+    for arguments in ((-1,), (0, -1)):
+        with pytest.raises(ValueError, match="at least 0"):
+            loader.epoch(*arguments)
+
+
+def test_threads_work_in_the_context_of_the_epoch():
+    """A backend that is chosen in a context is in use in them, too, whatever is in use when a batch is asked for."""
+    variable = contextvars.ContextVar("variable", default="default")
+
+    class Noting(Ramp):
+        seen: ClassVar = set()
+
+        def __getitem__(self, index):
+            self.seen.add(variable.get())
+            return super().__getitem__(index)
+
+    token = variable.set("at its start")
+    epoch = Loader(Noting(), 2, 16, threads=3).epoch(0)
+    variable.reset(token)
+    assert len(list(epoch)) == 3 and Noting.seen == {"at its start"}
 
 
 def test_threads_end_with_the_epoch():

@@ -33,7 +33,7 @@ def test_every_scale_is_counted_once():
 
 
 def test_shares():
-    model = nn.ILBlock((3,), (4,))
+    model = nn.ILBlock((3,), (4,), dtype="float64")
     sizes = np.array([1e-3, 0.999e-3, 1e-10, 0.999e-10, 1e-20, 0, 1, 1, 1, 1, 1, 1])
     for norm, part in zip(model.norms(), sizes.reshape(3, 4), strict=True):
         norm.weight.data = part.copy()

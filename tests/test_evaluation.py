@@ -16,8 +16,7 @@ from octsod import evaluation
 from octsod.data import FolderDataset, Sample
 from octsod.data.images import prepare
 from octsod.errors import FileError, OctsodError
-from octsod.evaluation.metrics import Scores, average, score
-from octsod.evaluation.scoring import Evaluation, PictureScores, evaluate
+from octsod.evaluation import Evaluation, PictureScores, Scores, average, evaluate, score
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 
 import octsod
 from octsod import functional as f
-from octsod.autograd.graph import Function
-from octsod.testing.gradient_check import gradcheck
+from octsod.autograd import Function
+from octsod.testing import gradcheck
 
 
 def normal(*shape, seed=0):
@@ -383,7 +383,8 @@ def test_inputs_and_random_numbers_are_left_as_they_were(fault):
     copies = [a.copy() for a in arrays]
     tensors = [octsod.Tensor(a, requires_grad=True) for a in arrays]
     data = [t.data for t in tensors]
-    tensors[0].grad = kept = normal(*arrays[0].shape)
+    tensors[0].grad = normal(*arrays[0].shape)
+    kept = tensors[0].grad
     np.random.seed(3)
     state = np.random.get_state()[1].copy()
     own = octsod.random.generator.bit_generator.state

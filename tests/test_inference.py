@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 import octsod
 from octsod import functional as f
 from octsod import nn
-from octsod.inference import prediction
-from octsod.inference.frozen import freeze, logits, snapshots
+from octsod.inference import freeze, logits, prediction, snapshots
 from octsod.models import Configuration, CSNet
 
 network = importlib.import_module("octsod.kernels.cpu.network")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octsod.evaluation.metrics import average, score
+from octsod.evaluation import average, score
 
 
 def protocol(prediction, mask):

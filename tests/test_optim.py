@@ -121,7 +121,7 @@ def test_dynamic_decay_equals_its_formula_even_with_two_readers():
         if norm in decayed:
             metric = np.abs(result.numpy().mean(axis=(2, 3))).mean(axis=0)
             expected += 0.5 * (metric * norm.weight.data**2).sum()
-    assert optim.DynamicWeightDecay(model, 3.0).apply() == pytest.approx(expected, rel=1e-11)
+    assert float(optim.DynamicWeightDecay(model, 3.0).apply()) == pytest.approx(expected, rel=1e-11)
 
 
 def test_dynamic_decay_needs_a_training_pass():

@@ -1,11 +1,13 @@
 """What is true of the package as a whole: its imports, its kernel cache."""
 
+import importlib
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import textwrap
+import types
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -50,6 +52,43 @@ def test_plain_import_is_light():
         print("numba" in sys.modules, octsod.__version__)
     """)
     assert out.startswith("False ")
+
+
+def test_training_on_the_reference_backend_loads_no_compiler():
+    python("""
+        import sys
+        import numpy as np
+        import octsod
+        with octsod.use_backend("reference"):
+            import octsod.training
+            samples = [octsod.data.Sample("a", np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8))] * 2
+            trainer = octsod.training.Trainer(octsod.csnet(0.2))
+            for batch in octsod.data.Loader(samples, 2, 32):
+                trainer.step(*batch)
+            assert trainer.steps == 1
+            assert octsod.get_num_threads() > 0
+        loaded = [name for name in ("numba", "llvmlite") if name in sys.modules]
+        assert not loaded, loaded
+    """)
+
+
+def test_no_name_of_a_package_hides_one_of_its_modules():
+    """A package that hands on a function named as its module is would make `package.module` mean either."""
+    for folder, package in ((ROOT / "octsod", "octsod"), (ROOT / "kernels", "octsod.kernels")):
+        for file in sorted(folder.rglob("__init__.py")):
+            if package == "octsod" and "kernels" in file.relative_to(folder).parts:
+                continue  # beside octsod/ in a checkout, but in it where it is installed
+            name = ".".join((package, *file.parent.relative_to(folder).parts))
+            found = importlib.import_module(name)
+            for module in [*file.parent.glob("*.py"), *(path.parent for path in file.parent.glob("*/__init__.py"))]:
+                if module.stem.startswith("__"):
+                    continue
+                importlib.import_module(f"{name}.{module.stem}")
+                assert isinstance(getattr(found, module.stem), types.ModuleType), f"{name}.{module.stem}"
+
+
+def test_types_are_told():
+    assert (ROOT / "octsod" / "py.typed").is_file()
 
 
 USE_A_KERNEL = """

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from octsod.pictures.overlays import ACCENT, DIMMED, cutout, object_box, overlay
+from octsod.pictures import cutout, object_box, overlay
+from octsod.pictures.overlays import ACCENT, DIMMED
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from PIL import Image
 import octsod
 from octsod.cli import main
 from octsod.data.images import read_image
-from octsod.pictures.overlays import cutout, object_box, overlay
+from octsod.pictures import cutout, object_box, overlay
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from test_data import write_pairs
 
 import octsod
 from octsod import nn, prune, training
-from octsod.inference.frozen import freeze, logits
+from octsod.inference import freeze, logits
 from octsod.models import Configuration, CSNet
 from octsod.prune import channels
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from octsod.pictures.contact_sheets import GAP, LINE, contact_sheet
+from octsod.pictures import contact_sheet
+from octsod.pictures.contact_sheets import GAP, LINE
 
 
 def plain(colour, height=10, width=10):

@@ -1,5 +1,5 @@
 """The floating-point mode: subnormal numbers are flushed in each thread of a kernel, and nowhere else. That no kernel
-makes any is tested for the whole table in test_kernels.py."""
+makes any is tested for the whole table by kernel_contract.py."""
 
 import concurrent.futures
 import os

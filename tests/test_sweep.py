@@ -11,7 +11,6 @@ from test_data import write_pairs
 
 import octsod
 from octsod import prune, training
-from octsod.cli import sweep as command
 from octsod.data import FolderDataset
 from octsod.studies import figures
 from octsod.training import runs
@@ -87,7 +86,7 @@ def test_the_figure_shows_the_points(straight):
 def test_what_is_done_is_not_done_again(straight, options, monkeypatch):
     folder, _ = straight
     contents = (folder / "results.json").read_bytes()
-    monkeypatch.setattr(command, "conduct", None)
+    monkeypatch.setattr(training.Session, "conduct", None)
     again = sweep(folder, options, "--json")
     assert again.exit_code == 0 and "2 of 2 points are done already" in again.stderr, again.output
     assert json.loads(again.stdout) == json.loads(contents)

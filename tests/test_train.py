@@ -22,9 +22,8 @@ from test_data import write_pairs
 
 import octsod
 from octsod import nn
-from octsod.cli import train as command
 from octsod.cli.progress import Progress, compilation, duration
-from octsod.training import runs
+from octsod.training import runs, session, settings
 
 SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
 
@@ -66,7 +65,7 @@ def test_defaults(data):
              "decay_strength": 3.0}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
     del paper["epochs"], paper["decay_strength"]
-    drawn = {**paper, **command.EMBEDDED, "steps": command.EMBEDDED_STEPS, "threads": 3, "lr": 0.25}
+    drawn = {**paper, **settings.EMBEDDED, "threads": 3, "lr": 0.25}
     assert settings_of("--threads", 3, "--lr", 0.25) == drawn
 
 
@@ -252,7 +251,7 @@ def test_init(tmp_path, data, finished):
 
 def test_embedded_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "EMBEDDED_PICTURES", 6)
+    monkeypatch.setattr(session, "EMBEDDED_PICTURES", 6)
     result = run("train", *SMALL, "--steps", 1)
     assert result.exit_code == 0, result.output
     assert "5 drawn pictures to train on, 1 held out" in result.stderr

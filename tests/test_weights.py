@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 from commands import refused
-from test_pickles import Writer
+from pickle_writer import Writer
 
 import octsod
 from octsod.errors import FileError

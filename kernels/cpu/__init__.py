@@ -2,12 +2,13 @@
 
 The table that ops call, in the order of a layer: convolution.py launches the convolutions, which dense.py and octave.py
 put together as programs (programs.py) of small steps (steps.py, scales.py, products.py) and depthwise.py runs plane by
-plane; chain.py takes one channel through several depthwise layers; network.py takes pictures through the
-whole network, for inference (plan.py, inference_steps.py, barrier.py); normalization.py, resampling.py and
-elementwise.py hold the rest. bodies.py is what their loops share, simd.py and vector.py reach the machine's registers,
-compile.py and parallel.py its compiler and its cores.
+plane; chain.py takes one channel through several depthwise layers; network.py takes pictures through the whole network,
+for inference (plan.py, inference_steps.py, barrier.py); normalization.py, resampling.py, elementwise.py and
+optimization.py hold the rest. What is as fast in plain NumPy comes from the reference. bodies.py is what their loops
+share, simd.py and vector.py reach the machine's registers, compile.py and parallel.py its compiler and its cores.
 """
 
+from ..reference.arrays import copy, fill, gather
 from .chain import depthwise_chain, depthwise_chain_backward
 from .convolution import (
     conv2d,
@@ -20,7 +21,6 @@ from .convolution import (
     octave_conv2d_backward,
 )
 from .elementwise import (
-    adam,
     add,
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward,
@@ -41,7 +41,10 @@ from .normalization import (
     channel_moments,
     differentiate,
     gradient_sums,
+    prelu_backward,
+    prelu_coefficients,
 )
+from .optimization import adam, count_step, decay_scales, record_step, restore_if_halted
 from .resampling import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -66,7 +69,10 @@ __all__ = [
     "channel_moments",
     "conv2d",
     "conv2d_backward",
+    "copy",
+    "count_step",
     "csnet",
+    "decay_scales",
     "depthwise_chain",
     "depthwise_chain_backward",
     "depthwise_conv2d",
@@ -75,6 +81,8 @@ __all__ = [
     "dilated_conv2d",
     "dilated_conv2d_backward",
     "divide",
+    "fill",
+    "gather",
     "gradient_sums",
     "max_pool2d",
     "max_pool2d_backward",
@@ -82,7 +90,11 @@ __all__ = [
     "octave_conv2d",
     "octave_conv2d_backward",
     "power",
+    "prelu_backward",
+    "prelu_coefficients",
+    "record_step",
     "resize_picture",
+    "restore_if_halted",
     "sigmoid",
     "sigmoid_backward",
     "subtract",

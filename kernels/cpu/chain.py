@@ -10,7 +10,7 @@ from octsod.backend.memory import empty
 
 from . import depthwise, parallel
 from .compile import kernel
-from .normalization import batch_norm_backward_of, batch_norm_coefficients_of, batch_statistics_of
+from .normalization import batch_norm_backward_of, batch_norm_coefficients_of, batch_statistics_of, coefficients_of
 from .parallel import flat
 from .steps import gradient_sums_of_channel
 
@@ -49,24 +49,37 @@ def _forward(
             )
 
 
-def depthwise_chain(x, weight, norm, averages, raw, coefficients, statistics, sums, training, momentum, eps):
-    """raw (L, N, C, H, W): the convolution outputs of L layers; coefficients (L, 4, C): what makes each the deferred
-    map that the next layer reads, the first one reading x.
-
-    weight (L, C, k, k), k odd, padded to keep the size; norm (L, 3, C): weight, bias, slope; averages (L, 2, C) in
-    float64: running mean and variance, updated in training, else used; statistics (L, 2, C) in float64: the mean and
-    variance that were used; sums (L, N, C) in float64: of the activation that each layer reads, over the pixels.
-    """
-    layers, images, channels, height, width = raw.shape
-    size = weight.shape[2]
-    origin, depth, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
+def depthwise_chain(
+    x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
+):
+    """The convolution outputs `raw` (L, N, C, H, W) of L layers and their coefficients (L, 4, C): see the contract."""
+    depth, images, channels, height, width = raw.shape
+    weight, norm = _packed(layers, weight_scale)
+    averages = np.array(running, np.float64)
+    size = layers[0][0].shape[2]
+    origin, rows, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
     slots = parallel.parts(channels)
+    sums = empty((depth, images * channels), "float64")
     parallel.run(
-        _forward, channels, flat(x.raw), x.coefficients.reshape(-1), weight.reshape(layers, -1), norm, averages,
-        raw.reshape(layers, -1), coefficients.reshape(layers, -1), statistics, sums.reshape(layers, -1),
-        np.empty((images, 3, channels)), training, momentum, eps, channels, height, width, size, origin, depth, pitch,
+        _forward, channels, flat(x.raw), coefficients_of(x).reshape(-1), weight, norm, averages,
+        raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics, sums,
+        np.empty((images, 3, channels)), training, momentum, eps, channels, height, width, size, origin, rows, pitch,
         empty(slots * scratch, raw.dtype), scratch, slots=slots,
     )  # fmt: skip
+    if training:
+        averages[np.abs(averages) < np.finfo(raw.dtype).tiny] = 0  # as kernels would: see parallel.run
+        for arrays, values in zip(running, averages, strict=True):
+            for array, value in zip(arrays, values, strict=True):
+                array[...] = value
+    for target, values in zip(activation_sums, sums, strict=True):
+        if target is not None:
+            target[...] = values.reshape(target.shape)
+
+
+def _packed(layers, weight_scale):
+    """All layers' scaled weights (L, C*k*k) and norms (L, 3, C)."""
+    weights = np.stack([weight.reshape(-1) for weight, *_ in layers])
+    return weights * weights.dtype.type(weight_scale), np.stack([norm for _, *norm in layers])
 
 
 @kernel
@@ -118,28 +131,30 @@ def _backward(
 
 
 def depthwise_chain_backward(
-    grad, x, weight, norm, raw, coefficients, statistics, training, eps, between, grad_x, grad_weight, grad_norm
+    grad, x, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_x, grad_layers
 ):
-    """Gradients of depthwise_chain with respect to x, weight (L, C, k, k) and norm (L, 3, C).
-
-    grad: a Slot, the gradient of the last layer's activation, with its sums or without; grad_x: a Slot or None.
-    between (N, C, H, W): an array for the gradients of the activations between layers, which may be grad's, or grad_x's
-    if that is not to be added to.
-    """
-    layers, images, channels, height, width = raw.shape
-    size = weight.shape[2]
-    origin, depth, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
+    """Gradients of depthwise_chain with respect to x and to what `layers` holds: see the contract."""
+    depth, images, channels, height, width = raw.shape
+    weight, norm = _packed(layers, weight_scale)
+    grad_weight, grad_norm = np.empty_like(weight), np.empty_like(norm)
+    size = layers[0][0].shape[2]
+    origin, rows, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
     slots = parallel.parts(channels)
-    given = grad.sums is not None
+    given = grad.gradient_sums is not None
     # Sums of the gradients between layers land in an array of our own: the caller's stays as it is.
-    sums = grad.sums.copy() if given else np.zeros((images, 3, channels))
+    sums = grad.gradient_sums.copy() if given else np.zeros((images, 3, channels))
     target = empty(x.shape, x.dtype) if grad_x is None else grad_x.array
-    gx_sums = None if grad_x is None else grad_x.sums
+    gx_sums = None if grad_x is None else grad_x.gradient_sums
     parallel.run(
-        _backward, channels, flat(grad.array), given, flat(x.raw), x.coefficients.reshape(-1),
-        weight.reshape(layers, -1), norm, raw.reshape(layers, -1), coefficients.reshape(layers, -1), statistics,
+        _backward, channels, flat(grad.array), given, flat(x.raw), coefficients_of(x).reshape(-1),
+        weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics,
         between.reshape(-1), target.reshape(-1), np.empty(0) if gx_sums is None else gx_sums.reshape(-1),
-        gx_sums is not None, grad_x is not None and grad_x.accumulate, grad_weight.reshape(layers, -1), grad_norm,
+        gx_sums is not None, grad_x is not None and grad_x.accumulate, grad_weight, grad_norm,
         sums, np.empty((images, channels * size * size), raw.dtype), np.empty(6 * channels, raw.dtype), training, eps,
-        channels, height, width, size, origin, depth, pitch, empty(slots * scratch, raw.dtype), scratch, slots=slots,
+        channels, height, width, size, origin, rows, pitch, empty(slots * scratch, raw.dtype), scratch, slots=slots,
     )  # fmt: skip
+    grad_weight *= weight.dtype.type(weight_scale)
+    for (target, *targets), w, n in zip(grad_layers, grad_weight, grad_norm, strict=True):
+        target[...] = w.reshape(target.shape)
+        for part, values in zip(targets, n, strict=True):
+            part[...] = values

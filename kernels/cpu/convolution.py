@@ -1,7 +1,7 @@
 """Launches the convolution kernels: from maps and weights to programs, scratch and threads.
 
-x is a `Deferred` map, grad a `DeferredGradient`; grad_x is a `Slot` or None, grad_weight and grad_bias are arrays to
-write or None. Where `moments` (N, 3, O) is given, the output's channel moments are written there.
+x is a `Deferred` map, grad a `DeferredGradient`; grad_x is a `GradientTarget` or None, grad_weight and grad_bias are
+arrays to write or None. Where `moments` (N, 3, O) is given, the output's channel moments are written there.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from octsod.backend.memory import empty
 
 from . import dense, depthwise, octave, parallel
-from .normalization import gradient_sums
+from .normalization import coefficients_of, gradient_sums
 from .parallel import flat
 
 
@@ -25,21 +25,35 @@ def conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_wei
     _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias)
 
 
-def dilated_conv2d(x, weight, groups, out, moments=None):
-    """Parallel dilated convolutions, concatenated: output channels first..end of weight (O, C, k, k) are dilated by d,
-    for each (first, end, d) of `groups`, and padded to keep the size."""
-    _dense_forward(_shape(x, weight, _padded(weight, groups), 1, False), x, weight, None, out, moments)
+def dilated_conv2d(x, weights, dilations, out, moments=None):
+    """Parallel dilated convolutions, concatenated: those of weights[i] (O_i, C, k, k), dilated by dilations[i] and
+    padded to keep the size, one after the other."""
+    weight, groups = _joined(weights, dilations)
+    _dense_forward(_shape(x, weight, groups, 1, False), x, weight, None, out, moments)
 
 
-def dilated_conv2d_backward(grad, x, weight, groups, grad_x, grad_weight):
-    """Gradients of dilated_conv2d with respect to x and weight."""
-    shape = _shape(x, weight, _padded(weight, groups), 1, False)
-    _dense_backward(shape, grad, x, weight, grad_x, grad_weight, None)
+def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
+    """Gradients of dilated_conv2d with respect to x and to each of the weights, None for one that is not wanted."""
+    weight, groups = _joined(weights, dilations)
+    wanted = any(g is not None for g in grad_weights)
+    grad_weight = empty(weight.shape, weight.dtype) if wanted else None
+    _dense_backward(_shape(x, weight, groups, 1, False), grad, x, weight, grad_x, grad_weight, None)
+    first = 0
+    for part, target in zip(weights, grad_weights, strict=True):
+        if target is not None:
+            target[...] = grad_weight[first : first + len(part)]
+        first += len(part)
 
 
-def _padded(weight, groups):
-    reach = weight.shape[2] // 2
-    return tuple((first, end, d, d * reach) for first, end, d in groups if end > first)
+def _joined(weights, dilations):
+    """The weights one after the other, and for each that is not empty its (first, end, dilation, padding)."""
+    ends = np.cumsum([len(weight) for weight in weights]).tolist()
+    groups = tuple(
+        (end - len(weight), end, d, d * (weight.shape[2] // 2))
+        for weight, end, d in zip(weights, ends, dilations, strict=True)
+        if len(weight)
+    )
+    return np.concatenate(weights), groups
 
 
 def _shape(x, weight, groups, stride, bias):
@@ -52,12 +66,12 @@ def _shape(x, weight, groups, stride, bias):
 def _dense_forward(shape, x, weight, bias, out, moments):
     if out.size == 0:
         return
-    sums = x.claim_sums()
+    sums = x.claim_activation_sums()
     if moments is not None:
         moments[...] = 0
     program = dense.forward(shape, moments is not None, sums is not None)
     tensors = {
-        "like": out, "x": flat(x.raw), "coef": x.coefficients, "out": out, "moments": moments, "sums": sums,
+        "like": out, "x": flat(x.raw), "coef": coefficients_of(x), "out": out, "moments": moments, "sums": sums,
     }  # fmt: skip
     program.execute(x.shape[0], tensors, weight, bias)
 
@@ -72,14 +86,14 @@ def _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias):
         return
     program = dense.backward(
         shape, grad_x is not None, grad_weight is not None or grad_bias is not None,
-        grad_x is not None and grad_x.accumulate, grad_x is not None and grad_x.sums is not None,
+        grad_x is not None and grad_x.accumulate, grad_x is not None and grad_x.gradient_sums is not None,
     )  # fmt: skip
     tensors = {
-        "like": weight, "x": flat(x.raw), "coef": x.coefficients, "g": flat(grad.g), "z": flat(grad.raw),
-        "dcoef": grad.coefficients,
+        "like": weight, "x": flat(x.raw), "coef": coefficients_of(x), "g": flat(grad.g), "z": flat(grad.raw),
+        "dcoef": coefficients_of(grad),
     }  # fmt: skip
     if grad_x is not None:
-        tensors.update(gx=grad_x.array, sums=_zeroed(grad_x.sums))
+        tensors.update(gx=grad_x.array, sums=_zeroed(grad_x.gradient_sums))
     partials = program.execute(x.shape[0], tensors, weight)
     taps_of = shape.geometry.taps
     for k, partial in partials.items():
@@ -103,12 +117,12 @@ def octave_conv2d(inputs, weight, outputs, stride, moments=None):
     shape, batch = _octave_shape(inputs, weight, outputs, stride)
     if not batch or not sum(shape.outs):
         return
-    sums = [x.claim_sums() if x is not None else None for x in inputs]
+    sums = [x.claim_activation_sums() if x is not None else None for x in inputs]
     program = octave.forward(shape, tuple(m is not None for m in moments), tuple(s is not None for s in sums))
     tensors = {"like": weight}
     for i, x in enumerate(inputs):
         if x is not None:
-            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": x.coefficients, f"sums{i}": sums[i]})
+            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": coefficients_of(x), f"sums{i}": sums[i]})
     for j, out in enumerate(outputs):
         tensors.update({f"out{j}": out, f"moments{j}": _zeroed(moments[j])})
     program.execute(batch, tensors, weight)
@@ -126,17 +140,17 @@ def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weig
     program = octave.backward(
         shape, grad_weight is not None, tuple(s is not None for s in grad_inputs),
         tuple(s is not None and s.accumulate for s in grad_inputs),
-        tuple(s is not None and s.sums is not None for s in grad_inputs),
+        tuple(s is not None and s.gradient_sums is not None for s in grad_inputs),
     )  # fmt: skip
     tensors = {"like": weight}
     for i, (x, slot) in enumerate(zip(inputs, grad_inputs, strict=True)):
         if x is not None:
-            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": x.coefficients})
+            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": coefficients_of(x)})
         if slot is not None:
-            tensors.update({f"gx{i}": slot.array, f"sums{i}": _zeroed(slot.sums)})
+            tensors.update({f"gx{i}": slot.array, f"sums{i}": _zeroed(slot.gradient_sums)})
     for j, grad in enumerate(grads):
         if grad is not None:
-            tensors.update({f"g{j}": flat(grad.g), f"z{j}": flat(grad.raw), f"dcoef{j}": grad.coefficients})
+            tensors.update({f"g{j}": flat(grad.g), f"z{j}": flat(grad.raw), f"dcoef{j}": coefficients_of(grad)})
     partials = program.execute(batch, tensors, weight)
     size = weight.shape[2] * weight.shape[3]
     for (kind, level), partial in partials.items():
@@ -170,11 +184,11 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
         return
     kh, kw = weight.shape[2:]
     origin, depth, pitch, size = depthwise.layout(out.itemsize, width, out_width, (kh, kw), stride, padding, dilation)
-    sums = x.claim_sums()
+    sums = x.claim_activation_sums()
     planes = batch * channels
     slots = parallel.parts(planes)
     parallel.run(
-        depthwise.forward, planes, flat(x.raw), x.coefficients.reshape(-1), flat(weight), out.reshape(-1),
+        depthwise.forward, planes, flat(x.raw), coefficients_of(x).reshape(-1), flat(weight), out.reshape(-1),
         np.empty(0) if moments is None else moments.reshape(-1),
         (np.empty(planes) if sums is None else sums).reshape(-1), moments is not None, channels, height, width,
         out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch, empty(slots * size, out.dtype),
@@ -199,10 +213,10 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
     slots = parallel.parts(planes)
     target = empty(x.shape, x.dtype) if grad_x is None else grad_x.array
     partials = empty((batch, channels * kh * kw), x.dtype)
-    sums = None if grad_x is None else grad_x.sums
+    sums = None if grad_x is None else grad_x.gradient_sums
     parallel.run(
-        depthwise.backward, planes, flat(grad.g), flat(grad.raw), grad.coefficients.reshape(-1), flat(x.raw),
-        x.coefficients.reshape(-1), flat(weight), target.reshape(-1), partials.reshape(-1),
+        depthwise.backward, planes, flat(grad.g), flat(grad.raw), coefficients_of(grad).reshape(-1), flat(x.raw),
+        coefficients_of(x).reshape(-1), flat(weight), target.reshape(-1), partials.reshape(-1),
         np.empty(0) if sums is None else sums.reshape(-1), sums is not None, grad_x is not None and grad_x.accumulate,
         channels, height, width, out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch,
         empty(slots * size, x.dtype), size, 1, slots=slots,
@@ -222,5 +236,5 @@ def _nothing(slot, x):
     if slot is not None:
         if not slot.accumulate:
             slot.array[...] = 0
-        if slot.sums is not None:
-            gradient_sums(slot.array, x, slot.sums)
+        if slot.gradient_sums is not None:
+            gradient_sums(slot.array, x, slot.gradient_sums)

@@ -134,22 +134,3 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
         _binary_cross_entropy_backward, tasks, flat(logits), flat(target), scale, grad_logits.reshape(-1),
         logits.size,
     )  # fmt: skip
-
-
-@kernel
-def _adam(slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
-    for i in range(start * GRAIN, min(stop * GRAIN, parameter.size)):
-        g = grad[i] + decay * parameter[i]
-        m = beta1 * first[i] + (1 - beta1) * g
-        v = beta2 * second[i] + (1 - beta2) * g * g
-        first[i] = m
-        second[i] = v
-        parameter[i] -= lr * (m / correction1) / (math.sqrt(v / correction2) + eps)
-
-
-def adam(parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
-    """One step of Adam with coupled L2, in place; `first`, `second` are the moments, of the parameter's shape."""
-    parallel.run(
-        _adam, -(-parameter.size // GRAIN), parameter.reshape(-1), flat(grad), first.reshape(-1), second.reshape(-1),
-        lr, beta1, beta2, eps, decay, correction1, correction2,
-    )  # fmt: skip

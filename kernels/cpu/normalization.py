@@ -3,16 +3,34 @@
 The maps are (N, C, H, W); per-image partial sums are float64 and are combined in a fixed order.
 """
 
+import functools
 import math
 
 import numpy as np
 
+from octsod.backend.deferred import DeferredGradient
+
+from ..reference.normalization import IDENTITY, IDENTITY_GRADIENT, prelu_backward, prelu_coefficients
 from . import parallel
 from .compile import kernel
 from .parallel import flat
 from .steps import activate as _activate
 from .steps import differentiate as _differentiate
 from .steps import gradient_sums_of, moments_of
+
+__all__ = ["prelu_backward", "prelu_coefficients"]  # per-channel work, and as fast in plain NumPy
+
+
+@functools.lru_cache(maxsize=256)
+def _repeated(channels, dtype, gradient):
+    return np.repeat(IDENTITY_GRADIENT if gradient else IDENTITY, channels, axis=1).astype(dtype)
+
+
+def coefficients_of(x):
+    """Those of a `Deferred` map or `DeferredGradient`; where there are none, such as change nothing."""
+    if x.coefficients is not None:
+        return x.coefficients
+    return _repeated(x.shape[1], x.dtype, isinstance(x, DeferredGradient))
 
 
 @kernel
@@ -27,10 +45,11 @@ def activate(x, out):
     images, channels = x.shape[:2]
     pixels = math.prod(x.shape[2:])
     if out.size:
-        sums = x.claim_sums()
+        sums = x.claim_activation_sums()
         sums = np.zeros((images, channels)) if sums is None else sums
         parallel.run(
-            _activate_planes, images, flat(x.raw), x.coefficients.reshape(-1), channels, pixels, out.reshape(-1), sums
+            _activate_planes, images, flat(x.raw), coefficients_of(x).reshape(-1), channels, pixels, out.reshape(-1),
+            sums,
         )
 
 
@@ -49,7 +68,7 @@ def differentiate(grad, out):
     images, channels = grad.shape[:2]
     if out.size:
         parallel.run(
-            _differentiate_planes, images, flat(grad.g), flat(grad.raw), grad.coefficients.reshape(-1), channels,
+            _differentiate_planes, images, flat(grad.g), flat(grad.raw), coefficients_of(grad).reshape(-1), channels,
             math.prod(grad.shape[2:]), out.reshape(-1),
         )  # fmt: skip
 
@@ -85,7 +104,7 @@ def gradient_sums(g, x, sums):
     sums[...] = 0
     if g.size:
         parallel.run(
-            _sums_planes, images, flat(g), flat(x.raw), x.coefficients.reshape(-1), channels, height, width,
+            _sums_planes, images, flat(g), flat(x.raw), coefficients_of(x).reshape(-1), channels, height, width,
             sums.reshape(images, 3 * channels),
         )  # fmt: skip
 
@@ -141,6 +160,7 @@ def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bia
 
 def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
     """out (4, C): scale, shift, slope, mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`."""
+    mean, variance = (np.asarray(a, np.float64) for a in (mean, variance))
     parallel.run(
         _batch_norm_coefficients, mean.size, mean, variance, eps, weight, bias, slope, out.reshape(-1), slots=1
     )
@@ -196,6 +216,7 @@ def batch_norm_backward(
     grad_bias = sum e, grad_weight = D * sum e*(x - mean), grad_slope = sum of g*u where u <= 0, and in training
     dx = weight*D * (e - grad_bias/M - (x - mean)*D * grad_weight/M).
     """
+    mean, variance = (np.asarray(a, np.float64) for a in (mean, variance))
     parallel.run(
         _batch_norm_backward, mean.size, sums, count, training, mean, variance, eps, weight, bias, slope,
         out.reshape(-1), grad_weight, grad_bias, grad_slope, slots=1,

@@ -11,6 +11,8 @@ import threading
 
 import numpy as np
 
+from octsod.threads import get_num_threads
+
 from .compile import kernel
 from .simd import flush_subnormals, restore_subnormals
 
@@ -25,30 +27,8 @@ def _restore(word):
     restore_subnormals(word)
 
 
-def _default_threads() -> int:
-    for name in ("OCTSOD_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 0:
-            return int(value)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_threads = _default_threads()
 _inboxes = []  # one queue per worker thread
 _lock = threading.Lock()
-
-
-def get_num_threads() -> int:
-    """The number of threads that kernels use."""
-    return _threads
-
-
-def set_num_threads(count: int) -> None:
-    """Use `count` threads from now on. Results do not depend on it."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"set_num_threads: `count` (={count!r}) must be a positive integer.")
-    global _threads
-    _threads = count
 
 
 def _serve(inbox):
@@ -87,7 +67,7 @@ if hasattr(os, "register_at_fork"):
 
 def parts(tasks: int) -> int:
     """How many threads share `tasks` tasks: the number of slots of per-thread scratch that a kernel needs."""
-    return max(1, min(_threads, tasks))
+    return max(1, min(get_num_threads(), tasks))
 
 
 def _shares(tasks, count):
@@ -114,7 +94,7 @@ def run(function, tasks, *arguments, slots=None):
 
     Subnormal numbers are flushed to zero meanwhile, in the caller's thread too, whose mode is put back afterwards.
     """
-    count = min(slots or _threads, parts(tasks))
+    count = min(slots or get_num_threads(), parts(tasks))
     word = _flush()
     try:
         if count == 1:

@@ -4,6 +4,7 @@ The same table as every other backend, so that any kernel, and the whole model, 
 (`octsod.use_backend("reference")`). All arithmetic is in float64; results are rounded once, when they are written.
 """
 
+from .arrays import copy, fill, gather
 from .convolution import (
     conv2d,
     conv2d_backward,
@@ -17,7 +18,6 @@ from .convolution import (
     octave_conv2d_backward,
 )
 from .elementwise import (
-    adam,
     add,
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward,
@@ -38,7 +38,10 @@ from .normalization import (
     channel_moments,
     differentiate,
     gradient_sums,
+    prelu_backward,
+    prelu_coefficients,
 )
+from .optimization import adam, count_step, decay_scales, record_step, restore_if_halted
 from .resampling import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -63,7 +66,10 @@ __all__ = [
     "channel_moments",
     "conv2d",
     "conv2d_backward",
+    "copy",
+    "count_step",
     "csnet",
+    "decay_scales",
     "depthwise_chain",
     "depthwise_chain_backward",
     "depthwise_conv2d",
@@ -72,6 +78,8 @@ __all__ = [
     "dilated_conv2d",
     "dilated_conv2d_backward",
     "divide",
+    "fill",
+    "gather",
     "gradient_sums",
     "max_pool2d",
     "max_pool2d_backward",
@@ -79,7 +87,11 @@ __all__ = [
     "octave_conv2d",
     "octave_conv2d_backward",
     "power",
+    "prelu_backward",
+    "prelu_coefficients",
+    "record_step",
     "resize_picture",
+    "restore_if_halted",
     "sigmoid",
     "sigmoid_backward",
     "subtract",

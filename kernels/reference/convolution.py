@@ -1,14 +1,14 @@
 """Convolutions: dense, depthwise, parallel dilated, and octave.
 
-x is a `Deferred` map, grad a `DeferredGradient`; grad_x is a `Slot` or None, grad_weight and grad_bias are arrays to
-write or None. Where `moments` (N, 3, O) is given, the output's channel moments are written there.
+x is a `Deferred` map, grad a `DeferredGradient`; grad_x is a `GradientTarget` or None, grad_weight and grad_bias are
+arrays to write or None. Where `moments` (N, 3, O) is given, the output's channel moments are written there.
 """
 
 import dataclasses
 
 import numpy as np
 
-from octsod.backend.deferred import Deferred, DeferredGradient, Slot
+from octsod.backend.deferred import Deferred, DeferredGradient, GradientTarget
 
 from .normalization import (
     activation,
@@ -110,52 +110,60 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
     _backward(DepthwiseConvolution(stride, padding, dilation), grad, x, weight, grad_x, grad_weight)
 
 
-def depthwise_chain(x, weight, norm, averages, raw, coefficients, statistics, sums, training, momentum, eps):
+def depthwise_chain(
+    x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
+):
     """raw (L, N, C, H, W): the convolution outputs of L layers; coefficients (L, 4, C): what makes each the deferred
     map that the next layer reads, the first one reading x.
 
-    weight (L, C, k, k), k odd, padded to keep the size; norm (L, 3, C): weight, bias, slope; averages (L, 2, C) in
-    float64: running mean and variance, updated in training, else used; statistics (L, 2, C) in float64: the mean and
-    variance that were used; sums (L, N, C) in float64: of the activation that each layer reads, over the pixels.
+    layers: per layer the weight (C, 1, k, k), k odd, padded to keep the size and multiplied by weight_scale, and norm
+    weight, norm bias and slope (C,). running: per layer the running mean and variance (C,), updated in training, else
+    used. statistics (L, 2, C) float64: the mean and variance that were used. activation_sums: per layer an array (N, C)
+    float64 for the sums over the pixels of the activation that it reads, or None.
     """
     images, channels, height, width = x.shape
-    for layer in range(len(raw)):
-        sums[layer] = activation(x).sum(axis=(2, 3))
+    for layer, ((weight, *norm), averages) in enumerate(zip(layers, running, strict=True)):
+        if activation_sums[layer] is not None:
+            activation_sums[layer][...] = activation(x).sum(axis=(2, 3))
         moments = np.zeros((images, 3, channels))
-        depthwise_conv2d(x, weight[layer][:, None], raw[layer], 1, weight.shape[2] // 2, 1, moments)
+        scaled = weight * weight.dtype.type(weight_scale)
+        depthwise_conv2d(x, scaled, raw[layer], 1, weight.shape[2] // 2, 1, moments)
         if training:
-            batch_statistics(moments, height * width, momentum, *statistics[layer], *averages[layer])
+            batch_statistics(moments, height * width, momentum, *statistics[layer], *averages)
         else:
-            statistics[layer] = averages[layer]
-        batch_norm_coefficients(*statistics[layer], eps, *norm[layer], coefficients[layer])
+            statistics[layer] = averages
+        batch_norm_coefficients(*statistics[layer], eps, *norm, coefficients[layer])
         x = Deferred(raw[layer], coefficients[layer])
 
 
 def depthwise_chain_backward(
-    grad, x, weight, norm, raw, coefficients, statistics, training, eps, between, grad_x, grad_weight, grad_norm
+    grad, x, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_x, grad_layers
 ):
-    """Gradients of depthwise_chain with respect to x, weight (L, C, k, k) and norm (L, 3, C).
+    """Gradients of depthwise_chain with respect to x and to what `layers` holds: four arrays per layer in grad_layers.
 
-    grad: a Slot, the gradient of the last layer's activation, with its sums or without; grad_x: a Slot or None.
-    between (N, C, H, W): an array for the gradients of the activations between layers, which may be grad's, or grad_x's
-    if that is not to be added to.
+    grad: an `ActivationGradient`, that of the last layer's activation, with its sums or without; grad_x: a
+    `GradientTarget` or None. between (N, C, H, W): an array for the gradients of the activations between layers, which
+    may be grad's, or grad_x's if that is not to be added to.
     """
     images, channels, height, width = x.shape
     outputs = [Deferred(*pair) for pair in zip(raw, coefficients, strict=True)]
-    g, sums = grad.array, grad.sums
+    g, sums = grad.array, grad.gradient_sums
     for layer in reversed(range(len(raw))):
         if sums is None:
             sums = np.zeros((images, 3, channels))
             gradient_sums(g, outputs[layer], sums)
+        (weight, *norm), (grad_weight, *grad_norm) = layers[layer], grad_layers[layer]
         by = np.zeros((6, channels), raw.dtype)
         batch_norm_backward(
-            sums, images * height * width, training, *statistics[layer], eps, *norm[layer], by, *grad_norm[layer]
+            sums, images * height * width, training, *statistics[layer], eps, *norm, by, *grad_norm
         )
-        before, target = (outputs[layer - 1], Slot(between)) if layer else (x, grad_x)
+        before, target = (outputs[layer - 1], GradientTarget(between)) if layer else (x, grad_x)
+        factor = weight.dtype.type(weight_scale)
         depthwise_conv2d_backward(
-            DeferredGradient(g, raw[layer], by), before, weight[layer][:, None], 1, weight.shape[2] // 2, 1, target,
-            grad_weight[layer][:, None],
+            DeferredGradient(g, raw[layer], by), before, weight * factor, 1, weight.shape[2] // 2, 1, target,
+            grad_weight,
         )  # fmt: skip
+        grad_weight *= factor
         g, sums = between, None
 
 
@@ -172,26 +180,27 @@ def _same_size(weight, dilation=1):
     return Convolution(padding=dilation * (weight.shape[2] // 2), dilation=dilation)
 
 
-def dilated_conv2d(x, weight, groups, out, moments=None):
-    """Parallel dilated convolutions, concatenated: output channels first..end of weight (O, C, k, k) are dilated by d,
-    for each (first, end, d) of `groups`, and padded to keep the size."""
+def dilated_conv2d(x, weights, dilations, out, moments=None):
+    """Parallel dilated convolutions, concatenated: those of weights[i] (O_i, C, k, k), dilated by dilations[i] and
+    padded to keep the size, one after the other."""
     a = read(x)
-    parts = [
-        _same_size(weight, dilation).forward(a, weight[first:end], out.shape[2:]) for first, end, dilation in groups
-    ]
+    parts = [_same_size(w, d).forward(a, w, out.shape[2:]) for w, d in zip(weights, dilations, strict=True)]
     _write(out, np.concatenate(parts, axis=1), moments)
 
 
-def dilated_conv2d_backward(grad, x, weight, groups, grad_x, grad_weight):
-    """Gradients of dilated_conv2d with respect to x and weight."""
+def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
+    """Gradients of dilated_conv2d with respect to x and to each of the weights, None for one that is not wanted."""
     d, a = gradient(grad), activation(x)
-    total = np.zeros(x.shape)
-    for first, end, dilation in groups:
-        convolution, own, part = _same_size(weight, dilation), d[:, first:end], weight[first:end]
-        total += convolution.input_gradient(own, part, x.shape)
-        if grad_weight is not None:
-            grad_weight[first:end] = convolution.weight_gradient(own, a, part.shape)
-    write_gradient(grad_x, x, total)
+    total, first = np.zeros(x.shape), 0
+    for weight, dilation, target in zip(weights, dilations, grad_weights, strict=True):
+        part, convolution = d[:, first : first + len(weight)], _same_size(weight, dilation)
+        first += len(weight)
+        if target is not None:
+            target[...] = convolution.weight_gradient(part, a, weight.shape)
+        if grad_x is not None:
+            total += convolution.input_gradient(part, weight, x.shape)
+    if grad_x is not None:
+        write_gradient(grad_x, x, total)
 
 
 def _slices(branches):

@@ -1,4 +1,4 @@
-"""Plain arithmetic over arrays of one size, sigmoid, the loss, and Adam. `out` may be one of the inputs."""
+"""Plain arithmetic over arrays of one size, sigmoid, and the loss. `out` may be one of the inputs."""
 
 import numpy as np
 
@@ -84,17 +84,3 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
     grad, x, t = _double(grad, logits, target)
     with _quiet():
         grad_logits[...] = grad.item() * (_sigmoid(x) - t) / x.size
-
-
-def adam(parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
-    """One step of Adam with coupled L2, in place; `first`, `second` are the moments, of the parameter's shape.
-
-    correction1 and correction2 are 1 - beta**steps, for moments that began as zeros.
-    """
-    p, g, m, v = _double(parameter, grad, first, second)
-    g = g + decay * p
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * g**2
-    first[...] = m
-    second[...] = v
-    parameter[...] = p - lr * (m / correction1) / (np.sqrt(v / correction2) + eps)

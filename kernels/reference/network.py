@@ -41,10 +41,9 @@ def csnet(frozen, x, out):
         for a, groups in zip(maps, layer.groups, strict=True):
             outs.append(None)
             if groups:
-                ends = np.cumsum([0, *(len(weight) for _, weight in groups)])
-                bounds = [(ends[k], ends[k + 1], dilation) for k, (dilation, _) in enumerate(groups)]
-                outs[-1] = np.empty((len(x), ends[-1], *a.shape[2:]))
-                dilated_conv2d(a, np.concatenate([weight for _, weight in groups]), bounds, outs[-1])
+                dilations, weights = zip(*groups, strict=True)
+                outs[-1] = np.empty((len(x), sum(map(len, weights)), *a.shape[2:]))
+                dilated_conv2d(a, weights, dilations, outs[-1])
         return finished(outs, layer.finish)
 
     maps, fused = [Deferred(x.astype(np.float64))], []

@@ -5,10 +5,14 @@ x is a `Deferred` map unless said otherwise, grad a `DeferredGradient`; maps are
 
 import numpy as np
 
+# What coefficients are where there are none: of a map that is read as it is, and of a gradient that is.
+IDENTITY = np.array([1, 0, 1, 0])[:, None]
+IDENTITY_GRADIENT = np.array([0, 1, 1, 1, 0, 0])[:, None]
 
-def _rows(coefficients):
+
+def _rows(coefficients, identity=IDENTITY):
     """The rows of coefficients (K, C) in float64, each shaped (C, 1, 1) to go with a map."""
-    return coefficients.astype(np.float64)[:, :, None, None]
+    return (identity if coefficients is None else coefficients).astype(np.float64)[:, :, None, None]
 
 
 def normalised(x):
@@ -26,7 +30,7 @@ def activation(x):
 def read(x):
     """`activation` for a forward pass: its sums over the pixels are written down if somebody waits for them."""
     a = activation(x)
-    sums = x.claim_sums()
+    sums = x.claim_activation_sums()
     if sums is not None:
         sums[...] = a.sum(axis=(2, 3))
     return a
@@ -34,7 +38,7 @@ def read(x):
 
 def gradient(grad):
     """The gradient of a raw map that the deferred grad stands for, in float64."""
-    scale, shift, slope, k0, k1, k2 = _rows(grad.coefficients)
+    scale, shift, slope, k0, k1, k2 = _rows(grad.coefficients, IDENTITY_GRADIENT)
     e = np.where(grad.raw * scale + shift > 0, grad.g, slope * grad.g)
     return k0 * e + k1 * grad.raw + k2
 
@@ -44,8 +48,8 @@ def write_gradient(slot, x, g):
     if slot is None:
         return
     slot.array[...] = slot.array + g if slot.accumulate else g
-    if slot.sums is not None:
-        gradient_sums(slot.array, x, slot.sums)
+    if slot.gradient_sums is not None:
+        gradient_sums(slot.array, x, slot.gradient_sums)
 
 
 def activate(x, out):
@@ -131,3 +135,17 @@ def batch_norm_backward(
     per_x = -scale * deviation**2 * sum_e_about / count if training else np.zeros_like(scale)
     out[4] = per_x
     out[5] = -scale * sum_e / count - per_x * mean if training else 0
+
+
+def prelu_coefficients(slope, out):
+    """out (4, C): scale, shift, slope, mean of `prelu(x, slope)`."""
+    out[...] = IDENTITY
+    out[2] = slope
+
+
+def prelu_backward(sums, slope, out, grad_slope):
+    """From the gradient sums (N, 3, C) of prelu(x) to the gradient coefficients (6, C) of x, and to grad_slope (C,)."""
+    out[...] = np.array([1, 0, 0, 1, 0, 0])[:, None]
+    out[2] = slope
+    if grad_slope is not None:
+        grad_slope[...] = sums[:, 2].sum(axis=0)

@@ -10,11 +10,9 @@ import heapq
 import itertools
 import threading
 
-import numpy as np
-
-from .. import backend
-from ..backend.deferred import Deferred, DeferredGradient, Slot
-from ..backend.memory import empty
+from ..backend import common_device, device_of, empty, kernels, on
+from ..backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget
+from .tensor import Tensor
 
 
 class _Mode(threading.local):
@@ -68,20 +66,27 @@ class Context:
     def __init__(self, needs):
         self.needs = needs
         self.saved = ()
-        self._slot = None
+        self._buffers = None
 
     def save_for_backward(self, *values):
         """Keep arrays for `backward`, where `ctx.saved` holds them."""
         self.saved = values
 
-    def slot(self, index, over=None) -> Slot | None:
-        """In the backward of a `deferred` function: where to write the gradient of input `index`; return it from
+    def array(self, index):
+        """In `backward`: an array to write the gradient of input `index` to and return; None if that is not wanted.
+
+        A parameter's is its place in the flat buffer of gradients, so nothing has to be copied there.
+        """
+        return self._buffers.array(index) if self.needs[index] else None
+
+    def target(self, index, over=None) -> GradientTarget | None:
+        """In the backward of a `deferred` function: where to write the gradient of map `index`; return it from
         `backward`. None if that gradient is not wanted.
 
         over: the `DeferredGradient` of an output. If it is spent and has the input's shape, its g may be the array to
         write: for kernels that have read the pixels of g they need before they write.
         """
-        return self._slot(index, over) if self.needs[index] else None
+        return self._buffers.target(index, over) if self.needs[index] else None
 
 
 class Function:
@@ -91,8 +96,8 @@ class Function:
     an output was not used, if there are several) and returns a gradient per input array, or None.
 
     With `deferred = True` an op takes part in deferred normalisation, as our own do: forward also gets and may return
-    `Deferred` maps, backward also gets `DeferredGradient`s for raw outputs, a `Slot` for an output that was a
-    normalised `Deferred`, and may return what `ctx.slot(i)` gave it. Any other op has its inputs and gradients
+    `Deferred` maps, backward also gets `DeferredGradient`s for raw outputs, an `ActivationGradient` for an output that
+    was a normalised `Deferred`, and may return what `ctx.target(i)` gave it. Any other op has its inputs and gradients
     materialised.
     """
 
@@ -108,41 +113,52 @@ class Function:
 
     @classmethod
     def apply(cls, *tensors, **params):
-        """Run the op on tensors (None for an optional input that is not given); returns a tensor or a tuple of them."""
-        from .tensor import Tensor
+        """Run the op on tensors (None for an optional input that is not given); returns a tensor or a tuple of them.
 
+        All inputs must be on one device, which is the current one meanwhile (see backend/device.py).
+        """
         inputs = [t if t is None or isinstance(t, Tensor) else Tensor(t) for t in tensors]
         recording = _mode.enabled and any(t is not None and t.requires_grad for t in inputs)
         ctx = Context(tuple(recording and t is not None and t.requires_grad for t in inputs))
-        arrays = [None if t is None else t.data if cls.deferred else t.array() for t in inputs]
-        results = cls.forward(ctx, *arrays, **params)
+        arrays = [None if t is None else t._data if cls.deferred else t.array() for t in inputs]
+        device = common_device(cls.__name__, [a.raw if isinstance(a, Deferred) else a for a in arrays])
+        with on(device):
+            results = cls.forward(ctx, *arrays, **params)
         single = not isinstance(results, (tuple, list))
-        outputs = [Tensor._of(r) if r is not None else None for r in ((results,) if single else results)]
+        outputs = [_output(cls, r) for r in ((results,) if single else results)]
         if _mode.observer is not None:
             _mode.observer(cls, outputs)
         if recording:
-            node = Node(cls, ctx, inputs, outputs)
+            node = Node(cls, ctx, device, inputs, outputs)
             for index, output in enumerate(outputs):
                 if output is not None and output.dtype.kind == "f":
                     output.requires_grad, output.node, output.index = True, node, index
         return outputs[0] if single else tuple(outputs)
 
 
+def _output(function, result):
+    if result is None:
+        return None
+    if not isinstance(result, Deferred):
+        result = device_of(result).adopt(result, f"What `{function.__name__}.forward` returned")
+    return Tensor._of(result)
+
+
 class Node:
     """One application of a function, in the graph that backward walks."""
 
-    __slots__ = ("activation", "ctx", "edges", "freed", "function", "number", "outputs")
+    __slots__ = ("activation", "ctx", "device", "edges", "freed", "function", "number", "outputs")
 
-    def __init__(self, function, ctx, inputs, outputs):
+    def __init__(self, function, ctx, device, inputs, outputs):
         self.number = next(_numbers)
-        self.function, self.ctx = function, ctx
+        self.function, self.ctx, self.device = function, ctx, device
         # An edge is a leaf tensor, whose .grad is to be filled, or (node, output index).
         self.edges = [
             None if not need else (t if t.node is None else (t.node, t.index))
             for t, need in zip(inputs, ctx.needs, strict=True)
         ]
         self.outputs = [None if o is None else (o.shape, o.dtype) for o in outputs]
-        self.activation = [o is not None and isinstance(o.data, Deferred) and not o.data.is_raw for o in outputs]
+        self.activation = [o is not None and isinstance(o._data, Deferred) and not o._data.is_raw for o in outputs]
         self.freed = False
 
     @property
@@ -159,43 +175,50 @@ class Node:
 class _Pending:
     """The gradient of one output while its readers add their parts."""
 
-    __slots__ = ("expected", "owned", "sums", "value")
+    __slots__ = ("expected", "gradient_sums", "owned", "value")
 
     def __init__(self):
-        self.value, self.owned, self.sums, self.expected = None, False, None, 0
+        self.value, self.owned, self.gradient_sums, self.expected = None, False, None, 0
 
-    def add(self, value, kernels):
-        """Take a further part: an array, a DeferredGradient or a Slot."""
+    def add(self, value):
+        """Take a further part: an array, a DeferredGradient or a GradientTarget."""
         self.expected -= 1
         if value is None:
             return
-        if isinstance(value, Slot):
+        if isinstance(value, GradientTarget):
             if value.accumulate or self.value is None:
-                self.value, self.owned, self.sums = value.array, True, value.sums
+                self.value, self.owned, self.gradient_sums = value.array, True, value.gradient_sums
                 return
             value = value.array
-        self.sums = None
+        self.gradient_sums = None
         if self.value is None:
             self.value = value
             return
-        total = self.array(kernels)
-        if not self.owned:
-            total = _copy(total)
-            self.owned = True
+        total = self.writable()
         if isinstance(value, DeferredGradient):
-            value = value.value(kernels)
-        kernels.add(total, value, total)
-        self.value = total
+            value = value.value()
+        with on(device_of(total)):
+            kernels.add(total, value, total)
 
-    def array(self, kernels):
+    def array(self):
+        """The gradient so far as an array."""
         if isinstance(self.value, DeferredGradient):
-            self.value, self.owned = self.value.value(kernels), True
+            deferred = self.value.coefficients is not None
+            self.value, self.owned = self.value.value(), self.owned or deferred
+        return self.value
+
+    def writable(self):
+        """The gradient so far as an array that nobody else holds."""
+        array = self.array()
+        if not self.owned:
+            self.value, self.owned = _copy(array), True
         return self.value
 
 
 def _copy(array):
-    out = empty(array.shape, array.dtype)
-    out[...] = array
+    with on(device_of(array)):
+        out = empty(array.shape, array.dtype)
+        kernels.copy(array, out)
     return out
 
 
@@ -219,7 +242,7 @@ def _reachable(roots):
 
 
 def backward(tensor, gradient=None, retain_graph=False):
-    """Add the gradient of `tensor` with respect to every leaf that requires one to that leaf's `.grad`.
+    """Add the gradient of this tensor with respect to every leaf that requires one to that leaf's `.grad`.
 
     gradient: array of the tensor's shape; may be left out for a single element. The graph is freed on the way unless
     `retain_graph`.
@@ -229,67 +252,64 @@ def backward(tensor, gradient=None, retain_graph=False):
 
 def backward_all(tensors, gradients, retain_graph=False):
     """`backward` from several tensors at once: adds the gradient of `sum_i <tensors[i], gradients[i]>`."""
-    kernels = backend.kernels
     given = [(t, _checked_gradient(t, g)) for t, g in zip(tensors, gradients, strict=True)]
     roots = [((t.node, t.index), g) for t, g in given if t.node is not None]
     pending = _reachable({node for (node, _), _ in roots})
     for tensor, gradient in given:
         if tensor.node is None:
-            _accumulate_leaf(tensor, gradient, kernels)
+            _accumulate_leaf(tensor, gradient)
     for root, _ in roots:
         pending.setdefault(root, _Pending()).expected += 1
     for root, gradient in roots:
-        pending[root].add(gradient, kernels)
+        pending[root].add(gradient)
     queued = {node for (node, _), _ in roots}
     heap = list(queued)
     heapq.heapify(heap)
     while heap:
         node = heapq.heappop(heap)
-        grads = _gradients_of(node, pending, kernels)
+        grads = _gradients_of(node, pending)
         if any(g is not None for g in grads):
-            results = _run_backward(node, grads, pending, kernels)
+            with on(node.device):
+                results = _run_backward(node, grads, pending)
         else:
             results = [None] * len(node.edges)
         del grads
         for edge, result in zip(node.edges, results, strict=True):
             if isinstance(edge, tuple):
-                pending[edge].add(result, kernels)
+                pending[edge].add(result)
                 if edge[0] not in queued:
                     queued.add(edge[0])
                     heapq.heappush(heap, edge[0])
             elif edge is not None and result is not None:
-                _accumulate_leaf(edge, result, kernels)
+                _accumulate_leaf(edge, result)
         del results, result, edge
         if not retain_graph:
             node.free()
 
 
 def _checked_gradient(tensor, gradient):
-    """The gradient to start from as a contiguous array."""
+    """The gradient to start from as an array on the tensor's device."""
     if not tensor.requires_grad:
         raise RuntimeError("backward: this tensor does not require a gradient, nor does anything it was made from.")
+    device = tensor.device
     if gradient is None:
         if tensor.size != 1:
             raise ValueError(
                 f"backward: `gradient` is needed for a tensor of shape {tensor.shape}; only a single element has one."
             )
-        return np.ones(tensor.shape, tensor.dtype)
-    gradient = gradient.numpy() if _is_tensor(gradient) else np.asarray(gradient)
+        return device.full(tensor.shape, 1, tensor.dtype)
+    gradient = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
     if gradient.shape != tensor.shape or gradient.dtype != tensor.dtype:
         raise ValueError(
             f"backward: `gradient` is {gradient.dtype} {gradient.shape}; expected {tensor.dtype} {tensor.shape}, "
             "like the tensor."
         )
-    return np.ascontiguousarray(gradient).reshape(tensor.shape)
+    if gradient.device is not device:
+        raise ValueError(f"backward: `gradient` is on {gradient.device.name}; expected {device.name}, like the tensor.")
+    return gradient.array()
 
 
-def _is_tensor(value):
-    from .tensor import Tensor
-
-    return isinstance(value, Tensor)
-
-
-def _gradients_of(node, pending, kernels):
+def _gradients_of(node, pending):
     """What `node.function.backward` is given: the complete gradient of each output."""
     grads = []
     for index, activation in enumerate(node.activation):
@@ -297,43 +317,71 @@ def _gradients_of(node, pending, kernels):
         if part is None or part.value is None:
             grads.append(None)
         elif activation:
-            array = part.array(kernels)
-            grads.append(Slot(array, sums=part.sums, spent=part.owned) if node.function.deferred else array)
+            array = part.array()
+            deferred = node.function.deferred
+            grads.append(ActivationGradient(array, part.gradient_sums, part.owned) if deferred else array)
         elif node.function.deferred:
             grads.append(part.value)
         else:
-            grads.append(part.array(kernels))
+            grads.append(part.array())
     return grads
 
 
-def _run_backward(node, grads, pending, kernels):
-    def fresh(shape, dtype, over):
+class _Buffers:
+    """Where a node's backward writes its results: see `Context.array` and `Context.target`."""
+
+    def __init__(self, node, pending):
+        self._node, self._pending = node, pending
+        self._made = []  # arrays that only the node's backward holds
+
+    def array(self, index):
+        edge = self._node.edges[index]
+        if isinstance(edge, tuple):
+            shape, dtype = edge[0].outputs[edge[1]]
+        else:
+            shape, dtype = edge.shape, edge.dtype
+            if edge._grad is None and edge._home is not None and self._node.edges.count(edge) == 1:
+                return edge._home
+        array = empty(shape, dtype)
+        self._made.append(array)
+        return array
+
+    def claim(self, array):
+        """Whether `array` is one of those made here, which nobody has claimed."""
+        for k, made in enumerate(self._made):
+            if made is array:
+                del self._made[k]
+                return True
+        return False
+
+    def target(self, index, over):
+        edge, node = self._node.edges[index], self._node
+        if not isinstance(edge, tuple):
+            return GradientTarget(self._fresh(edge.shape, edge.dtype, over))
+        part = self._pending[edge]
+        shape, dtype = edge[0].outputs[edge[1]]
+        twice = node.edges.count(edge) > 1  # an op that reads a tensor twice writes two buffers
+        last = part.expected == 1 and edge[0].activation[edge[1]]
+        sums = empty((shape[0], 3, shape[1]), "float64") if last and not twice else None
+        if part.value is None or twice:
+            return GradientTarget(self._fresh(shape, dtype, over), gradient_sums=sums)
+        return GradientTarget(part.writable(), accumulate=True, gradient_sums=sums)
+
+    @staticmethod
+    def _fresh(shape, dtype, over):
         if over is not None and over.spent and over.g.shape == shape and over.g.dtype == dtype:
             over.spent = False
             return over.g
         return empty(shape, dtype)
 
-    def slot(index, over):
-        edge = node.edges[index]
-        if not isinstance(edge, tuple):
-            return Slot(fresh(edge.shape, edge.dtype, over))
-        part = pending[edge]
-        shape, dtype = edge[0].outputs[edge[1]]
-        last = part.expected == 1 and edge[0].activation[edge[1]]
-        sums = np.zeros((shape[0], 3, shape[1])) if last else None
-        if part.value is None or node.edges.count(edge) > 1:  # an op that reads a tensor twice writes two buffers
-            return Slot(fresh(shape, dtype, over), sums=None if node.edges.count(edge) > 1 else sums)
-        array = part.array(kernels)
-        if not part.owned:
-            array = part.value = _copy(array)
-            part.owned = True
-        return Slot(array, accumulate=True, sums=sums)
 
-    node.ctx._slot = slot
+def _run_backward(node, grads, pending):
+    """The gradient of each input, checked: an array, a DeferredGradient, a GradientTarget, or None."""
+    node.ctx._buffers = buffers = _Buffers(node, pending)
     try:
         results = node.function.backward(node.ctx, *grads)
     finally:
-        node.ctx._slot = None
+        node.ctx._buffers = None
     results = list(results) if isinstance(results, (tuple, list)) else [results]
     if len(results) != len(node.edges):
         raise ValueError(
@@ -345,9 +393,14 @@ def _run_backward(node, grads, pending, kernels):
             results[i] = None
         elif result is not None:
             shape, dtype = edge[0].outputs[edge[1]] if isinstance(edge, tuple) else (edge.shape, edge.dtype)
-            if _is_tensor(result):
-                result = results[i] = result.array()
-            got = result.array if isinstance(result, Slot) else result
+            if isinstance(result, Tensor):
+                result = result.array()
+            if not isinstance(result, (GradientTarget, DeferredGradient)):
+                result = device_of(result).adopt(result, f"What `{node.name}.backward` returned")
+                if buffers.claim(result):
+                    result = GradientTarget(result)
+            results[i] = result
+            got = result.array if isinstance(result, GradientTarget) else result
             if got.shape != shape or got.dtype != dtype:
                 raise ValueError(
                     f"{node.name}.backward returned a gradient of {got.dtype} {got.shape} for input {i}; "
@@ -356,14 +409,22 @@ def _run_backward(node, grads, pending, kernels):
     return results
 
 
-def _accumulate_leaf(leaf, value, kernels):
-    owned = isinstance(value, Slot)
+def _accumulate_leaf(leaf, value):
+    owned = isinstance(value, GradientTarget)
     value = value.array if owned else value
     if isinstance(value, DeferredGradient):
-        value, owned = value.value(kernels), True
-    if leaf.grad is None:
-        leaf.grad = value if owned else _copy(value)
+        owned = value.coefficients is not None
+        value = value.value()
+    if leaf._grad is not None:
+        with on(device_of(value)):
+            kernels.add(leaf._grad, value, leaf._grad)
+    elif leaf._home is None:
+        leaf._grad = value if owned else _copy(value)
     else:
-        kernels.add(leaf.grad, np.ascontiguousarray(value), leaf.grad)
+        if value is not leaf._home:
+            with on(device_of(value)):
+                kernels.copy(value, leaf._home)
+        leaf._grad = leaf._home
 
 
+Tensor.backward = backward

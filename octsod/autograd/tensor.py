@@ -1,94 +1,171 @@
-"""The tensor: an array, or a map whose normalisation is deferred, with its place in the graph."""
+"""The tensor: an array, or a map whose normalisation is deferred, with its place in the graph.
+
+A `Tensor` is state. What can be done with one is put on it by the modules above: `backward` by graph.py, arithmetic by
+ops/operators.py.
+"""
 
 import numpy as np
 
-from .. import autograd, ops
+from ..backend import default_device, device_of, get_device, is_array, on
 from ..backend.deferred import Deferred
-from ..backend.device import kernels
-from ..checks import require
 
 
 class Tensor:
     """An array of numbers that ops can differentiate through.
 
-    data: a NumPy array (dtype kept; float32 or float64 where gradients are wanted) or a `Deferred` map made by an op.
-    grad: the gradient as an array of the same shape and dtype, or None; `backward()` adds to it.
+    array: a NumPy array, or anything that `numpy.asarray` takes, which goes to the default device (dtype kept; float32
+    or float64 where gradients are wanted), or an array of a device, which stays there. Raises TypeError on anything
+    that is no array of numbers.
+
+    data: the array, or a `Deferred` map made by an op. grad: the gradient as an array of the same shape and dtype, or
+    None; `backward()` adds to it. Both can be set to arrays that fit, of which a copy is kept.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "index", "node", "requires_grad")
+    __slots__ = ("__weakref__", "_computed", "_data", "_grad", "_home", "index", "node", "requires_grad")
     __array_ufunc__ = None  # `array * tensor` is the tensor's business
 
     def __init__(self, array, requires_grad=False):
         if isinstance(array, Tensor):
             raise TypeError("Tensor: `array` is a Tensor already; use `.numpy()` to take its values.")
-        array = np.asarray(array)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"Tensor: `array` has dtype {array.dtype}; expected numbers.")
+        array = _numbers(array)
         if requires_grad and array.dtype not in (np.float32, np.float64):
             raise TypeError(
                 f"Tensor: `requires_grad` needs an array of float32 or float64, not {array.dtype}."
             )
-        self._set(np.ascontiguousarray(array) if array.ndim else array, requires_grad)
+        if isinstance(array, np.ndarray):
+            array = default_device().put(array)
+        self._set(array, requires_grad)
 
     def _set(self, data, requires_grad=False):
-        self.data, self.requires_grad = data, requires_grad
-        self.grad = self.node = None
+        self._data, self.requires_grad = data, requires_grad
+        self._grad = self._home = self._computed = self.node = None
         self.index = 0
 
     @classmethod
     def _of(cls, data):
+        """A tensor of what an op returned."""
         tensor = cls.__new__(cls)
-        tensor._set(data if isinstance(data, Deferred) else np.asarray(data))
+        tensor._set(data)
         return tensor
 
     @property
+    def data(self):
+        """The array, or a `Deferred` map."""
+        return self._data
+
+    @data.setter
+    def data(self, array):
+        self._data = self._fitting(array, "data", None if self._home is None else self._data)
+
+    @property
+    def grad(self):
+        """The gradient as an array, or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, array):
+        self._grad = None if array is None else self._fitting(array, "grad", self._home)
+
+    def _fitting(self, array, name, out):
+        """A copy of `array` on this tensor's device, in `out` if that is given; raises if it does not fit."""
+        if isinstance(array, Tensor):
+            array = array.array()
+        array = _numbers(array)
+        if tuple(array.shape) != tuple(self.shape):
+            raise ValueError(f"Tensor: `{name}` has shape {tuple(array.shape)}; expected {tuple(self.shape)}.")
+        if array.dtype != self.dtype:
+            raise TypeError(f"Tensor: `{name}` has dtype {array.dtype}; expected {self.dtype}.")
+        if array is out:
+            return array
+        device = self.device
+        with on(device):
+            if out is None:
+                out = device.empty(tuple(self.shape), self.dtype)
+            if isinstance(array, np.ndarray):
+                return device.put(array, out)
+            if device_of(array) is not device:
+                raise ValueError(f"Tensor: `{name}` is on {device_of(array).name}; expected {device.name}.")
+            device.kernels.copy(array, out)
+            return out
+
+    def place(self, data, grad):
+        """Live in `data` from now on, and let gradients be written to `grad`: arrays of this shape and dtype, such as
+        views of the buffers of all parameters. Values and gradient are taken along."""
+        with on(self.device) as device:
+            device.kernels.copy(self._data, data)
+            if self._grad is not None:
+                device.kernels.copy(self._grad, grad)
+                self._grad = grad
+        self._data, self._home = data, grad
+
+    def constant(self, value) -> "Tensor":
+        """What takes part in arithmetic with this tensor: a tensor as it is; an array on this tensor's device; a number
+        there, too, in this tensor's dtype if that can hold it."""
+        if isinstance(value, Tensor):
+            return value
+        if np.ndim(value) == 0 and not is_array(value) and (self.dtype.kind == "f" or isinstance(value, int)):
+            return Tensor._of(self.device.full((), value, self.dtype))
+        array = _numbers(value)
+        if isinstance(array, np.ndarray):
+            dtype = self.dtype if array.ndim == 0 and self.dtype.kind == "f" else array.dtype
+            array = self.device.put(array.astype(dtype, copy=False))
+        return Tensor._of(array)
+
+    @property
+    def device(self):
+        """Where the array is."""
+        return device_of(self._data.raw if isinstance(self._data, Deferred) else self._data)
+
+    @property
     def shape(self):
-        return self.data.shape
+        return self._data.shape
 
     @property
     def dtype(self):
-        return self.data.dtype
+        return self._data.dtype
 
     @property
     def ndim(self):
-        return len(self.data.shape)
+        return len(self._data.shape)
 
     @property
     def size(self):
         count = 1
-        for n in self.data.shape:
+        for n in self._data.shape:
             count *= n
         return count
 
     def array(self):
-        """The values as an array; a deferred map is computed."""
-        return self.data.value(kernels) if isinstance(self.data, Deferred) else self.data
+        """The values as an array of the tensor's device. A deferred map is computed, once."""
+        if isinstance(self._data, Deferred):
+            if self._data.is_raw:
+                return self._data.raw
+            if self._computed is None:
+                self._computed = self._data.value()
+            return self._computed
+        return self._data
 
-    def numpy(self):
-        """The values as a NumPy array (a view where that is possible)."""
-        return self.array()
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array: on a host the tensor's own, elsewhere a copy. Waits for the device."""
+        return self.device.get(self.array())
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def item(self):
-        """The only element as a Python number."""
+        """The only element as a Python number. Waits for the device."""
         return self.numpy().item()
 
     def __float__(self):
         return float(self.item())
 
-    def detach(self):
+    def detach(self) -> "Tensor":
         """The same values, cut off from the graph."""
-        return Tensor._of(self.data)
-
-    def backward(self, gradient=None, retain_graph=False):
-        """Add the gradient of this tensor with respect to every leaf to that leaf's `.grad`: see autograd.backward."""
-        autograd.backward(self, gradient, retain_graph)
+        return Tensor._of(self._data)
 
     def zero_grad(self):
         """Forget the gradient."""
-        self.grad = None
+        self._grad = None
 
     def __len__(self):
         if not self.ndim:
@@ -97,59 +174,14 @@ class Tensor:
 
     def __repr__(self):
         extra = f", op={self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
+        if self.device is not get_device("cpu"):
+            extra += f", device={self.device.name}"
         return f"Tensor({np.array2string(self.numpy(), threshold=20, precision=4)}, dtype={self.dtype}{extra})"
 
-    def __add__(self, other):
-        return ops.Add.apply(*_pair(self, other))
 
-    __radd__ = __add__
-
-    def __sub__(self, other):
-        return ops.Subtract.apply(*_pair(self, other))
-
-    def __rsub__(self, other):
-        return ops.Subtract.apply(*_pair(other, self))
-
-    def __mul__(self, other):
-        return ops.Multiply.apply(*_pair(self, other))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other):
-        return ops.Divide.apply(*_pair(self, other))
-
-    def __rtruediv__(self, other):
-        return ops.Divide.apply(*_pair(other, self))
-
-    def __neg__(self):
-        return self * -1
-
-    def __pow__(self, exponent):
-        if isinstance(exponent, Tensor) or np.ndim(exponent):
-            raise TypeError(f"power: `exponent` is {exponent}; expected a number.")
-        return ops.Power.apply(self, exponent=float(exponent))
-
-    def sum(self, axis=None, keepdims=False):
-        """Added up over `axis` (all by default)."""
-        return ops.Sum.apply(self, axis=axis, keepdims=keepdims)
-
-    def mean(self, axis=None, keepdims=False):
-        """The mean over `axis` (all by default)."""
-        require(self.size > 0, "mean", "x", f"has shape {tuple(self.shape)}", "at least one element")
-        total = self.sum(axis, keepdims)
-        return total * (total.size / self.size)
-
-    def reshape(self, *shape):
-        """The same elements in another shape; one length may be -1."""
-        return ops.Reshape.apply(self, shape=shape[0] if len(shape) == 1 else shape)
-
-
-def _pair(a, b):
-    """Two tensors; an array takes part as a constant, and so does a number, in the other's dtype if it fits that."""
-    like = (a if isinstance(a, Tensor) else b).dtype
-    return [v if isinstance(v, Tensor) else Tensor(_constant(v, like)) for v in (a, b)]
-
-
-def _constant(value, dtype):
-    number = isinstance(value, (int, float)) or np.ndim(value) == 0
-    return np.asarray(value, dtype if number and (dtype.kind == "f" or isinstance(value, int)) else None)
+def _numbers(value):
+    """Anything array-like as an array of numbers; one of a device stays where it is."""
+    array = value if is_array(value) else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"Tensor: `array` has dtype {array.dtype}; expected numbers.")
+    return array

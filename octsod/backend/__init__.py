@@ -1,5 +1,41 @@
 """Where arrays live and what computes on them: devices, memory, maps whose normalisation is deferred."""
 
-from .device import kernels, launch_with, use_backend
+from .device import (
+    Device,
+    Host,
+    common_device,
+    current,
+    default_device,
+    device_of,
+    empty,
+    full,
+    get_device,
+    host,
+    is_array,
+    kernels,
+    launch_with,
+    on,
+    register,
+    use_backend,
+    zeros,
+)
 
-__all__ = ["kernels", "launch_with", "use_backend"]
+__all__ = [
+    "Device",
+    "Host",
+    "common_device",
+    "current",
+    "default_device",
+    "device_of",
+    "empty",
+    "full",
+    "get_device",
+    "host",
+    "is_array",
+    "kernels",
+    "launch_with",
+    "on",
+    "register",
+    "use_backend",
+    "zeros",
+]

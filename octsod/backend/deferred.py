@@ -2,20 +2,11 @@
 
 A convolution's raw output, its batch norm and its PReLU are one `Deferred`: the raw map and, per channel, scale, shift
 and slope. Whoever reads it applies them while loading; the normalised activation is never stored. Backward, the
-gradient with respect to a raw map is an affine function of two maps that exist already, so it travels as a
-`DeferredGradient` and is formed while loading, too. Both are shared by all backends.
+gradient of a raw map is an affine function of two maps that exist already. So it travels as a `DeferredGradient` and
+is formed while loading, too. All backends share these types.
 """
 
-import numpy as np
-
-from .memory import empty
-
-
-def identity_coefficients(channels, dtype):
-    """Scale 1, shift 0, slope 1, mean 0: (4, channels)."""
-    coefficients = np.zeros((4, channels), dtype)
-    coefficients[0] = coefficients[2] = 1
-    return coefficients
+from .device import device_of, empty, kernels, on, zeros
 
 
 class ActivationSums:
@@ -34,7 +25,7 @@ class ActivationSums:
         """The array to fill, or None if somebody has filled it before."""
         if self.values is not None:
             return None
-        self.values = np.zeros((images, channels))
+        self.values = zeros((images, channels), "float64")
         return self.values
 
 
@@ -46,14 +37,16 @@ class Deferred:
     and sum of squares about it, if the op that made it was asked for them.
     """
 
-    __slots__ = ("activation_sums", "coefficients", "is_raw", "moments", "raw")
+    __slots__ = ("activation_sums", "coefficients", "moments", "raw")
 
     def __init__(self, raw, coefficients=None, moments=None, activation_sums=None):
-        self.raw = raw
-        self.is_raw = coefficients is None
-        self.coefficients = identity_coefficients(raw.shape[1], raw.dtype) if self.is_raw else coefficients
+        self.raw, self.coefficients = raw, coefficients
         self.moments = moments
         self.activation_sums = activation_sums
+
+    @property
+    def is_raw(self):
+        return self.coefficients is None
 
     @property
     def shape(self):
@@ -67,18 +60,19 @@ class Deferred:
     def ndim(self):
         return self.raw.ndim
 
-    def claim_sums(self):
+    def claim_activation_sums(self):
         """The array (N, C) that the next reader shall fill with sums of the activation, or None."""
         if self.activation_sums is None:
             return None
         return self.activation_sums.claim(*self.raw.shape[:2])
 
-    def value(self, kernels):
+    def value(self):
         """The map as an array."""
         if self.is_raw:
             return self.raw
-        out = empty(self.shape, self.dtype)
-        kernels.activate(self, out)
+        with on(device_of(self.raw)):
+            out = empty(self.shape, self.dtype)
+            kernels.activate(self, out)
         return out
 
     @staticmethod
@@ -90,13 +84,14 @@ class Deferred:
 class DeferredGradient:
     """The gradient `k0*g*prelu'(raw*scale + shift) + k1*raw + k2` that has not been computed.
 
-    g, raw: (N, C, H, W); coefficients: (6, C), the rows scale, shift, slope, k0, k1, k2. spent: nobody needs g after
-    the op that takes this gradient, so that may write its input's gradient over g, while its lines are in the cache.
+    g, raw: (N, C, H, W); coefficients: (6, C), the rows scale, shift, slope, k0, k1, k2, or None for g itself. spent:
+    nobody needs g after the op that takes this gradient, so that may write its input's gradient over g, while its lines
+    are in the cache.
     """
 
     __slots__ = ("coefficients", "g", "raw", "spent")
 
-    def __init__(self, g, raw, coefficients, spent=False):
+    def __init__(self, g, raw, coefficients=None, spent=False):
         self.g, self.raw, self.coefficients, self.spent = g, raw, coefficients, spent
 
     @property
@@ -107,34 +102,43 @@ class DeferredGradient:
     def dtype(self):
         return self.g.dtype
 
-    def value(self, kernels):
+    def value(self):
         """The gradient as an array."""
-        out = empty(self.shape, self.dtype)
-        kernels.differentiate(self, out)
+        if self.coefficients is None:
+            return self.g
+        with on(device_of(self.g)):
+            out = empty(self.shape, self.dtype)
+            kernels.differentiate(self, out)
         return out
 
     @staticmethod
     def of(gradient):
         """Any gradient of a map as a `DeferredGradient`."""
-        if isinstance(gradient, DeferredGradient):
-            return gradient
-        channels = gradient.shape[1]
-        coefficients = np.zeros((6, channels), gradient.dtype)
-        # The sign of 0*raw + 1 is positive everywhere, so PReLU's derivative is 1 and the gradient itself passes.
-        coefficients[1] = coefficients[2] = coefficients[3] = 1
-        return DeferredGradient(gradient, gradient, coefficients)
+        return gradient if isinstance(gradient, DeferredGradient) else DeferredGradient(gradient, gradient)
 
 
-class Slot:
+class GradientTarget:
     """Where a backward pass writes the gradient of one input.
 
-    array: (N, C, H, W) to write, or to add to where `accumulate`. sums: (N, 3, C) in float64, to fill with the channel
-    sums that batch norm's gradient needs (see `gradient_sums`), or None: only the last reader of a map can.
-
-    A backward of a normalised map is also given its complete gradient as a Slot; spent: nobody else holds the array.
+    array: (N, C, H, W) to write, or to add to where `accumulate`. gradient_sums: (N, 3, C) in float64, to fill with the
+    channel sums that batch norm's gradient needs (see the kernel `gradient_sums`), or None: only the last reader of a
+    map can.
     """
 
-    __slots__ = ("accumulate", "array", "spent", "sums")
+    __slots__ = ("accumulate", "array", "gradient_sums")
 
-    def __init__(self, array, accumulate=False, sums=None, spent=False):
-        self.array, self.accumulate, self.sums, self.spent = array, accumulate, sums, spent
+    def __init__(self, array, accumulate=False, gradient_sums=None):
+        self.array, self.accumulate, self.gradient_sums = array, accumulate, gradient_sums
+
+
+class ActivationGradient:
+    """The complete gradient of a normalised map, as the backward of the op that made the map is given it.
+
+    array: (N, C, H, W). gradient_sums: (N, 3, C) in float64, if the last reader filled them in, else None. spent:
+    nobody else holds the array.
+    """
+
+    __slots__ = ("array", "gradient_sums", "spent")
+
+    def __init__(self, array, gradient_sums=None, spent=False):
+        self.array, self.gradient_sums, self.spent = array, gradient_sums, spent

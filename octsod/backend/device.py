@@ -1,55 +1,256 @@
-"""The one place where kernels are called from: `kernels.NAME(...)` runs NAME of the backend in use.
+"""Devices: where arrays live, and the kernels that compute on them.
 
-A backend is a module; its functions are the table. All have the same names and signatures, so any op, and the whole
-model, can be run on the plain-NumPy reference instead, to hunt a bug.
+An op never asks where it runs. `Function.apply` looks at the op's inputs and makes their device the current one; what
+the op then calls, `kernels.NAME(...)`, `empty`, `zeros` and `full`, are that device's. See contract.py for what a
+device's arrays and kernels promise.
 """
 
 import contextlib
+import contextvars
 import functools
 import importlib
+import threading
+
+import numpy as np
+
+from . import memory
 
 BACKENDS = ("cpu", "reference")
 
 
-class KernelTable:
-    """Looks a kernel up in the backend in use, importing the backend on first use."""
+class Kernels:
+    """A backend's kernels by name; the backend is a module, which is imported on first use."""
+
+    def __init__(self, backend):
+        self._backend = backend
+        self._module = None
+
+    def __getattr__(self, name):
+        if self._module is None:
+            self._module = importlib.import_module(f"octsod.kernels.{self._backend}")
+        try:
+            function = getattr(self._module, name)
+        except AttributeError:
+            raise NotImplementedError(f"The backend `{self._backend}` has no kernel `{name}`.") from None
+        return function if _launcher is None else functools.partial(_launcher, name, function)
+
+
+class Device:
+    """Where arrays live, and what computes on them.
+
+    name: as in `Tensor.to(name)`. kernels: its kernels by name. steps_ahead: how many training steps may be under way
+    before the host reads what came of them.
+    """
+
+    steps_ahead = 1
+
+    def __init__(self, name, kernels):
+        self.name, self.kernels = name, kernels
+
+    def __repr__(self):
+        return f"<device {self.name}>"
+
+    def empty(self, shape, dtype):
+        """An uninitialised array."""
+        raise NotImplementedError
+
+    def zeros(self, shape, dtype):
+        """An array of zeros."""
+        return self.full(shape, 0, dtype)
+
+    def full(self, shape, value, dtype):
+        """An array whose elements all are `value`, a number."""
+        out = self.empty(shape, dtype)
+        self.kernels.fill(out, value)
+        return out
+
+    def put(self, values, out=None, dtype=None):
+        """A NumPy array, or nested lists of numbers, on this device: C-contiguous, in `out` if that is given. Does not
+        wait for the device."""
+        raise NotImplementedError
+
+    def get(self, array) -> np.ndarray:
+        """An array of this device as a NumPy array. The only thing that waits for the device."""
+        raise NotImplementedError
+
+    def adopt(self, value, what):
+        """What a user's op returned, as an array of this device. Raises TypeError, naming `what`, if it is none."""
+        if device_of(value) is not self:
+            raise TypeError(f"{what} is on {device_of(value).name}; expected an array on {self.name}, like the inputs.")
+        return value
+
+
+class Host(Device):
+    """The processor that Python runs on: arrays are NumPy's, from the pool of memory.py."""
 
     def __init__(self, name):
-        self.__dict__.update(name=name, module=None, launcher=None)
+        super().__init__(name, Kernels(name))
 
-    def __getattr__(self, kernel):
-        if self.module is None:
-            self.__dict__["module"] = importlib.import_module(f"octsod.kernels.{self.name}")
-        function = getattr(self.module, kernel)
-        return function if self.launcher is None else functools.partial(self.launcher, kernel, function)
+    def empty(self, shape, dtype):
+        return memory.empty(shape, dtype)
 
-    def use(self, name):
-        """Use backend `name` from now on."""
-        if name not in BACKENDS:
-            raise ValueError(f"use_backend: `name` (={name!r}) must be one of {', '.join(BACKENDS)}.")
-        self.__dict__.update(name=name, module=None)
+    def full(self, shape, value, dtype):
+        out = memory.empty(shape, dtype)
+        out.fill(value)
+        return out
+
+    def put(self, values, out=None, dtype=None):
+        if out is not None:
+            out[...] = values
+            return out
+        array = np.asarray(values, dtype)
+        return np.ascontiguousarray(array) if array.ndim else array
+
+    def get(self, array):
+        return array
+
+    def adopt(self, value, what):
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{what} is {type(value).__name__}; expected an array of numbers.")
+        return array
 
 
-kernels = KernelTable("cpu")
+_devices = {name: Host(name) for name in BACKENDS}
+_array_types = {}  # type of array -> function that gives an array's device
+_default = contextvars.ContextVar("octsod.device", default=_devices["cpu"])
+_launcher = None
+
+
+class _Scope(threading.local):
+    device = None
+
+
+_scope = _Scope()
+
+
+def register(device, array_type, locate=None):
+    """Make `device` known by its name, and arrays of `array_type` as its own; `locate(array)` gives an array's device
+    where several share the type."""
+    _devices[device.name] = device
+    _array_types[array_type] = locate or (lambda array: device)
+
+
+def get_device(device) -> Device:
+    """The device of that name; a `Device` is returned as it is. Raises ValueError if there is none."""
+    if isinstance(device, Device):
+        return device
+    if device not in _devices:
+        raise ValueError(f"`device` (={device!r}) must be one of {', '.join(_devices)}.")
+    return _devices[device]
+
+
+def default_device() -> Device:
+    """The device that new tensors are made on."""
+    return _default.get()
+
+
+def host() -> Host:
+    """The device of NumPy arrays: the default one if that is a host, else the CPU."""
+    device = _default.get()
+    return device if isinstance(device, Host) else _devices["cpu"]
+
+
+def device_of(array) -> Device:
+    """Where an array is. Raises TypeError if it is no array of any device."""
+    if type(array) is np.ndarray:
+        return host()
+    locate = _array_types.get(type(array))
+    if locate is not None:
+        return locate(array)
+    if isinstance(array, (np.ndarray, np.generic, int, float)):
+        return host()
+    raise TypeError(f"{type(array).__name__} is no array of a known device.")
+
+
+def common_device(op, arrays) -> Device:
+    """Where all of `arrays` are (None for a missing one); the default device if there are none.
+
+    Raises ValueError, which names `op`, if they are on different devices.
+    """
+    common = first = None
+    for index, array in enumerate(arrays):
+        if array is not None:
+            device = device_of(array)
+            if common is None:
+                common, first = device, index
+            elif device is not common:
+                raise ValueError(
+                    f"{op}: input {index} is on {device.name}, but input {first} on {common.name}; "
+                    "move one of them with `.to(device)`."
+                )
+    return default_device() if common is None else common
+
+
+def is_array(value) -> bool:
+    """Whether `value` is an array of a device, this one or another."""
+    return isinstance(value, np.ndarray) or type(value) in _array_types
+
+
+class on:  # noqa: N801 (reads as in `with on(device):`)
+    """Within `with on(device):`, `kernels`, `empty`, `zeros` and `full` of this thread are that device's."""
+
+    __slots__ = ("_before", "_device")
+
+    def __init__(self, device):
+        self._device = device
+
+    def __enter__(self):
+        self._before, _scope.device = _scope.device, self._device
+        return self._device
+
+    def __exit__(self, *_):
+        _scope.device = self._before
+
+
+def current() -> Device:
+    """The device of the op that this thread runs, or else the default one."""
+    return _scope.device or _default.get()
+
+
+class _CurrentKernels:
+    """`kernels.NAME(...)` runs NAME of the current device."""
+
+    def __getattr__(self, name):
+        return getattr(current().kernels, name)
+
+
+kernels = _CurrentKernels()
+
+
+def empty(shape, dtype):
+    """An uninitialised array on the current device."""
+    return current().empty(shape, dtype)
+
+
+def zeros(shape, dtype):
+    """An array of zeros on the current device."""
+    return current().zeros(shape, dtype)
+
+
+def full(shape, value, dtype):
+    """An array whose elements all are `value`, on the current device."""
+    return current().full(shape, value, dtype)
 
 
 @contextlib.contextmanager
-def use_backend(name):
-    """Within `with use_backend("reference"):`, ops run on that backend."""
-    before = kernels.name
-    kernels.use(name)
+def use_backend(device):
+    """Within `with use_backend("reference"):`, new tensors are made on that device, and NumPy arrays are computed on by
+    its kernels if it is a host ("cpu", "reference"). In effect in this thread and what it starts for octsod."""
+    token = _default.set(get_device(device))
     try:
         yield
     finally:
-        kernels.use(before)
+        _default.reset(token)
 
 
 @contextlib.contextmanager
 def launch_with(launcher):
     """Within `with launch_with(f):`, a kernel is run by calling `f(name, function, *arguments)`, which is to call
-    `function(*arguments)`: to count, time or check what ops launch."""
-    before, kernels.__dict__["launcher"] = kernels.launcher, launcher
+    `function(*arguments)`: to count, time or check what ops launch, in all threads."""
+    global _launcher
+    before, _launcher = _launcher, launcher
     try:
         yield
     finally:
-        kernels.__dict__["launcher"] = before
+        _launcher = before

@@ -1,10 +1,13 @@
 """Options that several commands share, and what they stand for."""
 
+import contextlib
 import math
 import pathlib
+import re
 
 import click
 
+from ..training.settings import SETTINGS
 from . import Failure
 
 
@@ -33,16 +36,58 @@ class Split(click.ParamType):
         return shares
 
 
-width_option = click.option(
-    "--width", type=Number(0.2, 20), default=1.0, show_default=True, metavar="K",
-    help="Width of the network: channels in multiples of 20.",
-)  # fmt: skip
+def setting_option(*flags, **arguments):
+    """An option for the setting of that name, which says what it may be and its default."""
+    setting = SETTINGS[flags[-1].removeprefix("--").replace("-", "_")]
+    if isinstance(setting.kind, tuple):
+        kind = click.Choice(setting.kind)
+    elif setting.kind == "split":
+        kind = Split()
+    elif setting.kind is int:
+        kind = click.IntRange(setting.least, setting.most)
+    else:
+        kind = Number(setting.least, setting.most, min_open=setting.above)
+    default = setting.default
+    if setting.kind == "split":
+        default = ",".join(f"{share:g}" for share in default)
+    shown = default is not None and "default" not in arguments
+    return click.option(*flags, type=kind, **{"default": default, "show_default": shown, **arguments})
 
-split_option = click.option(
-    "--split", type=Split(), default="0.5,0.5", show_default=True, help="Shares of the channels per scale, fine first."
-)
 
-SIDE = click.IntRange(16, 1 << 14)
+width_option = setting_option("--width", metavar="K", help="Width of the network: channels in multiples of 20.")
+
+split_option = setting_option("--split", help="Shares of the channels per scale, fine first.")
+
+
+THRESHOLD = "1e-20"  # `prune.THRESHOLD`, which would take NumPy to be asked
+
+
+def threshold_option(words, default=THRESHOLD):
+    """--threshold, a bound of gamma; default: in words."""
+    return setting_option("--threshold", metavar="T", help=f"{words}  [default: {default}]")
+
+
+@contextlib.contextmanager
+def as_options():
+    """Within it, what is wrong with the settings of a training becomes an error of the options that they come from."""
+    from ..training.session import SettingsError, SetupError
+
+    try:
+        yield
+    except SettingsError as error:
+        if error.setting is not None:
+            raise click.BadParameter(_as_options(error.detail), param_hint=_as_options(f"`{error.setting}`")) from error
+        raise click.UsageError(_as_options(error.detail)) from error
+    except SetupError as error:
+        raise Failure(_as_options(str(error))) from error
+
+
+def _as_options(text):
+    """A message with its settings, in backticks, as options: `batch_size` is --batch-size."""
+    return re.sub(r"`([a-z_]+)`", lambda match: f"--{match[1].replace('_', '-')}", text)
+
+
+SIDE = click.IntRange(SETTINGS["size"].least, SETTINGS["size"].most)
 
 size_option = click.option(
     "--size", type=SIDE, metavar="PIXELS",

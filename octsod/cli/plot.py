@@ -6,16 +6,15 @@ import pathlib
 import click
 
 from . import Failure, one_line
-from .options import Number
+from .options import THRESHOLD, threshold_option
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="DIR",
               help="Folder for the figures; with several runs it is needed.  [default: RUN/plots]")  # fmt: skip
-@click.option("--threshold", type=Number(0, min_open=True), metavar="T",
-              help="Show the channels that pruning by this threshold of gamma leaves.  [default: those that the run's "
-                   "own pruning left, or else 1e-20]")  # fmt: skip
+@threshold_option("Show the channels that pruning by this threshold of gamma leaves.",
+                  f"those that the run's own pruning left, or else {THRESHOLD}")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def plot(runs, output, threshold, as_json):
     """Draw what runs have recorded, several for comparison.

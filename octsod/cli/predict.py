@@ -50,6 +50,7 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
 
     import octsod
 
+    from ..data.workers import Workers
     from ..errors import FileError
 
     model = octsod.load(weights)
@@ -73,7 +74,7 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(len(todo), "picture", quiet or len(jobs) == 1))
         # While one picture is in the network, others are read and written: a large one keeps none waiting.
-        pool = concurrent.futures.ThreadPoolExecutor(min(octsod.get_num_threads() + 1, MOST_WORKERS), "octsod-predict")
+        pool = Workers(min(octsod.get_num_threads() + 1, MOST_WORKERS), "octsod-predict")
         stack.callback(pool.shutdown, cancel_futures=True)
         running = [pool.submit(make, source, target) for source, target in todo]
         if not quiet and concurrent.futures.wait(running[:1], PATIENCE).not_done:

@@ -7,7 +7,16 @@ import pathlib
 import click
 
 from . import Failure
-from .options import Number, check_output, overwrite_option, side_for, size_option, threads_option
+from .options import (
+    THRESHOLD,
+    Number,
+    check_output,
+    overwrite_option,
+    side_for,
+    size_option,
+    threads_option,
+    threshold_option,
+)
 from .progress import Progress
 
 PICTURES = 8  # that what pruning changes is measured on
@@ -18,8 +27,7 @@ PICTURES = 8  # that what pruning changes is measured on
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="W.safetensors")
 @click.option("--criterion", type=click.Choice(["gamma", "l1", "geometric-median"]), default="gamma", show_default=True,
               help="Batch norm's scale, the norm of filters, or how replaceable they are.")  # fmt: skip
-@click.option("--threshold", type=Number(0, min_open=True), metavar="T",
-              help="Remove all channels of a lower score.  [default: 1e-20, of gamma]")  # fmt: skip
+@threshold_option("Remove all channels of a lower score.", f"{THRESHOLD}, of gamma")
 @click.option("--ratio", type=Number(0, 1, min_open=True, max_open=True), metavar="R",
               help="Remove this share of all channels instead.")  # fmt: skip
 @click.option("--macs", type=Number(0, min_open=True), metavar="N",

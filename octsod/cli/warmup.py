@@ -57,9 +57,9 @@ def _use_all_kernels():
     picture, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     samples = [Sample("", picture, mask)] * 2
     model = octsod.csnet(0.2)
-    for parameter in model.parameters():
-        parameter.data.fill(0)  # the answer of an untrained network may overflow; that of this one is zero
+    for parameter in model.parameters():  # the answer of an untrained network may overflow; that of this one is zero
+        parameter.data = np.zeros(parameter.shape, np.float32)
     trainer = Trainer(model)
-    for batch in Loader(samples, len(samples), 32, threads=1).epoch(0):
+    for batch in Loader(samples, len(samples), 32, threads=1):
         trainer.step(*batch)
     octsod.evaluate(model, samples, 32)

@@ -1,11 +1,11 @@
 """The authors' augmentation of training pictures."""
 
-
+import numpy as np
 
 MARGIN = 14  # pixels: the most that augmentation cuts off at top and left; one more at bottom and right
 
 
-def augment(image, mask, generator):
+def augment(image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The authors' augmentation (csnet.md, section 5): a random crop of the border, then a flip with p = 0.5.
 
     image (H, W, 3), mask (H, W) -> views of both, smaller by 1 to 29 pixels on each axis; half of the flips are

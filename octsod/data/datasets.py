@@ -1,7 +1,9 @@
 """Data sets: folders of pictures and masks, parts of them, and what is held out."""
 
+import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,6 +33,14 @@ class Sample(NamedTuple):
     mask: np.ndarray
 
 
+class Dataset(Protocol):
+    """Pictures with masks: anything with a length whose items are `Sample`s. If it has `names`, they name its items."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
 class FolderDataset:
     """The pictures under `root` that have a mask of the same stem; `dataset[i]` reads the i-th as a `Sample`.
 
@@ -40,7 +50,7 @@ class FolderDataset:
     Raises FileError, which names the folder, if there is no such pair, more than one, or no picture with a mask.
     """
 
-    def __init__(self, root):
+    def __init__(self, root: str | os.PathLike[str]):
         self.root = pathlib.Path(root)
         self.images, self.masks = _find_folders(self.root)
         images, masks = _by_stem(self.images), _by_stem(self.masks)
@@ -50,10 +60,10 @@ class FolderDataset:
         if not self.pairs:
             raise FileError(f"{self.images}: none of its {len(images)} pictures has a mask in {self.masks}.")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Sample:
         """Raises FileError if a file cannot be read or picture and mask differ in size."""
         path, mask_path = self.pairs[index]
         image, mask = read_image(path), read_mask(mask_path)
@@ -104,19 +114,19 @@ def _by_stem(folder):
 class Subset:
     """The samples of a data set at `indices`. names: what they are called; by their index, if the data set has none."""
 
-    def __init__(self, dataset, indices):
+    def __init__(self, dataset: Dataset, indices: Iterable[int]):
         self.dataset, self.indices = dataset, [int(i) for i in indices]
         names = getattr(dataset, "names", None)
         self.names = [str(i) if names is None else names[i] for i in self.indices]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Sample:
         return self.dataset[self.indices[index]]
 
 
-def hold_out(dataset, seed=0) -> tuple[Subset, Subset]:
+def hold_out(dataset: Dataset, seed: int = 0) -> tuple[Subset, Subset]:
     """The pictures to train on, and those held out to validate with: a twentieth, at least 1 and at most 500.
 
     Which ones depends on the seed and the size of the data set alone. Raises ValueError if it has less than two.

@@ -2,16 +2,19 @@
 
 import io
 import os
+from typing import IO, Any
 
 import numpy as np
 
-from ..backend.device import kernels
+from ..backend.device import host
 from ..checks import described, require, require_integer
 from ..errors import FileError
 from ..files import write_atomically
 
 # What a folder is searched for; a file that is named is read whatever it is called.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+Source = str | bytes | os.PathLike | IO[bytes]  # a path, or a binary file
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of RGB in [0, 1]
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -29,7 +32,7 @@ _UPRIGHT = {
 }
 
 
-def read_image(source) -> np.ndarray:
+def read_image(source: Source) -> np.ndarray:
     """A picture as people see it: (H, W, 3) uint8 RGB.
 
     source: a path, or a binary file, such as `sys.stdin.buffer`. EXIF orientation is applied; colours are converted to
@@ -40,7 +43,7 @@ def read_image(source) -> np.ndarray:
     return _read(source, "RGB")
 
 
-def read_mask(source) -> np.ndarray:
+def read_mask(source: Source) -> np.ndarray:
     """A mask as (H, W) uint8, 255 for the object; like `read_image`, but what is transparent is no object: 0."""
     return _read(source, "L")
 
@@ -124,7 +127,7 @@ def _in_srgb(image):
         return image
 
 
-def resize(array, size) -> np.ndarray:
+def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear, half-pixel centres, border mirrored, no anti-aliasing: (..., H, W) numbers -> (..., h, w) float32.
 
     size: (h, w). Done in the calling thread alone.
@@ -132,14 +135,15 @@ def resize(array, size) -> np.ndarray:
     require(array.ndim >= 2 and array.size > 0, "resize", "array", f"has shape {array.shape}", "(..., H, W), not empty")
     size = tuple(require_integer(n, "resize", "size", 1) for n in size)
     out = np.empty((*array.shape[:-2], *size), np.float32)
+    resize_picture = host().kernels.resize_picture
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     for index in np.ndindex(array.shape[:-2]):
         plane = array[index] if array.dtype == np.uint8 else array[index].astype(np.float32)
-        kernels.resize_picture(plane[..., None], one, zero, out[index][None])
+        resize_picture(plane[..., None], one, zero, out[index][None])
     return out
 
 
-def prepare(image, size=224) -> np.ndarray:
+def prepare(image: np.ndarray, size: int = 224) -> np.ndarray:
     """What the network is given for a picture: (H, W, 3) uint8 -> (3, size, size) float32, resized and normalised.
 
     Normalised means: in [0, 1], minus `MEAN`, divided by `STD`. size: pixels; what the network takes is up to the
@@ -148,17 +152,17 @@ def prepare(image, size=224) -> np.ndarray:
     require_picture(image, "prepare")
     size = require_integer(size, "prepare", "size", 1)
     out = np.empty((3, size, size), np.float32)
-    kernels.resize_picture(image, 1 / (255 * STD), -MEAN / STD, out)
+    host().kernels.resize_picture(image, 1 / (255 * STD), -MEAN / STD, out)
     return out
 
 
-def require_picture(image, op):
+def require_picture(image: Any, op: str) -> None:
     """Raise ValueError unless `image` is (H, W, 3) uint8."""
     fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     require(fits and image.size > 0, op, "image", described(image), "uint8 (H, W, 3), as `read_image` gives it")
 
 
-def write_png(target, array) -> None:
+def write_png(target: Source, array: np.ndarray) -> None:
     """Write (H, W), (H, W, 3) or (H, W, 4) uint8 as PNG to a path, all or nothing, or to a binary file.
 
     Raises FileError, which names the file, if that fails; BrokenPipeError if nobody reads the binary file any more.
@@ -169,13 +173,13 @@ def write_png(target, array) -> None:
     # At a photo's 12 million pixels, level 1 takes 1 s and Pillow's 6 takes 4 s, or 13 s with alpha, to save 15 %.
     Image.fromarray(array).save(data, "PNG", compress_level=1)
     try:
-        if hasattr(target, "write"):
+        if not isinstance(target, (str, bytes, os.PathLike)):
             rest = data.getbuffer()
             while rest:  # with PYTHONUNBUFFERED, standard output may take a part
                 rest = rest[target.write(rest) :]
             target.flush()
         else:
-            write_atomically(target, data.getbuffer())
+            write_atomically(os.fsdecode(target), data.getbuffer())
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -1,15 +1,17 @@
 """Batches of a data set, read and augmented ahead of time by background threads."""
 
 import collections
-import concurrent.futures
 import contextlib
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
 
 from ..checks import require, require_integer
 from .augmentation import augment
+from .datasets import Dataset
 from .images import prepare, resize
+from .workers import Workers
 
 
 class Batch(NamedTuple):
@@ -20,9 +22,12 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Batches of a data set, epoch after epoch, read and augmented ahead of time by background threads.
+    """Batches of a data set, read and augmented ahead of time by background threads.
 
-    dataset: anything with a length whose items are `Sample`s. batch_size: pictures per batch, at most as many as there
+    `for batch in loader:` is an epoch, and the next one each time: `next_epoch`, from 0, counts them. `epoch(number)`
+    is that one, whatever came before.
+
+    dataset: a `Dataset`. batch_size: pictures per batch, at most as many as there
     are; what does not fill a batch at the end of an epoch is left out.
     size: the side of the square they are resized to, in pixels. augmented: whether pictures are shuffled, cropped and
     flipped. threads: background threads; ahead: batches they prepare beyond the one in use.
@@ -30,7 +35,16 @@ class Loader:
     Every random choice is drawn from (seed, epoch, index of the picture): batches do not depend on the threads.
     """
 
-    def __init__(self, dataset, batch_size=24, size=224, seed=0, augmented=True, threads=2, ahead=2):
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int = 24,
+        size: int = 224,
+        seed: int = 0,
+        augmented: bool = True,
+        threads: int = 2,
+        ahead: int = 2,
+    ):
         op = "Loader"
         require(len(dataset) > 0, op, "dataset", "is empty", "at least one picture")
         self.dataset, self.augmented = dataset, augmented
@@ -40,12 +54,13 @@ class Loader:
         self.seed = require_integer(seed, op, "seed", 0)
         self.threads = require_integer(threads, op, "threads", 1)
         self.ahead = require_integer(ahead, op, "ahead", 0)
+        self.next_epoch = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches per epoch."""
         return len(self.dataset) // self.batch_size
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         """The indices of an epoch's pictures, batch by batch: (batches, batch size)."""
         count = len(self) * self.batch_size
         indices = np.arange(len(self.dataset))
@@ -54,10 +69,22 @@ class Loader:
             np.random.default_rng((self.seed, epoch, 0)).shuffle(indices)
         return indices[:count].reshape(len(self), self.batch_size)
 
-    def epoch(self, number, first=0):
-        """Yield the batches of epoch `number` from batch `first` on. Raises what reading a picture raises."""
+    def epoch(self, number: int, first: int = 0) -> Generator[Batch, None, None]:
+        """The batches of epoch `number`, from 0, from batch `first` on. Raises what reading a picture raises.
+
+        Kernels run in the background on the backend that is in use at this call.
+        """
+        require_integer(number, "epoch", "number", 0)
+        require_integer(first, "epoch", "first", 0)
+        return self._batches(Workers(self.threads), number, first)
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """The batches of the next epoch."""
+        number, self.next_epoch = self.next_epoch, self.next_epoch + 1
+        return self.epoch(number)
+
+    def _batches(self, pool, number, first):
         with contextlib.ExitStack() as stack:
-            pool = concurrent.futures.ThreadPoolExecutor(self.threads, "octsod-data")
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             waiting = collections.deque()
             for indices in self.order(number)[first:]:
@@ -66,13 +93,6 @@ class Loader:
                     yield self._finish(*waiting.popleft())
             while waiting:
                 yield self._finish(*waiting.popleft())
-
-    def __iter__(self):
-        """The batches of all epochs, without end."""
-        number = 0
-        while True:
-            yield from self.epoch(number)
-            number += 1
 
     def _start(self, pool, epoch, indices):
         count, side = len(indices), self.size

@@ -24,19 +24,19 @@ class SyntheticDataset:
     category(i) is the family of its object, an index into `CATEGORIES`. Pictures are kept once they are drawn.
     """
 
-    def __init__(self, count=1000, size=240, seed=0):
+    def __init__(self, count: int = 1000, size: int = 240, seed: int = 0):
         self.count = require_integer(count, "SyntheticDataset", "count", 1)
         self.size = require_integer(size, "SyntheticDataset", "size", 16)
         self.seed = require_integer(seed, "SyntheticDataset", "seed", 0)
-        self._drawn = {}
+        self._drawn: dict[int, Sample] = {}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def category(self, index):
+    def category(self, index: int) -> int:
         return index % len(CATEGORIES)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(index)
         if index not in self._drawn:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -27,19 +28,19 @@ class Scores:
     mae: float
 
     @functools.cached_property
-    def f(self):
+    def f(self) -> np.ndarray:
         return (1 + BETA2) * self.precision * self.recall / (BETA2 * self.precision + self.recall)
 
     @property
-    def threshold(self):
+    def threshold(self) -> int:
         return int(self.f.argmax())
 
     @property
-    def max_f(self):
+    def max_f(self) -> float:
         return float(self.f.max())
 
 
-def score(prediction, mask) -> Scores:
+def score(prediction: np.ndarray, mask: np.ndarray) -> Scores:
     """The scores of one map of salience, (H, W) uint8, against its mask, (H, W) uint8 with 255 for the object.
 
     Raises ValueError if they are something else, empty, or not of the same size.
@@ -65,7 +66,7 @@ def _above(values):
     return values.size - np.bincount(values, minlength=256).cumsum()
 
 
-def average(scores) -> Scores:
+def average(scores: Iterable[Scores]) -> Scores:
     """The data set's scores: precision, recall and mae averaged over its pictures' (F-measures are not)."""
     scores = list(scores)
     require(len(scores) > 0, "average", "scores", "is empty", "at least one picture's")

@@ -1,21 +1,23 @@
 """A network's scores on a data set, by the evaluation protocol (csnet.md, section 6)."""
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import os
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checks import require, require_integer
-from ..data.datasets import FolderDataset
+from ..data.datasets import Dataset, FolderDataset
 from ..data.images import prepare
+from ..data.workers import Workers
 from ..errors import FileError, OctsodError
 from ..inference.prediction import infer, to_bytes
-from ..kernels.cpu.parallel import get_num_threads
+from ..models import CSNet
+from ..threads import get_num_threads
 from .metrics import BETA2, EPSILON, MASK_THRESHOLD, Scores, average, score
 
 AHEAD = 2  # batches that are read before the network needs them, and as many that are scored after it
@@ -24,7 +26,7 @@ AHEAD = 2  # batches that are read before the network needs them, and as many th
 class PictureScores(NamedTuple):
     """A picture's place in the data set, its name and its scores."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method is of that name, too
     name: str
     scores: Scores
 
@@ -44,27 +46,27 @@ class Evaluation:
     network_seconds: float
 
     @property
-    def max_f(self):
+    def max_f(self) -> float:
         """The F-measure at the threshold where it is highest."""
         return self.scores.max_f
 
     @property
-    def mae(self):
+    def mae(self) -> float:
         """The mean absolute error, in [0, 1]."""
         return self.scores.mae
 
     @property
-    def images(self):
+    def images(self) -> int:
         """How many pictures were scored."""
         return len(self.pictures)
 
     @property
-    def images_per_s(self):
+    def images_per_s(self) -> float:
         """Pictures per second, from file to score."""
         return self.images / self.seconds
 
     @property
-    def protocol(self):
+    def protocol(self) -> dict[str, Any]:
         """What the scores mean, to be written beside them: a dict of numbers and texts."""
         return {
             "size": self.size,
@@ -77,13 +79,20 @@ class Evaluation:
             "averaged": "precision and recall over pictures, then F; MAE over pictures",
         }
 
-    def worst(self, count):
+    def worst(self, count: int) -> list[PictureScores]:
         """The `count` pictures of lowest F-measure at the data set's threshold; of equal ones, highest MAE first."""
         threshold = self.scores.threshold
         return sorted(self.pictures, key=lambda p: (p.scores.f[threshold], -p.scores.mae, p.index))[:count]
 
 
-def evaluate(model, data, size=None, batch_size=16, on_failure=None, on_progress=None) -> Evaluation:
+def evaluate(
+    model: CSNet,
+    data: str | os.PathLike[str] | Dataset,
+    size: int | None = None,
+    batch_size: int = 16,
+    on_failure: Callable[[FileError], None] | None = None,
+    on_progress: Callable[[int, str], None] | None = None,
+) -> Evaluation:
     """Score a CSNet on pictures with masks.
 
     data: a folder, as `data.FolderDataset` takes it, or anything with a length whose items are `data.Sample`s.
@@ -107,7 +116,7 @@ def evaluate(model, data, size=None, batch_size=16, on_failure=None, on_progress
 
     pictures, done, network_seconds, start = [], 0, 0.0, time.perf_counter()
     with contextlib.ExitStack() as stack:
-        pool = concurrent.futures.ThreadPoolExecutor(get_num_threads(), "octsod-data")
+        pool = Workers(get_num_threads())
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
 
         def read():

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from ..backend.device import kernels
+from ..backend import Device, Host, host
 from ..checks import require
 from ..nn.layers import WEIGHT_SCALE
 
@@ -57,7 +57,8 @@ class Frozen:
     """A CSNet in eval mode.
 
     stages: per stage, per block, (Octave, Depthwise, Depthwise). fuse, dilated, merge: the cross-stage fusion.
-    classifier: weight (C,) and bias.
+    classifier: weight (C,) and bias. All arrays are NumPy's. device: where the network runs, or None for the host that
+    is in use then.
     """
 
     configuration: object
@@ -67,6 +68,7 @@ class Frozen:
     dilated: Dilated
     merge: Octave
     classifier: tuple[np.ndarray, float]
+    device: Device | None = None
 
 
 def freeze(model) -> Frozen:
@@ -77,16 +79,16 @@ def freeze(model) -> Frozen:
         return tuple(norm and _finish(norm) for norm in norms)
 
     def octave(layer):
-        weight = layer.weight.data * factor if layer.single else layer.weight.data.copy()
+        weight = layer.weight.numpy() * factor if layer.single else layer.weight.numpy().copy()
         return Octave(layer.in_channels, layer.out_channels, layer.stride, weight, finish(layer.norms))
 
     def depthwise(layer):
-        weights = tuple(w if w is None else w.data[:, 0] * factor for w in layer.weights)
+        weights = tuple(w if w is None else w.numpy()[:, 0] * factor for w in layer.weights)
         return Depthwise(weights, finish(layer.norms))
 
     def dilated(layer):
         groups = tuple(
-            tuple((d, w.data * factor) for d, w in zip(layer.dilations, weights, strict=True) if w is not None)
+            tuple((d, w.numpy() * factor) for d, w in zip(layer.dilations, weights, strict=True) if w is not None)
             for weights in layer.weights
         )
         return Dilated(groups, finish(layer.norms))
@@ -96,16 +98,16 @@ def freeze(model) -> Frozen:
         model.configuration, model.dtype,
         tuple(tuple((octave(b.mix), *map(depthwise, b.depthwise)) for b in stage) for stage in model.extractor.stages),
         octave(fusion.fuse), dilated(fusion.dilated), octave(fusion.merge),
-        (classifier.weight.data.reshape(-1).copy(), classifier.bias.data[0]),
+        (classifier.weight.numpy().reshape(-1).copy(), classifier.bias.numpy()[0]),
+        None if isinstance(model.device, Host) else model.device,
     )  # fmt: skip
 
 
 def _finish(norm):
     coefficients = np.empty((4, norm.weight.size), norm.weight.dtype)
-    kernels.batch_norm_coefficients(
-        norm.running_mean.astype(np.float64), norm.running_var.astype(np.float64), norm.eps, norm.weight.data,
-        norm.bias.data, norm.slope.data, coefficients,
-    )  # fmt: skip
+    mean, variance = (norm.device.get(a).astype(np.float64) for a in (norm.running_mean, norm.running_var))
+    parts = [parameter.numpy() for parameter in (norm.weight, norm.bias, norm.slope)]
+    host().kernels.batch_norm_coefficients(mean, variance, norm.eps, *parts, coefficients)
     return Finish(*coefficients[:3])
 
 
@@ -121,9 +123,10 @@ def logits(frozen, x) -> np.ndarray:
         all(n > 0 and n % multiple == 0 for n in x.shape[2:]) and x.shape[0] > 0, op, "x", f"has shape {x.shape}",
         f"height and width that are positive multiples of {multiple}",
     )  # fmt: skip
-    out = np.empty((x.shape[0], 1, *x.shape[2:]), x.dtype)
-    kernels.csnet(frozen, np.ascontiguousarray(x), out)
-    return out
+    device = frozen.device or host()
+    out = device.empty((x.shape[0], 1, *x.shape[2:]), x.dtype)
+    device.kernels.csnet(frozen, device.put(x), out)
+    return device.get(out)
 
 
 class _Snapshots:

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 
-from ..backend.device import kernels
+from ..backend import host
 from ..data.images import prepare, read_image, require_picture, resize
 from ..errors import OctsodError
 from .frozen import logits, snapshots
@@ -38,7 +38,7 @@ def infer(model, x) -> np.ndarray:
     """
     with _turns:
         out = logits(snapshots.of(model), x.astype(model.dtype, copy=False))
-        kernels.sigmoid(out, out)
+        host().kernels.sigmoid(out, out)
         return out
 
 

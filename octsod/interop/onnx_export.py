@@ -6,6 +6,8 @@ float32.
 """
 
 import functools
+import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +16,12 @@ from ..checks import require, require_integer
 from ..data.images import MEAN, STD
 from ..errors import OctsodError
 from ..files import write_atomically
+from ..models import CSNet
 from ..models.configuration import FUSED
 from ..nn.layers import WEIGHT_SCALE
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET, IR_VERSION = 17, 8  # of 2022: every engine in use reads them
 
@@ -25,12 +31,14 @@ anti-aliasing), RGB in [0, 1], minus {mean}, divided by {std} per channel. `logi
 sigmoid, how likely each pixel belongs to the object."""
 
 
-def export_onnx(model, path, size=None):
+def export_onnx(
+    model: CSNet, path: str | os.PathLike[str], size: tuple[int, int] | None = None
+) -> None:
     """Write a CSNet to an ONNX file, all or nothing: see `to_onnx`."""
     write_atomically(path, to_onnx(model, size).SerializeToString())
 
 
-def to_onnx(model, size=None):
+def to_onnx(model: CSNet, size: tuple[int, int] | None = None) -> "onnx.ModelProto":
     """A CSNet in eval mode as an `onnx.ModelProto` in float32, for batches of any length of pictures of one size.
 
     size: (height, width); by default, the square that the network was trained at.
@@ -50,7 +58,7 @@ def to_onnx(model, size=None):
     height, width = (require_integer(n, op, "size", 1) for n in size)
     for n in (height, width):
         require(n % multiple == 0, op, "size", f"is {height}x{width}", f"multiples of {multiple}")
-    graph = _Graph(onnx)
+    graph = _Graph(onnx, model)
     _csnet(graph, model)
     mean, std = (f"[{', '.join(map(str, values))}]" for values in (MEAN, STD))
     image, logits, salience = (
@@ -70,8 +78,13 @@ def to_onnx(model, size=None):
 class _Graph:
     """Nodes and constants of a graph. A map is known by its name, which is that of the node that makes it."""
 
-    def __init__(self, onnx):
+    def __init__(self, onnx, model):
         self.onnx, self.nodes, self.constants = onnx, [], []
+        self._arrays, self._names = model.state_dict(), {id(module): name for name, module in model.named_modules()}
+
+    def array(self, module, name):
+        """A parameter or buffer of a module of the network, on the host."""
+        return self._arrays[f"{self._names[id(module)]}.{name}"]
 
     def constant(self, name, array):
         self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
@@ -92,8 +105,17 @@ class _Graph:
             group=groups,
         )  # fmt: skip
 
-    def prelu(self, x, slope, name):
-        return self.node("PRelu", [x, self.constant(f"{name}.slope", _rounded(slope.data).reshape(-1, 1, 1))], name)
+    def affine(self, norm):
+        """What batch norm does in eval mode, y = scale*x + shift: (scale, shift) in float64."""
+        weight, bias, mean, variance = (
+            self.array(norm, name).astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = weight / np.sqrt(variance + norm.eps)
+        return scale, bias - mean * scale
+
+    def prelu(self, x, norm, name):
+        slope = _rounded(self.array(norm, "slope")).reshape(-1, 1, 1)
+        return self.node("PRelu", [x, self.constant(f"{name}.slope", slope)], name)
 
     def pool(self, operator, x, name):
         return self.node(operator, [x], name, kernel_shape=[2, 2], strides=[2, 2])
@@ -116,15 +138,6 @@ def _rounded(array):
     return np.where(np.abs(rounded) < np.finfo(np.float32).tiny, np.float32(0), rounded)
 
 
-def _affine(norm):
-    """What batch norm does in eval mode, y = scale*x + shift: (scale, shift) in float64."""
-    weight, bias, mean, variance = (
-        a.astype(np.float64) for a in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var)
-    )
-    scale = weight / np.sqrt(variance + norm.eps)
-    return scale, bias - mean * scale
-
-
 def _csnet(graph, model):
     maps, fused = ["image"], []
     for s, stage in enumerate(model.extractor.stages):
@@ -138,7 +151,8 @@ def _csnet(graph, model):
     maps = _octave(graph, fusion.fuse, fused, "fusion.fuse")
     maps = _dilated(graph, fusion.dilated, maps, "fusion.dilated")
     (x,) = _octave(graph, fusion.merge, maps, "fusion.merge")
-    x = graph.convolve(x, classifier.weight.data, classifier.bias.data, "classifier")
+    weight, bias = (graph.array(classifier, name) for name in ("weight", "bias"))
+    x = graph.convolve(x, weight, bias, "classifier")
     graph.node("Sigmoid", [graph.upsample(x, 2, "logits")], "salience")
 
 
@@ -164,9 +178,9 @@ def _octave(graph, layer, inputs, name):
             outputs.append(None)
             continue
         at = f"{name}.{j}"
-        scale, bias = _affine(norm)
+        scale, bias = graph.affine(norm)
         first = sum(layer.out_channels[:j])
-        rows = layer.weight.data[first : first + scale.size] * (factor * scale)[:, None, None, None]
+        rows = graph.array(layer, "weight")[first : first + scale.size] * (factor * scale)[:, None, None, None]
         columns = np.split(rows, np.cumsum(layer.in_channels)[:-1], axis=1)
         maps, weights, far = [same(j)] if same(j) else [], columns[: j + 1], []
         for i in range(j + 1, len(inputs)):
@@ -187,18 +201,18 @@ def _octave(graph, layer, inputs, name):
             x = graph.convolve(inputs[i], columns[i], None if terms else bias, f"{at}.conv{i}")
             terms.append(graph.upsample(x, 1 << (i - j), f"{at}.upsample{i}"))
         total = functools.reduce(lambda a, b: graph.node("Add", [a, b], f"{b}.sum"), terms)
-        outputs.append(graph.prelu(total, norm.slope, at))
+        outputs.append(graph.prelu(total, norm, at))
     return outputs
 
 
 def _depthwise(graph, layer, inputs, name):
     outputs = []
-    for i, (x, weight, norm) in enumerate(zip(inputs, layer.weights, layer.norms, strict=True)):
+    for i, (x, norm) in enumerate(zip(inputs, layer.norms, strict=True)):
         if norm is not None:
-            scale, bias = _affine(norm)
-            weight = weight.data * (WEIGHT_SCALE * scale)[:, None, None, None]
+            scale, bias = graph.affine(norm)
+            weight = graph.array(layer, f"weights.{i}") * (WEIGHT_SCALE * scale)[:, None, None, None]
             x = graph.convolve(x, weight, bias, f"{name}.{i}.conv", groups=scale.size)
-            x = graph.prelu(x, norm.slope, f"{name}.{i}")
+            x = graph.prelu(x, norm, f"{name}.{i}")
         outputs.append(x)
     return outputs
 
@@ -209,12 +223,12 @@ def _dilated(graph, layer, inputs, name):
         if norm is None:
             outputs.append(None)
             continue
-        affine, first, maps = np.stack(_affine(norm)), 0, []
-        for weight, dilation in zip(weights, layer.dilations, strict=True):
+        affine, first, maps = np.stack(graph.affine(norm)), 0, []
+        for d, (weight, dilation) in enumerate(zip(weights, layer.dilations, strict=True)):
             if weight is not None:
                 scale, bias = affine[:, first : first + weight.shape[0]]
-                rows = weight.data * (WEIGHT_SCALE * scale)[:, None, None, None]
+                rows = graph.array(layer, f"weights.{i}.{d}") * (WEIGHT_SCALE * scale)[:, None, None, None]
                 maps.append(graph.convolve(x, rows, bias, f"{name}.{i}.conv{dilation}", dilation))
                 first += weight.shape[0]
-        outputs.append(graph.prelu(graph.concatenate(maps, f"{name}.{i}.concat"), norm.slope, f"{name}.{i}"))
+        outputs.append(graph.prelu(graph.concatenate(maps, f"{name}.{i}.concat"), norm, f"{name}.{i}"))
     return outputs

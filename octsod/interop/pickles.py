@@ -125,7 +125,8 @@ def _screened(stream: io.BytesIO, find_class: Callable[[str, str], Any]) -> byte
     stack: list[int] = []
     marks: list[int] = []
     memo: dict[int, int] = {}
-    for done, (opcode, arg, position) in enumerate(pickletools.genops(stream)):
+    opcodes: Iterator[tuple[Any, Any, Any]] = pickletools.genops(stream)  # their arguments have the types they name
+    for done, (opcode, arg, position) in enumerate(opcodes):
         name = opcode.name
         if name in ("GLOBAL", "INST"):  # before the check of the opcode: of the two, this name tells more
             find_class(*arg.split(" ", 1))

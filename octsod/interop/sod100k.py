@@ -12,12 +12,16 @@ Ours on the left, theirs on the right:
     classifier.*                                      cls_layer.*
 """
 
+import os
 import re
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from ..backend.device import device_of
 from ..errors import FileError
-from ..models import Configuration
+from ..models import Configuration, CSNet
 from ..models.configuration import FUSED
 from .pickles import read_checkpoint, read_layers
 
@@ -38,30 +42,31 @@ _RULES = [
 ]
 
 
-def authors_name(name):
+def authors_name(name: str) -> str:
     """The authors' name for one of ours."""
     for pattern, replacement in _RULES:
         name = re.sub(f"^{pattern}$", replacement, name)
     return name
 
 
-def load_arrays(model, mapping):
+def load_arrays(model: CSNet, mapping: Mapping[str, np.ndarray]) -> None:
     """Copy arrays by the authors' names into a CSNet (`num_batches_tracked` is ignored); a misfit changes nothing."""
     given = {name: value for name, value in mapping.items() if not name.endswith("num_batches_tracked")}
     own = {authors_name(name): name for name in model.state_dict()}
     model.load_state_dict({own.get(name, name): value for name, value in given.items()})
 
 
-def arrays(model, kind="data"):
-    """The authors' name -> array of every parameter and running statistic ("data"), or of every gradient ("grad")."""
+def arrays(model: CSNet, kind: str = "data") -> dict[str, np.ndarray]:
+    """The authors' name -> NumPy array of every parameter and running statistic ("data"), or gradient ("grad")."""
     if kind == "data":
         return {authors_name(name): array for name, array in model.state_dict().items()}
     if kind != "grad":
         raise ValueError(f'arrays: `kind` (={kind!r}) must be "data" or "grad".')
-    return {authors_name(name): p.grad for name, p in model.named_parameters() if p.grad is not None}
+    gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    return {authors_name(name): device_of(gradient).get(gradient) for name, gradient in gradients}
 
 
-def configuration(layers):
+def configuration(layers: list) -> Configuration:
     """The `Configuration` that a layer list (see `read_layers`) describes; ValueError if it describes none."""
     if not (isinstance(layers, list) and len(layers) >= 5 and isinstance(layers[-1], list)):
         raise ValueError("the layer list does not end with the blocks of each stage")
@@ -90,10 +95,10 @@ def _counts(side):
     return [side] if isinstance(side, int) else list(side)
 
 
-def read_model(checkpoint, layers, dtype="float32"):
+def read_model(
+    checkpoint: str | os.PathLike[str], layers: str | os.PathLike[str], dtype: DTypeLike = "float32"
+) -> CSNet:
     """The CSNet in a released checkpoint (.pth.tar) with its layer file (.bin). Raises FileError."""
-    from ..models import CSNet
-
     state = read_checkpoint(checkpoint)
     try:
         config = configuration(read_layers(layers))

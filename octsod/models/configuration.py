@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Iterable, Sequence
 
 from ..checks import require
 
@@ -13,7 +14,7 @@ FUSED = (2, 3, 4)  # the stages whose last outputs are fused
 MOST_BLOCKS, MOST_BRANCHES = 100, 8  # of a stage and of a block: far more than of use; bounds what a file may ask for
 
 
-def split_channels(total, split):
+def split_channels(total: int, split: Iterable[float]) -> tuple[int, ...]:
     """`total` channels shared out by `split`: bounds are round(total * cumulative share)."""
     bounds = [0, *(round(total * share) for share in itertools.accumulate(split))]
     bounds[-1] = total
@@ -65,7 +66,7 @@ class Configuration:
         require(any(sum(d) for d in self.dilated), op, "dilated", "has no channels", "at least one")
 
     @classmethod
-    def standard(cls, width=1.0, split=(0.5, 0.5)):
+    def standard(cls, width: float = 1.0, split: Iterable[float] = (0.5, 0.5)) -> "Configuration":
         """The paper's CSNet-x`width` with its channels split over the scales by `split` (csnet.md, section 2)."""
         op = "csnet"
         require(isinstance(width, (int, float)) and width > 0, op, "width", f"is {width!r}", "a positive number")
@@ -87,38 +88,41 @@ class Configuration:
         dilated = tuple((*(c // DILATIONS,) * (DILATIONS - 1), c - (DILATIONS - 1) * (c // DILATIONS)) for c in fuse)
         return cls(tuple(stages), fuse, dilated, sum(fuse))
 
-    def inputs(self):
+    def inputs(self) -> list[tuple[tuple[int, ...], ...]]:
         """Per stage, per block, the input channels of its ILBlock."""
-        before, inputs = (3,), []
+        before: tuple[int, ...] = (3,)
+        inputs = []
         for stage in self.stages:
             inputs.append((before, *stage[:-1]))
             before = stage[-1]
         return inputs
 
-    def require_at_most(self, count):
+    def require_at_most(self, count: int) -> None:
         """Raise ValueError if the convolutions of this network have more than `count` weights.
 
         To be asked before a network is built that a file describes, with the count of the numbers in it: otherwise, a
         small file could claim all memory.
         """
-        layers = [pair for i, o in zip(self.inputs(), self.stages, strict=True) for pair in zip(i, o, strict=True)]
+        layers: list[tuple[Sequence[int], Sequence[int]]] = []
+        for inputs, outputs in zip(self.inputs(), self.stages, strict=True):
+            layers += zip(inputs, outputs, strict=True)
         layers.append(([self.stages[s][-1][0] for s in FUSED], self.fuse))
         layers.append(([sum(scale) for scale in self.dilated], [self.merge]))
-        weights = sum(sum(inputs) * sum(outputs) for inputs, outputs in layers)
+        weights = sum(sum(ins) * sum(outs) for ins, outs in layers)
         weights += sum(9 * i * sum(scale) for i, scale in zip(self.fuse, self.dilated, strict=True))
         require(weights <= count, "Configuration", "channels", f"make {weights} weights or more", f"at most {count}")
 
     @property
-    def multiple(self):
+    def multiple(self) -> int:
         """Of which an input's height and width must be multiples: 16, or more where a stage has over two branches."""
         strides = (1, 1, 2, 4, 8)
         return max(16, *(s << len(block) - 1 for s, stage in zip(strides, self.stages, strict=True) for block in stage))
 
-    def to_json(self):
+    def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str | bytes) -> "Configuration":
         """Raises ValueError on anything that is not a configuration."""
         try:
             values = json.loads(text)

@@ -1,5 +1,6 @@
 """Weight files: safetensors, with the model's configuration beside the arrays."""
 
+import os
 import pathlib
 import re
 
@@ -7,11 +8,13 @@ import numpy as np
 
 from ..errors import FileError
 from ..files import write_atomically
+from .configuration import Configuration
+from .network import CSNet
 
 FORMAT = "octsod-csnet-1"
 
 
-def save(model, path):
+def save(model: CSNet, path: str | os.PathLike[str]) -> None:
     """Write a CSNet's parameters, running statistics, configuration and size to a safetensors file, all or nothing."""
     import safetensors.numpy
 
@@ -19,12 +22,10 @@ def save(model, path):
     write_atomically(path, safetensors.numpy.save(dict(model.state_dict()), facts))
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> CSNet:
     """The CSNet in a weight file. Raises FileError, which names the file, on anything else."""
     import safetensors
     import safetensors.numpy
-
-    from . import Configuration, CSNet
 
     path = pathlib.Path(path)
     try:

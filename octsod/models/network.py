@@ -1,11 +1,14 @@
 """CSNet (paper, section 3; csnet.md, section 2): ILBlocks in five stages, cross-stage fusion, a 1x1 classifier."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import functional as f
 from .. import nn
+from ..autograd.tensor import Tensor
 from ..checks import require
 from .configuration import FUSED, Configuration
 
@@ -13,7 +16,7 @@ from .configuration import FUSED, Configuration
 class Extractor(nn.Module):
     """The five stages; returns the last outputs (finest branch) of stages 2, 3 and 4, at 1/2, 1/4, 1/8 of the input."""
 
-    def __init__(self, configuration, dtype):
+    def __init__(self, configuration: Configuration, dtype: DTypeLike):
         self.stages = []
         for s, (ins, outs) in enumerate(zip(configuration.inputs(), configuration.stages, strict=True)):
             blocks = []
@@ -24,7 +27,7 @@ class Extractor(nn.Module):
                 blocks.append(nn.ILBlock(i, o, kernel_size, stride, dtype))
             self.stages.append(blocks)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> list[Tensor]:
         maps, outputs = [x], []
         for stage, blocks in enumerate(self.stages):
             for block in blocks:
@@ -37,13 +40,13 @@ class Extractor(nn.Module):
 class CrossStageFusion(nn.Module):
     """gOctConv over three scales, parallel dilated convolutions, gOctConv to the finest scale."""
 
-    def __init__(self, in_channels, configuration, dtype):
+    def __init__(self, in_channels: Sequence[int], configuration: Configuration, dtype: DTypeLike):
         c = configuration
         self.fuse = nn.OctaveLayer(in_channels, c.fuse, dtype=dtype)
         self.dilated = nn.DilatedLayer(c.fuse, c.dilated, dtype)
         self.merge = nn.OctaveLayer([sum(d) for d in c.dilated], [c.merge], dtype=dtype)
 
-    def forward(self, maps):
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return self.merge(self.dilated(self.fuse(maps)))[0]
 
 
@@ -55,7 +58,7 @@ class CSNet(nn.Module):
     weight files keep it.
     """
 
-    def __init__(self, configuration: Configuration, dtype="float32"):
+    def __init__(self, configuration: Configuration, dtype: DTypeLike = "float32"):
         dtype = np.dtype(dtype)
         require(dtype in (np.float32, np.float64), "csnet", "dtype", f"is {dtype}", "float32 or float64")
         self.configuration = configuration
@@ -65,10 +68,10 @@ class CSNet(nn.Module):
         self.classifier = nn.Conv2d(configuration.merge, 1, dtype=dtype)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.classifier.weight.dtype
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         require(
             x.ndim == 4 and x.shape[1] == 3, "csnet", "x", f"has shape {tuple(x.shape)}",
             "(N, 3, H, W), normalised RGB images",
@@ -83,6 +86,6 @@ class CSNet(nn.Module):
         return f.upsample_bilinear(logits, x.shape[2:])
 
 
-def csnet(width=1.0, split=(0.5, 0.5), dtype="float32"):
+def csnet(width: float = 1.0, split: Iterable[float] = (0.5, 0.5), dtype: DTypeLike = "float32") -> CSNet:
     """A freshly initialised CSNet-x`width` whose channels are split over the scales by `split`."""
     return CSNet(Configuration.standard(width, split), dtype)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from .. import functional as f
-from .. import random
+from .. import ops, random
+from ..backend import default_device
 from ..backend.deferred import ActivationSums
 from .module import Module, Parameter
 
@@ -34,8 +35,8 @@ class NormAct(Module):
         self.weight = Parameter(np.ones(channels, dtype))
         self.bias = Parameter(np.zeros(channels, dtype))
         self.slope = Parameter(np.full(channels, 0.25, dtype))
-        self.running_mean = np.zeros(channels, dtype)
-        self.running_var = np.ones(channels, dtype)
+        self.running_mean = default_device().zeros((channels,), dtype)
+        self.running_var = default_device().full((channels,), 1, dtype)
         self.activation = None
 
     def watch(self, x):
@@ -44,9 +45,9 @@ class NormAct(Module):
 
     def forward(self, x):
         self.watch(x)
-        return f.batch_norm_prelu(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.slope, self.training, self.momentum,
-            self.eps, self.activation,
+        return ops.BatchNormPReLU.apply(
+            x, self.weight, self.bias, self.slope, running_mean=self.running_mean, running_var=self.running_var,
+            training=self.training, momentum=self.momentum, eps=self.eps, activation_sums=self.activation,
         )  # fmt: skip
 
 

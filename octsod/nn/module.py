@@ -1,33 +1,48 @@
 """Parameters, and modules that hold and name them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from ..autograd.tensor import Tensor
+from ..autograd import Tensor
+from ..backend import Device, default_device, device_of, get_device
 
 
 class Parameter(Tensor):
-    """A tensor that is learned."""
+    """A tensor that is learned. It owns its memory: a copy of `array`, which setting `data` writes to."""
 
     __slots__ = ()
 
     def __init__(self, array):
-        super().__init__(array, requires_grad=True)
+        super().__init__(array.copy() if isinstance(array, np.ndarray) else array, requires_grad=True)
+
+    @Tensor.data.setter
+    def data(self, array):
+        self._fitting(array, "data", self._data)
+
+    def move(self, device):
+        """To another device."""
+        own, device = self.device, get_device(device)
+        if device is not own:
+            self._data = device.put(own.get(self._data))
+            self._grad = self._grad if self._grad is None else device.put(own.get(self._grad))
+            self._home = None
 
 
 class Module:
     """Base of all layers and models.
 
-    Attributes that are Parameters, Modules, or lists of them (None for a missing entry) are found by name; arrays named
-    in `buffers` are saved with the parameters.
+    Attributes that are Parameters, Modules, or lists, tuples or dicts of them (None for a missing entry) are found by
+    name; arrays named in `buffers` are saved with the parameters. What is found by two names counts once.
     """
 
-    buffers = ()
+    buffers: tuple[str, ...] = ()
     training = True
 
-    def __call__(self, *inputs):
-        return self.forward(*inputs)
+    def __call__(self, *inputs, **keywords):
+        return self.forward(*inputs, **keywords)
 
-    def forward(self, *inputs):
+    def forward(self, *inputs, **keywords):
         raise TypeError(f"{type(self).__name__} needs a method `forward`.")
 
     def _children(self):
@@ -36,39 +51,74 @@ class Module:
                 if isinstance(item, (Parameter, Module)):
                     yield path, item
 
-    def named_modules(self, prefix=""):
-        """(name, module) of this module and all below it."""
+    def _named(self, prefix=""):
+        """(name, module) of this module and all below it, by each of their names."""
         yield prefix, self
         for name, child in self._children():
             if isinstance(child, Module):
-                yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+                yield from child._named(f"{prefix}.{name}" if prefix else name)
 
-    def modules(self):
+    def _state(self):
+        """(name, module, attribute or None, parameter or None) of each parameter and buffer, by each of its names."""
+        for prefix, module in self._named():
+            for name, child in module._children():
+                if isinstance(child, Parameter):
+                    yield f"{prefix}.{name}" if prefix else name, module, None, child
+        for prefix, module in self._named():
+            for name in module.buffers:
+                yield f"{prefix}.{name}" if prefix else name, module, name, None
+
+    def named_modules(self) -> "Iterator[tuple[str, Module]]":
+        """(name, module) of this module and all below it, each once."""
+        return _once(self._named())
+
+    def modules(self) -> "Iterator[Module]":
         """This module and all below it."""
         return (module for _, module in self.named_modules())
 
-    def named_parameters(self):
-        """(name, parameter), in the order of definition."""
-        for prefix, module in self.named_modules():
-            for name, child in module._children():
-                if isinstance(child, Parameter):
-                    yield f"{prefix}.{name}" if prefix else name, child
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(name, parameter), in the order of definition, each once."""
+        return _once((name, parameter) for name, _, _, parameter in self._state() if parameter is not None)
 
-    def parameters(self):
+    def parameters(self) -> Iterator[Parameter]:
         """All parameters, in the order of definition."""
         return (parameter for _, parameter in self.named_parameters())
 
-    def state_dict(self):
-        """name -> array (not a copy) of every parameter and buffer."""
-        state = {name: parameter.data for name, parameter in self.named_parameters()}
-        for prefix, module in self.named_modules():
+    def buffer_arrays(self):
+        """All arrays that are saved and not learned, such as running statistics."""
+        return [getattr(module, name) for module in self.modules() for name in module.buffers]
+
+    @property
+    def device(self) -> Device:
+        """Where the first parameter is; the default device, if there is none."""
+        return next((parameter.device for parameter in self.parameters()), default_device())
+
+    def to(self, device):
+        """Move all parameters, their gradients and all buffers to `device`, a name or a `Device`; returns the module.
+
+        An optimiser is made after this: it keeps the parameters where they are.
+        """
+        device = get_device(device)
+        for parameter in self.parameters():
+            parameter.move(device)
+        for module in self.modules():
             for name in module.buffers:
-                state[f"{prefix}.{name}" if prefix else name] = getattr(module, name)
+                array = getattr(module, name)
+                if device_of(array) is not device:
+                    setattr(module, name, device.put(device_of(array).get(array)))
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """name -> NumPy array of every parameter and buffer: on a host the array itself, elsewhere a copy."""
+        state = {}
+        for name, module, attribute, parameter in self._state():
+            array = parameter.data if parameter is not None else getattr(module, attribute)
+            state[name] = device_of(array).get(array)
         return state
 
     def load_state_dict(self, state):
         """Copy the arrays of `state` into this module; raises, and changes nothing, unless names and shapes fit."""
-        own = self.state_dict()
+        own = {name: (module, attribute, parameter) for name, module, attribute, parameter in self._state()}
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or extra:
             what = " and ".join(
@@ -76,14 +126,19 @@ class Module:
                 for label, names in (("lacks", missing), ("has unknown", extra)) if names
             )  # fmt: skip
             raise ValueError(f"load_state_dict: `state` {what}.")
+        targets = {
+            name: parameter.data if parameter is not None else getattr(module, attribute)
+            for name, (module, attribute, parameter) in own.items()
+        }
         arrays = {name: np.asarray(value) for name, value in state.items()}
         for name, array in arrays.items():
-            if array.shape != own[name].shape:
+            if array.shape != targets[name].shape:
                 raise ValueError(
-                    f"load_state_dict: `{name}` has shape {array.shape}; expected {own[name].shape}, the model's."
+                    f"load_state_dict: `{name}` has shape {array.shape}; expected {targets[name].shape}, the model's."
                 )
         for name, array in arrays.items():
-            own[name][...] = array
+            target = targets[name]
+            device_of(target).put(array.astype(target.dtype, copy=False), target)
 
     def train(self, mode=True):
         """Use batch statistics (or, with mode=False, running ones) from now on."""
@@ -98,12 +153,22 @@ class Module:
     def zero_grad(self):
         """Forget all gradients."""
         for parameter in self.parameters():
-            parameter.grad = None
+            parameter.zero_grad()
 
 
 def _entries(name, value):
     if isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _entries(f"{name}.{i}", item)
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _entries(f"{name}.{key}", item)
     else:
         yield name, value
+
+
+def _once(named):
+    seen = set()
+    for name, item in named:
+        if id(item) not in seen:
+            seen.add(id(item))
+            yield name, item

@@ -1,7 +1,7 @@
 """Blocks of octave convolutions: what CSNet is made of."""
 
-from .. import functional as f
-from .layers import WEIGHT_SCALE, NormAct, norms, uniform_weight
+from .. import ops
+from .layers import WEIGHT_SCALE, norms, uniform_weight
 from .module import Module
 
 
@@ -21,7 +21,9 @@ class OctaveLayer(Module):
 
     def forward(self, inputs):
         weight = self.weight * WEIGHT_SCALE if self.single else self.weight
-        maps = f.octave_conv2d(inputs, weight, self.out_channels, self.stride, moments=self.training)
+        maps = ops.OctaveConv2d.apply(
+            weight, *inputs, out_channels=self.out_channels, stride=self.stride, moments=self.training
+        )
         return [x if norm is None else norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
 
@@ -43,15 +45,24 @@ def depthwise_chain(inputs, layers):
     for branch, x in enumerate(inputs):
         norms = [layer.norms[branch] for layer in layers]
         if norms[0] is not None:
-            for norm in norms:
-                norm.watch(x)
-            x = f.depthwise_chain(
-                x, [(layer.weights[branch], n.weight, n.bias, n.slope) for layer, n in zip(layers, norms, strict=True)],
-                [(n.running_mean, n.running_var) for n in norms], layers[0].training, NormAct.momentum, NormAct.eps,
-                WEIGHT_SCALE, [n.activation for n in norms],
-            )  # fmt: skip
+            weights = [layer.weights[branch] for layer in layers]
+            # One op, if the norms' settings are the same; else one after the other.
+            same = len({(norm.momentum, norm.eps, norm.training) for norm in norms}) == 1
+            for part in [slice(None)] if same else [slice(k, k + 1) for k in range(len(norms))]:
+                x = _chain(x, weights[part], norms[part])
         outputs.append(x)
     return outputs
+
+
+def _chain(x, weights, norms):
+    for norm in norms:
+        norm.watch(x)
+    return ops.DepthwiseChain.apply(
+        x, *(p for w, n in zip(weights, norms, strict=True) for p in (w, n.weight, n.bias, n.slope)),
+        running=[(n.running_mean, n.running_var) for n in norms], training=norms[0].training,
+        momentum=norms[0].momentum, eps=norms[0].eps, weight_scale=WEIGHT_SCALE,
+        activation_sums=[n.activation for n in norms],
+    )  # fmt: skip
 
 
 class ILBlock(Module):
@@ -92,6 +103,6 @@ class DilatedLayer(Module):
             if norm is None:
                 outputs.append(None)
             else:
-                x = f.dilated_conv2d(x, [w for w, _ in used], [d for _, d in used], moments=self.training)
-                outputs.append(norm(x))
+                weights, dilations = zip(*used, strict=True)
+                outputs.append(norm(ops.DilatedConv2d.apply(x, *weights, dilations=dilations, moments=self.training)))
         return outputs

@@ -7,6 +7,7 @@ from .depthwise_chain import DepthwiseChain
 from .loss import BinaryCrossEntropyWithLogits, Sigmoid
 from .normalization import BatchNormPReLU, Materialize, PReLU
 from .octave import OctaveConv2d
+from .operators import To
 from .resampling import AvgPool2d, MaxPool2d, UpsampleBilinear
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "Sigmoid",
     "Subtract",
     "Sum",
+    "To",
     "UpsampleBilinear",
 ]

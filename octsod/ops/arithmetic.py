@@ -1,10 +1,9 @@
-"""Plain tensor arithmetic with broadcasting: + - * / **, sum, mean, reshape."""
+"""Plain tensor arithmetic with broadcasting: add, subtract, multiply, divide, power, sum, reshape."""
 
 import math
 
-from ..autograd.graph import Function
-from ..backend.device import kernels
-from ..backend.memory import empty
+from ..autograd import Function
+from ..backend import empty, full, kernels, zeros
 from ..checks import require, require_dtype, require_integer
 from .cost import Cost, elements
 
@@ -25,7 +24,7 @@ def expand(array, shape):
     if array.shape == shape:
         return array
     out = empty(shape, array.dtype)
-    out[...] = array
+    kernels.copy(array, out)
     return out
 
 
@@ -42,6 +41,8 @@ def sum_axes(array, axes):
 
 def reduce_to(array, shape):
     """Adjoint of `expand`: add up what was broadcast from `shape`."""
+    if array.shape == shape:
+        return array
     extra = array.ndim - len(shape)
     axes = [*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 and array.shape[extra + i] != 1)]
     return sum_axes(array, axes).reshape(shape)
@@ -92,15 +93,9 @@ class Subtract(_Elementwise):
         grad_b = None
         if ctx.needs[1]:
             negative = empty(grad.shape, grad.dtype)
-            kernels.subtract(_constant(0, grad), grad, negative)
+            kernels.subtract(zeros(grad.shape, grad.dtype), grad, negative)
             grad_b = reduce_to(negative, b)
         return reduce_to(grad, a) if ctx.needs[0] else None, grad_b
-
-
-def _constant(value, like):
-    out = empty(like.shape, like.dtype)
-    out[...] = value
-    return out
 
 
 class Multiply(_Elementwise):
@@ -117,10 +112,10 @@ class Multiply(_Elementwise):
     def backward(ctx, grad):
         a, b = ctx.saved
         grads = []
-        for need, own, other in ((ctx.needs[0], a, b), (ctx.needs[1], b, a)):
+        for index, own, other in ((0, a, b), (1, b, a)):
             product = None
-            if need:
-                product = empty(grad.shape, grad.dtype)
+            if ctx.needs[index]:
+                product = ctx.array(index) if own.shape == grad.shape else empty(grad.shape, grad.dtype)
                 kernels.multiply(grad, expand(other, grad.shape), product)
                 product = reduce_to(product, own.shape)
             grads.append(product)
@@ -147,7 +142,7 @@ class Divide(_Elementwise):
             grad_b = empty(grad.shape, grad.dtype)
             kernels.multiply(quotient, expand(a, grad.shape), grad_b)
             kernels.divide(grad_b, expand(b, grad.shape), grad_b)
-            kernels.subtract(_constant(0, grad), grad_b, grad_b)  # -g*a/b^2
+            kernels.subtract(zeros(grad.shape, grad.dtype), grad_b, grad_b)  # -g*a/b^2
             grad_b = reduce_to(grad_b, b.shape)
         return reduce_to(quotient, a.shape) if ctx.needs[0] else None, grad_b
 
@@ -160,31 +155,24 @@ class Power(Function):
         ctx.save_for_backward(a)
         ctx.exponent = exponent
         out = empty(a.shape, a.dtype)
-        kernels.power(a, _scalar(exponent, a), out)
+        kernels.power(a, full((1,), exponent, a.dtype), out)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         (a,) = ctx.saved
-        out = empty(a.shape, a.dtype)
         if ctx.exponent == 0:  # also where a is zero
-            out[...] = 0
-            return out
-        kernels.power(a, _scalar(ctx.exponent - 1, a), out)
+            return zeros(a.shape, a.dtype)
+        out = ctx.array(0)
+        kernels.power(a, full((1,), ctx.exponent - 1, a.dtype), out)
         kernels.multiply(out, grad, out)
-        kernels.multiply(out, _constant(ctx.exponent, out), out)
+        kernels.multiply(out, full(out.shape, ctx.exponent, out.dtype), out)
         return out
 
     @staticmethod
     def cost(a, itemsize=4, backward=False):
         """A power counted as one operation."""
         return Cost(elements(a) * (3 if backward else 1), itemsize * elements(a, a, a if backward else None))
-
-
-def _scalar(value, like):
-    out = empty((1,), like.dtype)
-    out[...] = value
-    return out
 
 
 class Sum(Function):

@@ -1,9 +1,8 @@
 """Convolutions over one scale: dense, depthwise, parallel dilated. Maps are NCHW, weights OIHW."""
 
-from ..autograd.graph import Function
+from ..autograd import Function
+from ..backend import empty, kernels
 from ..backend.deferred import Deferred, DeferredGradient
-from ..backend.device import kernels
-from ..backend.memory import empty
 from ..checks import require, require_channels, require_dtype, require_given, require_integer, require_map
 from .cost import Cost, elements
 
@@ -64,16 +63,15 @@ class Conv2d(Function):
         out = empty((x.shape[0], weight.shape[0], *size), x.dtype)
         sums = moments_for(out.shape, moments)
         kernels.conv2d(x, weight, bias, out, *settings, sums)
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         return result(out, sums)
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, bias = ctx.saved
+        x, weight = ctx.saved
         grad = DeferredGradient.of(grad)
-        grad_x = ctx.slot(0, grad)
-        grad_weight = empty(weight.shape, weight.dtype) if ctx.needs[1] else None
-        grad_bias = empty(bias.shape, bias.dtype) if ctx.needs[2] else None
+        grad_x = ctx.target(0, grad)
+        grad_weight, grad_bias = ctx.array(1), ctx.array(2)
         kernels.conv2d_backward(grad, x, weight, *ctx.settings, grad_x, grad_weight, grad_bias)
         return grad_x, grad_weight, grad_bias
 
@@ -111,8 +109,8 @@ class DepthwiseConv2d(Function):
     def backward(ctx, grad):
         x, weight = ctx.saved
         grad = DeferredGradient.of(grad)
-        grad_x = ctx.slot(0, grad)
-        grad_weight = empty(weight.shape, weight.dtype) if ctx.needs[1] else None
+        grad_x = ctx.target(0, grad)
+        grad_weight = ctx.array(1)
         kernels.depthwise_conv2d_backward(grad, x, weight, *ctx.settings, grad_x, grad_weight)
         return grad_x, grad_weight
 
@@ -149,31 +147,22 @@ class DilatedConv2d(Function):
                 op, "weight", f"has shape {weight.shape}", f"(O, {x.shape[1]}, k, k) with one odd k for all dilations",
             )  # fmt: skip
             require_dtype(weight, x, op, "weight")
-        ctx.groups, first = [], 0
-        for weight, dilation in zip(weights, dilations, strict=True):
-            dilation = require_integer(dilation, op, "dilations", 1)
-            ctx.groups.append((first, first + weight.shape[0], dilation))
-            first += weight.shape[0]
-        joined = empty((first, *weights[0].shape[1:]), x.dtype)
-        for weight, (start, end, _) in zip(weights, ctx.groups, strict=True):
-            joined[start:end] = weight
-        out = empty((x.shape[0], first, *x.shape[2:]), x.dtype)
+        ctx.dilations = dilations = [require_integer(d, op, "dilations", 1) for d in dilations]
+        channels = sum(weight.shape[0] for weight in weights)
+        out = empty((x.shape[0], channels, *x.shape[2:]), x.dtype)
         sums = moments_for(out.shape, moments)
-        kernels.dilated_conv2d(x, joined, ctx.groups, out, sums)
-        ctx.save_for_backward(x, joined)
+        kernels.dilated_conv2d(x, weights, dilations, out, sums)
+        ctx.save_for_backward(x, weights)
         return result(out, sums)
 
     @staticmethod
     def backward(ctx, grad):
-        x, joined = ctx.saved
+        x, weights = ctx.saved
         grad = DeferredGradient.of(grad)
-        grad_x = ctx.slot(0, grad)
-        grad_joined = empty(joined.shape, joined.dtype) if any(ctx.needs[1:]) else None
-        kernels.dilated_conv2d_backward(grad, x, joined, ctx.groups, grad_x, grad_joined)
-        return grad_x, *(
-            grad_joined[start:end] if need else None
-            for need, (start, end, _) in zip(ctx.needs[1:], ctx.groups, strict=True)
-        )
+        grad_x = ctx.target(0, grad)
+        grad_weights = [ctx.array(1 + i) for i in range(len(weights))]
+        kernels.dilated_conv2d_backward(grad, x, weights, ctx.dilations, grad_x, grad_weights)
+        return grad_x, *grad_weights
 
     @staticmethod
     def cost(x, *weights, itemsize=4, backward=False):

@@ -5,12 +5,9 @@ of the whole batch through all layers while its planes are in the cache. Layer b
 memory bus once more.
 """
 
-import numpy as np
-
-from ..autograd.graph import Function
+from ..autograd import Function
+from ..backend import empty, kernels
 from ..backend.deferred import Deferred, DeferredGradient
-from ..backend.device import kernels
-from ..backend.memory import empty
 from ..checks import require, require_channels, require_dtype, require_given, require_map
 from .convolution import DepthwiseConv2d
 from .cost import Cost, elements
@@ -56,49 +53,38 @@ class DepthwiseChain(Function):
             images * height * width > 0 or not training, op, "x", f"has shape {x.shape}",
             "at least one value per channel in training",
         )  # fmt: skip
-        weight = np.stack([layer[0][:, 0] for layer in layers]) * x.dtype.type(weight_scale)
-        norm = np.stack([layer[1:] for layer in layers])
-        averages = np.array(running, np.float64)
         raw = empty((depth, *x.shape), x.dtype)
         coefficients = empty((depth, 4, channels), x.dtype)
         statistics = empty((depth, 2, channels), "float64")
-        sums = empty((depth, images, channels), "float64")
-        kernels.depthwise_chain(
-            x, weight, norm, averages, raw, coefficients, statistics, sums, training, momentum, eps
-        )
-        if training:
-            for arrays, values in zip(running, averages, strict=True):
-                for array, value in zip(arrays, values, strict=True):
-                    array[...] = value
         holders = [x.activation_sums, *(activation_sums or [None] * depth)]
-        for holder, values in zip(holders, sums, strict=False):
-            target = None if holder is None else holder.claim(images, channels)
-            if target is not None:
-                target[...] = values
-        out = Deferred(raw[-1], coefficients[-1], activation_sums=holders[-1])
+        claimed = [None if holder is None else holder.claim(images, channels) for holder in holders[:-1]]
+        kernels.depthwise_chain(
+            x, layers, running, raw, coefficients, statistics, claimed, training, momentum, eps, weight_scale
+        )
+        out = Deferred(raw[depth - 1], coefficients[depth - 1], activation_sums=holders[-1])
         ctx.settings = training, eps, weight_scale
-        ctx.save_for_backward(x, weight, norm, raw, coefficients, statistics)
+        ctx.save_for_backward(x, layers, raw, coefficients, statistics)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, norm, raw, coefficients, statistics = ctx.saved
-        training, eps, weight_scale = ctx.settings
+        x, layers, raw, coefficients, statistics = ctx.saved
         # What one layer hands to the one before it is written over the gradient that has been read, if that is spent.
-        grad_x = ctx.slot(0, DeferredGradient(grad.array, raw[-1], None, grad.spent))
+        grad_x = ctx.target(0, DeferredGradient(grad.array, raw[len(layers) - 1], None, grad.spent))
         if grad.spent:
             between = grad.array
         elif grad_x is not None and not grad_x.accumulate:
             between = grad_x.array
         else:
             between = empty(x.shape, x.dtype)
-        grad_weight, grad_norm = empty(weight.shape, weight.dtype), empty(norm.shape, norm.dtype)
+        flat = [parameter for layer in layers for parameter in layer]
+        grads = [ctx.array(1 + i) for i in range(len(flat))]
+        written = [empty(p.shape, p.dtype) if g is None else g for p, g in zip(flat, grads, strict=True)]
+        grad_layers = [written[k : k + 4] for k in range(0, len(written), 4)]
         kernels.depthwise_chain_backward(
-            grad, x, weight, norm, raw, coefficients, statistics, training, eps, between, grad_x, grad_weight, grad_norm
+            grad, x, layers, raw, coefficients, statistics, *ctx.settings, between, grad_x, grad_layers
         )
-        grad_weight *= weight.dtype.type(weight_scale)
-        grads = [(w[:, None], *n) for w, n in zip(grad_weight, grad_norm, strict=True)]
-        return grad_x, *(g for layer in grads for g in layer)
+        return grad_x, *grads
 
     @staticmethod
     def cost(x, weight, layers, itemsize=4, backward=False):

@@ -1,8 +1,7 @@
 """Sigmoid and the loss: mean binary cross-entropy with logits."""
 
-from ..autograd.graph import Function
-from ..backend.device import kernels
-from ..backend.memory import empty
+from ..autograd import Function
+from ..backend import empty, kernels
 from ..checks import require, require_dtype, require_float, require_given
 from .cost import Cost, elements
 
@@ -21,7 +20,7 @@ class Sigmoid(Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved
-        grad_x = empty(x.shape, x.dtype)
+        grad_x = ctx.array(0)
         kernels.sigmoid_backward(grad, x, grad_x)
         return grad_x
 
@@ -54,7 +53,7 @@ class BinaryCrossEntropyWithLogits(Function):
     @staticmethod
     def backward(ctx, grad):
         logits, target = ctx.saved
-        grad_logits = empty(logits.shape, logits.dtype)
+        grad_logits = ctx.array(0)
         kernels.binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
         return grad_logits, None
 

@@ -3,10 +3,9 @@
 Public `batch_norm` and `prelu` materialise the result; CSNet never does.
 """
 
-from ..autograd.graph import Function
-from ..backend.deferred import ActivationSums, Deferred, DeferredGradient, identity_coefficients
-from ..backend.device import kernels
-from ..backend.memory import empty, zeros
+from ..autograd import Function
+from ..backend import empty, full, kernels, zeros
+from ..backend.deferred import Deferred, DeferredGradient
 from ..checks import require, require_channels, require_dtype, require_given, require_map
 from .cost import Cost, elements
 
@@ -32,7 +31,7 @@ class BatchNormPReLU(Function):
         require_given(weight, op, "weight")
         require_given(bias, op, "bias")
         x = Deferred.of(x)
-        x = x if x.is_raw else Deferred(x.value(kernels))
+        x = x if x.is_raw else Deferred(x.value())
         images, channels, height, width = x.shape
         for name, value in (("weight", weight), ("bias", bias), ("slope", slope)):
             if value is not None:
@@ -44,8 +43,7 @@ class BatchNormPReLU(Function):
                 require_channels(value, channels, op, name)
         ctx.has_slope = slope is not None
         if slope is None:
-            slope = empty((channels,), x.dtype)
-            slope[...] = 1
+            slope = full((channels,), 1, x.dtype)
         ctx.count, ctx.training, ctx.eps = images * height * width, training, eps
         if training:
             require(ctx.count > 0, op, "x", f"has shape {x.shape}", "at least one value per channel in training")
@@ -60,7 +58,7 @@ class BatchNormPReLU(Function):
                 unused if running_mean is None else running_mean, unused if running_var is None else running_var,
             )  # fmt: skip
         else:
-            mean, variance = running_mean.astype("float64"), running_var.astype("float64")
+            mean, variance = running_mean, running_var
         coefficients = empty((4, channels), x.dtype)
         kernels.batch_norm_coefficients(mean, variance, eps, weight, bias, slope, coefficients)
         out = Deferred(x.raw, coefficients, activation_sums=activation_sums)
@@ -70,18 +68,18 @@ class BatchNormPReLU(Function):
     @staticmethod
     def backward(ctx, grad):
         out, mean, variance, weight, bias, slope = ctx.saved
-        sums = grad.sums
+        sums = grad.gradient_sums
         if sums is None:
             sums = empty((out.shape[0], 3, out.shape[1]), "float64")
             kernels.gradient_sums(grad.array, out, sums)
         coefficients = empty((6, out.shape[1]), out.dtype)
-        grads = [empty(weight.shape, weight.dtype) for _ in range(3)]
+        needed = (ctx.array(1), ctx.array(2), ctx.array(3) if ctx.has_slope else None)
+        grads = [empty(weight.shape, weight.dtype) if g is None else g for g in needed]
         kernels.batch_norm_backward(
             sums, ctx.count, ctx.training, mean, variance, ctx.eps, weight, bias, slope, coefficients, *grads
         )
         grad_x = DeferredGradient(grad.array, out.raw, coefficients, grad.spent) if ctx.needs[0] else None
-        grad_weight, grad_bias, grad_slope = grads
-        return grad_x, grad_weight, grad_bias, grad_slope if ctx.has_slope else None
+        return grad_x, *needed
 
     @staticmethod
     def cost(x, itemsize=4, backward=False):
@@ -100,23 +98,22 @@ class PReLU(Function):
         x = Deferred.of(x)
         require_channels(slope, x.shape[1], "prelu", "slope")
         require_dtype(slope, x, "prelu", "slope")
-        coefficients = identity_coefficients(x.shape[1], x.dtype)
-        coefficients[2] = slope
-        out = Deferred(x.value(kernels), coefficients)
+        coefficients = empty((4, x.shape[1]), x.dtype)
+        kernels.prelu_coefficients(slope, coefficients)
+        out = Deferred(x.value(), coefficients)
         ctx.save_for_backward(out, slope)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         out, slope = ctx.saved
-        sums = grad.sums
+        sums = grad.gradient_sums
         if sums is None:
             sums = empty((out.shape[0], 3, out.shape[1]), "float64")
             kernels.gradient_sums(grad.array, out, sums)
-        coefficients = zeros((6, out.shape[1]), out.dtype)
-        coefficients[0] = coefficients[3] = 1
-        coefficients[2] = slope
-        return DeferredGradient(grad.array, out.raw, coefficients), sums[:, 2].sum(axis=0).astype(slope.dtype)
+        coefficients, grad_slope = empty((6, out.shape[1]), out.dtype), ctx.array(1)
+        kernels.prelu_backward(sums, slope, coefficients, grad_slope)
+        return DeferredGradient(grad.array, out.raw, coefficients), grad_slope
 
     @staticmethod
     def cost(x, itemsize=4, backward=False):
@@ -131,16 +128,13 @@ class Materialize(Function):
 
     @staticmethod
     def forward(ctx, x):
-        return Deferred.of(x).value(kernels)
+        return Deferred.of(x).value()
 
     @staticmethod
     def backward(ctx, grad):
-        return grad.value(kernels) if isinstance(grad, DeferredGradient) else grad
+        return grad.value() if isinstance(grad, DeferredGradient) else grad
 
     @staticmethod
     def cost(x, itemsize=4, backward=False):
         """Read, apply scale, shift and slope, write; backward nothing."""
         return Cost(0, 0) if backward else Cost(4 * elements(x), itemsize * 2 * elements(x))
-
-
-__all__ = ["ActivationSums", "BatchNormPReLU", "Materialize", "PReLU"]

@@ -1,9 +1,8 @@
 """The generalised octave convolution (gOctConv): any number of branches, each half the size of the one before."""
 
-from ..autograd.graph import Function
+from ..autograd import Function
+from ..backend import empty, kernels, zeros
 from ..backend.deferred import Deferred, DeferredGradient
-from ..backend.device import kernels
-from ..backend.memory import empty, zeros
 from ..checks import require, require_dtype, require_given, require_integer, require_map
 from .convolution import moments_for, result
 from .cost import Cost, elements
@@ -45,14 +44,14 @@ class OctaveConv2d(Function):
     @staticmethod
     def backward(ctx, *grads):
         weight, inputs = ctx.saved
-        grad_weight = empty(weight.shape, weight.dtype) if ctx.needs[0] else None
+        grad_weight = ctx.array(0)
         # An output that nobody used still has its share of the weight's rows.
         grads = [
             None if shape is None else DeferredGradient.of(zeros(shape, weight.dtype) if g is None else g)
             for g, shape in zip(grads, ctx.shapes, strict=True)
         ]
         same = [*grads, *[None] * len(inputs)]  # output i may have the shape of input i
-        slots = [None if x is None else ctx.slot(i + 1, same[i]) for i, x in enumerate(inputs)]
+        slots = [None if x is None else ctx.target(i + 1, same[i]) for i, x in enumerate(inputs)]
         kernels.octave_conv2d_backward(grads, inputs, weight, ctx.stride, slots, grad_weight)
         return grad_weight, *slots
 

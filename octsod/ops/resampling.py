@@ -1,8 +1,7 @@
 """Pooling and bilinear resizing as ops of their own. (Octave convolutions resample inside.)"""
 
-from ..autograd.graph import Function
-from ..backend.device import kernels
-from ..backend.memory import empty
+from ..autograd import Function
+from ..backend import empty, kernels
 from ..checks import require, require_integer, require_map
 from .cost import Cost, elements
 
@@ -37,7 +36,7 @@ class MaxPool2d(Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved
-        grad_x = empty(x.shape, x.dtype)
+        grad_x = ctx.array(0)
         kernels.max_pool2d_backward(grad, x, grad_x, *ctx.settings)
         return grad_x
 
@@ -54,14 +53,13 @@ class AvgPool2d(Function):
     @staticmethod
     def forward(ctx, x, kernel_size, stride=None, padding=0):
         ctx.settings, shape = _windows("avg_pool2d", x, kernel_size, stride, padding)
-        ctx.shape = x.shape
         out = empty(shape, x.dtype)
         kernels.avg_pool2d(x, out, *ctx.settings)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        grad_x = empty(ctx.shape, grad.dtype)
+        grad_x = ctx.array(0)
         kernels.avg_pool2d_backward(grad, grad_x, *ctx.settings)
         return grad_x
 
@@ -80,14 +78,13 @@ class UpsampleBilinear(Function):
         require(len(size) == 2, "upsample_bilinear", "size", f"is {size!r}", "(height, width)")
         size = tuple(require_integer(n, "upsample_bilinear", "size", 1) for n in size)
         require(min(x.shape[2:]) > 0, "upsample_bilinear", "x", f"has shape {x.shape}", "at least one pixel")
-        ctx.shape = x.shape
         out = empty((*x.shape[:2], *size), x.dtype)
         kernels.upsample_bilinear(x, out)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        grad_x = empty(ctx.shape, grad.dtype)
+        grad_x = ctx.array(0)
         kernels.upsample_bilinear_backward(grad, grad_x)
         return grad_x
 

@@ -1,16 +1,17 @@
 """Optimisers, learning-rate schedules, and dynamic weight decay."""
 
 from .adam import Adam
-from .decay import DynamicWeightDecay, average_pooling, constant, decayed_norms, parameter_groups
+from .decay import METRICS, DynamicWeightDecay, decayed_norms, parameter_groups
+from .optimizer import Optimizer
 from .schedules import CosineLR, MultiStepLR
 
 __all__ = [
+    "METRICS",
     "Adam",
     "CosineLR",
     "DynamicWeightDecay",
     "MultiStepLR",
-    "average_pooling",
-    "constant",
+    "Optimizer",
     "decayed_norms",
     "parameter_groups",
 ]

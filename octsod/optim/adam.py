@@ -1,13 +1,12 @@
 """Adam."""
 
-import numpy as np
-
-from ..backend.device import kernels
+from ..backend import kernels
 from ..checks import require
 from ..ops.cost import Cost, elements
+from .optimizer import Optimizer
 
 
-class Adam:
+class Adam(Optimizer):
     """Adam with coupled L2: `weight_decay * parameter` is added to the gradient.
 
     params_or_groups: parameters, or dicts with `params` and any of `lr`, `betas`, `eps`, `weight_decay`. A parameter
@@ -15,43 +14,29 @@ class Adam:
     """
 
     def __init__(self, params_or_groups, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
-        entries = list(params_or_groups)
-        require(len(entries) > 0, "Adam", "params_or_groups", "is empty", "at least one parameter")
-        groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
-        self.groups = [{**defaults, **group, "params": list(group["params"])} for group in groups]
-        seen = set()
+        super().__init__(
+            params_or_groups, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        )
         for group in self.groups:
-            unknown = group.keys() - defaults.keys() - {"params"}
-            require(not unknown, "Adam", "params_or_groups", f"has {', '.join(sorted(unknown))}", ", ".join(defaults))
             require(group["lr"] >= 0, "Adam", "lr", f"is {group['lr']}", "a number that is not negative")
             require(all(0 <= b < 1 for b in group["betas"]), "Adam", "betas", f"is {group['betas']}", "two in [0, 1)")
-            for p in group["params"]:
-                require(id(p) not in seen, "Adam", "params_or_groups", "names a parameter twice", "each once")
-                seen.add(id(p))
-        self.steps = 0
-        self.moments = [
-            [(np.zeros(p.shape, p.dtype), np.zeros(p.shape, p.dtype)) for p in group["params"]]
-            for group in self.groups
-        ]
+        self._moments = [(buffer.like(), buffer.like()) for buffer in self.buffers]
+        self._settings = None, None
 
-    def zero_grad(self):
-        """Forget all gradients."""
-        for group in self.groups:
-            for p in group["params"]:
-                p.grad = None
+    @property
+    def moments(self):
+        """Parameter -> its first and second moment, arrays of its shape: by the parameter's id."""
+        return {
+            id(p): pair
+            for buffer, flats in zip(self.buffers, self._moments, strict=True)
+            for p, *pair in zip(buffer.parameters, *map(buffer.views, flats), strict=True)
+        }
 
-    def step(self):
-        """Update every parameter from its gradient."""
-        self.steps += 1
-        for group, moments in zip(self.groups, self.moments, strict=True):
-            beta1, beta2 = group["betas"]
-            for p, (first, second) in zip(group["params"], moments, strict=True):
-                if p.grad is not None:
-                    kernels.adam(
-                        p.data, p.grad, first, second, group["lr"], beta1, beta2, group["eps"], group["weight_decay"],
-                        1 - beta1**self.steps, 1 - beta2**self.steps,
-                    )  # fmt: skip
+    def update(self, number, buffer, ranges):
+        settings = [[g["lr"], *g["betas"], g["eps"], g["weight_decay"]] for g in self.groups]
+        if settings != self._settings[0]:
+            self._settings = settings, self.device.put(settings, dtype="float64")
+        kernels.adam(buffer.data, buffer.grad, *self._moments[number], ranges, self._settings[1], self.state)
 
     @staticmethod
     def cost(parameter, itemsize=4):

@@ -2,16 +2,15 @@
 
 import math
 
-import numpy as np
-
-from .. import nn
-from ..backend.device import kernels
+from ..autograd import Tensor
+from ..backend import on
 from ..checks import require
+from ..nn import ILBlock
 
 
 def decayed_norms(model):
     """The norms of a model whose scales dynamic weight decay acts on: those of its ILBlocks."""
-    return [norm for module in model.modules() if isinstance(module, nn.ILBlock) for norm in module.norms()]
+    return [norm for module in model.modules() if isinstance(module, ILBlock) for norm in module.norms()]
 
 
 def parameter_groups(model, weight_decay):
@@ -23,14 +22,7 @@ def parameter_groups(model, weight_decay):
     return [group for group in groups if group["params"]]
 
 
-def average_pooling(sums, pixels):
-    """The paper's metric: per channel, the mean over the batch of |mean over pixels of the activation| (equation 4)."""
-    return np.abs(sums / pixels).mean(axis=0)
-
-
-def constant(sums, pixels):
-    """The metric that makes dynamic weight decay the standard one: 1 for every channel."""
-    return np.ones(sums.shape[1])
+METRICS = ("average_pooling", "constant")
 
 
 class DynamicWeightDecay:
@@ -38,36 +30,58 @@ class DynamicWeightDecay:
 
     Per channel c with scale gamma_c, the penalty is 1/2 * sum_c M_c * gamma_c**2, with the metric M_c held constant.
 
-    metric: a function that is given, for each norm, the sums over pixels of its activations after PReLU, (N, C)
-    float64, and the number of pixels, and returns M (C,). branch_factor: that of branch k is multiplied by
-    branch_factor**k, finest first; 1/4 weighs branches by what a channel costs there.
+    metric: "average_pooling", the paper's: per channel, the mean over the batch of |mean over pixels of the activation|
+    (equation 4); "constant", which makes this the standard decay: 1 for every channel; or a function that is given, for
+    each norm, the sums over pixels of its activations after PReLU, a NumPy array (N, C) float64, and the number of
+    pixels, and returns M (C,): it costs waiting for the device once a step. branch_factor: the metric of branch k is
+    multiplied by branch_factor**k, finest first; 1/4 weighs branches by what a channel costs there.
     """
 
-    def __init__(self, model, strength, metric=average_pooling, branch_factor=1.0):
+    def __init__(self, model, strength, metric="average_pooling", branch_factor=1.0):
         op = "DynamicWeightDecay"
+        known = callable(metric) or metric in METRICS
+        require(known, op, "metric", f"is {metric!r}", f"a function or one of {', '.join(METRICS)}")
         self.norms, self.strength, self.metric = decayed_norms(model), strength, metric
         require(len(self.norms) > 0, op, "model", "has no ILBlock", "a CSNet")
         for name, value in (("strength", strength), ("branch_factor", branch_factor)):
             require(0 <= value < math.inf, op, name, f"is {value}", "a number that is not negative")
-        layers = [layer for m in model.modules() if isinstance(m, nn.ILBlock) for layer in (m.mix, *m.depthwise)]
+        layers = [layer for m in model.modules() if isinstance(m, ILBlock) for layer in (m.mix, *m.depthwise)]
         branches = {id(norm): branch for layer in layers for branch, norm in enumerate(layer.norms)}
         self.factors = [branch_factor ** branches[id(norm)] for norm in self.norms]
 
-    def apply(self):
+    def apply(self) -> Tensor:
         """After backward: add `strength * M * gamma` to the gradients of the scales; returns the unscaled penalty."""
-        penalty = 0.0
-        for norm, factor in zip(self.norms, self.factors, strict=True):
-            sums = None if norm.activation is None else norm.activation.values
-            require(sums is not None, "DynamicWeightDecay", "model", "has not run", "a training pass before `apply`")
-            gamma = norm.weight.data
-            metric = np.asarray(self.metric(sums, norm.activation.pixels))
-            fits = metric.shape == gamma.shape
-            require(fits, "DynamicWeightDecay", "metric", f"returns shape {metric.shape}", f"{gamma.shape}")
-            metric = factor * metric
-            penalty += 0.5 * float((metric * gamma.astype(np.float64) ** 2).sum())
-            share = (self.strength * metric * gamma).astype(gamma.dtype)
-            if norm.weight.grad is None:
-                norm.weight.grad = share
-            else:
-                kernels.add(norm.weight.grad, share, norm.weight.grad)
-        return penalty
+        missing = any(norm.activation is None or norm.activation.values is None for norm in self.norms)
+        require(not missing, "DynamicWeightDecay", "model", "has not run", "a training pass before `apply`")
+        sums = [norm.activation.values for norm in self.norms]
+        pixels = [norm.activation.pixels for norm in self.norms]
+        scales = [norm.weight for norm in self.norms]
+        device = scales[0].device
+        with on(device):
+            for scale in scales:
+                if scale.grad is None:
+                    scale.grad = device.zeros(scale.shape, scale.dtype)
+            metric = self._called(device, sums, pixels) if callable(self.metric) else self.metric
+            penalty = device.empty((), "float64")
+            device.kernels.decay_scales(
+                metric, sums, pixels, [s.data for s in scales], self.factors, self.strength, [s.grad for s in scales],
+                penalty,
+            )  # fmt: skip
+        return Tensor._of(penalty)
+
+    def _called(self, device, sums, pixels):
+        """What the user's function makes of each norm's sums, which come to the host all at once."""
+        together = device.empty((sum(s.shape[0] * s.shape[1] for s in sums),), "float64")
+        device.kernels.gather(sums, together)
+        together, start, metrics = device.get(together), 0, []
+        for array, count in zip(sums, pixels, strict=True):
+            size = array.shape[0] * array.shape[1]
+            values = self.metric(together[start : start + size].reshape(array.shape), count)
+            shape = tuple(getattr(values, "shape", ()))
+            require(
+                shape == (array.shape[1],), "DynamicWeightDecay", "metric", f"returns shape {shape}",
+                f"({array.shape[1]},)",
+            )  # fmt: skip
+            metrics.append(device.put(values, dtype="float64"))
+            start += size
+        return metrics

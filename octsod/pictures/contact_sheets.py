@@ -1,5 +1,7 @@
 """Contact sheets: pictures in rows of equally sized cells, with captions."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,28 +13,33 @@ LINE = 22  # pixels that a line of text takes
 PAPER, INK = "white", "black"
 
 
-def contact_sheet(rows, captions=None, headings=None, cell=224) -> np.ndarray:
+def contact_sheet(
+    rows: Iterable[Iterable[np.ndarray]],
+    captions: Sequence[str] | None = None,
+    headings: Sequence[str] | None = None,
+    cell: int = 224,
+) -> np.ndarray:
     """One picture (H, W, 3) uint8 that shows many.
 
     rows: sequences of equal length of pictures, (h, w) or (h, w, 3) uint8 of any size; each is fitted into a square
     cell of `cell` pixels, its proportions kept. captions: a line of text above each row; headings: one above each
     column. What is too long for its place is cut short.
     """
-    rows = [list(row) for row in rows]
-    columns = len(rows[0]) if rows else 0
+    table = [list(row) for row in rows]
+    columns = len(table[0]) if table else 0
     require(columns > 0, "contact_sheet", "rows", "is empty", "at least one picture")
-    for name, expected, got in [("rows", columns, [len(row) for row in rows]),
-                                ("captions", len(rows), [] if captions is None else [len(captions)]),
+    for name, expected, got in [("rows", columns, [len(row) for row in table]),
+                                ("captions", len(table), [] if captions is None else [len(captions)]),
                                 ("headings", columns, [] if headings is None else [len(headings)])]:  # fmt: skip
         require(set(got) <= {expected}, "contact_sheet", name, f"has length {got}", f"{expected} everywhere")
 
     top = GAP + (LINE if headings else 0)
     row_height = cell + GAP + (LINE if captions else 0)
-    sheet = Image.new("RGB", (GAP + columns * (cell + GAP), top + len(rows) * row_height), PAPER)
+    sheet = Image.new("RGB", (GAP + columns * (cell + GAP), top + len(table) * row_height), PAPER)
     write = _Writer(sheet)
     for column, heading in enumerate(headings or ()):
         write(heading, GAP + column * (cell + GAP), GAP, cell)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(table):
         y = top + number * row_height
         if captions:
             write(captions[number], GAP, y, sheet.width - 2 * GAP)

@@ -14,7 +14,7 @@ DIMMED = 0.45  # brightness of what is not the object
 OUTLINE = 1 / 250  # half the outline's width, in parts of the picture's longer side
 
 
-def overlay(image, salience) -> np.ndarray:
+def overlay(image: np.ndarray, salience: np.ndarray) -> np.ndarray:
     """The object in its colours, outlined, before a background that is dimmed and grey: (H, W, 3) uint8.
 
     image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` gives it; the map is the opacity of the colours, so
@@ -33,7 +33,7 @@ def overlay(image, salience) -> np.ndarray:
     return np.array(result)
 
 
-def cutout(image, salience) -> np.ndarray:
+def cutout(image: np.ndarray, salience: np.ndarray) -> np.ndarray:
     """The object on nothing: (H, W, 4) uint8 RGBA, the picture with its map as opacity.
 
     image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` gives it. What is fully transparent is black.
@@ -44,7 +44,7 @@ def cutout(image, salience) -> np.ndarray:
     return result
 
 
-def object_box(salience, margin=0.1):
+def object_box(salience: np.ndarray, margin: float = 0.1) -> tuple[slice, slice] | None:
     """Where the object is: slices (rows, columns) for `image[box]`, or None if no pixel is more likely than not its.
 
     salience: (H, W) uint8, as `predict` gives it. margin: what to leave around the object, as far as the picture goes,
@@ -57,12 +57,12 @@ def object_box(salience, margin=0.1):
     inside = salience >= OBJECT
     if not inside.any():
         return None
-    box = []
+    box: list[slice] = []
     for line in (inside.any(axis=1), inside.any(axis=0)):
         start, *_, stop = np.flatnonzero(np.diff(line, prepend=False, append=False))
         extra = round(margin * (stop - start))
         box.append(slice(max(start - extra, 0), min(stop + extra, line.size)))
-    return tuple(box)
+    return box[0], box[1]
 
 
 def _require_map(salience, image, op):

@@ -27,7 +27,7 @@ def copy_rate(size=1 << 26) -> float:
     """
     import numpy as np
 
-    from ..kernels.cpu.parallel import get_num_threads
+    from ..threads import get_num_threads
 
     threads = get_num_threads()
     source, target = np.ones(size // 8), np.ones(size // 8)  # ones: memory that was never written is not there yet

@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..backend import Host, host, use_backend
 from ..checks import require
 from ..inference.prediction import infer
 from ..models import Configuration, CSNet
 from ..models.configuration import FUSED
 from ..nn.layers import WEIGHT_SCALE
 from ..nn.octave import ILBlock
-from .counts import complexity  # the function: importing it from its module would hide it behind that
+from .counts import complexity
 
 CRITERIA = ("gamma", "l1", "geometric-median")
 THRESHOLD = 1e-20  # of gamma: the paper's
@@ -125,6 +126,7 @@ def plan(model, criterion="gamma", *, threshold=None, ratio=None, macs=None) -> 
     Raises ValueError on a bad argument or if `macs` is out of reach.
     """
     op = "plan"
+    model = _on_host(model)
     require(criterion in CRITERIA, op, "criterion", f"is {criterion!r}", " or ".join(map(repr, CRITERIA)))
     given = [name for name, v in (("threshold", threshold), ("ratio", ratio), ("macs", macs)) if v is not None]
     require(len(given) == 1, op, "threshold, ratio, macs", f"are given {len(given)} times", "exactly one of them")
@@ -168,11 +170,13 @@ def apply(model, plan) -> CSNet:
     """
     fits = plan.before == model.configuration
     require(fits, "apply", "plan", "is for a network of another configuration", "a plan for `model`")
-    pruned = CSNet(plan.configuration, model.dtype).train(model.training)
+    device, model = model.device, _on_host(model)
+    with use_backend(host()):
+        pruned = CSNet(plan.configuration, model.dtype).train(model.training)
     pruned.size = model.size
     state = {**model.state_dict(), **_folded(model, plan)}
     pruned.load_state_dict({name: plan.slice(name, state[name]) for name in pruned.state_dict()})
-    return pruned
+    return pruned.to(device)
 
 
 class Change(NamedTuple):
@@ -188,8 +192,8 @@ class Change(NamedTuple):
 
 def change(model, plan, x) -> Change:
     """What pruning changes on prepared pictures x (N, 3, H, W), in eval mode, before any finetuning."""
-    silenced = CSNet(model.configuration, model.dtype)
-    silenced.load_state_dict(model.state_dict())
+    model = _on_host(model)
+    silenced = _copy(model)
     for name, layer in _layers(silenced):
         for branch, (chain, mask) in enumerate(zip(_chains(layer), plan.kept[name], strict=True)):
             constant = name == "fusion.dilated" and not plan.kept["fusion.fuse"][branch].any()
@@ -200,6 +204,20 @@ def change(model, plan, x) -> Change:
     before, between, after = (infer(network, x).astype(np.float64) for network in (model, silenced, apply(model, plan)))
     differences = np.abs(between - before), np.abs(after - between)
     return Change(*((float(d.mean()), float(d.max())) for d in differences))
+
+
+def _on_host(model):
+    """The network, or a copy of it, whose arrays are NumPy's."""
+    return model if isinstance(model.device, Host) else _copy(model)
+
+
+def _copy(model):
+    """A copy of a network on the host."""
+    with use_backend(host()):
+        copy = CSNet(model.configuration, model.dtype).train(model.training)
+    copy.size = model.size
+    copy.load_state_dict(model.state_dict())
+    return copy
 
 
 def _block(stage, block):

@@ -15,7 +15,7 @@ def bin_edges() -> np.ndarray:
 
 def gammas(model) -> list[int]:
     """How many scales of the ILBlocks' norms lie in each bin of |gamma| (paper, figure 5); zeros lie in the first."""
-    sizes = [np.zeros(0), *(np.abs(norm.weight.data.astype(np.float64)) for norm in decayed_norms(model))]
+    sizes = [np.zeros(0), *(np.abs(norm.weight.numpy().astype(np.float64)) for norm in decayed_norms(model))]
     edges = bin_edges()
     sizes = np.clip(np.concatenate(sizes), edges[0], edges[-1])
     return np.histogram(sizes, edges)[0].tolist()
@@ -37,6 +37,6 @@ def spreads(model) -> dict[str, float]:
     result = {}
     for name, module in model.named_modules():
         if id(module) in decayed and module.activation is not None and module.activation.values.shape[1]:
-            means = module.activation.values / module.activation.pixels
+            means = module.device.get(module.activation.values) / module.activation.pixels
             result[name] = float(f"{means.std(axis=1).mean():.4g}")
     return result

@@ -6,13 +6,19 @@ the common style and writes it. Nothing needs a display, and the same input give
 
 import io
 import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import OctsodError
 from ..files import write_atomically
 from ..prune.scales import HIGHEST, LOWEST, bin_edges
-from .history import POWERS, block_channels
+from .history import POWERS, History, block_channels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -33,7 +39,7 @@ STYLE = {
 }  # fmt: skip
 
 
-def require_matplotlib():
+def require_matplotlib() -> Any:
     """The package matplotlib; OctsodError, which says how to get it, if it is missing."""
     try:
         import matplotlib.figure
@@ -43,7 +49,7 @@ def require_matplotlib():
     return matplotlib
 
 
-def write(path, draw, *arguments):
+def write(path: str | os.PathLike[str], draw: Callable[..., "Figure"], *arguments: Any) -> None:
     """Write the figure that `draw(*arguments)` makes as a PNG file, all or nothing. Raises OSError if that fails."""
     with require_matplotlib().style.context(["default", STYLE]):  # whatever the user's own defaults are
         data = io.BytesIO()
@@ -68,7 +74,7 @@ def _plain(name):
     return f" {name}" if name.startswith("_") else name
 
 
-def gammas(histories):
+def gammas(histories: Sequence[History]) -> "Figure":
     """The distribution of |gamma| (paper, figure 5), a row per run: at the last record, and how it came about.
 
     Each run needs a record of scales: `History.counts`.
@@ -111,7 +117,7 @@ def _head(plot, title, words):
     plot.text(0, 1.03, words, transform=plot.transAxes, va="bottom", fontsize=8.5)
 
 
-def spreads(histories):
+def spreads(histories: Sequence[History]) -> "Figure":
     """The standard deviation of outputs among channels (paper, figure 4), layer by layer, a plot per scale.
 
     Each run needs a record of spreads.
@@ -155,7 +161,7 @@ def _legend(plot):
     plot.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=columns, borderpad=0, columnspacing=1.5)
 
 
-def channels(histories):
+def channels(histories: Sequence[History]) -> "Figure":
     """Channels per ILBlock and scale (paper, figure 10): of the full network in grey, what is left in colour.
 
     Each run needs both its configurations.
@@ -184,7 +190,7 @@ def _count(channels, branch):
     return channels[branch] if branch < len(channels) else 0
 
 
-def mae(histories):
+def mae(histories: Sequence[History]) -> "Figure":
     """Mean absolute error of validation per epoch (paper, figure 14). Each run needs one that was validated."""
     figure, ((plot,),) = _figure(6.5, 3.8)
     for history, (colour, marker) in zip(histories, _looks(), strict=False):
@@ -200,7 +206,7 @@ def mae(histories):
     return figure
 
 
-def sweep(rows, varied):
+def sweep(rows: Sequence[Mapping[str, Any]], varied: str) -> "Figure":
     """Performance against complexity (paper, figure 13): max F-measure over MACs and over parameters, a line per decay.
 
     rows: points of a sweep, dicts with decay, lambda, macs, parameters and max_f. varied: the setting that lambda is.

@@ -1,7 +1,9 @@
 """What a run has recorded of its network, read from its folder: what the figures are drawn from."""
 
 import dataclasses
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -36,12 +38,12 @@ class History:
     learned: Configuration | None
 
     @property
-    def counts(self):
+    def counts(self) -> np.ndarray | None:
         """The last of `gammas`; None without one, or of a network without ILBlocks."""
         counts = list(self.gammas.values())[-1:]
         return counts[0] if counts and counts[0].any() else None
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """What can be told in numbers, fit for JSON; None stands for what has not been recorded.
 
         below: power of ten -> share of the scales of less |gamma|. spread: the mean of `spreads`. mae, best_mae: the
@@ -59,7 +61,9 @@ class History:
         }
 
 
-def read_history(folder, name=None, threshold=None) -> History:
+def read_history(
+    folder: str | os.PathLike[str], name: str | None = None, threshold: float | None = None
+) -> History:
     """The history of the run in a folder, by default named as the folder is.
 
     A network that has not been pruned is taken for pruned by `threshold` of gamma, by default the paper's; with a
@@ -107,6 +111,6 @@ def _configurations(weights, threshold):
     return wide.configuration, plan.configuration
 
 
-def block_channels(configuration) -> dict[tuple[int, int], tuple[int, ...]]:
+def block_channels(configuration: Configuration) -> dict[tuple[int, int], tuple[int, ...]]:
     """(stage, block) -> channels per branch, finest first, of each ILBlock."""
     return {(s, b): block for s, stage in enumerate(configuration.stages) for b, block in enumerate(stage)}

@@ -116,35 +116,38 @@ def depthwise_chains():
 
 @dataclasses.dataclass(frozen=True)
 class DilatedCase:
-    """Parallel dilated convolutions: groups of (first output channel, end, dilation)."""
+    """Parallel dilated convolutions: each with its output channels and its dilation."""
 
     shape: tuple[int, int, int, int]
-    groups: tuple[tuple[int, int, int], ...]
+    counts: tuple[int, ...]
+    dilations: tuple[int, ...]
     kernel_size: int
     moments: bool
     x: Reading
     grad_deferred: bool
     grad_x: Target | None
-    grad_weight: bool
+    grad_weights: tuple[bool, ...]
     seed: int
 
     @property
     def outs(self):
-        return self.groups[-1][1]
+        return sum(self.counts)
+
+    @property
+    def weight_shapes(self):
+        return [(count, self.shape[1], self.kernel_size, self.kernel_size) for count in self.counts]
 
 
 @st.composite
 def dilated_convolutions(draw):
     """One to five dilations of 1, 2, 4, 8, 16, most of them larger than the map; groups without channels."""
     dilations = draw(st.sampled_from([(1, 2, 4, 8, 16), (1,), (2, 1), (16, 4, 1), (3, 3)]))
-    groups, first = [], 0
-    for dilation in dilations:
-        count = draw(st.sampled_from([1, 2, 3, 6, 0]))
-        groups.append((first, first + count, dilation))
-        first += count
+    counts = tuple(draw(st.sampled_from([1, 2, 3, 6, 0])) for _ in dilations)
+    wanted = draw(st.sampled_from([True, True, True, False, None]))
     return DilatedCase(
-        draw(SHAPES), tuple(groups), draw(st.sampled_from([3, 1, 5])), moments=draw(st.booleans()), x=draw(READINGS),
-        grad_deferred=draw(st.booleans()), grad_x=draw(TARGETS), grad_weight=draw(MOSTLY), seed=draw(SEEDS),
+        draw(SHAPES), counts, dilations, draw(st.sampled_from([3, 1, 5])), moments=draw(st.booleans()),
+        x=draw(READINGS), grad_deferred=draw(st.booleans()), grad_x=draw(TARGETS),
+        grad_weights=tuple(draw(st.booleans()) if wanted is None else wanted for _ in dilations), seed=draw(SEEDS),
     )  # fmt: skip
 
 

@@ -1,15 +1,35 @@
-"""Training: a trainer that makes steps, the loop of a run, and the folder that it leaves."""
+"""Training: the settings of a run, a trainer that makes steps, the loop of a run, and the folder that it leaves."""
 
-from .loop import Validation, train
-from .trainer import DECAYS, SCHEDULES, WEIGHT_DECAY, DivergenceError, Recipe, Trainer
+import importlib
 
-__all__ = [
-    "DECAYS",
-    "SCHEDULES",
-    "WEIGHT_DECAY",
-    "DivergenceError",
-    "Recipe",
-    "Trainer",
-    "Validation",
-    "train",
-]
+# Names are loaded on first use: the command line reads `settings`, and shall not wait for the rest.
+_NAMES = {
+    "DECAYS": "settings",
+    "SCHEDULES": "settings",
+    "DivergenceError": "trainer",
+    "Recipe": "trainer",
+    "Session": "session",
+    "SettingsError": "session",
+    "SetupError": "session",
+    "Trainer": "trainer",
+    "Validation": "loop",
+    "conduct": "session",
+    "new_folder": "session",
+    "open_data": "session",
+    "read_checkpoint": "runs",
+    "resolve": "session",
+    "train": "loop",
+}
+_MODULES = ("charts", "diagnosis", "loop", "runs", "session", "settings", "trainer")
+
+__all__ = [*_NAMES, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _NAMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

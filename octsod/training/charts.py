@@ -1,7 +1,8 @@
 """Line charts, drawn with Pillow alone: what a training's log looks like."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,7 +25,7 @@ class Line(NamedTuple):
     marked: bool = False
 
 
-def training_curves(lines) -> np.ndarray:
+def training_curves(lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Loss, learning rate, and validation's max-F and MAE over the steps: a picture (H, W, 3) uint8.
 
     lines: of a run's log (`runs.Run.lines`).
@@ -32,7 +33,7 @@ def training_curves(lines) -> np.ndarray:
     steps = [line for line in lines if "loss" in line]
     scores = [line for line in lines if "max_f" in line]
 
-    def points(source, key):
+    def points(source, key) -> tuple[np.ndarray, np.ndarray]:
         return np.array([line["step"] for line in source], float), np.array([line[key] for line in source], float)
 
     x, loss = _thinned(*points(steps, "loss"))
@@ -46,7 +47,7 @@ def training_curves(lines) -> np.ndarray:
     return np.concatenate([np.concatenate(charts[:2], axis=1), np.concatenate(charts[2:], axis=1)])
 
 
-def chart(title, lines) -> np.ndarray:
+def chart(title: str, lines: Sequence[Line]) -> np.ndarray:
     """Lines over steps from 0, on a common grid: a picture (HEIGHT, WIDTH, 3) uint8. Without a point it says so."""
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
     draw = ImageDraw.Draw(image)
@@ -83,7 +84,7 @@ def chart(title, lines) -> np.ndarray:
     return _averaged(image)
 
 
-def ticks(low, high, count) -> list[float]:
+def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers, evenly spaced, from at most `low` to at least `high`; at least two."""
     size = max(abs(low), abs(high))
     span = high - low if high - low > 1e-9 * size else size or 1.0  # what differs by rounding alone is equal
@@ -97,7 +98,7 @@ def _averaged(image):
     return np.asarray(image.reduce(SCALE))
 
 
-def _thinned(x, y, limit=WIDTH):
+def _thinned(x, y, limit=WIDTH) -> tuple[np.ndarray, np.ndarray]:
     """At most `limit` points, each the mean of as many neighbours."""
     if not len(x):
         return x, y

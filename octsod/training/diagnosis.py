@@ -14,7 +14,7 @@ def first_nonfinite(model, forward) -> str | None:
     batch norm takes the pass into its running statistics.
     """
     for name, parameter in model.named_parameters():
-        if not np.isfinite(parameter.data).all():
+        if not np.isfinite(parameter.numpy()).all():
             return f"the parameter `{name}`"
     layers, found = [], []
 
@@ -33,10 +33,10 @@ def _tracked(model, layers):
     """While it lasts, `layers` is the stack of the names of the modules whose forward is running."""
 
     def tracked(name, forward):
-        def run(*inputs):
+        def run(*inputs, **keywords):
             layers.append(name)
             try:
-                return forward(*inputs)
+                return forward(*inputs, **keywords)
             finally:
                 layers.pop()
 

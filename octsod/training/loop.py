@@ -1,5 +1,6 @@
 """The loop of a run: steps, validations, checkpoints, a log."""
 
+import collections
 import contextlib
 import time
 
@@ -11,6 +12,7 @@ from ..inference.prediction import predict
 from ..pictures.contact_sheets import contact_sheet
 from ..prune import scales as distributions
 from ..prune.counts import complexity
+from .trainer import DivergenceError
 
 
 class _StoppedError(Exception):
@@ -86,39 +88,77 @@ def train(trainer, loader, run, validation=None, save_every=100, on_line=None, s
             run.log(line)
             note(line)
         # Closed in any case: the loader's threads shall not outlive a training that stops in the middle of an epoch.
-        with contextlib.closing(_steps(trainer, loader, epoch, position, stop)) as lines:
+        with contextlib.closing(_steps(trainer, loader, epoch, position, save_every, stop)) as lines:
             for line in lines:
                 run.log(line)
                 note(line)
-                if trainer.steps % save_every == 0:
+                if line["step"] % save_every == 0:
                     run.checkpoint(trainer)
     run.checkpoint(trainer)
     return trainer.steps >= trainer.total and (validation is None or run.validated == trainer.steps)
 
 
-def _steps(trainer, loader, epoch, position, stop):
-    """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log's line of each."""
+def _steps(trainer, loader, epoch, position, save_every, stop):
+    """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log's line of each.
+
+    The numbers of steps are read when the trainer says so, before a checkpoint is due, and at the end.
+    """
     wide = trainer.pruned_after is not None and trainer.steps < trainer.pruned_after
     end = trainer.pruned_after if wide else trainer.total
+    under_way = _UnderWay(trainer, epoch)
     with contextlib.closing(loader.epoch(epoch, position)) as batches:
         while trainer.steps < end and not stop():
-            start = time.perf_counter()
+            under_way.begin()
             batch = next(batches, None)
             if batch is None:
-                return
-            arrived = time.perf_counter()
-            lr = trainer.lr
-            loss, penalty = trainer.step(*(a.astype(trainer.model.dtype, copy=False) for a in batch))
-            line = {
-                "step": trainer.steps,
-                "epoch": epoch,
-                "loss": loss,
-                "penalty": penalty,
-                "lr": lr,
-                "img_s": float(f"{len(batch.x) / (time.perf_counter() - start):.4g}"),
-                "data_wait_ms": round(1000 * (arrived - start), 2),
-            }
-            if trainer.steps % len(loader) == 0 or trainer.steps == end:
+                break
+            under_way.arrived(len(batch.x))
+            last = trainer.steps + 1 == end or (trainer.steps + 1) % len(loader) == 0
+            due = last or (trainer.steps + 1) % save_every == 0
+            error = None
+            try:
+                trainer.step(*(a.astype(trainer.model.dtype, copy=False) for a in batch))
+                if due:
+                    trainer.sync()
+            except DivergenceError as caught:  # what was finished before it is logged first
+                error = caught
+            lines = under_way.lines(trainer.collect())
+            if last and error is None:
                 model = trainer.model
-                line.update(gammas=distributions.gammas(model), spreads=distributions.spreads(model))
-            yield line
+                lines[-1].update(gammas=distributions.gammas(model), spreads=distributions.spreads(model))
+            yield from lines
+            if error is not None:
+                raise error
+        trainer.sync()
+        yield from under_way.lines(trainer.collect())
+
+
+class _UnderWay:
+    """The lines of the log for steps whose numbers have not been read yet."""
+
+    def __init__(self, trainer, epoch):
+        self.trainer, self.epoch = trainer, epoch
+        self._waiting = collections.deque()  # pictures and milliseconds of waiting for data, per step
+        self._start = self._asked = 0.0
+
+    def begin(self):
+        """A batch is asked for."""
+        self._asked = time.perf_counter()
+        if not self._waiting:
+            self._start = self._asked
+
+    def arrived(self, pictures):
+        """The batch is there."""
+        self._waiting.append((pictures, round(1000 * (time.perf_counter() - self._asked), 2)))
+
+    def lines(self, results):
+        """A line for each of the steps that have been read; they share the time that has passed."""
+        seconds, lines = time.perf_counter() - self._start, []
+        rate = sum(self._waiting[k][0] for k in range(len(results))) / seconds
+        for step in results:
+            _, wait = self._waiting.popleft()
+            lines.append({
+                "step": step.number, "epoch": self.epoch, "loss": step.loss, "penalty": step.penalty, "lr": step.lr,
+                "img_s": float(f"{rate:.4g}"), "data_wait_ms": wait,
+            })  # fmt: skip
+        return lines

@@ -23,7 +23,10 @@ import pathlib
 import platform
 import sys
 import zlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..data.images import write_png
 from ..errors import FileError
@@ -31,11 +34,15 @@ from ..files import write_atomically
 from ..models import Configuration, CSNet
 from ..models.files import save
 from .charts import training_curves
+from .trainer import Trainer
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
+
+Folder = str | os.PathLike[str]
+Pictures = tuple[Sequence[str], Sequence[str]]  # names to train on, names held out
 
 CHECKPOINT = pathlib.Path("state", "checkpoint.safetensors")
 LOG = "log.jsonl"
@@ -52,26 +59,30 @@ class Checkpoint(NamedTuple):
     """
 
     path: pathlib.Path
-    state: dict
+    state: dict[str, np.ndarray]
     configuration: Configuration
-    settings: dict
+    settings: dict[str, Any]
     total: int
     validated: int
-    best: dict | None
+    best: dict[str, Any] | None
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         return int(self.state["steps"])
 
-    def finished(self, total=None) -> bool:
+    def finished(self, total: int | None = None) -> bool:
         """Whether a run of `total` steps (by default, those it was to have) has nothing more to do."""
         return (total or self.total) <= self.steps == self.validated
 
     def model(self) -> CSNet:
-        """The network, freshly initialised: `restore` gives it its weights."""
-        return CSNet(self.configuration, self.state["model.classifier.weight"].dtype)
+        """The network as it was."""
+        prefix = "model."
+        state = {name[len(prefix) :]: array for name, array in self.state.items() if name.startswith(prefix)}
+        model = CSNet(self.configuration, state["classifier.weight"].dtype)
+        model.load_state_dict(state)
+        return model
 
-    def restore(self, trainer):
+    def restore(self, trainer: Trainer) -> None:
         """Put a trainer of that network where the run was. Raises FileError if it is of another one."""
         try:
             trainer.load_state_dict(self.state)
@@ -79,7 +90,7 @@ class Checkpoint(NamedTuple):
             raise FileError(f"{self.path}: does not fit the run: {error}") from error
 
 
-def read_checkpoint(folder) -> Checkpoint:
+def read_checkpoint(folder: Folder) -> Checkpoint:
     """The checkpoint in a run folder. Raises FileError, which names the file, if it is missing or damaged."""
     import safetensors
 
@@ -111,7 +122,7 @@ def _checksum(state, facts):
     return f"{value:08x}"
 
 
-def changes(before, after, free=()) -> str:
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], free: Sequence[str] = ()) -> str:
     """How settings differ, but for those in `free`, in words; nothing if they do not."""
     return "; ".join(
         f"{name} = {before.get(name)!r}, not {after.get(name)!r}"
@@ -120,7 +131,7 @@ def changes(before, after, free=()) -> str:
     )
 
 
-def read_log(folder) -> list[dict]:
+def read_log(folder: Folder) -> list[dict[str, Any]]:
     """The lines of a run's log; half a line at its end, by a kill or being written just now, is left out.
 
     Raises FileError, which names the folder or the line, if there is no log or it is damaged.
@@ -146,7 +157,7 @@ def read_log(folder) -> list[dict]:
     return lines
 
 
-def newest_unfinished(root="runs"):
+def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
     """The run folder in `root` whose checkpoint was written last, of those that are not finished; None without one."""
     found = [path.parents[1] for path in pathlib.Path(root).glob(f"*/{CHECKPOINT.as_posix()}")]
     found.sort(key=lambda folder: (folder / CHECKPOINT).stat().st_mtime_ns, reverse=True)
@@ -160,14 +171,14 @@ class Run:
     written; what was there is intact then.
     """
 
-    def __init__(self, folder, settings, checkpoint=None):
+    def __init__(self, folder: Folder, settings: Mapping[str, Any], checkpoint: Checkpoint | None = None):
         self.folder, self.settings = pathlib.Path(folder), settings
         self.validated, self.best = (checkpoint.validated, checkpoint.best) if checkpoint else (0, None)
-        self._saved = None  # what the checkpoint on the disk is of: steps, total, validated
-        self._log = None
+        self._saved: tuple[int, ...] | None = None  # what the checkpoint on the disk is of: steps, total, validated
+        self._log: Any = None  # a binary file
 
     @classmethod
-    def create(cls, folder, settings, pictures):
+    def create(cls, folder: Folder, settings: Mapping[str, Any], pictures: Pictures) -> "Run":
         """Start a run in a folder that is new or empty. pictures: (names to train on, names held out)."""
         run = cls(folder, settings)
         with run._writing():
@@ -180,7 +191,9 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder, settings, pictures, checkpoint):
+    def resume(
+        cls, folder: Folder, settings: Mapping[str, Any], pictures: Pictures, checkpoint: Checkpoint
+    ) -> "Run":
         """Go on from `checkpoint`; the log is cut back to its step.
 
         Raises FileError if the settings are others than those it was made with (but for `FREE`), or the pictures.
@@ -198,7 +211,7 @@ class Run:
         return run
 
     @property
-    def kept(self):
+    def kept(self) -> str:
         """What is safe on the disk, in words; nothing before the first checkpoint."""
         return "" if self._saved is None else f"the checkpoint of step {self._saved[0]} in {self.folder} is intact"
 
@@ -209,17 +222,17 @@ class Run:
         with contextlib.suppress(OSError):  # a line that the disk had no room for
             self._log.close()
 
-    def log(self, line):
+    def log(self, line: Mapping[str, Any]) -> None:
         """Add a line, a dict, to log.jsonl."""
         with self._writing():
             self._log.write(json.dumps(line).encode() + b"\n")
             self._log.flush()
 
-    def lines(self):
+    def lines(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl."""
         return read_log(self.folder)
 
-    def record(self, trainer, scores):
+    def record(self, trainer: Trainer, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Log a validation and keep the weights if they are the best: highest max-F, lowest MAE where that is equal.
 
         scores: max_f, mae and whatever else. Writes a checkpoint, draws plots/curves.png, and returns the line.
@@ -236,16 +249,16 @@ class Run:
         self.plot("curves", training_curves(self.lines()))
         return line
 
-    def keep(self, model, name):
+    def keep(self, model: CSNet, name: str) -> None:
         """Write a network to weights/`name`.safetensors."""
         with self._writing():
             save(model, self.folder / "weights" / f"{name}.safetensors")
 
-    def plot(self, name, picture):
+    def plot(self, name: str, picture: np.ndarray) -> None:
         """Write a picture (H, W, 3) uint8 to plots/`name`.png."""
         write_png(self.folder / "plots" / f"{name}.png", picture)
 
-    def checkpoint(self, trainer):
+    def checkpoint(self, trainer: Trainer) -> None:
         """Write state/checkpoint.safetensors and weights/last.safetensors, unless they are of this very state.
 
         Raises DivergenceError, and writes nothing, if a number is not finite.

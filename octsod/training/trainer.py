@@ -1,8 +1,10 @@
 """The authors' training recipe (csnet.md, section 5), and a trainer that makes steps."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,19 +14,12 @@ from ..autograd.tensor import Tensor
 from ..checks import require, require_integer
 from ..errors import OctsodError
 from ..optim.adam import Adam
-from ..optim.decay import DynamicWeightDecay, average_pooling, constant, parameter_groups
+from ..optim.decay import DynamicWeightDecay, parameter_groups
 from ..optim.schedules import CosineLR, MultiStepLR
 from .diagnosis import first_nonfinite
+from .settings import DECAYS, SCHEDULES, SETTINGS
 
-SCHEDULES = ("milestones", "cosine", "constant")
-
-
-WEIGHT_DECAY = 5e-3
-
-
-DECAYS = {"dynamic": 3.0, "standard": WEIGHT_DECAY, "none": 0.0}  # of the scales, each with its usual strength
-
-
+LOSS, PENALTY, GRADIENT = 1, 2, 3  # what the kernel `record_step` found not to be finite
 WARMUP = 500  # steps of the cosine's warm-up at most; a twentieth of a shorter run
 
 
@@ -46,13 +41,13 @@ class Recipe:
     goes on with standard decay; 0 for never.
     """
 
-    lr: float = 1e-4
-    schedule: str = "milestones"
+    lr: float = SETTINGS["lr"].default
+    schedule: str = SETTINGS["schedule"].default
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = WEIGHT_DECAY
-    decay: str = "dynamic"
+    weight_decay: float = SETTINGS["weight_decay"].default
+    decay: str = SETTINGS["decay"].default
     decay_strength: float | None = None
-    metric: Callable[[np.ndarray, int], np.ndarray] = average_pooling
+    metric: str | Callable[[np.ndarray, int], np.ndarray] = "average_pooling"
     branch_factor: float = 1.0
     finetuning: int = 0
     threshold: float = prune.THRESHOLD
@@ -69,7 +64,7 @@ class Recipe:
         """What decays the scales of the ILBlocks' norms; without decay, it still tells the penalty of dynamic decay."""
         strength = DECAYS[self.decay] if self.decay_strength is None else self.decay_strength
         if self.decay == "standard":
-            return DynamicWeightDecay(model, strength, constant)
+            return DynamicWeightDecay(model, strength, "constant")
         return DynamicWeightDecay(model, strength, self.metric, self.branch_factor)
 
 
@@ -82,11 +77,45 @@ def _schedule(optimizer, name, total):
     return CosineLR(optimizer, total, warmup=min(total // 20, WARMUP))
 
 
+class Step(NamedTuple):
+    """What came of a step. number: from 1. loss: before it. penalty: of the scales' decay, unscaled. lr: used in it."""
+
+    number: int
+    loss: float
+    penalty: float
+    lr: float
+
+
+class _Ring:
+    """The latest steps' numbers, kept on the device until they are read, with the batches that they were made on."""
+
+    def __init__(self, device):
+        self.device = device
+        self.rows = device.zeros((device.steps_ahead, 3), "float64")
+        self.waiting = collections.deque()  # (number, lr, x, y) of steps whose numbers have not been read
+        self.read = collections.deque(maxlen=device.steps_ahead)  # `Step`s that nobody has asked for
+
+    @property
+    def full(self):
+        return len(self.waiting) == self.rows.shape[0]
+
+    def fetch(self):
+        """(number, lr, x, y, loss, penalty, code) of each step that waits. Waits for the device."""
+        rows = self.device.get(self.rows) if self.waiting else ()
+        while self.waiting:
+            number, *rest = self.waiting.popleft()
+            loss, penalty, code = rows[(number - 1) % len(rows)].tolist()
+            yield number, *rest, loss, penalty, int(code)
+
+
 class Trainer:
     """A model on its way, with all that the next step depends on but the data: optimiser, schedule, decay.
 
     total: the steps that the run is to have, over which the learning rate falls; None keeps it. steps: those made.
     pruned_after: the number of steps after which `prune` is due, or None.
+
+    A step does not wait for the model's device. Loss and penalty stay there until `device.steps_ahead` steps are under
+    way, or `sync` is called. A step with a number that is not finite changes nothing, nor does any after it.
     """
 
     def __init__(self, model, recipe=None, total=None):
@@ -105,6 +134,8 @@ class Trainer:
         self.schedule = _schedule(self.optimizer, r.schedule, self.total)
         ordinary = dataclasses.replace(r, decay="standard", decay_strength=None)
         self._decays = r.scale_decay(model), ordinary.scale_decay(model)
+        self._ring = _Ring(model.device)
+        self._saved = model.device.zeros((sum(math.prod(a.shape) for a in model.buffer_arrays()),), "float64")
 
     @property
     def decay(self):
@@ -113,6 +144,7 @@ class Trainer:
 
     def prune(self):
         """Remove the channels below the recipe's threshold, moments of the optimiser likewise; returns the plan."""
+        require(not self._ring.waiting, "prune", "trainer", "has steps under way", "`sync` before")
         plan = prune.plan(self.model, threshold=self.recipe.threshold)
         pruned, before = prune.apply(self.model, plan), self.state_dict()
         self._take(pruned)
@@ -127,60 +159,94 @@ class Trainer:
         """The learning rate of the next step."""
         return self.optimizer.groups[0]["lr"]
 
-    def step(self, x, y):
+    def step(self, x, y) -> tuple[float, float] | None:
         """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
 
-        Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay. Raises
-        DivergenceError, before the optimiser changes anything, if one of them or a gradient is not finite.
+        Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay, or None if
+        they have not been read: on a host they always are, elsewhere every `device.steps_ahead` steps. `collect` has
+        those of all steps. Raises DivergenceError, with the model as it was before, if one of them or a gradient is not
+        finite in a step that is read.
         """
+        device, optimizer = self.model.device, self.optimizer
         self.model.train()
-        self.optimizer.zero_grad()
+        optimizer.zero_grad()
+        statistics = self.model.buffer_arrays()
+        device.kernels.gather(statistics, self._saved)
         loss = self._loss(x, y)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise self._divergence(f"the loss is {value}", x, y)
         loss.backward()
         penalty = self.decay.apply()
-        if not math.isfinite(penalty):
-            raise self._divergence(f"the penalty on the scales is {penalty}", x, y)
-        self._require_finite_gradients()
-        self.optimizer.step()
+        gradients = [buffer.grad for buffer in optimizer.buffers]
+        device.kernels.record_step(loss.data, penalty.data, gradients, self._ring.rows, optimizer.state)
+        device.kernels.restore_if_halted(statistics, self._saved, optimizer.state)
+        self._ring.waiting.append((self.steps + 1, self.lr, x, y))
+        optimizer.step()
         self.schedule.step()
         self.steps += 1
-        return value, penalty
+        if not self._ring.full:
+            return None
+        self.sync()
+        return self._ring.read[-1][1:3]
+
+    def sync(self):
+        """Read the numbers of all steps under way. Waits for the device; raises as `step` does."""
+        for number, lr, x, y, loss, penalty, code in self._ring.fetch():
+            if code:
+                self._ring.waiting.clear()  # what came after it has changed nothing
+                error = self._divergence(number, code, loss, penalty, x, y)
+                self._seek(number - 1)
+                raise error
+            self._ring.read.append(Step(number, loss, penalty, lr))
+
+    def collect(self) -> list[Step]:
+        """What came of the steps that have been read since this was last asked: up to `device.steps_ahead` of them."""
+        steps = list(self._ring.read)
+        self._ring.read.clear()
+        return steps
 
     def _loss(self, x, y):
-        return f.binary_cross_entropy_with_logits(self.model(Tensor(x)), Tensor(y))
+        x, y = (Tensor(a).to(self.model.device) for a in (x, y))
+        return f.binary_cross_entropy_with_logits(self.model(x), y)
 
-    def _divergence(self, what, x, y):
-        """The error that says where `what` came from, which costs one more forward pass."""
-        where = first_nonfinite(self.model, lambda: self._loss(x, y))
-        first = f"; the first number that is not finite is in {where}" if where else ""
-        return DivergenceError(f"training stopped in step {self.steps + 1}: {what}{first}.")
+    def _seek(self, steps):
+        """Count `steps` steps, and go on from there."""
+        self.steps = steps
+        self.optimizer.seek(steps)
+        self.schedule.seek(steps)
 
-    def _require_finite_gradients(self):
-        gradients = [p.grad for group in self.optimizer.groups for p in group["params"] if p.grad is not None]
-        # One check of all, since 400 small ones would cost three times as much.
-        if np.isfinite(np.concatenate([gradient.reshape(-1) for gradient in gradients])).all():
-            return
-        named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
-        # Backward goes from the last layer to the first, so the last name that is hit was hit first.
-        name = [name for name, gradient in named if not np.isfinite(gradient).all()][-1]
-        raise DivergenceError(
-            f"training stopped in step {self.steps + 1}: the first gradient that is not finite is that of `{name}`."
-        )
+    def _divergence(self, number, code, loss, penalty, x, y):
+        """The error that says where the first number came from that is not finite: the step is made once more, on the
+        batch that it had, as far as its gradients. The model stays as it was."""
+        model, device = self.model, self.model.device
+        statistics, saved = model.buffer_arrays(), device.zeros(self._saved.shape, "float64")
+        device.kernels.gather(statistics, saved)
+        self.optimizer.zero_grad()
+        try:
+            if code == GRADIENT:
+                self._loss(x, y).backward()
+                self.decay.apply()
+                # Backward goes from the last layer to the first, so the last name that is hit was hit first.
+                named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+                name = [name for name, grad in named if not np.isfinite(device.get(grad)).all()][-1]
+                what, first = f"the first gradient that is not finite is that of `{name}`", ""
+            else:
+                what = f"the loss is {loss}" if code == LOSS else f"the penalty on the scales is {penalty}"
+                where = first_nonfinite(model, lambda: self._loss(x, y))
+                first = f"; the first number that is not finite is in {where}" if where else ""
+        finally:
+            device.kernels.restore_if_halted(statistics, saved, self.optimizer.state)
+            self.optimizer.zero_grad()
+        return DivergenceError(f"training stopped in step {number}: {what}{first}.")
 
     def state_dict(self):
-        """name -> array (not a copy) of all that `load_state_dict` needs to go on bit by bit.
+        """name -> NumPy array of all that `load_state_dict` needs to go on bit by bit: on a host not a copy.
 
         `steps`; per entry NAME of the model's `model.NAME`; per parameter Adam's moments `first.NAME`, `second.NAME`.
         """
+        get, moments = self.model.device.get, self.optimizer.moments
         state = {"steps": np.array(self.steps)}
         state.update({f"model.{name}": array for name, array in self.model.state_dict().items()})
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        for group, moments in zip(self.optimizer.groups, self.optimizer.moments, strict=True):
-            for p, (first, second) in zip(group["params"], moments, strict=True):
-                state[f"first.{names[id(p)]}"], state[f"second.{names[id(p)]}"] = first, second
+        for name, p in self.model.named_parameters():
+            state[f"first.{name}"], state[f"second.{name}"] = map(get, moments[id(p)])
         return state
 
     def load_state_dict(self, state):
@@ -192,10 +258,14 @@ class Trainer:
             fits = array.shape == own[name].shape and array.dtype == own[name].dtype
             was = f"is {array.dtype} {array.shape}"
             require(fits, "load_state_dict", name, was, f"{own[name].dtype} {own[name].shape}")
-        for name, array in state.items():
-            own[name][...] = array
-        self.steps = self.optimizer.steps = int(state["steps"])
-        self.schedule.seek(self.steps)
+        prefix = "model."
+        self.model.load_state_dict({n[len(prefix) :]: a for n, a in state.items() if n.startswith(prefix)})
+        put, moments = self.model.device.put, self.optimizer.moments
+        for name, p in self.model.named_parameters():
+            for kind, moment in zip(("first", "second"), moments[id(p)], strict=True):
+                put(state[f"{kind}.{name}"], moment)
+        self._seek(int(state["steps"]))
+        self._ring.waiting.clear()
 
     def require_finite(self):
         """Raise DivergenceError, which names the culprit, if anything to be saved is not finite."""

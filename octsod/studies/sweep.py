@@ -1,0 +1,168 @@
+"""A training per strength of decay, each pruned and scored: performance against complexity (paper, figure 13).
+
+    sweep = Sweep("sweeps/first", "weight_decay", [0.002, 0.005, 0.01], given={"data": "DUTS-TR", "val": "ECSSD"})
+    for point in sweep.left():
+        sweep.run(point)
+
+`sweep.rows` then tells parameters, MACs and scores of each; `figures.sweep` draws them.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .. import prune
+from ..errors import FileError
+from ..files import write_atomically
+from ..models import save
+from ..prune.counts import complexity
+from ..training.loop import Validation
+from ..training.runs import CHECKPOINT, Checkpoint, changes, read_checkpoint
+from ..training.session import Data, Session, SettingsError, SetupError, open_data, resolve
+
+VARIED = ("weight_decay", "decay_strength")
+
+
+class Point(NamedTuple):
+    """A training of a sweep. name: of its run folder. decay: of the scales. value: of the setting that is varied."""
+
+    name: str
+    decay: str
+    value: float
+
+
+class Sweep:
+    """A folder of runs that differ in their decay alone, and results.json, which is written anew with each point.
+
+    varied: "weight_decay", lambda of equation 1, which with standard decay is that of the scales, too; or
+    "decay_strength", lambda_d of equation 3, of dynamic decay. values: of that setting. decays: "dynamic", "standard";
+    each value is tried with each. given, base, finetune: all other settings, as `training.resolve` takes them.
+    threshold: of gamma, by which networks are pruned after training; by default the paper's, or that of the settings if
+    these learn channels.
+
+    points: all that the sweep is to have. rows: of those that are done, also by an earlier sweep in this folder: dicts
+    of run, decay, lambda, parameters, macs (at 224x224), max_f, mae and settings. facts: what results.json holds.
+    data: the pictures, see `training.open_data`.
+    Raises SettingsError if settings do not go together, FileError if results.json is damaged or of other settings,
+    SetupError if the folder is no sweep's.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        varied: str,
+        values: Iterable[float],
+        decays: Iterable[str] = ("dynamic",),
+        given: Mapping[str, Any] | None = None,
+        base: Mapping[str, Any] | None = None,
+        finetune: bool = False,
+        threshold: float | None = None,
+    ):
+        if varied not in VARIED:
+            raise SettingsError(f"is {varied!r}; expected {' or '.join(VARIED)}.", "varied")
+        self.varied, self._settings = varied, (dict(given or {}), base, finetune)
+        values, decays = [float(value) for value in values], list(decays)
+        self.points = [Point(f"{decay}-{value:.12g}", decay, value) for value in values for decay in decays]
+        if not self.points:
+            raise SettingsError("is empty; expected at least one number.", "values")
+        first, *_ = map(self.settings, self.points)  # all of them shall be sound
+        if "learn_channels" in first and threshold is not None:
+            raise SettingsError("`learn_channels` prunes by train's own `threshold`; leave the sweep's out.")
+        self.threshold = first.get("threshold", threshold or prune.THRESHOLD)
+        self.data = open_data(first)
+        self.folder = pathlib.Path(folder)
+        self.path = self.folder / "results.json"
+        pictures = [len(part) for part in (self.data.training, self.data.held_out)]
+        self.facts = {"varied": varied, "threshold": self.threshold, "pictures": pictures, "points": []}
+        self._open()
+        for row in self.rows:
+            self._require_same(row["settings"], self.settings(Point(row["run"], row["decay"], row["lambda"])))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.facts["points"]
+
+    def left(self) -> list[Point]:
+        """The points that are not done."""
+        done = {row["run"] for row in self.rows}
+        return [point for point in self.points if point.name not in done]
+
+    def settings(self, point: Point) -> dict[str, Any]:
+        """All settings of the training of a point."""
+        given, base, finetune = self._settings
+        names = {self.varied, "decay_strength"} if point.decay == "standard" else {self.varied}
+        return resolve({**given, "decay": point.decay, **dict.fromkeys(names, point.value)}, base, finetune)
+
+    def run(
+        self,
+        point: Point,
+        conduct: Callable[[dict, pathlib.Path, Data, Checkpoint | None], bool] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any] | None:
+        """Train the network of a point, or go on with it, then prune and score it.
+
+        Returns its row, which is then in results.json; None if `stop()` prevented that: it can be gone on with.
+        conduct: what trains, given settings, run folder, data and checkpoint (None for a new run); returns whether that
+        is done. Raises DivergenceError if training diverges.
+        """
+        settings, folder = self.settings(point), self.folder / point.name
+        checkpoint = read_checkpoint(folder) if (folder / CHECKPOINT).exists() else None
+        if checkpoint is not None:
+            self._require_same(checkpoint.settings, settings)
+        if checkpoint is None or not checkpoint.finished():
+            if conduct is None:
+                with Session(settings, folder, self.data, checkpoint) as session:
+                    done = session.conduct(stop=stop)
+            else:
+                done = conduct(settings, folder, self.data, checkpoint)
+            if not done:
+                return None
+            checkpoint = read_checkpoint(folder)
+        model = checkpoint.model()
+        model.size = settings["size"]
+        if "learn_channels" not in settings:
+            model = prune.apply(model, prune.plan(model, threshold=self.threshold))
+        scores = Validation(self.data.held_out).scores(model, stop)
+        if scores is None:
+            return None
+        save(model, folder / "weights" / "pruned.safetensors")
+        cost = complexity(model)
+        row = {"run": point.name, "decay": point.decay, "lambda": point.value, "parameters": cost.parameters,
+               "macs": cost.macs, **scores, "settings": settings}  # fmt: skip
+        self.rows.append(row)
+        self.rows.sort(key=lambda row: (row["decay"], row["lambda"]))
+        self._write()
+        return row
+
+    def _open(self):
+        if self.path.exists():
+            self.facts["points"] = self._read()
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise SetupError(f"{self.folder}: exists already and is no sweep; name another folder.")
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write()
+
+    def _read(self):
+        try:
+            facts = json.loads(self.path.read_bytes())
+            rows = facts.pop("points")
+            for row in rows:
+                row["run"], row["decay"], row["settings"].keys()
+                for name in ("lambda", "parameters", "macs", "max_f", "mae"):
+                    float(row[name])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FileError(f"{self.path}: is damaged, or none of octsod's.") from error
+        if rows:  # before the first one, nothing has been done that depends on the sweep's own settings
+            self._require_same(facts, {name: fact for name, fact in self.facts.items() if name != "points"})
+        return rows
+
+    def _require_same(self, before, after):
+        """Raise FileError if settings differ by more than the number of threads."""
+        if changed := changes(before, after, ("threads",)):
+            raise FileError(f"{self.folder}: was started with {changed}; other settings need another folder.")
+
+    def _write(self):
+        write_atomically(self.path, (json.dumps(self.facts, indent=1) + "\n").encode())

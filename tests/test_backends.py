@@ -1,0 +1,67 @@
+"""Backends as a whole: each has the same kernels, and gives the same network."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from kernel_contract import BACKENDS, reference
+
+import octsod
+from octsod import functional as f
+
+pytestmark = pytest.mark.usefixtures("poisoned_scratch")
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_export_the_same_table(backend):
+    assert sorted(backend.__all__) == sorted(reference.__all__)
+    for name in reference.__all__:
+        ours, theirs = (inspect.signature(getattr(b, name)).parameters for b in (backend, reference))
+        if all(p.kind is not p.VAR_POSITIONAL for p in ours.values()):
+            assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()], name
+
+
+def test_the_reference_needs_no_compiler():
+    code = "import sys, octsod.kernels.reference; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+
+
+# --- the whole network ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", [(0.5, 0.5), (0.0, 1.0)])
+def test_csnet_is_the_same_on_all_backends(split):
+    """Logits, all gradients, running statistics and sums of activations of one training step."""
+    rng = np.random.default_rng(2)
+    images, target = rng.standard_normal((2, 3, 32, 48)), rng.integers(0, 2, (2, 1, 32, 48)).astype(np.float64)
+
+    def step(backend):
+        octsod.manual_seed(3)
+        with octsod.use_backend(backend):
+            model = octsod.csnet(0.5, split=split, dtype="float64")
+            # Away from the initial biases of zero, with which many gradients are zero: a PReLU's output is then
+            # proportional to the scale before it, which the next batch norm takes out again.
+            noise = np.random.default_rng(4)
+            for _, parameter in model.named_parameters():
+                parameter.data[...] += 0.1 * noise.standard_normal(parameter.shape)
+            logits = model(octsod.Tensor(images))
+            f.binary_cross_entropy_with_logits(logits, octsod.Tensor(target)).backward()
+            results = {"logits": logits.numpy()}
+        results.update({f"gradient of {name}": p.grad for name, p in model.named_parameters()})
+        results.update({name: a for name, a in model.state_dict().items() if "running" in name})
+        for name, module in model.named_modules():
+            if getattr(module, "activation", None) is not None:
+                results[f"sums of {name}"] = module.activation.values
+        return results
+
+    expected, got = step("reference"), step("cpu")
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        scale = np.abs(value).max()
+        assert scale > 0, name
+        assert np.abs(got[name] - value).max() <= 1e-9 * scale, name

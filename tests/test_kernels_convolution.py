@@ -1,0 +1,239 @@
+"""Kernels of convolutions, and of chains of them, against the reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from kernel_contract import assert_close, both_dtypes, reading, reference, verify
+
+import octsod
+from octsod import functional as f
+from octsod.backend.deferred import ActivationGradient, Deferred
+from octsod.testing import strategies
+
+pytestmark = pytest.mark.usefixtures("poisoned_scratch")
+
+
+@both_dtypes
+@given(case=strategies.convolutions())
+def test_conv2d(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, reading(case, case.out_shape))
+        weight = arena.normal(case.outs, case.shape[1], *case.kernel_size)
+        bias = arena.normal(case.outs) if case.bias else None
+        out = arena.output("out", case.out_shape)
+        moments = arena.moments("moments", case.out_shape) if case.moments else None
+        kernels.conv2d(x, weight, bias, out, *case.settings, moments)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.convolutions())
+def test_conv2d_backward(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.x.deferred, False))
+        weight = arena.normal(case.outs, case.shape[1], *case.kernel_size)
+        grad = arena.gradient(case.out_shape, case.grad_deferred)
+        grad_x = arena.slot("grad_x", case.shape, case.grad_x)
+        grad_weight = arena.output("grad_weight", weight.shape) if case.grad_weight else None
+        grad_bias = arena.output("grad_bias", (case.outs,)) if case.grad_bias else None
+        kernels.conv2d_backward(grad, x, weight, *case.settings, grad_x, grad_weight, grad_bias)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.convolutions(depthwise=True))
+def test_depthwise_conv2d(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, reading(case, case.out_shape))
+        weight = arena.normal(case.outs, 1, *case.kernel_size)
+        out = arena.output("out", case.out_shape)
+        moments = arena.moments("moments", case.out_shape) if case.moments else None
+        kernels.depthwise_conv2d(x, weight, out, *case.settings, moments)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.convolutions(depthwise=True))
+def test_depthwise_conv2d_backward(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.x.deferred, False))
+        weight = arena.normal(case.outs, 1, *case.kernel_size)
+        grad = arena.gradient(case.out_shape, case.grad_deferred)
+        grad_x = arena.slot("grad_x", case.shape, case.grad_x)
+        grad_weight = arena.output("grad_weight", weight.shape) if case.grad_weight else None
+        kernels.depthwise_conv2d_backward(grad, x, weight, *case.settings, grad_x, grad_weight)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.depthwise_chains())
+def test_depthwise_chain(dtype, case):
+    layers, channels = case.layers, case.shape[1]
+
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.deferred, False))
+        taps = (channels, 1, case.kernel_size, case.kernel_size)
+        parameters = [(arena.normal(*taps), *(arena.normal(channels) for _ in range(3))) for _ in range(layers)]
+        running = [
+            tuple(arena.output(f"{name} {k}", None, values=arena.rng.random(channels)) for name in ("mean", "variance"))
+            for k in range(layers)
+        ]
+        raw = arena.output("raw", (layers, *case.shape))
+        coefficients = arena.output("coefficients", (layers, 4, channels))
+        statistics = arena.output("statistics", (layers, 2, channels), np.float64)
+        wanted = arena.rng.integers(2, size=layers)
+        sums = [
+            arena.output(f"sums {k}", (case.shape[0], channels), np.float64) if w else None
+            for k, w in enumerate(wanted)
+        ]
+        # A large eps, since a normalised layer multiplies what differs in the last place by 1/sqrt(eps).
+        kernels.depthwise_chain(
+            x, parameters, running, raw, coefficients, statistics, sums, case.training, 0.1, 0.5, 1.5
+        )
+
+    verify(dtype, case.seed, launch, tolerance=1e-3 if dtype == "float32" else 1e-11)
+
+
+@both_dtypes
+@given(case=strategies.depthwise_chains())
+def test_depthwise_chain_backward(dtype, case):
+    layers, channels = case.layers, case.shape[1]
+
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.deferred, False))
+        taps = (channels, 1, case.kernel_size, case.kernel_size)
+        weights = [arena.normal(*taps) for _ in range(layers)]
+        norm = [[arena.array(arena.steps(channels)) for _ in range(3)] for _ in range(layers)]
+        parameters = [(weight, *rest) for weight, rest in zip(weights, norm, strict=True)]
+        raw = arena.array(arena.steps(layers, *case.shape))
+        statistics = arena.array(np.stack([arena.steps(layers, channels), np.ones((layers, channels))], 1), np.float64)
+        # Coefficients that rounding cannot move: a variance and eps that make the deviation exactly one.
+        scale, shift, slope = np.array(norm).transpose(1, 0, 2)
+        mean = statistics[:, 0]
+        coefficients = arena.array(np.stack([scale, shift - mean * scale, slope, mean], 1))
+        statistics[:, 1] = 0.75
+        arena.inputs = [(a, a.copy()) for a, _ in arena.inputs]
+        g = arena.rng.standard_normal(case.shape)
+        if case.spent:
+            between = array = arena.output("between", case.shape, values=g)
+        else:
+            array, between = arena.array(g), arena.output("between", case.shape, values=np.zeros(case.shape))
+        last = Deferred(raw[-1], coefficients[-1])
+        sums = np.zeros((case.shape[0], 3, channels))
+        reference.gradient_sums(array, last, sums)
+        grad = ActivationGradient(array, arena.array(sums, np.float64) if case.sums_given else None, case.spent)
+        grad_x = arena.slot("grad_x", case.shape, case.grad_x)
+        grads = [[arena.output(f"grad {k} {i}", a.shape) for i, a in enumerate(p)] for k, p in enumerate(parameters)]
+        kernels.depthwise_chain_backward(
+            grad, x, parameters, raw, coefficients, statistics, case.training, 0.25, 1.5, between, grad_x, grads
+        )
+
+    verify(dtype, case.seed, launch, tolerance=1e-3 if dtype == "float32" else None)
+
+
+@both_dtypes
+@given(case=strategies.dilated_convolutions())
+def test_dilated_conv2d(dtype, case):
+    out_shape = (case.shape[0], case.outs, *case.shape[2:])
+
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, reading(case, out_shape))
+        weights = [arena.normal(*shape) for shape in case.weight_shapes]
+        out = arena.output("out", out_shape)
+        moments = arena.moments("moments", out_shape) if case.moments else None
+        kernels.dilated_conv2d(x, weights, case.dilations, out, moments)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.dilated_convolutions())
+def test_dilated_conv2d_backward(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.x.deferred, False))
+        weights = [arena.normal(*shape) for shape in case.weight_shapes]
+        grad = arena.gradient((case.shape[0], case.outs, *case.shape[2:]), case.grad_deferred)
+        grad_x = arena.slot("grad_x", case.shape, case.grad_x)
+        grad_weights = [
+            arena.output(f"grad_weight {i}", w.shape) if wanted else None
+            for i, (w, wanted) in enumerate(zip(weights, case.grad_weights, strict=True))
+        ]
+        kernels.dilated_conv2d_backward(grad, x, weights, case.dilations, grad_x, grad_weights)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.octaves())
+def test_octave_conv2d(dtype, case):
+    def launch(kernels, arena):
+        inputs = [
+            shape and arena.deferred(f"x{i}", shape, strategies.Reading(r.deferred, r.sums and case.batch > 0))
+            for i, (shape, r) in enumerate(zip(case.in_shapes, case.xs, strict=True))
+        ]
+        weight = arena.normal(*case.weight_shape)
+        outputs = [shape and arena.output(f"out{j}", shape) for j, shape in enumerate(case.out_shapes)]
+        moments = None
+        if case.moments:
+            moments = [shape and arena.moments(f"moments{j}", shape) for j, shape in enumerate(case.out_shapes)]
+        kernels.octave_conv2d(inputs, weight, outputs, case.stride, moments)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.octaves())
+def test_octave_conv2d_backward(dtype, case):
+    def launch(kernels, arena):
+        inputs = [
+            shape and arena.deferred(f"x{i}", shape, strategies.Reading(r.deferred, False))
+            for i, (shape, r) in enumerate(zip(case.in_shapes, case.xs, strict=True))
+        ]
+        weight = arena.normal(*case.weight_shape)
+        grads = [
+            shape and arena.gradient(shape, deferred)
+            for shape, deferred in zip(case.out_shapes, case.grads_deferred, strict=True)
+        ]
+        slots = [
+            shape and arena.slot(f"grad_x{i}", shape, target)
+            for i, (shape, target) in enumerate(zip(case.in_shapes, case.grad_xs, strict=True))
+        ]
+        grad_weight = arena.output("grad_weight", weight.shape) if case.grad_weight else None
+        kernels.octave_conv2d_backward(grads, inputs, weight, case.stride, slots, grad_weight)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_no_output_no_gradient(dtype, accumulate):
+    """A convolution without output channels adds nothing to a gradient, whose sums are still those of the total."""
+    target = strategies.Target(accumulate, sums=True)
+
+    def launch(kernels, arena):
+        x = arena.deferred("x", (2, 3, 4, 5), strategies.Reading(True, False))
+        grad_weight = arena.output("grad_weight", (0, 3, 1, 1))
+        grad_x = arena.slot("grad_x", x.shape, target)
+        kernels.conv2d_backward(arena.gradient((2, 0, 4, 5), False), x, grad_weight, 1, 0, 1, grad_x, grad_weight)
+
+    verify(dtype, 0, launch)
+
+
+def test_gradient_of_an_octave_convolution_with_an_unused_output():
+    """Whether a branch of the output is multiplied by zero or not used at all, the other's gradients are the same."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((1, 2, 4, 6)), rng.standard_normal((5, 2, 1, 1))
+
+    def gradients(loss):
+        tensors = [octsod.Tensor(a, requires_grad=True) for a in (x, weight)]
+        loss(*f.octave_conv2d(tensors[:1], tensors[1], (2, 3))).backward()
+        return [t.grad for t in tensors]
+
+    unused = gradients(lambda fine, coarse: coarse.sum())
+    zero = gradients(lambda fine, coarse: coarse.sum() + (fine * 0.0).sum())
+    for name, got, expected in zip(("x", "weight"), unused, zero, strict=True):
+        assert_close(name, got, expected, 1e-12)

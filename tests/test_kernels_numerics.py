@@ -1,0 +1,148 @@
+"""Numbers that kernels find hard to get right: small variances, subnormal numbers, NaN."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from kernel_contract import BACKENDS, both_dtypes, cpu, reference, verify
+
+import octsod
+from octsod.backend.deferred import Deferred
+from octsod.testing import strategies
+
+pytestmark = pytest.mark.usefixtures("poisoned_scratch")
+
+
+def statistics_of(kernels, moments, pixels):
+    """(mean, variance) of a batch."""
+    channels = moments.shape[2]
+    mean, variance, *running = (np.zeros(channels) for _ in range(4))
+    kernels.batch_statistics(moments, pixels, 0.1, mean, variance, *running)
+    return mean, variance
+
+
+def assert_statistics(kernels, x, moments):
+    """moments are those of the array x, small variance beside a large mean and all."""
+    mean, variance = statistics_of(kernels, moments, x.shape[2] * x.shape[3])
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(axis=(0, 2, 3)), rtol=1e-9)
+    np.testing.assert_allclose(variance, exact.var(axis=(0, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kernels", [*BACKENDS, reference])
+@pytest.mark.parametrize("shape", [(2, 3, 150, 200), (3, 5, 7, 9)])
+def test_small_variance_beside_a_large_mean(kernels, shape):
+    """In float32, mean 1e4 and standard deviation 1e-2: E[x^2] - E[x]^2 would be noise."""
+    rng = np.random.default_rng(1)
+    small = (0.01 * rng.standard_normal(shape)).astype(np.float32)
+    batch, channels, *size = shape
+    x = small + np.float32(1e4)
+    moments = np.full((batch, 3, channels), np.nan)
+    kernels.channel_moments(x, moments)
+    assert_statistics(kernels, x, moments)
+
+    # The same from the convolutions, which gather moments while they write.
+    coefficients = np.repeat(np.float32([[1], [1e4], [1], [0]]), channels, axis=1)
+    deferred = Deferred(small, coefficients)
+    unit = np.eye(channels, dtype=np.float32)[:, :, None, None]
+    out = np.empty_like(x)
+    kernels.conv2d(deferred, unit, None, out, 1, 0, 1, moments)
+    assert_statistics(kernels, out, moments)
+    kernels.dilated_conv2d(deferred, [unit], [1], out, moments)
+    assert_statistics(kernels, out, moments)
+    kernels.octave_conv2d([deferred], unit, [out], 1, [moments])
+    assert_statistics(kernels, out, moments)
+    kernels.depthwise_conv2d(deferred, np.ones((channels, 1, 1, 1), np.float32), out, 1, 0, 1, moments)
+    assert_statistics(kernels, out, moments)
+    middle = np.zeros((channels, 1, 3, 3), np.float32)
+    middle[:, :, 1, 1] = 1
+    out = np.empty((batch, channels, size[0] - 2, size[1] - 2), np.float32)
+    kernels.depthwise_conv2d(deferred, middle, out, 1, 0, 1, moments)
+    assert_statistics(kernels, out, moments)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [5, 100_000])
+def test_subnormals_are_flushed_in_kernels_only(threads, size):
+    """In every thread of the kernel, and no longer than it runs: a loop over subnormals is a hundred times slower."""
+    octsod.set_num_threads(threads)
+    tiny, out = np.full(size, 1e-20, np.float32), np.full(size, np.nan, np.float32)
+    for _ in range(3):
+        cpu.multiply(tiny, tiny, out)
+        assert not out.any()
+        assert (tiny * tiny).all()
+
+
+def with_nans(arena, array):
+    """Some entries of an input are NaN."""
+    array[arena.rng.random(array.shape) < 0.03] = np.nan
+    arena.inputs = [(a, a.copy()) for a, _ in arena.inputs]
+    return array
+
+
+@both_dtypes
+@given(case=strategies.maps())
+def test_nan_passes_through_activate(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.x.deferred, False))
+        with_nans(arena, x.raw)
+        out = arena.output("out", case.shape)
+        kernels.activate(x, out)
+        assert np.array_equal(np.isnan(out), np.isnan(x.raw))
+
+    verify(dtype, case.seed, launch, nans=True)
+
+
+@both_dtypes
+@given(case=strategies.poolings())
+def test_nan_passes_through_max_pool2d(dtype, case):
+    def launch(kernels, arena):
+        x, grad = with_nans(arena, arena.map(case.shape)), arena.normal(*case.out_shape)
+        kernels.max_pool2d(x, arena.output("out", case.out_shape), *case.settings)
+        kernels.max_pool2d_backward(grad, x, arena.output("grad_x", case.shape), *case.settings)
+
+    verify(dtype, case.seed, launch, nans=True)
+
+
+@both_dtypes
+@given(case=strategies.octaves())
+def test_nan_passes_through_octave_conv2d(dtype, case):
+    """To the pixels that depend on it, through all resampling, and to no other."""
+
+    def launch(kernels, arena):
+        inputs = [
+            shape and arena.deferred(f"x{i}", shape, strategies.Reading(r.deferred, False))
+            for i, (shape, r) in enumerate(zip(case.in_shapes, case.xs, strict=True))
+        ]
+        for x in inputs:
+            if x is not None and x.raw.size:
+                x.raw[tuple(arena.rng.integers(x.shape))] = np.nan
+        arena.inputs = [(a, a.copy()) for a, _ in arena.inputs]
+        weight = arena.normal(*case.weight_shape)
+        outputs = [shape and arena.output(f"out{j}", shape) for j, shape in enumerate(case.out_shapes)]
+        kernels.octave_conv2d(inputs, weight, outputs, case.stride)
+
+    verify(dtype, case.seed, launch, nans=True)
+
+
+@both_dtypes
+@given(case=strategies.convolutions(depthwise=True))
+def test_nan_passes_through_depthwise_conv2d(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.x.deferred, False))
+        with_nans(arena, x.raw)
+        weight = arena.normal(case.outs, 1, *case.kernel_size)
+        kernels.depthwise_conv2d(x, weight, arena.output("out", case.out_shape), *case.settings)
+
+    verify(dtype, case.seed, launch, nans=True)
+
+
+@both_dtypes
+@given(case=strategies.convolutions())
+def test_nan_passes_through_conv2d(dtype, case):
+    def launch(kernels, arena):
+        x = arena.deferred("x", case.shape, strategies.Reading(case.x.deferred, False))
+        with_nans(arena, x.raw)
+        weight = arena.normal(case.outs, case.shape[1], *case.kernel_size)
+        kernels.conv2d(x, weight, None, arena.output("out", case.out_shape), *case.settings)
+
+    verify(dtype, case.seed, launch, nans=True)

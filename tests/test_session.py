@@ -1,0 +1,113 @@
+"""A training from Python: settings are resolved, checked and conducted without the command line."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from commands import ROOT
+from test_data import write_pairs
+
+import octsod
+from octsod import training
+from octsod.studies.sweep import Sweep
+from octsod.training import SettingsError, SetupError, resolve
+from octsod.training.settings import DECAYS, EMBEDDED, FINETUNE, SETTINGS
+
+SMALL = {"batch_size": 2, "size": 32, "width": 0.2}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_pairs(tmp_path / "set", stems="abcdefg")
+
+
+def test_defaults_are_told_once(data):
+    """Those of the settings are those of a recipe, too."""
+    settings, recipe = resolve({"data": data}), training.Recipe()
+    for field in dataclasses.fields(recipe):
+        if field.name in settings and field.name != "decay_strength":
+            assert getattr(recipe, field.name) == settings[field.name] == SETTINGS[field.name].default
+    assert settings["decay_strength"] == DECAYS["dynamic"] and "steps" not in settings
+    assert resolve({"learn_channels": 3})["threshold"] == recipe.threshold
+    assert EMBEDDED.items() <= resolve({}).items()
+    assert FINETUNE.items() <= resolve({"data": data, "init": "w.safetensors"}, finetune=True).items()
+    assert list(settings) == [name for name in SETTINGS if name in settings]
+    assert resolve(settings) == resolve({}, settings) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"epoch": 3}, "`epoch` is no setting; known are data, val, "),
+        ({"epochs": 0}, "`epochs`: is 0; expected an integer of at least 1"),
+        ({"epochs": True}, "`epochs`: is True; expected an integer"),
+        ({"batch_size": 2.5}, "`batch_size`: is 2.5; expected an integer"),
+        ({"lr": 0}, "`lr`: is 0; expected a finite number above 0"),
+        ({"lr": "fast"}, "`lr`: is 'fast'; expected"),
+        ({"weight_decay": float("nan")}, "`weight_decay`: is nan; expected a finite number of at least 0"),
+        ({"size": 1 << 20}, "`size`: is 1048576; expected an integer from 16 to 16384"),
+        ({"schedule": "linear"}, "`schedule`: is 'linear'; expected milestones or cosine or constant"),
+        ({"split": [0, 0]}, "`split`: is [0, 0]; expected one to three shares"),
+        ({"data": 3}, "`data`: is 3; expected a path"),
+        ({"val": "x"}, "`val` needs `data`"),
+        ({"threshold": 1}, "`threshold` needs `learn_channels`"),
+        ({"init": "w.safetensors", "width": 1}, "leave `width` out"),
+        ({"decay": "none", "decay_strength": 1}, "`decay_strength` is of no use"),
+    ],
+)
+def test_bad_settings(given, words):
+    with pytest.raises(SettingsError) as caught:
+        resolve(given)
+    assert words in str(caught.value)
+
+
+def test_conduct(data, tmp_path):
+    """A run, stopped and gone on with, and refused where it makes no sense; threads are as before."""
+    folder, lines = tmp_path / "run", []
+    settings = resolve({"data": data, **SMALL, "steps": 3, "threads": 2})
+    octsod.set_num_threads(1)
+    assert not training.conduct(settings, folder, on_line=lines.append, stop=lambda: len(lines) >= 2)
+    assert octsod.get_num_threads() == 1
+    checkpoint = training.read_checkpoint(folder)
+    assert checkpoint.steps == 2 == len(lines) and checkpoint.settings == settings
+    for name, array in checkpoint.model().state_dict().items():
+        np.testing.assert_array_equal(array, checkpoint.state[f"model.{name}"])
+    with pytest.raises(SetupError, match="exists already and is not empty"):
+        training.conduct(settings, folder)
+    with training.Session(settings, folder, checkpoint=checkpoint) as session:
+        assert session.conduct() and session.trainer.steps == 3
+    with pytest.raises(SetupError, match="is finished after 3 steps; more `epochs` or `steps` go on"):
+        training.conduct(settings, folder, checkpoint=training.read_checkpoint(folder))
+    longer = resolve({"steps": 4}, checkpoint.settings)
+    assert training.conduct(longer, folder, checkpoint=training.read_checkpoint(folder))
+    with pytest.raises(SettingsError, match="24 is more than the 6 pictures"):
+        training.Session(resolve({"data": data}), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_sweep(data, tmp_path):
+    given = {"data": data, **SMALL, "steps": 1}
+    sweep = Sweep(tmp_path / "sweep", "weight_decay", [0.1, 0], ["dynamic", "standard"], given, threshold=1)
+    assert len(sweep.left()) == 4
+    row = sweep.run(sweep.left()[1])
+    assert (row["decay"], row["lambda"], row["settings"]["decay_strength"]) == ("standard", 0.1, 0.1)
+    again = Sweep(tmp_path / "sweep", "weight_decay", [0.1], ["dynamic", "standard"], given, threshold=1)
+    assert again.rows == [row] and [point.name for point in again.left()] == ["dynamic-0.1"]
+    assert again.run(again.left()[0], stop=lambda: True) is None
+    for arguments in (("lr", [1]), ("weight_decay", []), ("weight_decay", [-1])):
+        with pytest.raises(SettingsError):
+            Sweep(tmp_path / "none", *arguments, given=given)
+    assert not (tmp_path / "none").exists()
+
+
+def test_no_command_line_is_needed():
+    code = """
+import sys
+sys.modules["click"] = None  # importing it raises ImportError
+import octsod.studies.sweep, octsod.training.session
+assert not any(name.startswith("octsod.cli") for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
