@@ -1,41 +1,62 @@
-"""The ops as functions of tensors. Maps are NCHW, weights OIHW, dtypes float32 or float64."""
+"""The ops as functions of tensors. Maps are NCHW, weights OIHW, dtypes float32 or float64.
+
+Where a tensor is expected, anything that `Tensor` takes will do. Functions raise ValueError if shapes, dtypes or
+devices do not fit, TypeError if an argument is of the wrong kind.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
 
 from . import ops
 from .autograd import Tensor
-from .checks import require_integer
+from .backend import device_of
+from .checks import require, require_integer
+
+TensorLike = Tensor | ArrayLike
 
 
-def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1):
+def conv2d(
+    x: TensorLike, weight: TensorLike, bias: TensorLike | None = None, stride: int = 1, padding: int = 0,
+    dilation: int = 1,
+) -> Tensor:  # fmt: skip
     """Dense 2-D convolution (cross-correlation) with zero padding.
 
     x (N, C, H, W), weight (O, C, kh, kw), bias (O,) -> (N, O, H', W') with
-    H' = (H + 2*padding - dilation*(kh - 1) - 1)//stride + 1. Raises ValueError if shapes or dtypes do not fit.
+    H' = (H + 2*padding - dilation*(kh - 1) - 1)//stride + 1, and W' likewise.
     """
     return ops.Conv2d.apply(x, weight, bias, stride=stride, padding=padding, dilation=dilation)
 
 
-def depthwise_conv2d(x, weight, stride=1, padding=0, dilation=1):
-    """Each channel with a kernel of its own: x (N, C, H, W), weight (C, 1, kh, kw) -> (N, C, H', W')."""
+def depthwise_conv2d(
+    x: TensorLike, weight: TensorLike, stride: int = 1, padding: int = 0, dilation: int = 1
+) -> Tensor:
+    """Each channel with its own kernel: x (N, C, H, W), weight (C, 1, kh, kw) -> (N, C, H', W').
+
+    Sizes are as in `conv2d`.
+    """
     return ops.DepthwiseConv2d.apply(x, weight, stride=stride, padding=padding, dilation=dilation)
 
 
 def depthwise_chain(
-    x, layers, running, training=True, momentum=0.1, eps=1e-5, weight_scale=1.0
-):
+    x: TensorLike, layers: Iterable[Sequence[TensorLike]], running: Iterable[tuple[TensorLike, TensorLike]],
+    training: bool = True, momentum: float = 0.1, eps: float = 1e-5, weight_scale: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Depthwise convolution, batch norm and PReLU, once per layer, deferred: x (N, C, H, W) -> the same shape.
 
     layers: (weight (C, 1, k, k), norm weight, norm bias, slope (C,)) of each; running: (mean, variance) arrays (C,) of
-    each, updated in training. weight_scale: a factor on all convolution weights. Equal to the single ops in turn, but
-    a channel's planes stay in the cache from the first layer to the last.
+    each, updated in training. weight_scale: a factor on all convolution weights. The result is that of the single ops
+    in turn; on a CPU, a channel's planes stay in the cache from the first layer to the last.
     """
     return ops.DepthwiseChain.apply(
         x, *(parameter for layer in layers for parameter in layer),
-        running=[tuple(_array(value) for value in pair) for pair in running], training=training, momentum=momentum,
+        running=[_statistics("depthwise_chain", x, *pair) for pair in running], training=training, momentum=momentum,
         eps=eps, weight_scale=weight_scale,
     )  # fmt: skip
 
 
-def dilated_conv2d(x, weights, dilations):
+def dilated_conv2d(x: TensorLike, weights: Sequence[TensorLike], dilations: Iterable[int]) -> Tensor:
     """Parallel dilated convolutions, concatenated: x (N, C, H, W), weights[i] (O_i, C, k, k) -> (N, sum O_i, H, W).
 
     Each is padded to keep the size; k is odd; a weight may have no output channels.
@@ -43,7 +64,9 @@ def dilated_conv2d(x, weights, dilations):
     return ops.DilatedConv2d.apply(x, *weights, dilations=tuple(dilations))
 
 
-def octave_conv2d(inputs, weight, out_channels, stride=1):
+def octave_conv2d(
+    inputs: Iterable[TensorLike | None], weight: TensorLike, out_channels: Iterable[int], stride: int = 1
+) -> list[Tensor | None]:
     """gOctConv (paper, section 3.1): branches (N, C_i, H/2**i, W/2**i), None for one without channels -> branches.
 
     weight (sum(out_channels), sum C_i, k, k) with an odd k, padded to keep the size; stride 1, or 2 to average every
@@ -54,106 +77,132 @@ def octave_conv2d(inputs, weight, out_channels, stride=1):
     return list(ops.OctaveConv2d.apply(weight, *inputs, out_channels=out_channels, stride=stride))
 
 
-def batch_norm(x, running_mean, running_var, weight, bias, training=True, momentum=0.1, eps=1e-5):
-    """Batch norm per channel, computed. In training, running_mean and running_var (arrays (C,), or None) take in the
-    share `momentum` of the batch's mean and unbiased variance, in place; otherwise they are what x is normalised by."""
+def batch_norm(
+    x: TensorLike, running_mean: Any, running_var: Any, weight: TensorLike, bias: TensorLike, training: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """Batch norm per channel, computed: x (N, C, H, W), weight and bias (C,) -> the same shape.
+
+    running_mean, running_var: arrays or tensors (C,). In training they are updated in place, by the share `momentum` of
+    the batch's mean and unbiased variance; they may be None there. Otherwise x is normalised by them.
+    """
     normed = batch_norm_prelu(x, running_mean, running_var, weight, bias, None, training, momentum, eps)
     return materialize(normed)
 
 
-def prelu(x, slope):
+def prelu(x: TensorLike, slope: TensorLike) -> Tensor:
     """`x if x > 0 else slope*x` per channel, computed: x (N, C, H, W), slope (C,)."""
     return materialize(ops.PReLU.apply(x, slope))
 
 
 def batch_norm_prelu(
-    x, running_mean, running_var, weight, bias, slope, training=True, momentum=0.1, eps=1e-5
-):
-    """Batch norm and PReLU (none where slope is None), deferred: the result is applied by whoever reads it."""
+    x: TensorLike, running_mean: Any, running_var: Any, weight: TensorLike, bias: TensorLike,
+    slope: TensorLike | None, training: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """`batch_norm`, then `prelu` unless slope is None, deferred: whoever reads the result applies them."""
+    running_mean, running_var = _statistics("batch_norm", x, running_mean, running_var)
     return ops.BatchNormPReLU.apply(
-        x, weight, bias, slope, running_mean=_array(running_mean), running_var=_array(running_var), training=training,
+        x, weight, bias, slope, running_mean=running_mean, running_var=running_var, training=training,
         momentum=momentum, eps=eps,
     )  # fmt: skip
 
 
-def materialize(x):
-    """The map computed, if it is deferred."""
+def materialize(x: TensorLike) -> Tensor:
+    """x with its values computed, if they are deferred."""
     return ops.Materialize.apply(x)
 
 
-def _array(value):
-    return value.data if isinstance(value, Tensor) else value
+def _statistics(op, x, mean, variance):
+    """Running statistics as arrays, which are written in place and so must be where x is."""
+    device, found = _tensor(x).device, []
+    for name, value in (("running_mean", mean), ("running_var", variance)):
+        value = value.data if isinstance(value, Tensor) else value
+        if value is not None and device_of(value) is not device:
+            require(False, op, name, f"is on {device_of(value).name}", f"{device.name}, like `x`")
+        found.append(value)
+    return tuple(found)
 
 
-def max_pool2d(x, kernel_size, stride=None, padding=0):
-    """The largest of each window: (N, C, H, W) -> (N, C, H', W'); stride defaults to the kernel size."""
+def max_pool2d(x: TensorLike, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
+    """The largest of each square window: (N, C, H, W) -> (N, C, H', W').
+
+    H' = (H + 2*padding - kernel_size)//stride + 1, and W' likewise; stride defaults to kernel_size.
+    """
     return ops.MaxPool2d.apply(x, kernel_size=kernel_size, stride=stride, padding=padding)
 
 
-def avg_pool2d(x, kernel_size, stride=None, padding=0):
-    """The mean of each window, zero padding counted."""
+def avg_pool2d(x: TensorLike, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
+    """The mean of each square window; zero padding counts. Sizes as in `max_pool2d`."""
     return ops.AvgPool2d.apply(x, kernel_size=kernel_size, stride=stride, padding=padding)
 
 
-def upsample_bilinear(x, size=None, scale_factor=None):
-    """Resized to `size` (height, width) or by an integer `scale_factor`; half-pixel centres, replicated border."""
+def upsample_bilinear(
+    x: TensorLike, size: int | Sequence[int] | None = None, scale_factor: int | None = None
+) -> Tensor:
+    """x (N, C, H, W) resized to `size`, (height, width) or one number for both, or by an integer `scale_factor`.
+
+    Half-pixel centres, replicated border, no anti-aliasing.
+    """
     if (size is None) == (scale_factor is None):
         raise ValueError("upsample_bilinear: give either `size` or `scale_factor`.")
     if size is None:
-        factor = require_integer(scale_factor, "upsample_bilinear", "scale_factor", 1)
+        factor, x = require_integer(scale_factor, "upsample_bilinear", "scale_factor", 1), _tensor(x)
         size = tuple(n * factor for n in x.shape[2:])
     return ops.UpsampleBilinear.apply(x, size=tuple(size) if isinstance(size, (tuple, list)) else (size, size))
 
 
-def sigmoid(x):
-    """`1 / (1 + exp(-x))`."""
+def sigmoid(x: TensorLike) -> Tensor:
+    """`1 / (1 + exp(-x))`, any shape."""
     return ops.Sigmoid.apply(x)
 
 
-def binary_cross_entropy_with_logits(logits, target):
-    """The mean over all elements of the cross-entropy between sigmoid(logits) and target, of the same shape."""
+def binary_cross_entropy_with_logits(logits: TensorLike, target: TensorLike) -> Tensor:
+    """The mean over all elements of the cross-entropy, in nats, between sigmoid(logits) and target, of one shape.
+
+    target: probabilities in [0, 1], without a gradient. Returns a tensor of shape ().
+    """
     return ops.BinaryCrossEntropyWithLogits.apply(logits, target)
 
 
-def add(a, b):
+def add(a: TensorLike, b: TensorLike) -> Tensor:
     """a + b, broadcast."""
     return _tensor(a) + b
 
 
-def subtract(a, b):
+def subtract(a: TensorLike, b: TensorLike) -> Tensor:
     """a - b, broadcast."""
     return _tensor(a) - b
 
 
-def multiply(a, b):
+def multiply(a: TensorLike, b: TensorLike) -> Tensor:
     """a * b, broadcast."""
     return _tensor(a) * b
 
 
-def divide(a, b):
+def divide(a: TensorLike, b: TensorLike) -> Tensor:
     """a / b, broadcast."""
     return _tensor(a) / b
 
 
-def power(a, exponent):
+def power(a: TensorLike, exponent: float) -> Tensor:
     """a ** exponent, a number."""
     return _tensor(a) ** exponent
 
 
-def sum(x, axis=None, keepdims=False):
-    """Added up over `axis` (all by default)."""
+def sum(x: TensorLike, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+    """x added up over `axis`, by default over all. With keepdims, those axes stay, with length 1."""
     return _tensor(x).sum(axis, keepdims)
 
 
-def mean(x, axis=None, keepdims=False):
-    """The mean over `axis` (all by default)."""
+def mean(x: TensorLike, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+    """The mean of x over `axis`, by default over all. With keepdims, those axes stay, with length 1."""
     return _tensor(x).mean(axis, keepdims)
 
 
-def reshape(x, shape):
-    """The same elements in another shape."""
+def reshape(x: TensorLike, shape: int | Sequence[int]) -> Tensor:
+    """The same elements in another shape; one length may be -1."""
     return _tensor(x).reshape(shape)
 
 
-def _tensor(value):
+def _tensor(value: TensorLike) -> Tensor:
     return value if isinstance(value, Tensor) else Tensor(value)

@@ -14,6 +14,17 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
 @pytest.fixture(autouse=True)
+def backend():
+    """Tests run on the backend that OCTSOD_TEST_BACKEND names: test_devices.py has some of them run on another one."""
+    import opaque  # noqa: F401 (makes its devices known)
+
+    import octsod
+
+    with octsod.use_backend(os.environ.get("OCTSOD_TEST_BACKEND", "cpu")):
+        yield
+
+
+@pytest.fixture(autouse=True)
 def restored_threads():
     """The number of threads is the whole process's; commands set it, too."""
     import octsod

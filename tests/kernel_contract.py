@@ -1,8 +1,6 @@
 """Every kernel of every backend against the plain-NumPy reference, on drawn problems.
 
-Beside the numbers, each run asserts the contract of a kernel: it writes all of its outputs and nothing else, reads
-nothing outside of its inputs nor what it has not written itself, leaves inputs and the caller's floating-point mode as
-they were, gives the same bits on any number of threads, and makes no subnormal numbers.
+Beside the numbers, each run checks the promises that octsod/backend/contract.py lists.
 """
 
 import importlib

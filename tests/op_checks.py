@@ -1,10 +1,13 @@
 """Shapes, arrays and parameters for tests of the public ops, and the check of their gradients."""
 
+import os
+
 import deferred_ops
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from octsod.backend import default_device, device_of
 from octsod.testing import gradcheck
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -14,7 +17,8 @@ BATCHES = st.sampled_from([1, 2, 3])
 
 
 def examples(count):
-    return settings(deadline=None, max_examples=count)
+    """So many of them, or as many as OCTSOD_TEST_EXAMPLES says if that is less: for backends that are slow."""
+    return settings(deadline=None, max_examples=min(count, int(os.environ.get("OCTSOD_TEST_EXAMPLES", count))))
 
 
 def normals(seed, *shapes):
@@ -46,8 +50,19 @@ MAPS = st.tuples(BATCHES, CHANNELS, SIDES, SIDES)
 def chain(x, *parameters, statistics=None, **more):
     layers = [parameters[k : k + 4] for k in range(0, len(parameters), 4)]
     channels = x.shape[1]
-    running = [(np.zeros(channels), np.ones(channels)) for _ in layers] if statistics is None else statistics
-    return deferred_ops.depthwise_chain(x, layers, running, **more)
+    if statistics is None:
+        statistics = [(put(np.zeros(channels)), put(np.ones(channels))) for _ in layers]
+    return deferred_ops.depthwise_chain(x, layers, statistics, **more)
+
+
+def put(array):
+    """A NumPy array on the device that the test runs on: on a host, that very array."""
+    return default_device().put(array)
+
+
+def get(array):
+    """The other way; None for None."""
+    return None if array is None else device_of(array).get(array)
 
 
 NONE = (None, None)

@@ -1,4 +1,4 @@
-"""Backends as a whole: each has the same kernels, and gives the same network."""
+"""Backends as a whole: each has the kernels of the contract, and gives the same network."""
 
 import inspect
 import subprocess
@@ -10,6 +10,8 @@ from kernel_contract import BACKENDS, reference
 
 import octsod
 from octsod import functional as f
+from octsod.backend import get_device, kernels, use_backend
+from octsod.backend.contract import KERNELS, Contract
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
@@ -17,13 +19,34 @@ pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_backends_export_the_same_table(backend):
-    assert sorted(backend.__all__) == sorted(reference.__all__)
-    for name in reference.__all__:
-        ours, theirs = (inspect.signature(getattr(b, name)).parameters for b in (backend, reference))
-        if all(p.kind is not p.VAR_POSITIONAL for p in ours.values()):
-            assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()], name
+def parameters(function):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, reference], ids=lambda backend: backend.__name__)
+def test_a_backend_has_the_kernels_of_the_contract(backend):
+    assert sorted(backend.__all__) == sorted(KERNELS)
+    for name in KERNELS:
+        assert parameters(getattr(backend, name)) == parameters(getattr(Contract, name))[1:], name
+    assert backend.CACHED.issubset(KERNELS)
+
+
+def test_a_device_says_what_its_kernels_keep_in_a_cache():
+    assert "depthwise_chain" in get_device("cpu").kernels.CACHED
+    assert "depthwise_chain" not in get_device("reference").kernels.CACHED
+
+
+def test_every_kernel_of_the_contract_says_what_it_does():
+    assert "conv2d" in KERNELS and len(KERNELS) == len(set(KERNELS))
+    assert [name for name in KERNELS if not inspect.getdoc(getattr(Contract, name))] == []
+
+
+def test_what_a_backend_lacks_is_not_implemented(monkeypatch):
+    monkeypatch.delattr(reference, "max_pool2d")
+    with use_backend("reference"), pytest.raises(NotImplementedError, match="`reference` has no kernel `max_pool2d`"):
+        f.max_pool2d(np.zeros((1, 1, 2, 2)), 2)
+    with pytest.raises(NotImplementedError, match="`cpu` has no kernel `fft2d`"):
+        kernels.fft2d()
 
 
 def test_the_reference_needs_no_compiler():

@@ -1,5 +1,7 @@
 """Costs against numbers worked out by hand."""
 
+import pytest
+
 from octsod import ops, optim
 from octsod.ops import Cost
 
@@ -23,6 +25,18 @@ def test_depthwise_chain():
     chain = ops.DepthwiseChain.cost((1, 3, 8, 8), (3, 1, 3, 3), 2)
     assert chain == Cost(2 * (layer.flops + norm.flops), 4 * (3 * 192 + 2 * 27) + 2 * norm.bytes)
     assert ops.DepthwiseChain.cost((1, 3, 8, 8), (3, 1, 3, 3), 2, backward=True).bytes < 2 * 4 * 5 * 192
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_chain_that_keeps_nothing_in_a_cache_costs_what_its_layers_cost(backward):
+    x, weight = (2, 3, 8, 6), (3, 1, 5, 5)
+    layer = ops.DepthwiseConv2d.cost(x, weight, padding=2, itemsize=8, backward=backward)
+    layer += ops.BatchNormPReLU.cost(x, 8, backward)
+    chain = ops.DepthwiseChain.cost(x, weight, 3, 8, backward, cached=False)
+    assert chain == layer + layer + layer
+    assert ops.DepthwiseChain.cost(x, weight, 3, 8, backward).bytes < chain.bytes
+    if not backward:
+        assert ops.DepthwiseChain.cost(x, weight, 1, 8) == ops.DepthwiseChain.cost(x, weight, 1, 8, cached=False)
 
 
 def test_octave_convolution():

@@ -55,7 +55,8 @@ def test_steps_count_until_training_halts(kernels):
 
 @every_backend
 @pytest.mark.parametrize("loss, penalty, bad, code", [
-    (1.5, 2.5, 0.0, 0), (np.nan, 2.5, 0.0, 1), (1.5, np.inf, 0.0, 2), (1.5, 2.5, -np.inf, 3), (np.inf, np.nan, np.nan, 1)
+    (1.5, 2.5, 0.0, 0), (np.nan, 2.5, 0.0, 1), (1.5, np.inf, 0.0, 2), (1.5, 2.5, -np.inf, 3),
+    (np.inf, np.nan, np.nan, 1),
 ])  # fmt: skip
 def test_what_a_step_came_to(kernels, loss, penalty, bad, code):
     gradients = [np.ones(100, np.float32), np.ones(30)]

@@ -5,7 +5,21 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from op_checks import BATCHES, CHANNELS, MAPS, SEEDS, SIDES, chain, check, examples, norm_parameters, normals, scales
+from op_checks import (
+    BATCHES,
+    CHANNELS,
+    MAPS,
+    SEEDS,
+    SIDES,
+    chain,
+    check,
+    examples,
+    get,
+    norm_parameters,
+    normals,
+    put,
+    scales,
+)
 
 import octsod
 from octsod import Tensor
@@ -39,7 +53,7 @@ def test_batch_norm_outside_of_training(shape, eps, seed, slope):
         check(lambda *a: f.batch_norm(a[0], *running, *a[1:], training=False, eps=eps), x, *parameters[:2])
     assert np.array_equal(mean, kept[0]) and np.array_equal(variance, kept[1])
     gamma, beta, _ = (p[:, None, None] for p in parameters)
-    got = f.batch_norm(x, mean, variance, *parameters[:2], training=False, eps=eps).numpy()
+    got = f.batch_norm(x, put(mean), put(variance), *parameters[:2], training=False, eps=eps).numpy()
     expected = (x - mean[:, None, None]) / np.sqrt(variance[:, None, None] + eps) * gamma + beta
     assert np.allclose(got, expected, rtol=1e-11, atol=1e-11)
 
@@ -77,8 +91,10 @@ def test_running_statistics(shape, through_moments):
     weight = np.ones((shape[1], 1, 1, 1))
     y = deferred_ops.depthwise_conv2d(x, weight, moments=True) if through_moments else Tensor(x)
     gamma = np.ones(shape[1])
+    mean, variance = put(mean), put(variance)
     with octsod.no_grad():  # training without gradients gathers statistics, too
         f.batch_norm_prelu(y, mean, variance, gamma, gamma, None, momentum=0.3)
+    mean, variance = get(mean), get(variance)
     count = x.size // shape[1]
     unbiased = x.var(axis=(0, 2, 3)) * count / max(count - 1, 1)
     assert np.allclose(mean, 0.7 * before[0] + 0.3 * x.mean(axis=(0, 2, 3)), rtol=1e-12)
@@ -118,7 +134,7 @@ def test_depthwise_chain_is_its_layers_in_turn(training, source):
         y = first
         if source != "map":
             y = deferred_ops.batch_norm_prelu(first, None, None, *start, activation_sums=holders[-1])
-        statistics = [(np.full(4, 0.1 * k), np.full(4, 1.0 + k)) for k in range(layers)]
+        statistics = [(put(np.full(4, 0.1 * k)), put(np.full(4, 1.0 + k))) for k in range(layers)]
         z = y
         if together:
             z = chain(
@@ -136,7 +152,8 @@ def test_depthwise_chain_is_its_layers_in_turn(training, source):
         out = (out * out).sum() + (f.sigmoid(y).sum() if source == "deferred, read twice" else 0.0)
         out.backward()
         sums = [h.values for h in holders[: layers + (source != "map")]]
-        return [out.numpy(), first.grad, *(p.grad for p in parameters), *np.reshape(statistics, (-1, 4)), *sums]
+        arrays_out = [first.grad, *(p.grad for p in parameters), *(a for pair in statistics for a in pair), *sums]
+        return [out.numpy(), *map(get, arrays_out)]
 
     for k, (one, other) in enumerate(zip(run(True), run(False), strict=True)):
         assert np.allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(other).max()), k

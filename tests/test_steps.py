@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-scales, inference_steps, products = (
-    importlib.import_module(f"octsod.kernels.cpu.{name}") for name in ("scales", "inference_steps", "products")
+scales, inference_steps, products, regions = (
+    importlib.import_module(f"octsod.kernels.cpu.{name}")
+    for name in ("scales", "inference_steps", "products", "regions")
 )
+Region, Table, Weights = regions.Region, regions.Table, regions.Weights
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 MARGIN = 96  # elements around and behind what a step may read: more than a tile
 
@@ -41,8 +43,8 @@ def test_product(dtype, rows, depth, count, finished, seed):
     weight = rng.standard_normal(depth * rows + 3 * rows).astype(dtype)
     y = np.full((rows + 2) * 200, np.nan, dtype)
     before = y.copy()
-    ends = depth * rows if finished else -(1 << 32)
-    inference_steps.product(y, 130, 200, rows, weight, 0, ends, x, 0, table, 0, depth, count)
+    weights = Weights(weight, 0, rows, depth * rows if finished else regions.UNFINISHED)
+    inference_steps.product(Region(y, 130, 200, 0), rows, weights, Region(x, 0, 0, 0), Table(table, 0, depth), count)
     shifted = np.array([x[at : at + count] for at in table[:depth]], float).reshape(depth, count)
     expected = weight[: depth * rows].reshape(depth, rows).T.astype(float) @ shifted
     if finished:
@@ -66,8 +68,9 @@ def test_depthwise(dtype, channels, rows, cols, gap, seed):
     y = np.full(channels * stride + MARGIN, np.nan, dtype)
     before = y.copy()
     inference_steps.depthwise(
-        x, 1 + pitch, stride, pitch, y, 8, stride, pitch, weight, 0, 9 * channels, channels, rows, cols
-    )
+        Region(x, 1 + pitch, stride, pitch), Region(y, 8, stride, pitch), Weights(weight, 0, channels, 9 * channels),
+        regions.Extent(channels, rows, cols),
+    )  # fmt: skip
     inputs = x[places(0, stride, pitch, channels, rows + 2, cols + 2)].astype(float)
     expected = np.zeros((channels, rows, pitch))
     for k in range(9):
@@ -110,8 +113,8 @@ def test_upsample_add(dtype, case, finished, seed):
     ends = rng.standard_normal((3, channels)).astype(dtype)
     before = y.copy()
     scales.upsample_add(
-        x.reshape(-1), 0, height * width, width, height, width, factor, y, 5, (rows + 1) * (n + 3), n + 3, first,
-        channels, rows, ends.reshape(-1), 0 if finished else -1,
+        Region(x.reshape(-1), 0, height * width, width), scales.Coarse(height, width, factor),
+        Region(y, 5, (rows + 1) * (n + 3), n + 3), first, channels, rows, ends.reshape(-1), 0 if finished else -1,
     )  # fmt: skip
     up, across = interpolation(height, factor)[first : first + rows], interpolation(width, factor)
     expected = before[where] + up @ x.astype(float) @ across.T
@@ -135,8 +138,8 @@ def test_upsample_backward(dtype, case, seed):
     where = places(7, (height + 1) * (width + 2), width + 2, channels, height, width)
     before = y.copy()
     scales.upsample_backward(
-        d, MARGIN, rows * (n + 3), n + 3, height, width, factor, y, 7, (height + 1) * (width + 2), width + 2, first,
-        channels, rows,
+        Region(d, MARGIN, rows * (n + 3), n + 3), scales.Coarse(height, width, factor),
+        Region(y, 7, (height + 1) * (width + 2), width + 2), first, channels, rows,
     )  # fmt: skip
     up, across = interpolation(height, factor)[first : first + rows], interpolation(width, factor)
     expected = before[where] + up.T @ d[there].astype(float) @ across
@@ -157,7 +160,10 @@ def test_correlate(dtype, rows, columns, count, fresh, seed):
     if fresh:
         out[where] = np.nan
     before = out.copy()
-    products.correlate(out, 3, depth + 2, rows, d.reshape(-1), 0, d.shape[1], x, 0, table, 0, depth, count, fresh)
+    products.correlate(
+        Region(out, 3, depth + 2, 0), rows, Region(d.reshape(-1), 0, d.shape[1], 0), Region(x, 0, 0, 0),
+        Table(table, 0, depth), count, fresh,
+    )  # fmt: skip
     shifted = np.array([x[at : at + count] for at in table], float)
     expected = (d[:, :count].astype(float) @ shifted.T)[:, None] + (0 if fresh else before[where])
     assert_written(out, before, where, expected, dtype)

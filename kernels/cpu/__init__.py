@@ -1,11 +1,12 @@
 """Kernels for CPUs, compiled by Numba.
 
-The table that ops call, in the order of a layer: convolution.py launches the convolutions, which dense.py and octave.py
-put together as programs (programs.py) of small steps (steps.py, scales.py, products.py) and depthwise.py runs plane by
-plane; chain.py takes one channel through several depthwise layers; network.py takes pictures through the whole network,
-for inference (plan.py, inference_steps.py, barrier.py); normalization.py, resampling.py, elementwise.py and
-optimization.py hold the rest. What is as fast in plain NumPy comes from the reference. bodies.py is what their loops
-share, simd.py and vector.py reach the machine's registers, compile.py and parallel.py its compiler and its cores.
+octsod/backend/contract.py says what each kernel does. The files, in the order of a layer: convolution.py launches the
+convolutions. dense.py and octave.py put them together as programs (programs.py) of small steps (steps.py, scales.py,
+products.py); depthwise.py runs them plane by plane. chain.py takes one channel through several depthwise layers.
+network.py takes pictures through the whole network, for inference (plan.py, inference_steps.py, barrier.py).
+normalization.py, resampling.py, elementwise.py and optimization.py hold the rest. What is as fast in plain NumPy comes
+from the reference. bodies.py is what their loops share. simd.py and vector.py reach the machine's registers, compile.py
+and parallel.py its compiler and its cores.
 """
 
 from ..reference.arrays import copy, fill, gather
@@ -102,3 +103,6 @@ __all__ = [
     "upsample_bilinear",
     "upsample_bilinear_backward",
 ]
+
+# Of these, maps between layers stay in the cache: see octsod/backend/contract.py.
+CACHED = frozenset({"depthwise_chain", "depthwise_chain_backward"})

@@ -4,6 +4,8 @@ A channel's planes of all images go through one layer, then its statistics are c
 planes written last still in the cache: so every other layer takes the images in reverse.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from octsod.backend.memory import empty
@@ -12,41 +14,73 @@ from . import depthwise, parallel
 from .compile import kernel
 from .normalization import batch_norm_backward_of, batch_norm_coefficients_of, batch_statistics_of, coefficients_of
 from .parallel import flat
+from .regions import Extent, Region
 from .steps import gradient_sums_of_channel
 
 _planes, _planes_backward = depthwise.forward, depthwise.backward
+_Source, _Results, _Gradient, _Gradients = (
+    depthwise.Source, depthwise.Results, depthwise.Gradient, depthwise.Gradients,
+)  # fmt: skip
+
+
+class Layers(NamedTuple):
+    """Weights, maps and statistics of L layers.
+
+    weight (L, C*size*size), norm (L, 3, C), raw (L, N*C*H*W), coefficients (L, 4*C), statistics (L, 2, C).
+    """
+
+    weight: Any
+    norm: Any
+    raw: Any
+    coefficients: Any
+    statistics: Any
+
+
+class Training(NamedTuple):
+    """How batch norm takes its statistics: from the batch if `training`, or else from the running averages."""
+
+    training: bool
+    momentum: float
+    eps: float
 
 
 @kernel
-def _forward(
-    slot, start, stop, x, coef, weight, norm, averages, raw, coefficients, statistics, sums, moments, training,
-    momentum, eps, channels, height, width, size, origin, depth, pitch, scratch, scratch_size,
-):  # fmt: skip
-    """Channels start..stop. x, raw[l]: flat maps; coef, coefficients[l] (4*C); weight[l] (C*size*size); sums[l] (N*C);
-    norm (L, 3, C), averages, statistics (L, 2, C), moments (N, 3, C)."""
-    images = moments.shape[0]
+def _input(layers, layer, first):
+    """What a layer reads: `first`, or the output of the layer before."""
+    return _Source(layers.raw[layer - 1], layers.coefficients[layer - 1]) if layer else first
+
+
+@kernel
+def _forward(slot, start, stop, first, layers, averages, sums, moments, how, shape, scratch):
+    """Channels start..stop. first: the map, a `Source`; averages (L, 2, C); sums[l] (N*C), of the activation that a
+    layer reads; moments (N, 3, C); how: `Training`."""
+    images, channels = moments.shape[0], shape.channels
+    norm = layers.norm
     for c in range(start, stop):
-        for layer in range(weight.shape[0]):
+        for layer in range(layers.weight.shape[0]):
+            results = _Results(layers.raw[layer], moments.reshape(-1), how.training, sums[layer])
+            source = _input(layers, layer, first)
             for k in range(images):
                 plane = (images - 1 - k if layer & 1 else k) * channels + c
                 following = (-channels if layer & 1 else channels) if k < images - 1 else 0
-                source, by = (raw[layer - 1], coefficients[layer - 1]) if layer else (x, coef)
-                _planes(
-                    slot, plane, plane + 1, source, by, weight[layer], raw[layer], moments.reshape(-1), sums[layer],
-                    training, channels, height, width, height, width, size, size, 1, size // 2, 1, origin,
-                    depth, pitch, scratch, scratch_size, following,
-                )  # fmt: skip
-            mean, variance = statistics[layer, 0], statistics[layer, 1]
-            if training:
+                _planes(slot, plane, plane + 1, source, layers.weight[layer], results, shape, scratch, following)
+            mean, variance = layers.statistics[layer, 0], layers.statistics[layer, 1]
+            if how.training:
                 batch_statistics_of(
-                    c, moments, height * width, momentum, mean, variance, averages[layer, 0], averages[layer, 1]
-                )
+                    c, moments, shape.height * shape.width, how.momentum, mean, variance, averages[layer, 0],
+                    averages[layer, 1],
+                )  # fmt: skip
             else:
                 mean[c] = averages[layer, 0, c]
                 variance[c] = averages[layer, 1, c]
             batch_norm_coefficients_of(
-                c, mean, variance, eps, norm[layer, 0], norm[layer, 1], norm[layer, 2], coefficients[layer]
+                c, mean, variance, how.eps, norm[layer, 0], norm[layer, 1], norm[layer, 2], layers.coefficients[layer]
             )
+
+
+def _shape(channels, height, width, size):
+    """The depthwise convolutions'."""
+    return depthwise.Shape(channels, height, width, height, width, size, size, 1, size // 2, 1)
 
 
 def depthwise_chain(
@@ -57,14 +91,14 @@ def depthwise_chain(
     weight, norm = _packed(layers, weight_scale)
     averages = np.array(running, np.float64)
     size = layers[0][0].shape[2]
-    origin, rows, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
+    shape = _shape(channels, height, width, size)
     slots = parallel.parts(channels)
     sums = empty((depth, images * channels), "float64")
     parallel.run(
-        _forward, channels, flat(x.raw), coefficients_of(x).reshape(-1), weight, norm, averages,
-        raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics, sums,
-        np.empty((images, 3, channels)), training, momentum, eps, channels, height, width, size, origin, rows, pitch,
-        empty(slots * scratch, raw.dtype), scratch, slots=slots,
+        _forward, channels, depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)),
+        Layers(weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics),
+        averages, sums, np.empty((images, 3, channels)), Training(training, momentum, eps), shape,
+        depthwise.scratch_for(shape, raw.dtype, slots), slots=slots,
     )  # fmt: skip
     if training:
         averages[np.abs(averages) < np.finfo(raw.dtype).tiny] = 0  # as kernels would: see parallel.run
@@ -82,46 +116,60 @@ def _packed(layers, weight_scale):
     return weights * weights.dtype.type(weight_scale), np.stack([norm for _, *norm in layers])
 
 
+class Between(NamedTuple):
+    """What is used again from layer to layer and, but for the gradients, from channel to channel.
+
+    gradients (N*C*H*W): of the activations between layers; gradient_sums (N, 3, C): of the last layer's activation
+    at first, if `given`; partials (N, C*size*size), dcoef (6*C).
+    """
+
+    gradients: Any
+    gradient_sums: Any
+    given: bool
+    partials: Any
+    dcoef: Any
+
+
 @kernel
 def _backward(
-    slot, start, stop, g, given, x, coef, weight, norm, raw, coefficients, statistics, between, gx, gx_sums,
-    want_sums, add, grad_weight, grad_norm, sums, partials, dcoef, training, eps, channels, height, width, size, origin,
-    depth, pitch, scratch, scratch_size,
+    slot, start, stop, g, first, layers, between, target, grad_weight, grad_norm, how, shape, scratch
 ):  # fmt: skip
-    """Channels start..stop. given: whether `sums` (N, 3, C) holds the gradient sums of the last layer's activation.
-    partials (N, C*size*size), dcoef (6*C): per channel, used again from layer to layer."""
-    images = sums.shape[0]
-    pixels = height * width
-    taps = size * size
-    layers = weight.shape[0]
+    """Channels start..stop. first: the map, a `Source`; target: the `Gradients` of it, whose partials stay as they
+    are."""
+    sums, partials, dcoef = between.gradient_sums, between.partials, between.dcoef
+    norm, statistics = layers.norm, layers.statistics
+    images, channels = sums.shape[0], shape.channels
+    height, width = shape.height, shape.width
+    pixels, taps = height * width, shape.kh * shape.kw
+    last = layers.weight.shape[0] - 1
     for c in range(start, stop):
         turn = 0
-        if not given:
-            last = layers - 1
+        if not between.given:
             for n in range(images):
-                at = (n * channels + c) * pixels
+                at = n * channels * pixels
                 gradient_sums_of_channel(
-                    g, at, width, raw[last], at, width, coefficients[last], c, channels, height, width,
-                    sums[n].reshape(-1),
+                    Region(g, at, pixels, width), Region(layers.raw[last], at, pixels, width),
+                    layers.coefficients[last], c, Extent(channels, height, width), sums[n].reshape(-1),
                 )  # fmt: skip
             turn = 1
-        for layer in range(layers - 1, -1, -1):
+        for layer in range(last, -1, -1):
             batch_norm_backward_of(
-                c, sums, images * pixels, training, statistics[layer, 0], statistics[layer, 1], eps, norm[layer, 0],
-                norm[layer, 1], norm[layer, 2], dcoef, grad_norm[layer, 0], grad_norm[layer, 1], grad_norm[layer, 2],
+                c, sums, images * pixels, how.training, statistics[layer, 0], statistics[layer, 1], how.eps,
+                norm[layer, 0], norm[layer, 1], norm[layer, 2], dcoef, grad_norm[layer, 0], grad_norm[layer, 1],
+                grad_norm[layer, 2],
             )  # fmt: skip
-            upstream = between if layer < layers - 1 else g
-            source, by = (raw[layer - 1], coefficients[layer - 1]) if layer else (x, coef)
-            target = between if layer else gx
+            upstream = _Gradient(between.gradients if layer < last else g, layers.raw[layer], dcoef)
+            gradients = _Gradients(
+                between.gradients if layer else target.gx, target.accumulate and layer == 0, partials.reshape(-1),
+                sums.reshape(-1) if layer else target.gradient_sums, target.want or layer > 0,
+            )  # fmt: skip
+            source = _input(layers, layer, first)
             for k in range(images):
                 plane = (images - 1 - k if turn & 1 else k) * channels + c
                 following = (-channels if turn & 1 else channels) if k < images - 1 else 0
                 _planes_backward(
-                    slot, plane, plane + 1, upstream, raw[layer], dcoef, source, by, weight[layer], target,
-                    partials.reshape(-1), sums.reshape(-1) if layer else gx_sums, want_sums or layer > 0,
-                    add and layer == 0, channels, height, width, height, width, size, size, 1, size // 2, 1, origin,
-                    depth, pitch, scratch, scratch_size, following,
-                )  # fmt: skip
+                    slot, plane, plane + 1, upstream, source, layers.weight[layer], gradients, shape, scratch, following
+                )
             turn += 1
             for k in range(c * taps, (c + 1) * taps):
                 total = 0.0
@@ -138,7 +186,7 @@ def depthwise_chain_backward(
     weight, norm = _packed(layers, weight_scale)
     grad_weight, grad_norm = np.empty_like(weight), np.empty_like(norm)
     size = layers[0][0].shape[2]
-    origin, rows, pitch, scratch = depthwise.layout(raw.itemsize, width, width, (size, size), 1, size // 2, 1)
+    shape = _shape(channels, height, width, size)
     slots = parallel.parts(channels)
     given = grad.gradient_sums is not None
     # Sums of the gradients between layers land in an array of our own: the caller's stays as it is.
@@ -146,12 +194,18 @@ def depthwise_chain_backward(
     target = empty(x.shape, x.dtype) if grad_x is None else grad_x.array
     gx_sums = None if grad_x is None else grad_x.gradient_sums
     parallel.run(
-        _backward, channels, flat(grad.array), given, flat(x.raw), coefficients_of(x).reshape(-1),
-        weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics,
-        between.reshape(-1), target.reshape(-1), np.empty(0) if gx_sums is None else gx_sums.reshape(-1),
-        gx_sums is not None, grad_x is not None and grad_x.accumulate, grad_weight, grad_norm,
-        sums, np.empty((images, channels * size * size), raw.dtype), np.empty(6 * channels, raw.dtype), training, eps,
-        channels, height, width, size, origin, rows, pitch, empty(slots * scratch, raw.dtype), scratch, slots=slots,
+        _backward, channels, flat(grad.array), depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)),
+        Layers(weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics),
+        Between(
+            between.reshape(-1), sums, given, np.empty((images, channels * size * size), raw.dtype),
+            np.empty(6 * channels, raw.dtype),
+        ),
+        depthwise.Gradients(
+            target.reshape(-1), grad_x is not None and grad_x.accumulate, None,
+            np.empty(0) if gx_sums is None else gx_sums.reshape(-1), gx_sums is not None,
+        ),
+        grad_weight, grad_norm, Training(training, 0.0, eps), shape,
+        depthwise.scratch_for(shape, raw.dtype, slots), slots=slots,
     )  # fmt: skip
     grad_weight *= weight.dtype.type(weight_scale)
     for (target, *targets), w, n in zip(grad_layers, grad_weight, grad_norm, strict=True):

@@ -77,3 +77,8 @@ def kernel(function, **more):
 def inlined(function):
     """The same, for the body of a loop: it becomes part of each kernel that calls it, with what is constant there."""
     return kernel(function, forceinline=True)
+
+
+def spliced(function):
+    """Make `function` a part of whatever calls it before that is compiled: it is not compiled by itself at all."""
+    return kernel(function, inline="always")

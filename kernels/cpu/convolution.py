@@ -71,7 +71,8 @@ def _dense_forward(shape, x, weight, bias, out, moments):
         moments[...] = 0
     program = dense.forward(shape, moments is not None, sums is not None)
     tensors = {
-        "like": out, "x": flat(x.raw), "coef": coefficients_of(x), "out": out, "moments": moments, "sums": sums,
+        "like": out, "x": flat(x.raw), "coef": coefficients_of(x), "out": out, "moments": moments,
+        "activation_sums": sums,
     }  # fmt: skip
     program.execute(x.shape[0], tensors, weight, bias)
 
@@ -93,7 +94,7 @@ def _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias):
         "dcoef": coefficients_of(grad),
     }  # fmt: skip
     if grad_x is not None:
-        tensors.update(gx=grad_x.array, sums=_zeroed(grad_x.gradient_sums))
+        tensors.update(gx=grad_x.array, gradient_sums=_zeroed(grad_x.gradient_sums))
     partials = program.execute(x.shape[0], tensors, weight)
     taps_of = shape.geometry.taps
     for k, partial in partials.items():
@@ -122,7 +123,7 @@ def octave_conv2d(inputs, weight, outputs, stride, moments=None):
     tensors = {"like": weight}
     for i, x in enumerate(inputs):
         if x is not None:
-            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": coefficients_of(x), f"sums{i}": sums[i]})
+            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": coefficients_of(x), f"activation_sums{i}": sums[i]})
     for j, out in enumerate(outputs):
         tensors.update({f"out{j}": out, f"moments{j}": _zeroed(moments[j])})
     program.execute(batch, tensors, weight)
@@ -147,7 +148,7 @@ def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weig
         if x is not None:
             tensors.update({f"x{i}": flat(x.raw), f"coef{i}": coefficients_of(x)})
         if slot is not None:
-            tensors.update({f"gx{i}": slot.array, f"sums{i}": _zeroed(slot.gradient_sums)})
+            tensors.update({f"gx{i}": slot.array, f"gradient_sums{i}": _zeroed(slot.gradient_sums)})
     for j, grad in enumerate(grads):
         if grad is not None:
             tensors.update({f"g{j}": flat(grad.g), f"z{j}": flat(grad.raw), f"dcoef{j}": coefficients_of(grad)})
@@ -182,17 +183,19 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
     out_height, out_width = out.shape[2:]
     if out.size == 0:
         return
-    kh, kw = weight.shape[2:]
-    origin, depth, pitch, size = depthwise.layout(out.itemsize, width, out_width, (kh, kw), stride, padding, dilation)
+    shape = depthwise.Shape(
+        channels, height, width, out_height, out_width, *weight.shape[2:], stride, padding, dilation
+    )
     sums = x.claim_activation_sums()
     planes = batch * channels
     slots = parallel.parts(planes)
+    results = depthwise.Results(
+        out.reshape(-1), np.empty(0) if moments is None else moments.reshape(-1), moments is not None,
+        (np.empty(planes) if sums is None else sums).reshape(-1),
+    )  # fmt: skip
     parallel.run(
-        depthwise.forward, planes, flat(x.raw), coefficients_of(x).reshape(-1), flat(weight), out.reshape(-1),
-        np.empty(0) if moments is None else moments.reshape(-1),
-        (np.empty(planes) if sums is None else sums).reshape(-1), moments is not None, channels, height, width,
-        out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch, empty(slots * size, out.dtype),
-        size, 1, slots=slots,
+        depthwise.forward, planes, depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)), flat(weight), results,
+        shape, depthwise.scratch_for(shape, out.dtype, slots), 1, slots=slots,
     )  # fmt: skip
 
 
@@ -206,20 +209,20 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
         if grad_weight is not None:
             grad_weight[...] = 0
         return
-    origin, depth, pitch, size = depthwise.layout(
-        weight.itemsize, width, out_width, (kh, kw), stride, padding, dilation
-    )
+    shape = depthwise.Shape(channels, height, width, out_height, out_width, kh, kw, stride, padding, dilation)
     planes = batch * channels
     slots = parallel.parts(planes)
     target = empty(x.shape, x.dtype) if grad_x is None else grad_x.array
     partials = empty((batch, channels * kh * kw), x.dtype)
     sums = None if grad_x is None else grad_x.gradient_sums
+    gradients = depthwise.Gradients(
+        target.reshape(-1), grad_x is not None and grad_x.accumulate, partials.reshape(-1),
+        np.empty(0) if sums is None else sums.reshape(-1), sums is not None,
+    )  # fmt: skip
     parallel.run(
-        depthwise.backward, planes, flat(grad.g), flat(grad.raw), coefficients_of(grad).reshape(-1), flat(x.raw),
-        coefficients_of(x).reshape(-1), flat(weight), target.reshape(-1), partials.reshape(-1),
-        np.empty(0) if sums is None else sums.reshape(-1), sums is not None, grad_x is not None and grad_x.accumulate,
-        channels, height, width, out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch,
-        empty(slots * size, x.dtype), size, 1, slots=slots,
+        depthwise.backward, planes, depthwise.Gradient(flat(grad.g), flat(grad.raw), coefficients_of(grad).reshape(-1)),
+        depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)), flat(weight), gradients, shape,
+        depthwise.scratch_for(shape, x.dtype, slots), 1, slots=slots,
     )  # fmt: skip
     if grad_weight is not None:
         grad_weight.reshape(-1)[...] = parallel.sum_over_images(partials)

@@ -9,17 +9,9 @@ left border of the next.
 import dataclasses
 import functools
 
-from .programs import (
-    ACTIVATE,
-    DIFFERENTIATE,
-    FILL,
-    GRADIENT_SUMS,
-    NOWHERE,
-    TRANSFER,
-    WRITE,
-    WRITE_GRADIENT,
-    Program,
-)
+from .operations import ACTIVATE, DIFFERENTIATE, FILL, GRADIENT_SUMS, TRANSFER, WRITE, WRITE_GRADIENT
+from .programs import Program
+from .regions import NOWHERE
 
 BAND_BYTES = 640 << 10  # scratch that a band of rows may fill, to stay within a core's level-2 cache
 
@@ -128,14 +120,14 @@ def _load(program, geometry, x, channels, y, row, rows, coef, sums):
 
 
 @functools.lru_cache(maxsize=512)
-def forward(c: Convolution, moments: bool, sums: bool):
-    """The program of the forward pass: tensors x, coef, out, moments (3, O), sums (C)."""
+def forward(c: Convolution, moments: bool, activation_sums: bool):
+    """The program of the forward pass: tensors x, coef, out, moments (3, O), activation_sums (C)."""
     g = c.geometry
     program = Program(c.itemsize)
     x = program.map("x", c.channels, c.height, c.width)
     out = program.map("out", c.out_channels, g.out_height, g.out_width)
     coef = program.tensor("coef", 0)
-    summed = program.tensor("sums", c.channels) if sums else 1
+    summed = program.tensor("activation_sums", c.channels) if activation_sums else 1
     row_bytes = (c.channels + c.out_channels) * g.pitch * c.itemsize
     height = band_rows(g.out_height, row_bytes) if g.pointwise else g.out_height
     source = program.buffer(c.channels, height * g.pitch if g.pointwise else g.source_size, g.pitch)
@@ -171,11 +163,11 @@ def _ones(program, c, g):
 
 
 @functools.lru_cache(maxsize=512)
-def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, sums: bool):
+def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, gradient_sums: bool):
     """The program of the backward pass.
 
-    Tensors g, z, dcoef (the deferred gradient), x, coef (the input), gx, sums (3, C); partial weight gradients by
-    group.
+    Tensors g, z, dcoef (the deferred gradient), x, coef (the input), gx, gradient_sums (3, C); partial weight
+    gradients by group.
     """
     g = c.geometry
     program = Program(c.itemsize)
@@ -193,7 +185,7 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
         program.zero(source, c.channels, source.stride)
     ones = _ones(program, c, g) if need_weight else None
     origin = delta if g.pointwise else delta.at(g.top, g.left)
-    to = program.tensor("sums", 3 * c.channels) if sums else 1
+    to = program.tensor("gradient_sums", 3 * c.channels) if gradient_sums else 1
     if need_x:
         result = program.buffer(c.channels, height * g.pitch if g.pointwise else g.plane_size, g.pitch)
     for row, rows in bands(g.out_height, height):
@@ -230,9 +222,9 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
                 continue
             program.contiguous(
                 WRITE_GRADIENT, c.channels, n_rows, n_cols, result, target, x.at(row + first_row, first_col), coef=coef,
-                sums=to, a=accumulate, b=sums, d=c.channels,
+                sums=to, a=accumulate, b=gradient_sums, d=c.channels,
             )  # fmt: skip
-        if sums and c.stride > 1:
+        if gradient_sums and c.stride > 1:
             program.contiguous(
                 GRADIENT_SUMS, c.channels, c.height, c.width, gx, NOWHERE, x, coef=coef, sums=to
             )

@@ -4,64 +4,187 @@ A ring of rows holds as many activated input rows as the kernel is high, so ever
 stride, rows are worked out at stride 1 along the row and every `stride`-th pixel is kept; backward, the gradient is
 spread out with zeros in between. So each loop has one form. Ring rows end in zeros, at least a vector of them.
 
-A 3x3 kernel works out two rows at a time, which share two of the three rows that each of them reads. Sums over pixels
-are kept lane by lane behind the ring, and go into float64 every few rows.
+A 3x3 kernel works out two rows at a time, which share two of the three rows that each of them reads. What is added up
+over pixels runs along in vectors behind the ring, the `running` ones, lane by lane, and goes into float64 every few
+rows.
 """
 
-from octsod.backend.memory import SMALLEST
+from typing import Any, NamedTuple
 
-from .bodies import READ_AHEAD, WRITE_AHEAD, activated, ahead_of, differentiated, with_gradient
-from .compile import inlined, kernel
+import numpy as np
+
+from octsod.backend.memory import SMALLEST, empty
+
+from .bodies import (
+    READ_AHEAD,
+    WRITE_AHEAD,
+    Activation,
+    activated,
+    ahead_of,
+    argument,
+    derivative_of,
+    differentiated,
+    prelu,
+    with_gradient,
+)
+from .compile import inlined, kernel, spliced
 from .simd import VECTOR_BYTES, lanes
-from .vector import fma, keep, load, prefetch, prefetch_to_write, spread, store, total, where_positive
+from .vector import fma, keep, load, prefetch, prefetch_to_write, spread, store, total
 
 FLUSH = 2048  # pixels that sums in the storage dtype may cover before they go into float64
-SUMS = 12  # vectors of sums behind the ring
+RUNNING = 12  # vectors behind the ring
+# Forward, these are the activation's sum, the output's sum and that of its squares about the reference; backward, 0 to
+# 8 are those of the taps, and 9 to 11 the gradient sums.
+SEEN, FIRST, SECOND, GRADIENT = 0, 1, 2, 9
+
+
+class Shape(NamedTuple):
+    """Of a convolution: the map's channels and size, the output's size, the kernel's, and what it strides over."""
+
+    channels: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    kh: int
+    kw: int
+    stride: int
+    padding: int
+    dilation: int
+
+
+class Scratch(NamedTuple):
+    """Each thread's ring of rows, `size` elements of `array`.
+
+    depth: the number of rows, a power of two: row r lies at r modulo depth. pitch: from a row to the next. origin:
+    where a row's pixels begin. Behind the last row are a line of its own, and the running vectors.
+    """
+
+    array: Any
+    size: int
+    depth: int
+    pitch: int
+    origin: int
+
+
+class Source(NamedTuple):
+    """The map to be convolved, deferred: x (N*C, height, width), coef (4, C)."""
+
+    x: Any
+    coef: Any
+
+
+class Results(NamedTuple):
+    """What the forward pass writes: out (N*C, out_height, out_width), moments (N, 3, C) if `want`ed, the sums of the
+    activations (N, C)."""
+
+    out: Any
+    moments: Any
+    want: bool
+    activation_sums: Any
+
+
+class Gradient(NamedTuple):
+    """That of the output, deferred: g and z (N*C, out_height, out_width), dcoef (6, C)."""
+
+    g: Any
+    z: Any
+    dcoef: Any
+
+
+class Gradients(NamedTuple):
+    """What the backward pass writes: gx, to which it is added if `accumulate`; the weight's, image by image, partials
+    (N, C, kh, kw); the gradient sums of x (N, 3, C) if `want`ed."""
+
+    gx: Any
+    accumulate: bool
+    partials: Any
+    gradient_sums: Any
+    want: bool
 
 
 @kernel
-def _clear(sums, at, count):
-    lane = lanes(sums)
+def _clear(ring, running, count):
+    lane = lanes(ring)
     for k in range(count):
-        store(sums, at + k * lane, spread(sums, 0), lane)
+        store(ring, running + k * lane, spread(ring, 0), lane)
 
 
 @kernel
-def _flush(sums, at, k):
-    """The total of the k-th vector of sums, which starts again at zero."""
-    lane = lanes(sums)
-    whole = float(total(load(sums, at + k * lane, lane)))
-    store(sums, at + k * lane, spread(sums, 0), lane)
+def _flush(ring, running, k):
+    """The total of the k-th running vector, which starts again at zero."""
+    lane = lanes(ring)
+    whole = float(total(load(ring, running + k * lane, lane)))
+    store(ring, running + k * lane, spread(ring, 0), lane)
     return whole
 
 
+class _Ends(NamedTuple):
+    """Batch norm and PReLU of a channel, as numbers."""
+
+    scale: Any
+    shift: Any
+    slope: Any
+    mean: Any
+
+
+@spliced
+def _ends_of(coef, c, channels):
+    return _Ends(coef[c], coef[channels + c], coef[2 * channels + c], coef[3 * channels + c])
+
+
+@spliced
+def _in_all_lanes(like, ends):
+    return Activation(spread(like, ends.scale), spread(like, ends.shift), spread(like, ends.slope))
+
+
 @kernel
-def _load_row(x, start, width, ahead, scale, shift, slope, ring, at, sums):
-    """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; adds to vector 0 of sums."""
+def _load_row(x, start, width, ahead, ends, ring, at, running):
+    """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; adds to what runs along."""
     lane = lanes(x)
-    scale, shift, slope = spread(x, scale), spread(x, shift), spread(x, slope)
-    s = load(ring, sums, lane)
+    f = _in_all_lanes(x, ends)
+    s = load(ring, running, lane)
     whole = width - width % lane
     for i in range(0, whole, lane):
-        v = activated(x, start + i, lane, ahead, scale, shift, slope)
+        v = activated(x, start + i, lane, ahead, f)
         store(ring, at + i, v, lane)
         s = s + v
     if whole < width:
-        v = activated(x, start + whole, width - whole, ahead, scale, shift, slope)
+        v = activated(x, start + whole, width - whole, ahead, f)
         store(ring, at + whole, v, lane)
         s = s + v
-    store(ring, sums, s, lane)
+    store(ring, running, s, lane)
+
+
+@spliced
+def _moments_so_far(ring, running):
+    """The two running vectors of the moments."""
+    lane = lanes(ring)
+    return load(ring, running + FIRST * lane, lane), load(ring, running + SECOND * lane, lane)
+
+
+@spliced
+def _keep_moments(ring, running, moments):
+    lane = lanes(ring)
+    store(ring, running + FIRST * lane, moments[0], lane)
+    store(ring, running + SECOND * lane, moments[1], lane)
+
+
+@inlined
+def _about(v, left, about, moments):
+    """The moments with what v adds: its distance from the reference, and that squared."""
+    v = keep(v - about, left)
+    return moments[0] + v, fma(v, v, moments[1])
 
 
 @kernel
-def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference, sums):
-    """A row of a 3x3 convolution at stride 1; adds (y - reference) and (y - reference)^2 to vectors 1 and 2 of sums."""
-    w0, w1, w2 = spread(ring, weight[w]), spread(ring, weight[w + 1]), spread(ring, weight[w + 2])
-    w3, w4, w5 = spread(ring, weight[w + 3]), spread(ring, weight[w + 4]), spread(ring, weight[w + 5])
-    w6, w7, w8 = spread(ring, weight[w + 6]), spread(ring, weight[w + 7]), spread(ring, weight[w + 8])
+def _filter_row(ring, rows, weight, w, dilation, out, at, span, reference, running):
+    """A row of a 3x3 convolution at stride 1, from three of the ring's; adds to the running moments."""
+    y0, y1, y2 = rows
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = nine(ring, weight, w)
     about = spread(ring, reference)
     lane = lanes(ring)
-    first, second = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
+    moments = _moments_so_far(ring, running)
     for i in range(0, span, lane):
         v = w0 * load(ring, y0 + i, lane)
         v = fma(w1, load(ring, y0 + i + dilation, lane), v)
@@ -73,18 +196,17 @@ def _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference,
         v = fma(w7, load(ring, y2 + i + dilation, lane), v)
         v = fma(w8, load(ring, y2 + i + 2 * dilation, lane), v)
         store(out, at + i, v, span - i)
-        v = keep(v - about, span - i)
-        first = first + v
-        second = fma(v, v, second)
-    store(ring, sums + lane, first, lane)
-    store(ring, sums + 2 * lane, second, lane)
+        moments = _about(v, span - i, about, moments)
+    _keep_moments(ring, running, moments)
 
 
 @inlined
-def _filter_at(ring, y0, y1, y2, y3, w, out, at, under, left, ahead, about, first, second):
-    """A vector of each of two rows, the second one at `under`; returns the sums with what they add."""
+def _filter_at(ring, rows, i, taps, out, at, under, left, ahead, about, moments):
+    """A vector of each of two rows, the second one at `under`, from pixel i of four of the ring's rows on; returns the
+    moments with what they add."""
     lane = lanes(ring)
-    w0, w1, w2, w3, w4, w5, w6, w7, w8 = w
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = taps
+    y0, y1, y2, y3 = rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i
     prefetch_to_write(out, at + ahead)
     prefetch_to_write(out, under + ahead)
     # Each row's sum is one chain, tap by tap, as it is in inference (inference_steps.py): results are the same bits.
@@ -97,14 +219,11 @@ def _filter_at(ring, y0, y1, y2, y3, w, out, at, under, left, ahead, about, firs
     v = fma(w8, g, fma(w7, f, fma(w6, e, v)))
     u = fma(w5, g, fma(w4, f, fma(w3, e, u)))
     store(out, at, v, left)
-    v = keep(v - about, left)
-    first = first + v
-    second = fma(v, v, second)
+    moments = _about(v, left, about, moments)
     e, f, g = load(ring, y3, lane), load(ring, y3 + 1, lane), load(ring, y3 + 2, lane)
     u = fma(w8, g, fma(w7, f, fma(w6, e, u)))
     store(out, under, u, left)
-    v = keep(u - about, left)
-    return first + v, fma(v, v, second)
+    return _about(u, left, about, moments)
 
 
 @inlined
@@ -118,84 +237,94 @@ def nine(like, weight, w):
 
 
 @kernel
-def _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, ahead, reference, sums):
-    """The same for two rows of `span` pixels, one after the other in `out`, without dilation."""
+def _filter_two_rows(ring, rows, weight, w, out, at, span, ahead, reference, running):
+    """The same for two rows of `span` pixels, one after the other in `out`, from four of the ring's rows, without
+    dilation."""
     taps = nine(ring, weight, w)
     about = spread(ring, reference)
     lane = lanes(ring)
-    first, second = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
-    whole = span - span % lane
+    moments = _moments_so_far(ring, running)
+    whole, under = span - span % lane, at + span
     for i in range(0, whole, lane):
-        first, second = _filter_at(
-            ring, y0 + i, y1 + i, y2 + i, y3 + i, taps, out, at + i, at + span + i, lane, ahead, about, first, second
-        )
+        moments = _filter_at(ring, rows, i, taps, out, at + i, under + i, lane, ahead, about, moments)
     if whole < span:
-        i = whole
-        first, second = _filter_at(
-            ring, y0 + i, y1 + i, y2 + i, y3 + i, taps, out, at + i, at + span + i, span - i, ahead, about, first,
-            second,
-        )  # fmt: skip
-    store(ring, sums + lane, first, lane)
-    store(ring, sums + 2 * lane, second, lane)
+        i, left = whole, span - whole
+        moments = _filter_at(ring, rows, i, taps, out, at + i, under + i, left, ahead, about, moments)
+    _keep_moments(ring, running, moments)
 
 
 @kernel
-def _filter_row_any(
-    ring, row, mask, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
-):
+def _filter_row_any(ring, row, first, scratch, weight, w, shape, out, at, span, reference, running):
     """`_filter_row` for any kernel size; `row` is the first of the ring's that it reads, each from `first` on."""
-    about = spread(ring, reference)
+    mask, about = scratch.depth - 1, spread(ring, reference)
     lane = lanes(ring)
-    one, two = load(ring, sums + lane, lane), load(ring, sums + 2 * lane, lane)
+    moments = _moments_so_far(ring, running)
     for i in range(0, span, lane):
         v = spread(ring, 0)
-        for ty in range(kh):
-            y = ((row + ty * dilation) & mask) * pitch + first + i
-            for tx in range(kw):
-                v = fma(spread(ring, weight[w + ty * kw + tx]), load(ring, y + tx * dilation, lane), v)
+        for ty in range(shape.kh):
+            y = ((row + ty * shape.dilation) & mask) * scratch.pitch + first + i
+            for tx in range(shape.kw):
+                v = fma(spread(ring, weight[w + ty * shape.kw + tx]), load(ring, y + tx * shape.dilation, lane), v)
         store(out, at + i, v, span - i)
-        v = keep(v - about, span - i)
-        one = one + v
-        two = fma(v, v, two)
-    store(ring, sums + lane, one, lane)
-    store(ring, sums + 2 * lane, two, lane)
+        moments = _about(v, span - i, about, moments)
+    _keep_moments(ring, running, moments)
 
 
 @kernel
-def _thin(line, start, stride, out, at, count, reference, sums):
+def _thin(line, start, stride, out, at, count, reference, running):
     """`out[at:at + count] = every stride-th pixel of line`, summed up as above."""
     lane = lanes(line)
     for i in range(count):
         v = line[start + i * stride]
         out[at + i] = v
         v -= reference
-        line[sums + lane] += v
-        line[sums + 2 * lane] += v * v
+        line[running + FIRST * lane] += v
+        line[running + SECOND * lane] += v * v
+
+
+@spliced
+def _filter(ring, scratch, weight, w, shape, out, at, r, two, ahead, reference, running):
+    """Row r of the output, or `two` rows, from the ring."""
+    mask, pitch = scratch.depth - 1, scratch.pitch
+    first = scratch.origin - shape.padding  # of a ring row's pixels, the first one that an output sees
+    row, line = r * shape.stride, scratch.depth * pitch
+    span = (shape.out_width - 1) * shape.stride + 1
+    three = shape.stride == 1 and shape.kh == 3 and shape.kw == 3
+    y0 = (row & mask) * pitch + first
+    y1 = ((row + shape.dilation) & mask) * pitch + first
+    y2 = ((row + 2 * shape.dilation) & mask) * pitch + first
+    if two:
+        y3 = ((r + 3) & mask) * pitch + first
+        _filter_two_rows(ring, (y0, y1, y2, y3), weight, w, out, at, span, ahead, reference, running)
+    elif three:
+        _filter_row(ring, (y0, y1, y2), weight, w, shape.dilation, out, at, span, reference, running)
+    elif shape.stride == 1:
+        _filter_row_any(ring, row, first, scratch, weight, w, shape, out, at, span, reference, running)
+    else:
+        _filter_row_any(ring, row, first, scratch, weight, w, shape, ring, line, span, 0, running)
+        _flush(ring, running, FIRST)
+        _flush(ring, running, SECOND)
+        _thin(ring, line, shape.stride, out, at, shape.out_width, reference, running)
 
 
 @kernel
-def forward(
-    slot, start, stop, x, coef, weight, out, moments, activations, want_moments, channels, height, width, out_height,
-    out_width, kh, kw, stride, padding, dilation, origin, depth, pitch, scratch, scratch_size, following,
-):  # fmt: skip
-    """Planes start..stop of x (N*C, height, width); coef (4, C), weight (C, kh, kw), moments (N, 3, C), and the sums of
-    the activations (N, C). `following`: by how many planes the one that is worked on next lies behind this one."""
-    sees = (kh - 1) * dilation + 1  # rows of the input that a row of the output sees
-    mask = depth - 1  # row r lies at r & mask
-    pixels, out_pixels = height * width, out_height * out_width
+def forward(slot, start, stop, source, weight, results, shape, scratch, following):
+    """Planes start..stop; weight (C, kh, kw). `following`: by how many planes the one that is worked on next lies
+    behind this one. See `Source`, `Results`, `Shape` and `Scratch`."""
+    x, channels, stride = source.x, shape.channels, shape.stride
+    sees = (shape.kh - 1) * shape.dilation + 1  # rows of the input that a row of the output sees
+    mask = scratch.depth - 1
+    pixels, out_pixels = shape.height * shape.width, shape.out_height * shape.out_width
     read_ahead, write_ahead = READ_AHEAD // x.itemsize, WRITE_AHEAD // x.itemsize
-    span = (out_width - 1) * stride + 1
-    ring = scratch[slot * scratch_size : (slot + 1) * scratch_size]
-    line = depth * pitch
-    sums = line + pitch
-    first = origin - padding  # of a ring row's pixels, the first one that an output sees
-    three = stride == 1 and kh == 3 and kw == 3
+    ring = scratch.array[slot * scratch.size : (slot + 1) * scratch.size]
+    running = (scratch.depth + 1) * scratch.pitch
+    three = stride == 1 and shape.kh == 3 and shape.kw == 3
     for plane in range(start, stop):
         c = plane % channels
-        scale, shift, slope = coef[c], coef[channels + c], coef[2 * channels + c]
-        w = c * kh * kw
-        ring[:sums] = 0
-        _clear(ring, sums, 3)
+        w = c * shape.kh * shape.kw
+        ends = _ends_of(source.coef, c, channels)
+        ring[:running] = 0
+        _clear(ring, running, 3)
         seen = 0.0
         loaded = 0  # rows, counted from the upper border's first
         reference = x.dtype.type(0)
@@ -203,102 +332,105 @@ def forward(
         second_moment = 0.0
         r = 0
         fresh = 0  # rows since sums went into float64
-        while r < out_height:
-            two = three and dilation == 1 and 0 < r < out_height - 1
+        while r < shape.out_height:
+            two = three and shape.dilation == 1 and 0 < r < shape.out_height - 1
             while loaded < (r + two) * stride + sees:
-                at = (loaded & mask) * pitch
-                row = loaded - padding
-                if 0 <= row < height:
-                    begin = (plane * height + row) * width
-                    ahead = ahead_of(row * width, pixels, read_ahead, following * pixels)
-                    _load_row(x, begin, width, ahead, scale, shift, slope, ring, at + origin, sums)
+                at = (loaded & mask) * scratch.pitch
+                row = loaded - shape.padding
+                if 0 <= row < shape.height:
+                    begin = (plane * shape.height + row) * shape.width
+                    ahead = ahead_of(row * shape.width, pixels, read_ahead, following * pixels)
+                    to = at + scratch.origin
+                    _load_row(x, begin, shape.width, ahead, ends, ring, to, running)
                 else:
-                    ring[at : at + pitch] = 0
+                    ring[at : at + scratch.pitch] = 0
                 loaded += 1
-            at = (plane * out_height + r) * out_width
-            y0 = ((r * stride) & mask) * pitch + first
-            y1 = ((r * stride + dilation) & mask) * pitch + first
-            y2 = ((r * stride + 2 * dilation) & mask) * pitch + first
+            at = (plane * shape.out_height + r) * shape.out_width
+            ahead = ahead_of(r * shape.out_width, out_pixels, write_ahead, following * out_pixels)
             # The first row goes twice: its mean becomes the reference that the moments are taken about, since
             # E[y^2] - E[y]^2 would lose a small variance beside a large mean.
             for again in range(1 + (r == 0)):
-                if two:
-                    y3 = ((r + 3) & mask) * pitch + first
-                    ahead = ahead_of(r * out_width, out_pixels, write_ahead, following * out_pixels)
-                    _filter_two_rows(ring, y0, y1, y2, y3, weight, w, out, at, span, ahead, reference, sums)
-                elif three:
-                    _filter_row(ring, y0, y1, y2, weight, w, dilation, out, at, span, reference, sums)
-                elif stride == 1:
-                    _filter_row_any(
-                        ring, r, mask, pitch, first, weight, w, kh, kw, dilation, out, at, span, reference, sums
-                    )
-                else:
-                    _filter_row_any(
-                        ring, r * stride, mask, pitch, first, weight, w, kh, kw, dilation, ring, line, span, 0, sums
-                    )
-                    _flush(ring, sums, 1)
-                    _flush(ring, sums, 2)
-                    _thin(ring, line, stride, out, at, out_width, reference, sums)
+                _filter(ring, scratch, weight, w, shape, results.out, at, r, two, ahead, reference, running)
                 if r == 0 and again == 0:
-                    reference = x.dtype.type(_flush(ring, sums, 1) / out_width)
-                    _flush(ring, sums, 2)
+                    reference = x.dtype.type(_flush(ring, running, FIRST) / shape.out_width)
+                    _flush(ring, running, SECOND)
             r += 1 + two
             fresh += 1 + two
-            if fresh * width * stride >= FLUSH or stride > 1 or r >= out_height:
-                seen += _flush(ring, sums, 0)
-                first_moment += _flush(ring, sums, 1)
-                second_moment += _flush(ring, sums, 2)
+            if fresh * shape.width * stride >= FLUSH or stride > 1 or r >= shape.out_height:
+                seen += _flush(ring, running, SEEN)
+                first_moment += _flush(ring, running, FIRST)
+                second_moment += _flush(ring, running, SECOND)
                 fresh = 0
-        while loaded < height + padding:  # rows that no output sees still count in the mean activation
-            if loaded >= padding:
-                begin = (plane * height + loaded - padding) * width
-                _load_row(x, begin, width, 0, scale, shift, slope, ring, origin, sums)
-                seen += _flush(ring, sums, 0)
+        while loaded < shape.height + shape.padding:  # rows that no output sees still count in the mean activation
+            if loaded >= shape.padding:
+                begin = (plane * shape.height + loaded - shape.padding) * shape.width
+                _load_row(x, begin, shape.width, 0, ends, ring, scratch.origin, running)
+                seen += _flush(ring, running, SEEN)
             loaded += 1
-        activations[plane] = seen
-        if want_moments:
-            n = plane // channels
-            moments[n * 3 * channels + c] = reference
-            moments[(n * 3 + 1) * channels + c] = first_moment
-            moments[(n * 3 + 2) * channels + c] = second_moment
+        results.activation_sums[plane] = seen
+        if results.want:
+            _put_three(results.moments, plane, channels, reference, first_moment, second_moment)
+
+
+@spliced
+def _put_three(out, plane, channels, first, second, third):
+    """A plane's entries of an array (N, 3, C)."""
+    at = plane // channels * 3 * channels + plane % channels
+    out[at] = first
+    out[at + channels] = second
+    out[at + 2 * channels] = third
 
 
 @kernel
-def _differentiate_row(g, z, start, width, ahead, dcoef, c, channels, ring, at):
+def _differentiate_row(gradient, start, width, ahead, c, channels, ring, at):
     """A row of the output's gradient, `k0*g*prelu'(z*scale + shift) + k1*z + k2`, then zeros."""
+    g, z, dcoef = gradient
     lane = lanes(g)
-    scale, shift = spread(g, dcoef[c]), spread(g, dcoef[channels + c])
-    slope, k0 = spread(g, dcoef[2 * channels + c]), spread(g, dcoef[3 * channels + c])
-    k1, k2 = spread(g, dcoef[4 * channels + c]), spread(g, dcoef[5 * channels + c])
+    d = derivative_of(g, dcoef, c, channels)
     whole = width - width % lane
     for i in range(0, whole, lane):
-        v = differentiated(g, start + i, z, start + i, lane, ahead, ahead, scale, shift, slope, k0, k1, k2)
+        v = differentiated(g, start + i, z, start + i, lane, ahead, ahead, d)
         store(ring, at + i, v, lane)
     if whole < width:
-        v = differentiated(
-            g, start + whole, z, start + whole, width - whole, ahead, ahead, scale, shift, slope, k0, k1, k2
-        )
+        v = differentiated(g, start + whole, z, start + whole, width - whole, ahead, ahead, d)
         store(ring, at + whole, v, lane)
 
 
+class _Two(NamedTuple):
+    """Two rows of a map, one behind the other: where the first and the second one begin, or a vector in each."""
+
+    at: int
+    under: int
+
+
+class _Target(NamedTuple):
+    """The gradient to be written, or to be added to if `accumulate`."""
+
+    gx: Any
+    accumulate: bool
+
+
 @inlined
-def _correlate_at(ring, y0, y1, y2, y3, x, at, under, left, ahead, w, ends, gx, add, write_ahead, t, s):
-    """A vector of each of two rows, the second one at `under`; returns t and s, the sums, with what they add."""
-    w0, w1, w2, w3, w4, w5, w6, w7, w8 = w
-    scale, shift, slope, mean = ends
+def _correlate_at(ring, rows, i, x, two, left, ahead, taps, f, mean, target, running):
+    """A vector of each of two rows, i pixels behind their beginnings; returns the running vectors with what it adds:
+    nine for the taps, and three gradient sums."""
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = taps
+    y0, y1, y2, y3 = rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i
+    at, under = two.at + i, two.under + i
+    gx = target.gx
+    t, sums = running
     t0, t1, t2, t3, t4, t5, t6, t7, t8 = t
-    s0, s1, s2 = s
     lane, zero = lanes(x), spread(x, 0)
-    prefetch(x, at + ahead)
-    prefetch(x, under + ahead)
-    prefetch_to_write(gx, at + write_ahead)
-    prefetch_to_write(gx, under + write_ahead)
+    prefetch(x, at + ahead[0])
+    prefetch(x, under + ahead[0])
+    prefetch_to_write(gx, at + ahead[1])
+    prefetch_to_write(gx, under + ahead[1])
     v = load(x, at, left)
-    u = fma(v, scale, shift)
-    a = keep(where_positive(u, u, slope * u), left)
+    u = argument(v, f)
+    a = keep(prelu(u, f), left)
     v_under = load(x, under, left)
-    u_under = fma(v_under, scale, shift)
-    b = keep(where_positive(u_under, u_under, slope * u_under), left)
+    u_under = argument(v_under, f)
+    b = keep(prelu(u_under, f), left)
     # y: the first row's gradient, z: the second's, in two chains each. A row of the ring meets tap row t of the
     # second and t + 1 of the first.
     e = load(ring, y3 + 2, lane)
@@ -351,73 +483,66 @@ def _correlate_at(ring, y0, y1, y2, y3, x, at, under, left, ahead, w, ends, gx, 
     t8 = fma(a, e, t8)
     y = y + p
     z = z + q
-    if add:
+    if target.accumulate:
         y = y + load(gx, at, left)
         z = z + load(gx, under, left)
     store(gx, at, y, left)
     store(gx, under, z, left)
-    s0, s1, s2 = with_gradient(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
-    s0, s1, s2 = with_gradient(keep(z, left), v_under, u_under, slope, mean, zero, s0, s1, s2)
-    return (t0, t1, t2, t3, t4, t5, t6, t7, t8), (s0, s1, s2)
+    sums = with_gradient(keep(y, left), v, u, f.slope, mean, zero, sums)
+    sums = with_gradient(keep(z, left), v_under, u_under, f.slope, mean, zero, sums)
+    return (t0, t1, t2, t3, t4, t5, t6, t7, t8), sums
 
 
 @inlined
-def _three(sums, at):
-    """Three vectors of sums."""
-    lane = lanes(sums)
-    return load(sums, at, lane), load(sums, at + lane, lane), load(sums, at + 2 * lane, lane)
+def _three(ring, at):
+    """Three running vectors."""
+    lane = lanes(ring)
+    return load(ring, at, lane), load(ring, at + lane, lane), load(ring, at + 2 * lane, lane)
 
 
 @inlined
-def _keep_three(sums, at, three):
-    lane = lanes(sums)
-    for k in range(3):
-        store(sums, at + k * lane, three[k], lane)
+def _keep_three(ring, at, three):
+    lane = lanes(ring)
+    for j in range(3):
+        store(ring, at + j * lane, three[j], lane)
 
 
 @kernel
-def _correlate_two_rows(
-    ring, y0, y1, y2, y3, x, begin, width, ahead, coef, c, channels, weight, w, gx, add, write_ahead, sums
-):
+def _correlate_two_rows(ring, rows, x, begin, width, ahead, ends, weight, w, gx, accumulate, running):
     """Two rows of the input's gradient and what they add to the weight's, from the same rows of the output's gradient.
 
-    y0 is the ring's row that the first row's upper taps read, y3 that of the second's. Vectors 0 to 8 of sums are for
-    the taps, 9 to 11 for the gradient sums of x.
+    Of the ring's four rows, the first is the one that the first row's upper taps read, the last that of the second's.
+    ahead: how far to look ahead where it reads, and where it writes.
     """
     lane = lanes(x)
     taps = nine(x, weight, w)
-    ends = (
-        spread(x, coef[c]), spread(x, coef[channels + c]), spread(x, coef[2 * channels + c]),
-        spread(x, coef[3 * channels + c]),
+    f, mean = _in_all_lanes(x, ends), spread(x, ends.mean)
+    target = _Target(gx, accumulate)
+    two = _Two(begin, begin + width)
+    vectors = (
+        _three(ring, running) + _three(ring, running + 3 * lane) + _three(ring, running + 6 * lane),
+        _three(ring, running + GRADIENT * lane),
     )  # fmt: skip
-    t = _three(ring, sums) + _three(ring, sums + 3 * lane) + _three(ring, sums + 6 * lane)
-    s = _three(ring, sums + 9 * lane)
     whole = width - width % lane
     for i in range(0, whole, lane):
-        t, s = _correlate_at(
-            ring, y0 + i, y1 + i, y2 + i, y3 + i, x, begin + i, begin + width + i, lane, ahead, taps, ends, gx, add,
-            write_ahead, t, s,
-        )  # fmt: skip
+        vectors = _correlate_at(ring, rows, i, x, two, lane, ahead, taps, f, mean, target, vectors)
     if whole < width:
-        i = whole
-        t, s = _correlate_at(
-            ring, y0 + i, y1 + i, y2 + i, y3 + i, x, begin + i, begin + width + i, width - i, ahead, taps, ends, gx,
-            add, write_ahead, t, s,
-        )  # fmt: skip
-    _keep_three(ring, sums, t[:3])
-    _keep_three(ring, sums + 3 * lane, t[3:6])
-    _keep_three(ring, sums + 6 * lane, t[6:])
-    _keep_three(ring, sums + 9 * lane, s)
+        left = width - whole
+        vectors = _correlate_at(ring, rows, whole, x, two, left, ahead, taps, f, mean, target, vectors)
+    t, sums = vectors
+    _keep_three(ring, running, t[:3])
+    _keep_three(ring, running + 3 * lane, t[3:6])
+    _keep_three(ring, running + 6 * lane, t[6:])
+    _keep_three(ring, running + GRADIENT * lane, sums)
 
 
 @kernel
-def _correlate_row_any(
-    ring, row, mask, pitch, origin, x, begin, width, coef, c, channels, weight, w, kh, kw, dilation, gx, add, partials,
-    p, sums,
-):  # fmt: skip
-    """A row of the same for any kernel; `row` is the ring's that the upper taps read, `origin` where they begin."""
-    scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
-    slope, mean = spread(x, coef[2 * channels + c]), spread(x, coef[3 * channels + c])
+def _correlate_row_any(ring, row, scratch, x, begin, ends, weight, w, shape, gradients, p, running):
+    """A row of the same for any kernel; `row` is the ring's that the upper taps read; p: where its partials begin."""
+    gx = gradients.gx
+    f, mean = _in_all_lanes(x, ends), spread(x, ends.mean)
+    mask, pitch, origin = scratch.depth - 1, scratch.pitch, scratch.origin + shape.padding
+    kh, kw, dilation, width = shape.kh, shape.kw, shape.dilation, shape.width
     zero = spread(x, 0)
     lane = lanes(x)
     for ty in range(kh):
@@ -425,114 +550,116 @@ def _correlate_row_any(
             at = ((row - ty * dilation) & mask) * pitch + origin - tx * dilation
             share = zero
             for i in range(0, width, lane):
-                u = fma(load(x, begin + i, width - i), scale, shift)
-                share = fma(keep(where_positive(u, u, slope * u), width - i), load(ring, at + i, lane), share)
-            partials[p + ty * kw + tx] += total(share)
-    s0, s1, s2 = _three(ring, sums + 9 * lane)
+                u = argument(load(x, begin + i, width - i), f)
+                share = fma(keep(prelu(u, f), width - i), load(ring, at + i, lane), share)
+            gradients.partials[p + ty * kw + tx] += total(share)
+    sums = _three(ring, running + GRADIENT * lane)
     for i in range(0, width, lane):
         left = width - i
         v = load(x, begin + i, left)
-        u = fma(v, scale, shift)
         y = zero
         for ty in range(kh):
             at = ((row - ty * dilation) & mask) * pitch + origin + i
             for tx in range(kw):
                 y = fma(spread(x, weight[w + ty * kw + tx]), load(ring, at - tx * dilation, lane), y)
-        if add:
+        if gradients.accumulate:
             y = y + load(gx, begin + i, left)
         store(gx, begin + i, y, left)
-        s0, s1, s2 = with_gradient(keep(y, left), v, u, slope, mean, zero, s0, s1, s2)
-    _keep_three(ring, sums + 9 * lane, (s0, s1, s2))
+        sums = with_gradient(keep(y, left), v, argument(v, f), f.slope, mean, zero, sums)
+    _keep_three(ring, running + GRADIENT * lane, sums)
+
+
+@spliced
+def _spread_out_row(gradient, plane, row, ring, scratch, shape, following):
+    """A row of the output's gradient, with zeros where the stride has left pixels out, into its place in the ring."""
+    channels, stride, out_width = shape.channels, shape.stride, shape.out_width
+    out_pixels = shape.out_height * out_width
+    at = (row & (scratch.depth - 1)) * scratch.pitch
+    inside = 0 <= row < shape.out_height * stride and row % stride == 0
+    begin = (plane * shape.out_height + row // stride) * out_width
+    ahead = ahead_of(row // stride * out_width, out_pixels, READ_AHEAD // ring.itemsize, following * out_pixels)
+    to = at + scratch.origin
+    c = plane % channels
+    if inside and stride == 1:
+        _differentiate_row(gradient, begin, out_width, ahead, c, channels, ring, to)
+    elif inside:
+        line = scratch.depth * scratch.pitch
+        _differentiate_row(gradient, begin, out_width, ahead, c, channels, ring, line)
+        for i in range(out_width):
+            ring[to + i * stride] = ring[line + i]
+    else:
+        ring[at : at + scratch.pitch] = 0
 
 
 @kernel
-def backward(
-    slot, start, stop, g, z, dcoef, x, coef, weight, gx, partials, gradient_sums, want_sums, add, channels, height,
-    width, out_height, out_width, kh, kw, stride, padding, dilation, origin, depth, pitch, scratch, scratch_size,
-    following,
-):  # fmt: skip
-    """Planes start..stop: the deferred gradient (g, z, dcoef (6, C)) to gx, partials (N, C, kh, kw) and the gradient
-    sums of x, (N, 3, C). `following`: by how many planes the one that is worked on next lies behind this one."""
-    mask = depth - 1  # row r lies at r & mask
-    pixels, out_pixels = height * width, out_height * out_width
-    read_ahead, write_ahead = READ_AHEAD // x.itemsize, WRITE_AHEAD // x.itemsize
-    first = origin + padding - (kw - 1) * dilation  # of a ring row's pixels, the first that the input's first one met
-    ring = scratch[slot * scratch_size : (slot + 1) * scratch_size]
-    line = depth * pitch
-    sums = line + pitch
+def backward(slot, start, stop, gradient, source, weight, gradients, shape, scratch, following):
+    """Planes start..stop: from the output's gradient to the input's, the weight's and the gradient sums. `following`:
+    by how many planes the one that is worked on next lies behind this one. See `Gradient`, `Source`, `Gradients`,
+    `Shape` and `Scratch`."""
+    kh, kw, height, width, padding = shape.kh, shape.kw, shape.height, shape.width, shape.padding
+    partials, itemsize = gradients.partials, source.x.itemsize
+    mask, pitch, pixels = scratch.depth - 1, scratch.pitch, height * width
+    # Of a ring row's pixels, the first that the input's first one met.
+    first = scratch.origin + padding - (kw - 1) * shape.dilation
+    ring = scratch.array[slot * scratch.size : (slot + 1) * scratch.size]
+    running = (scratch.depth + 1) * pitch
     flush = max(2, FLUSH // width)
     for plane in range(start, stop):
-        c = plane % channels
-        w = c * kh * kw
-        ring[:sums] = 0
-        _clear(ring, sums, SUMS)
+        c = plane % shape.channels
+        ends = _ends_of(source.coef, c, shape.channels)
+        ring[:running] = 0
+        _clear(ring, running, RUNNING)
         p = plane * kh * kw
         partials[p : p + kh * kw] = 0
         sum0 = 0.0
         sum1 = 0.0
         sum2 = 0.0
-        loaded = padding - (kh - 1) * dilation  # row of the spread-out gradient
+        loaded = padding - (kh - 1) * shape.dilation  # row of the spread-out gradient
         r = 0
         fresh = 0  # rows since sums went into float64
         while r < height:
-            two = kh == 3 and kw == 3 and dilation == 1 and r < height - 1
+            two = kh == 3 and kw == 3 and shape.dilation == 1 and r < height - 1
             while loaded <= r + two + padding:
-                at = (loaded & mask) * pitch
-                inside = 0 <= loaded < out_height * stride and loaded % stride == 0
-                begin = (plane * out_height + loaded // stride) * out_width
-                ahead = ahead_of(loaded // stride * out_width, out_pixels, read_ahead, following * out_pixels)
-                if inside and stride == 1:
-                    _differentiate_row(g, z, begin, out_width, ahead, dcoef, c, channels, ring, at + origin)
-                elif inside:
-                    _differentiate_row(g, z, begin, out_width, ahead, dcoef, c, channels, ring, line)
-                    for i in range(out_width):
-                        ring[at + origin + i * stride] = ring[line + i]
-                else:
-                    ring[at : at + pitch] = 0
+                _spread_out_row(gradient, plane, loaded, ring, scratch, shape, following)
                 loaded += 1
             row = r + padding
             begin = (plane * height + r) * width
             if two:
-                y0 = (row & mask) * pitch + first
-                y1 = ((row - 1) & mask) * pitch + first
-                y2 = ((row - 2) & mask) * pitch + first
-                y3 = ((row + 1) & mask) * pitch + first
-                ahead = ahead_of(r * width, pixels, read_ahead, following * pixels)
-                ahead_of_writes = ahead_of(r * width, pixels, write_ahead, following * pixels)
+                rows = (
+                    (row & mask) * pitch + first, ((row - 1) & mask) * pitch + first,
+                    ((row - 2) & mask) * pitch + first, ((row + 1) & mask) * pitch + first,
+                )  # fmt: skip
+                ahead = (
+                    ahead_of(r * width, pixels, READ_AHEAD // itemsize, following * pixels),
+                    ahead_of(r * width, pixels, WRITE_AHEAD // itemsize, following * pixels),
+                )
                 _correlate_two_rows(
-                    ring, y0, y1, y2, y3, x, begin, width, ahead, coef, c, channels, weight, w, gx, add,
-                    ahead_of_writes, sums,
+                    ring, rows, source.x, begin, width, ahead, ends, weight, c * kh * kw, gradients.gx,
+                    gradients.accumulate, running,
                 )  # fmt: skip
             else:
-                _correlate_row_any(
-                    ring, row, mask, pitch, origin + padding, x, begin, width, coef, c, channels, weight, w, kh, kw,
-                    dilation, gx, add, partials, p, sums,
-                )  # fmt: skip
+                _correlate_row_any(ring, row, scratch, source.x, begin, ends, weight, c * kh * kw, shape, gradients, p, running)
             r += 1 + two
             fresh += 1 + two
             if fresh >= flush or r >= height:
                 for k in range(9 * (kh == 3 and kw == 3)):
-                    partials[p + k] += _flush(ring, sums, k)
-                sum0 += _flush(ring, sums, 9)
-                sum1 += _flush(ring, sums, 10)
-                sum2 += _flush(ring, sums, 11)
+                    partials[p + k] += _flush(ring, running, k)
+                sum0 += _flush(ring, running, GRADIENT)
+                sum1 += _flush(ring, running, GRADIENT + 1)
+                sum2 += _flush(ring, running, GRADIENT + 2)
                 fresh = 0
-        if want_sums:
-            n = plane // channels
-            gradient_sums[n * 3 * channels + c] = sum0
-            gradient_sums[(n * 3 + 1) * channels + c] = sum1
-            gradient_sums[(n * 3 + 2) * channels + c] = sum2
+        if gradients.want:
+            _put_three(gradients.gradient_sums, plane, shape.channels, sum0, sum1, sum2)
 
 
-def layout(itemsize, width, out_width, kernel_size, stride, padding, dilation):
-    """(where pixels begin in the ring's rows, their number, a power of two, their pitch, elements of scratch per
-    thread)."""
-    kh, kw = kernel_size
-    lane = VECTOR_BYTES // itemsize
+def scratch_for(shape, dtype, slots):
+    """The `Scratch` of so many threads for a convolution of this `Shape`."""
+    lane = VECTOR_BYTES // np.dtype(dtype).itemsize
     # One row more than a row of the output sees, or of the input's gradient.
-    depth, left = 1 << ((kh - 1) * dilation + 1).bit_length(), (kw - 1) * dilation
-    pixels = max(width, (out_width - 1) * stride + 1, out_width)
+    depth, left = 1 << ((shape.kh - 1) * shape.dilation + 1).bit_length(), (shape.kw - 1) * shape.dilation
+    pixels = max(shape.width, (shape.out_width - 1) * shape.stride + 1, shape.out_width)
     # Rows and their first pixels lie at whole vectors: of three neighbouring taps, one is then read within a line.
-    origin = -(-max(left, padding) // lane) * lane
-    pitch = origin + -(-(pixels + 2 * padding + left) // lane) * lane + 2 * lane
-    return origin, depth, pitch, max((depth + 1) * pitch + SUMS * lane, SMALLEST // itemsize)
+    origin = -(-max(left, shape.padding) // lane) * lane
+    pitch = origin + -(-(pixels + 2 * shape.padding + left) // lane) * lane + 2 * lane
+    size = max((depth + 1) * pitch + RUNNING * lane, SMALLEST // np.dtype(dtype).itemsize)
+    return Scratch(empty(slots * size, dtype), size, depth, pitch, origin)

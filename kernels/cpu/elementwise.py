@@ -1,4 +1,4 @@
-"""Plain arithmetic over arrays of one size, sigmoid, and the loss."""
+"""Plain arithmetic, sigmoid, and the loss. What the kernels do is told in octsod/backend/contract.py."""
 
 import math
 
@@ -11,14 +11,9 @@ from .parallel import flat
 GRAIN = 1 << 14  # elements per task: sums of tasks are added up in order, whatever the number of threads
 
 
-def _elementwise(function):
-    """A launcher for a kernel `(slot, start, stop, *inputs, out, size)` whose tasks are GRAIN elements each."""
-
-    def launch(*arrays):
-        *inputs, out = arrays
-        parallel.run(function, -(-out.size // GRAIN), *(flat(a) for a in inputs), out.reshape(-1), out.size)
-
-    return launch
+def _run(function, out, *inputs):
+    """Run a kernel `(slot, start, stop, *inputs, out, size)` whose tasks are GRAIN elements each."""
+    parallel.run(function, -(-out.size // GRAIN), *(flat(a) for a in inputs), out.reshape(-1), out.size)
 
 
 @kernel
@@ -67,13 +62,32 @@ def _sigmoid_backward(slot, start, stop, grad, x, out, size):
         out[i] = grad[i] * (e / ((one + e) * (one + e)))
 
 
-add = _elementwise(_add)  # out = a + b
-subtract = _elementwise(_subtract)  # out = a - b
-multiply = _elementwise(_multiply)  # out = a * b
-divide = _elementwise(_divide)  # out = a / b
-power = _elementwise(_power)  # out = a ** exponent, an array of one element
-sigmoid = _elementwise(_sigmoid)  # out = 1 / (1 + exp(-x))
-sigmoid_backward = _elementwise(_sigmoid_backward)  # out = grad * sigmoid(x) * (1 - sigmoid(x)), of (grad, x, out)
+def add(a, b, out):
+    _run(_add, out, a, b)
+
+
+def subtract(a, b, out):
+    _run(_subtract, out, a, b)
+
+
+def multiply(a, b, out):
+    _run(_multiply, out, a, b)
+
+
+def divide(a, b, out):
+    _run(_divide, out, a, b)
+
+
+def power(a, exponent, out):
+    _run(_power, out, a, exponent)
+
+
+def sigmoid(x, out):
+    _run(_sigmoid, out, x)
+
+
+def sigmoid_backward(grad, x, out):
+    _run(_sigmoid_backward, out, grad, x)
 
 
 @kernel
@@ -87,7 +101,6 @@ def _sum_middle(slot, start, stop, x, count, inner, out):
 
 
 def sum_middle(x, out):
-    """out (outer, inner) = x (outer, count, inner) added up over its middle axis."""
     outer, count, inner = x.shape
     parallel.run(_sum_middle, outer, flat(x), count, inner, out.reshape(-1))
 
@@ -109,7 +122,6 @@ def _binary_cross_entropy(slot, start, stop, x, target, partials, size):
 
 
 def binary_cross_entropy_with_logits(logits, target, out):
-    """out (one element) = mean of `max(x, 0) - x*t + log(1 + exp(-|x|))`."""
     tasks = -(-logits.size // GRAIN)
     partials = np.zeros((tasks, 1))
     parallel.run(_binary_cross_entropy, tasks, flat(logits), flat(target), partials.reshape(-1), logits.size)
@@ -127,7 +139,6 @@ def _binary_cross_entropy_backward(slot, start, stop, x, target, scale, grad_x, 
 
 
 def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits):
-    """grad_logits = grad * (sigmoid(logits) - target) / size."""
     tasks = -(-logits.size // GRAIN)
     scale = (np.asarray(grad) / logits.size).astype(logits.dtype).reshape(1)
     parallel.run(

@@ -1,6 +1,6 @@
 """Batch norm and PReLU around the convolutions: channel statistics, coefficients, and the maps they stand for.
 
-The maps are (N, C, H, W); per-image partial sums are float64 and are combined in a fixed order.
+What the kernels do is told in octsod/backend/contract.py. A task is an image, or a channel where there are no maps.
 """
 
 import functools
@@ -14,6 +14,7 @@ from ..reference.normalization import IDENTITY, IDENTITY_GRADIENT, prelu_backwar
 from . import parallel
 from .compile import kernel
 from .parallel import flat
+from .regions import Extent, Part, Region
 from .steps import activate as _activate
 from .steps import differentiate as _differentiate
 from .steps import gradient_sums_of, moments_of
@@ -27,21 +28,23 @@ def _repeated(channels, dtype, gradient):
 
 
 def coefficients_of(x):
-    """Those of a `Deferred` map or `DeferredGradient`; where there are none, such as change nothing."""
+    """Those of a `Deferred` map or `DeferredGradient`; where it has none, coefficients that change nothing."""
     if x.coefficients is not None:
         return x.coefficients
     return _repeated(x.shape[1], x.dtype, isinstance(x, DeferredGradient))
 
 
 @kernel
-def _activate_planes(slot, start, stop, x, coef, channels, pixels, out, sums):
+def _activate_planes(slot, start, stop, x, coef, channels, pixels, out, activation_sums):
     for n in range(start, stop):
         at = n * channels * pixels
-        _activate(x, at, pixels, pixels, 1, coef, out, at, pixels, pixels, channels, 1, pixels, sums[n])
+        _activate(
+            Region(x, at, pixels, pixels), 1, coef, Region(out, at, pixels, pixels), Extent(channels, 1, pixels),
+            activation_sums[n],
+        )  # fmt: skip
 
 
 def activate(x, out):
-    """out = the normalised, activated map that the deferred x stands for."""
     images, channels = x.shape[:2]
     pixels = math.prod(x.shape[2:])
     if out.size:
@@ -58,13 +61,12 @@ def _differentiate_planes(slot, start, stop, g, z, coef, channels, pixels, out):
     for n in range(start, stop):
         at = n * channels * pixels
         _differentiate(
-            g, at, pixels, pixels, z, at, pixels, pixels, coef, out, at, pixels, pixels, channels, 1, pixels,
-            0, channels,
+            Region(g, at, pixels, pixels), Region(z, at, pixels, pixels), coef, Region(out, at, pixels, pixels),
+            Extent(channels, 1, pixels), Part(0, channels),
         )  # fmt: skip
 
 
 def differentiate(grad, out):
-    """out = the gradient that the deferred grad stands for."""
     images, channels = grad.shape[:2]
     if out.size:
         parallel.run(
@@ -77,11 +79,10 @@ def differentiate(grad, out):
 def _moments_planes(slot, start, stop, x, channels, height, width, moments):
     pixels = height * width
     for n in range(start, stop):
-        moments_of(x, n * channels * pixels, pixels, width, channels, height, width, True, moments[n])
+        moments_of(Region(x, n * channels * pixels, pixels, width), Extent(channels, height, width), True, moments[n])
 
 
 def channel_moments(x, moments):
-    """moments (N, 3, C): reference, sum and sum of squares about it of each plane of the array x."""
     images, channels, height, width = x.shape
     moments[...] = 0
     if x.size:
@@ -95,11 +96,12 @@ def _sums_planes(slot, start, stop, g, z, coef, channels, height, width, sums):
     pixels = height * width
     for n in range(start, stop):
         at = n * channels * pixels
-        gradient_sums_of(g, at, pixels, width, z, at, pixels, width, coef, channels, height, width, sums[n])
+        gradient_sums_of(
+            Region(g, at, pixels, width), Region(z, at, pixels, width), coef, Extent(channels, height, width), sums[n]
+        )
 
 
 def gradient_sums(g, x, sums):
-    """sums (N, 3, C) of the gradient g with respect to the activation of x: see steps.gradient_sums_of."""
     images, channels, height, width = x.shape
     sums[...] = 0
     if g.size:
@@ -136,7 +138,6 @@ def _batch_statistics(slot, start, stop, moments, pixels, momentum, mean, varian
 
 
 def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
-    """mean, variance (C,) in float64 from moments (N, 3, C) of maps of `pixels` pixels; updates the running ones."""
     parallel.run(
         _batch_statistics, mean.size, moments, pixels, momentum, mean, variance, running_mean, running_var, slots=1
     )
@@ -159,7 +160,6 @@ def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bia
 
 
 def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
-    """out (4, C): scale, shift, slope, mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`."""
     mean, variance = (np.asarray(a, np.float64) for a in (mean, variance))
     parallel.run(
         _batch_norm_coefficients, mean.size, mean, variance, eps, weight, bias, slope, out.reshape(-1), slots=1
@@ -210,12 +210,6 @@ def _batch_norm_backward(
 def batch_norm_backward(
     sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
 ):
-    """From the gradient sums (N, 3, C) of an activation to the gradient coefficients (6, C) of its raw map.
-
-    With e = g*prelu', D = 1/sqrt(variance + eps) and M = `count` values per channel:
-    grad_bias = sum e, grad_weight = D * sum e*(x - mean), grad_slope = sum of g*u where u <= 0, and in training
-    dx = weight*D * (e - grad_bias/M - (x - mean)*D * grad_weight/M).
-    """
     mean, variance = (np.asarray(a, np.float64) for a in (mean, variance))
     parallel.run(
         _batch_norm_backward, mean.size, sums, count, training, mean, variance, eps, weight, bias, slope,

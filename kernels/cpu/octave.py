@@ -10,7 +10,7 @@ import dataclasses
 import functools
 
 from .dense import band_rows, bands
-from .programs import (
+from .operations import (
     ACTIVATE,
     ACTIVATE_AVERAGE,
     DIFFERENTIATE,
@@ -21,8 +21,8 @@ from .programs import (
     WRITE,
     WRITE_GRADIENT,
     WRITE_GRADIENT_OF_AVERAGE,
-    Program,
 )
+from .programs import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,12 +174,12 @@ class _Builder:
 
 
 @functools.lru_cache(maxsize=512)
-def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
-    """The program of the forward pass: tensors x, coef, sums (C) by input; out, moments (3, O) by output."""
+def forward(c: Octave, moments: tuple[bool, ...], activation_sums: tuple[bool, ...]):
+    """The program of the forward pass: tensors x, coef, activation_sums (C) by input; out, moments (3, O) by output."""
     b = _Builder(c)
     program = b.program
     outputs = [program.map(f"out{j}", n, *c.size(j)) for j, n in enumerate(c.outs)]
-    summed = [program.tensor(f"sums{i}", n) if sums[i] else 1 for i, n in enumerate(c.ins)]
+    summed = [program.tensor(f"activation_sums{i}", n) if activation_sums[i] else 1 for i, n in enumerate(c.ins)]
     upward = {}  # level -> products of that level's input for all finer outputs
     for level in range(c.levels - 1, 0, -1):
         if not c.in_at(level):
@@ -210,7 +210,7 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
                     height, width = c.size(coarse)
                     program.step(
                         UPSAMPLE_ADD, n, rows, width, products.at(channel=first), place,
-                        a=1 << (coarse - level), b=height, c=row,
+                        a=1 << (coarse - level), b=height, c=row, d=-1,
                     )  # fmt: skip
             target = outputs[level].at(row, channel=o)
             program.contiguous(WRITE, n, rows, cols, place, target, sums=to, a=moments[level], b=row == 0, c=o, d=outs)
@@ -231,132 +231,169 @@ def forward(c: Octave, moments: tuple[bool, ...], sums: tuple[bool, ...]):
     return program.finish()
 
 
-@functools.lru_cache(maxsize=512)
-def backward(c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: tuple[bool, ...], sums: tuple):
-    """The program of the backward pass.
+class _Backward(_Builder):
+    """The steps of the backward pass; see `backward` for what it is given.
 
-    Tensors g, z, dcoef by output (the deferred gradient), x, coef, gx, sums (3, C) by input; partial weight gradients
-    ("same", l) of output l by the sources at its level, ("up", l) of all finer outputs by input l.
+    deltas: by output, its gradient, zero-bordered. downward: by level, the gradients of the products that went up from
+    it. pooled_grads: by level, the gradients of the finer inputs, pooled.
     """
-    b = _Builder(c)
-    program = b.program
-    grads, raws = ([program.map(f"{n}{j}", m, *c.size(j)) for j, m in enumerate(c.outs)] for n in "gz")
-    dcoefs = [program.tensor(f"dcoef{j}", 0) for j in range(len(c.outs))]
-    scale = 2 if c.pool else 1
-    gxs = [
-        program.map(f"gx{i}", n, scale * (c.height >> i), scale * (c.width >> i)) if need[i] else None
-        for i, n in enumerate(c.ins)
-    ]
-    deltas, downward, pooled_grads = [], {}, {}
-    for level in range(len(c.outs)):
+
+    def __init__(self, c, need_weight, need, accumulate, gradient_sums):
+        super().__init__(c)
+        self.need_weight, self.need = need_weight, need
+        self.accumulate, self.gradient_sums = accumulate, gradient_sums
+        program = self.program
+        self.grads, self.raws = (
+            [program.map(f"{n}{j}", m, *c.size(j)) for j, m in enumerate(c.outs)] for n in "gz"
+        )
+        self.dcoefs = [program.tensor(f"dcoef{j}", 0) for j in range(len(c.outs))]
+        self.scale = 2 if c.pool else 1
+        self.gxs = [
+            program.map(f"gx{i}", n, self.scale * (c.height >> i), self.scale * (c.width >> i)) if need[i] else None
+            for i, n in enumerate(c.ins)
+        ]
+        self.deltas = [self._delta(level) for level in range(len(c.outs))]
+        self.downward, self.pooled_grads = {}, {}
+        for level in range(1, len(c.ins)):
+            rows = sum(c.outs[:level])
+            if c.ins[level] and rows:
+                self.downward[level] = program.buffer(rows, c.plane(level), c.pitch(level))
+                program.zero(self.downward[level], rows, self.downward[level].stride, once=False)
+        self.own_places = self.places([n * wanted for n, wanted in zip(c.ins, need, strict=True)])
+
+    def _delta(self, level):
+        """A buffer for the gradient of an output: of level 0 a band, unless the kernel looks at neighbours."""
+        c, program = self.c, self.program
         whole = level or c.padding
         delta = program.buffer(c.outs[level], c.plane(level) if whole else c.band * c.width, c.pitch(level))
         if c.padding:
             program.zero(delta, c.outs[level], delta.stride)
         else:
             program.zero(delta.at(0, c.count(level) if level else c.band * c.width), c.outs[level], program.lanes)
-        deltas.append(delta)
-    for level in range(1, len(c.ins)):  # gradients of the products that went up from `level`
-        rows = sum(c.outs[:level])
-        if c.ins[level] and rows:
-            downward[level] = program.buffer(rows, c.plane(level), c.pitch(level))
-            program.zero(downward[level], rows, downward[level].stride, once=False)
-    places = b.places([n * wanted for n, wanted in zip(c.ins, need, strict=True)])
+        return delta
 
-    def differentiate(level, row, rows):
+    def differentiate(self, level, row, rows):
+        """Rows of the gradient of output `level`, and what of it goes down to the coarser inputs."""
+        c, program = self.c, self.program
         outs, cols = c.outs[level], c.size(level)[1]
         for o, n in program.blocks(outs):
-            g, z = (maps[level].at(row, channel=o) for maps in (grads, raws))
-            target = b.inside(deltas[level].at(channel=o))
-            program.contiguous(DIFFERENTIATE, n, rows, cols, g, target, z, coef=dcoefs[level], c=o, d=outs)
+            g, z = (maps[level].at(row, channel=o) for maps in (self.grads, self.raws))
+            target = self.inside(self.deltas[level].at(channel=o))
+            program.contiguous(DIFFERENTIATE, n, rows, cols, g, target, z, coef=self.dcoefs[level], c=o, d=outs)
             if not level and rows < c.band:  # a shorter last band leaves old values behind its end
                 program.zero(target.at(0, rows * cols), n, program.lanes, once=False)
-            for coarse, products in downward.items():
+            for coarse, products in self.downward.items():
                 if coarse > level:
                     height, width = c.size(coarse)
-                    place = b.inside(products.at(channel=sum(c.outs[:level]) + o))
+                    place = self.inside(products.at(channel=sum(c.outs[:level]) + o))
                     program.step(
                         UPSAMPLE_BACKWARD, n, rows, width, target, place, a=1 << (coarse - level), b=height, c=row
                     )  # fmt: skip
 
-    def correlate(level, count):
-        """Weight gradients of output `level` by all sources at its level."""
-        depth = c.before(level) + c.in_at(level)
-        if need_weight and c.out_at(level):
-            source = b.sources[level]
-            program.correlate(
-                ("same", level), c.outs[level], b.inside(deltas[level]), source, b.offsets_by_channel(source, depth),
-                count,
-            )
+    def multiply_for_pooled(self, level):
+        """The gradients of the finer inputs, pooled, by output `level`."""
+        c = self.c
+        finer, first = sum(c.ins[:level]), sum(c.outs[:level])
+        if finer and any(self.need[:level]):
+            pooled = self.program.buffer(finer, c.size(level)[0] * c.pitch(level), c.pitch(level))
+            delta, outs = self.deltas[level], c.outs[level]
+            offsets = self.offsets_transposed(delta, outs, delta)
+            weights = [(slice(first, first + outs), slice(0, finer), self.taps, True)]
+            self.program.multiply(pooled, finer, self.inside(delta), offsets, weights, c.count(level))
+            self.pooled_grads[level] = pooled
 
-    def write(level, row, rows):
+    def correlate(self, level, count):
+        """Weight gradients of output `level` by all sources at its level."""
+        c, source = self.c, self.sources[level]
+        if self.need_weight and c.out_at(level):
+            offsets = self.offsets_by_channel(source, c.before(level) + c.in_at(level))
+            delta = self.inside(self.deltas[level])
+            self.program.correlate(("same", level), c.outs[level], delta, source, offsets, count)
+
+    def correlate_upward(self, level):
+        """Weight gradients of all finer outputs by input `level`."""
+        c = self.c
+        if self.need_weight and level in self.downward:
+            own, delta = self.own(level), self.inside(self.downward[level])
+            offsets = self.offsets_by_channel(own, c.ins[level])
+            self.program.correlate(("up", level), sum(c.outs[:level]), delta, own, offsets, c.count(level))
+
+    def _products(self, level, columns):
+        """What the gradient of some channels of input `level` is multiplied from: table entries and weights."""
+        c = self.c
+        above = sum(c.outs[:level])
+        base = self.deltas[level] if level < len(c.outs) else self.downward.get(level)
+        offsets, weights = [], []
+        if c.out_at(level):
+            offsets += self.offsets_transposed(base, c.outs[level], base)
+            weights.append((slice(above, above + c.outs[level]), columns, self.taps, True))
+        if level in self.downward:
+            offsets += self.offsets_transposed(self.downward[level], above, base)
+            weights.append((slice(0, above), columns, self.taps, True))
+        return base or self.sources[level], offsets, weights
+
+    def write(self, level, row, rows):
         """Rows of the gradient of input `level`."""
+        c, program = self.c, self.program
         channels, cols = c.ins[level], c.size(level)[1]
         count = c.count(level) if c.padding else rows * cols
         at = row if level else 0  # of level 0, scratch holds a band
-        above, place = sum(c.outs[:level]), places[level]
-        base = deltas[level] if level < len(c.outs) else downward.get(level)
-        to = program.tensor(f"sums{level}", 3 * channels) if sums[level] else 1
+        place, want = self.own_places[level], self.gradient_sums[level]
+        to = program.tensor(f"gradient_sums{level}", 3 * channels) if want else 1
         for i, n in program.blocks(channels):
             first = c.before(level) + i
-            columns = slice(first, first + n)
-            offsets, weights = [], []
-            if c.out_at(level):
-                offsets += b.offsets_transposed(base, c.outs[level], base)
-                weights.append((slice(above, above + c.outs[level]), columns, b.taps, True))
-            if level in downward:
-                offsets += b.offsets_transposed(downward[level], above, base)
-                weights.append((slice(0, above), columns, b.taps, True))
-            program.multiply(place, n, b.inside(base or b.sources[level]).at(at), offsets, weights, count)
-            own = b.inside(b.own(level).at(at, channel=i))
-            for coarse, pooled in pooled_grads.items():
+            base, offsets, weights = self._products(level, slice(first, first + n))
+            program.multiply(place, n, self.inside(base).at(at), offsets, weights, count)
+            own = self.inside(self.own(level).at(at, channel=i))
+            for coarse, pooled in self.pooled_grads.items():
                 if coarse > level:
                     shift = coarse - level
                     program.step(
                         MAX_POOL_BACKWARD, n, rows >> shift, c.size(coarse)[1], own, place,
                         pooled.at(row >> shift, channel=first), a=1 << shift,
                     )  # fmt: skip
-            target, raw = (m[level].at(scale * row, channel=i) for m in (gxs, b.inputs))
-            more = {"coef": b.coefs[level], "sums": to, "a": accumulate[level], "b": sums[level], "c": i, "d": channels}
+            target, raw = (m[level].at(self.scale * row, channel=i) for m in (self.gxs, self.inputs))
+            more = {
+                "coef": self.coefs[level], "sums": to, "a": self.accumulate[level], "b": want, "c": i, "d": channels,
+            }  # fmt: skip
             if c.pool:
                 program.step(WRITE_GRADIENT_OF_AVERAGE, n, rows, cols, place, target, raw, **more)
             else:
                 program.contiguous(WRITE_GRADIENT, n, rows, cols, place, target, raw, **more)
 
+
+@functools.lru_cache(maxsize=512)
+def backward(
+    c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: tuple[bool, ...], gradient_sums: tuple[bool, ...]
+):
+    """The program of the backward pass.
+
+    Tensors g, z, dcoef by output (the deferred gradient), x, coef, gx, gradient_sums (3, C) by input; partial weight
+    gradients ("same", l) of output l by the sources at its level, ("up", l) of all finer outputs by input l.
+    """
+    b = _Backward(c, need_weight, need, accumulate, gradient_sums)
     for level in range(1, len(c.outs)):
-        if not c.outs[level]:
-            continue
-        differentiate(level, 0, c.size(level)[0])
-        finer = sum(c.ins[:level])
-        if finer and any(need[:level]):
-            first = sum(c.outs[:level])
-            pooled_grads[level] = program.buffer(finer, c.size(level)[0] * c.pitch(level), c.pitch(level))
-            offsets = b.offsets_transposed(deltas[level], c.outs[level], deltas[level])
-            weights = [(slice(first, first + c.outs[level]), slice(0, finer), b.taps, True)]
-            program.multiply(pooled_grads[level], finer, b.inside(deltas[level]), offsets, weights, c.count(level))
+        if c.outs[level]:
+            b.differentiate(level, 0, c.size(level)[0])
+            b.multiply_for_pooled(level)
     for row, rows in bands(c.height, c.band):
         if c.outs[0]:
-            differentiate(0, row, rows)
+            b.differentiate(0, row, rows)
         if c.in_at(0):
             b.load(0, row, rows)
             b.pool(0, row, rows)
-        count = c.count(0) if c.padding else rows * c.width
-        correlate(0, count)
+        b.correlate(0, c.count(0) if c.padding else rows * c.width)
         if c.ins[0] and need[0]:
-            write(0, row, rows)
+            b.write(0, row, rows)
     for level in range(1, c.levels):
         height = c.size(level)[0]
         if c.in_at(level):
             b.load(level, 0, height)
             b.pool(level, 0, height)
-        correlate(level, c.count(level))
+        b.correlate(level, c.count(level))
         if level < len(c.ins):
-            if need_weight and level in downward:
-                program.correlate(
-                    ("up", level), sum(c.outs[:level]), b.inside(downward[level]), b.own(level),
-                    b.offsets_by_channel(b.own(level), c.ins[level]), c.count(level),
-                )  # fmt: skip
+            b.correlate_upward(level)
             if c.ins[level] and need[level]:
                 for row, rows in bands(height, c.band_at(level)):
-                    write(level, row, rows)
-    return program.finish()
+                    b.write(level, row, rows)
+    return b.program.finish()

@@ -1,4 +1,4 @@
-"""What ends a training step: Adam. The rest is per-channel work, for which the reference is fast enough."""
+"""What ends a training step: Adam (see octsod/backend/contract.py). For the rest, the reference is fast enough."""
 
 import math
 
@@ -22,7 +22,6 @@ def _adam(slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, e
 
 
 def adam(parameter, gradient, first, second, ranges, settings, state):
-    """One step of Adam with coupled L2, in place: see the contract."""
     if state[1]:
         return
     steps = int(state[0]) + 1

@@ -4,17 +4,20 @@ import numpy as np
 
 from . import parallel
 from .compile import kernel
-from .simd import MULTIPLY_ROWS, MULTIPLY_VECTORS, VECTOR_BYTES, multiply_tile
+from .regions import UNFINISHED, Region, Table, Weights
+from .simd import VECTOR_BYTES
+from .tiles import MULTIPLY_ROWS, MULTIPLY_VECTORS, multiply_tile
 
-_tile = multiply_tile[MULTIPLY_ROWS]
 _DEPTH = 64  # steps of a tile: all it reads stays in the first-level cache
 
 
 @kernel
-def _multiply_add(slot, start, stop, rounds, out, weight, x, table, row, size):
+def _multiply_add(slot, start, stop, rounds, out, weights, x, table):
+    """out: a `Region` that has `MULTIPLY_ROWS` channels per task."""
     for task in range(start, stop):
+        target = Region(out.array, task * MULTIPLY_ROWS * out.stride, out.stride, out.pitch)
         for _ in range(rounds):
-            _tile(out, task * size, row, weight, 0, 1, x, 0, table, 0, table.size)
+            multiply_tile(MULTIPLY_ROWS, target, weights, x, table)
 
 
 def multiply_add(rounds=10_000) -> int:
@@ -25,6 +28,7 @@ def multiply_add(rounds=10_000) -> int:
     out = np.empty(tasks * MULTIPLY_ROWS * row, np.float32)
     weight, x = np.ones(_DEPTH + MULTIPLY_ROWS, np.float32), np.ones(_DEPTH + row, np.float32)
     parallel.run(
-        _multiply_add, tasks, rounds, out, weight, x, np.arange(_DEPTH), row, MULTIPLY_ROWS * row
-    )
+        _multiply_add, tasks, rounds, Region(out, 0, row, row), Weights(weight, 0, 1, UNFINISHED), Region(x, 0, 0, 0),
+        Table(np.arange(_DEPTH), 0, _DEPTH),
+    )  # fmt: skip
     return tasks * rounds * _DEPTH * MULTIPLY_ROWS * row

@@ -6,17 +6,28 @@ band exists, whose last rows are carried over to the next one.
 """
 
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
 from .dense import bands
-from .simd import MULTIPLY_VECTORS, VECTOR_BYTES
+from .operations import (
+    AVERAGE,
+    BARRIER,
+    DEPTHWISE,
+    FIELDS,
+    FILL,
+    MAX_POOL,
+    PRODUCT,
+    TRANSFER,
+    UPSAMPLE_ADD,
+    encoded,
+)
+from .regions import NOWHERE, UNFINISHED, Region
+from .simd import VECTOR_BYTES
+from .tiles import MULTIPLY_VECTORS
 
-FIELDS = 16
-PRODUCT, DEPTHWISE, POOL, AVERAGE, UPSAMPLE_ADD, COPY, FILL, BARRIER = range(8)
 MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions lie: per picture, per thread, the call's arrays
-
-UNFINISHED = -(1 << 32)  # in the place of ends: neither batch norm nor PReLU
 
 
 def _band_bytes():
@@ -31,26 +42,36 @@ def _band_bytes():
 BAND_BYTES = _band_bytes()
 
 
-class Region:
-    """A map inside an array: pixel (c, y, x) lies at `start + c*stride + y*pitch + x`; height x width pixels."""
+class Map(NamedTuple):
+    """A map of height x width pixels, and the region where it lies."""
 
-    __slots__ = ("array", "height", "pitch", "start", "stride", "width")
-
-    def __init__(self, array, start, stride, pitch, height, width):
-        self.array, self.start, self.stride, self.pitch = array, start, stride, pitch
-        self.height, self.width = height, width
+    region: Region
+    height: int
+    width: int
 
     def at(self, row=0, col=0, channel=0):
         """The same map seen from another pixel."""
-        start = self.start + channel * self.stride + row * self.pitch + col
-        return Region(self.array, start, self.stride, self.pitch, self.height, self.width)
+        return self._replace(region=self.region.at(row, col, channel))
 
     @property
-    def fields(self):
-        return self.array, self.start, self.stride, self.pitch
+    def stride(self):
+        return self.region.stride
+
+    @property
+    def pitch(self):
+        return self.region.pitch
 
 
-NOWHERE = Region(MEMORY, 0, 0, 0, 0, 0)
+NO_MAP = Map(NOWHERE, 0, 0)
+
+
+class _Octave(NamedTuple):
+    """A gOctConv that has been compiled: per output level what `_rows` needs, and the maps that it reads, see
+    `_sources`."""
+
+    levels: list
+    sources: list
+    own: list
 
 
 class _Heap:
@@ -108,24 +129,24 @@ class Plan:
         pitch, before = self._whole(width + margin), self._whole(margin)
         stride = before + (height + 2 * margin) * pitch + before
         start, size = self._heap.take(channels * stride)
-        region = Region(MEMORY, start + before + margin * pitch, stride, pitch, height, width)
-        self._blocks[id(region)] = region, start, size
-        return region
+        map_ = Map(Region(MEMORY, start + before + margin * pitch, stride, pitch), height, width)
+        self._blocks[id(map_)] = map_, start, size
+        return map_
 
     def _whole(self, size):
         """Elements of as many vectors as hold `size`."""
         return -(-size // self.lanes) * self.lanes
 
-    def _drop(self, *regions):
+    def _drop(self, *maps):
         """These maps are not read any more from the next barrier on."""
-        for region in regions:
-            _, start, size = self._blocks.pop(id(region))
+        for map_ in maps:
+            _, start, size = self._blocks.pop(id(map_))
             self._heap.give_back(start, size)
 
-    def _zero_borders(self, region, channels, margin=1):
+    def _zero_borders(self, map_, channels, margin=1):
         """By the first thread: what lies around a map, but for what lies behind its rows."""
-        self._step(0, FILL, channels, 1, margin * region.pitch + margin, y=region.at(-margin, -margin))
-        self._step(0, FILL, channels, 1, margin * region.pitch, y=region.at(region.height))
+        self._step(0, FILL, channels, 1, margin * map_.pitch + margin, y=map_.at(-margin, -margin))
+        self._step(0, FILL, channels, 1, margin * map_.pitch, y=map_.at(map_.height))
 
     def _parameter(self, *arrays):
         """Where these numbers lie among the parameters."""
@@ -145,9 +166,9 @@ class Plan:
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def _step(self, thread, operation, channels, rows, cols, x=NOWHERE, y=NOWHERE, a=0, b=0, c=0, d=0):
+    def _step(self, thread, operation, channels, rows, cols, x=NO_MAP, y=NO_MAP, **more):
         if channels and rows > 0 and cols > 0:
-            self._steps[thread].append((operation, channels, rows, cols, *x.fields, *y.fields, a, b, c, d))
+            self._steps[thread].append(encoded(operation, channels, rows, cols, x.region, y.region, **more))
 
     def _barrier(self):
         for steps_ in self._steps:
@@ -170,11 +191,11 @@ class Plan:
             runs, count = 1, (rows - 1) * x.pitch + x.width
         else:
             runs, count = rows, x.width
-        self._step(thread, PRODUCT, channels, runs, count, source, y, a, b, table, depth)
+        self._step(thread, PRODUCT, channels, runs, count, source, y, a=a, b=b, c=table, d=depth)
 
-    def _zeros_behind(self, thread, region, channels, rows):
+    def _zeros_behind(self, thread, map_, channels, rows):
         """What lies behind `rows` rows of a map."""
-        self._step(thread, FILL, channels, rows, region.pitch - region.width, y=region.at(0, region.width))
+        self._step(thread, FILL, channels, rows, map_.pitch - map_.width, y=map_.at(0, map_.width))
 
     # --- gOctConv -----------------------------------------------------------------------------------------------------
 
@@ -190,9 +211,9 @@ class Plan:
             if entry is None or octave.stride == 1:
                 own.append(entry)
                 continue
-            region, channels = entry
-            half = self._map(channels, region.height // 2, region.width // 2)
-            derived.append((i, AVERAGE, 2, region, half, channels))
+            whole, channels = entry
+            half = self._map(channels, whole.height // 2, whole.width // 2)
+            derived.append((i, AVERAGE, 2, whole, half, channels))
             own.append((half, channels))
             multiples[i] = max(multiples[i], 2)
         sources, finer = [], {}
@@ -206,19 +227,19 @@ class Plan:
                 here.append(own[level])
             sources.append(here)
         if octave.weight.shape[2] > 1:
-            for region, channels in {id(r): (r, n) for here in sources for r, n in here}.values():
-                self._zero_borders(region, channels)
+            for map_, channels in {id(m): (m, n) for here in sources for m, n in here}.values():
+                self._zero_borders(map_, channels)
         return sources, own, derived
 
     def _pooled(self, entry, branch, halvings, stride, derived, multiples, finer):
         """A map of `entry` (map, channels) halved so often by max-pooling, from the finest that has been made before;
         finer: (branch, halvings) -> map."""
-        region, channels = entry
+        whole, channels = entry
         before = max((h for b, h in finer if b == branch), default=0)
-        source = finer.get((branch, before), region)
+        source = finer.get((branch, before), whole)
         factor = 1 << (halvings - before)
         pooled = self._map(channels, source.height // factor, source.width // factor)
-        derived.append((branch, POOL, factor, source, pooled, channels))
+        derived.append((branch, MAX_POOL, factor, source, pooled, channels))
         multiples[branch] = max(multiples[branch], (1 << halvings) * stride)
         finer[branch, halvings] = pooled
         return pooled
@@ -237,7 +258,7 @@ class Plan:
                 self._zeros_behind(thread, target.at(first // factor), channels, count // factor)
 
     def _compile(self, octave, sources, own):
-        """Parameters and tables of a gOctConv: per output level, what `_rows` needs."""
+        """A gOctConv as `_Octave`, its parameters and tables put away."""
         weight, kernel_size = octave.weight, octave.weight.shape[2]
         taps = [(y, x) for y in range(kernel_size) for x in range(kernel_size)]
         pad = kernel_size // 2
@@ -249,8 +270,8 @@ class Plan:
         def table(entries):
             origin, _ = entries[0]
             return self._offsets([
-                region.start + i * region.stride + (y - pad) * region.pitch + (x - pad) - origin.start
-                for y, x in taps for region, channels in entries for i in range(channels)
+                map_.region.start + i * map_.stride + (y - pad) * map_.pitch + (x - pad) - origin.region.start
+                for y, x in taps for map_, channels in entries for i in range(channels)
             ])  # fmt: skip
 
         before = np.cumsum([0, *octave.ins])
@@ -272,15 +293,15 @@ class Plan:
             at = table(sources[level]) if depth else 0
             same = outs, self._parameter(block(rows, slice(0, depth))), UNFINISHED if coarser else ends, at
             levels.append((coarser, same, depth * len(taps), ends))
-        return levels
+        return _Octave(levels, sources, own)
 
-    def _rows(self, thread, compiled, sources, own, level, row, rows, y, height, scratch):
+    def _rows(self, thread, octave, level, row, rows, y, height, scratch):
         """Rows row..row+rows of output `level` to y; `scratch` is where products of coarser inputs may lie."""
-        coarser, same, depth, ends = compiled[level]
-        source = sources[level][0][0] if depth else Region(y.array, y.start, y.stride, y.pitch, height, y.width)
+        coarser, same, depth, ends = octave.levels[level]
+        source = octave.sources[level][0][0] if depth else y._replace(height=height)
         self._product(thread, y, source, rows, row if depth else 0, same, depth)
         for i, weights, deep in coarser:
-            source, _ = own[i]
+            source, _ = octave.own[i]
             factor = 1 << (i - level)
             # The coarse rows that these rows lie between, at half-pixel centres.
             low = max((2 * row + 1 - factor) // (2 * factor), 0)
@@ -293,10 +314,10 @@ class Plan:
             )  # fmt: skip
 
     def _buffer(self, start, channels, rows, height, width):
-        """A region of scratch for `rows` rows, `start` on, with a vector of room before them."""
+        """A map in scratch for `rows` rows, `start` on, with a vector of room before them."""
         pitch = self._whole(width + 1)
         self.scratch_size = max(self.scratch_size, start + self._buffer_size(channels, rows, width))
-        return Region(SCRATCH, start + self.lanes, rows * pitch + self.lanes, pitch, height, width)
+        return Map(Region(SCRATCH, start + self.lanes, rows * pitch + self.lanes, pitch), height, width)
 
     def _buffer_size(self, channels, rows, width):
         return self.lanes + channels * (rows * self._whole(width + 1) + self.lanes)
@@ -333,20 +354,18 @@ class Plan:
             for row, rows in bands(end - begin, band):
                 for j in branches:
                     self._band(
-                        thread, compiled, sources, own, j, (begin + row) >> j, rows >> j, row == 0, band >> j,
-                        stages[j], filters, outputs[j], size[0] >> j, place,
+                        thread, compiled, j, (begin + row) >> j, rows >> j, row == 0, band >> j, stages[j], filters,
+                        outputs[j], place,
                     )  # fmt: skip
                     self._derive(thread, derived, j, (begin + row) >> j, rows >> j)
 
-    def _band(
-        self, thread, compiled, sources, own, j, row, rows, first, band, stages, filters, output, height, scratch
-    ):
+    def _band(self, thread, octave, j, row, rows, first, band, stages, filters, output, scratch):
         """Rows row..row+rows of branch j through gOctConv and both depthwise layers.
 
         The buffers begin two and one rows before them: what the filters look at beyond the band.
         """
         target, channels = output
-        end = row + rows
+        end, height = row + rows, target.height
         for number, buffer in enumerate(stages):
             reach = 2 - number
             top = row - reach
@@ -355,15 +374,13 @@ class Plan:
                 self._step(thread, FILL, channels, begin - top, buffer.pitch, y=buffer)
             else:
                 begin = row + reach
-                self._step(
-                    thread, COPY, channels, 2 * reach, buffer.pitch, buffer.at(band), buffer
-                )
+                self._step(thread, TRANSFER, channels, 2 * reach, buffer.pitch, buffer.at(band), buffer, a=1)
             stop = min(end + reach, height)
             begin = min(begin, stop)
             here = buffer.at(begin - top)
             if number == 0:
                 if stop > begin:
-                    self._rows(thread, compiled, sources, own, j, begin, stop - begin, here, height, scratch)
+                    self._rows(thread, octave, j, begin, stop - begin, here, height, scratch)
                     self._zeros_behind(thread, here, channels, stop - begin)
             else:
                 self._filter(thread, filters[0][j], stages[0].at(begin - (row - 2)), here, channels, stop - begin)
@@ -374,18 +391,18 @@ class Plan:
 
     def _filter(self, thread, parameters, x, y, channels, rows):
         weight, ends = parameters
-        self._step(thread, DEPTHWISE, channels, rows, y.width, x, y, weight, ends)
+        self._step(thread, DEPTHWISE, channels, rows, y.width, x, y, a=weight, b=ends)
 
     def _build(self, height, width):
         f = self.frozen
         image = self._map(3, height, width)
         maps, size = [(image, 3)], (height, width)
-        source = Region(IMAGES, 0, height * width, width, height, width)
+        source = Map(Region(IMAGES, 0, height * width, width), height, width)
         blocks = [(s, block) for s, stage in enumerate(f.stages) for block in stage]
         multiples = [1]
         sources, own, derived = self._sources(blocks[0][1][0], maps, multiples)
         for thread, begin, end in self._shares(height, multiples[0]):
-            self._step(thread, COPY, 3, end - begin, width, source.at(begin), image.at(begin))
+            self._step(thread, TRANSFER, 3, end - begin, width, source.at(begin), image.at(begin), a=1)
             self._zeros_behind(thread, image.at(begin), 3, end - begin)
             self._derive(thread, derived, 0, begin, end - begin)
         self._barrier()
@@ -415,9 +432,9 @@ class Plan:
     def _retire(self, entries, kept, fused):
         """Give back the maps that have been read for the last time."""
         needed = {id(entry[0]) for entry in fused}
-        for region in {id(e[0]): e[0] for e in entries if e is not None}.values():
-            if id(region) in self._blocks and id(region) not in needed:
-                self._drop(region)
+        for map_ in {id(e[0]): e[0] for e in entries if e is not None}.values():
+            if id(map_) in self._blocks and id(map_) not in needed:
+                self._drop(map_)
 
     def _fusion_sources(self, level, entry, multiples):
         """Pooled copies of a stage's last output for the coarser levels of the fusion."""
@@ -452,8 +469,7 @@ class Plan:
                 for row, rows in bands((end - begin) >> level, band):
                     row += begin >> level
                     self._rows(
-                        thread, compiled, self._fused_sources, fused, level, row, rows, entry[0].at(row),
-                        size[0] >> level, 0,
+                        thread, compiled, level, row, rows, entry[0].at(row), size[0] >> level, 0
                     )  # fmt: skip
                     self._zeros_behind(thread, entry[0].at(row), entry[1], rows)
         self._barrier()
@@ -497,11 +513,11 @@ class Plan:
                 row += begin
                 y = self._buffer(0, channels, rows, *size)
                 place = self._buffer_size(channels, rows, size[1])
-                self._rows(thread, compiled, merged, dilated, 0, row, rows, y, size[0], place)
+                self._rows(thread, compiled, 0, row, rows, y, size[0], place)
                 table = self._offsets([i * y.stride for i in range(channels)])
                 self._product(thread, small.at(row), y, rows, 0, (1, *final, table), channels)
         self._barrier()
-        whole = Region(LOGITS, 0, 0, 2 * size[1], 2 * size[0], 2 * size[1])
+        whole = Map(Region(LOGITS, 0, 0, 2 * size[1]), 2 * size[0], 2 * size[1])
         for thread, begin, end in self._shares(2 * size[0], 2):
             self._step(thread, FILL, 1, end - begin, whole.width, y=whole.at(begin))
             self._step(

@@ -3,149 +3,60 @@
 A layer is bound by memory, so what counts is how often a feature map crosses the bus. A program takes one image (or a
 band of its rows) through all of a layer: activate the inputs into zero-bordered scratch, pool, multiply, upsample, add
 up, write, and sum what batch norm needs, all while the rows are in the cache. The host composes programs from the few
-steps of steps.py and scales.py, so conv2d, dilated and octave convolutions, forward and backward, are one compiled
-kernel. Images are shared out over threads; every sum over images is kept per image and added up in a fixed order, so
-results do not depend on the number of threads.
+steps of steps.py, scales.py and products.py, so conv2d, dilated and octave convolutions, forward and backward, are one
+compiled kernel. Images are shared out over threads. Every sum over images is kept per image and added up in a fixed
+order, so results do not depend on the number of threads.
 """
 
 import itertools
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from octsod.backend.memory import empty
 
-from . import parallel, scales, steps
+from . import parallel
 from .compile import kernel
-from .products import correlate, multiply
-from .simd import CORRELATE_COLUMNS, MULTIPLY_ROWS, VECTOR_BYTES, array_at
+from .interpreter import Arrays, Training, take
+from .operations import CORRELATE, FIELDS, FILL, MULTIPLY, encoded
+from .regions import NOWHERE, Region
+from .simd import VECTOR_BYTES
+from .tiles import CORRELATE_COLUMNS, MULTIPLY_ROWS
 from .vector import fence
 
-FIELDS = 22
-(
-    ACTIVATE,
-    ACTIVATE_AVERAGE,
-    DIFFERENTIATE,
-    FILL,
-    TRANSFER,
-    WRITE,
-    WRITE_GRADIENT,
-    WRITE_GRADIENT_OF_AVERAGE,
-    GRADIENT_SUMS,
-    MAX_POOL,
-    MAX_POOL_BACKWARD,
-    UPSAMPLE_ADD,
-    UPSAMPLE_BACKWARD,
-    MULTIPLY,
-    CORRELATE,
-) = range(15)
 PAST = 16 << 20  # bytes of a batch's largest map from which on results are written past the caches
 SCRATCH = 0  # array number 0 is the calling thread's scratch; the others are the tensors of the call
 
-_activate, _activate_average, _differentiate = steps.activate, steps.activate_average, steps.differentiate
-_fill, _transfer, _write, _gradient_sums_of = steps.fill, steps.transfer, steps.write, steps.gradient_sums_of
-_write_gradient, _write_gradient_of_average = steps.write_gradient, steps.write_gradient_of_average
-_max_pool, _max_pool_backward = scales.max_pool, scales.max_pool_backward
-_upsample_add, _upsample_backward = scales.upsample_add, scales.upsample_backward
+
+class Addresses(NamedTuple):
+    """Where a call's numbered arrays lie.
+
+    firsts: the address of each. strides: its bytes per image; of scratch, per thread. here: a row per thread, for those
+    of the image that it is at.
+    """
+
+    firsts: Any
+    strides: Any
+    here: Any
 
 
 @kernel
-def _run(slot, start, stop, program, preamble, ready, addresses, strides, weight, table, spare, past, like, like64):
+def _run(slot, start, stop, program, preamble, ready, addresses, arrays, training):
     """Execute `program` for images start..stop; its first `preamble` steps only where `ready[slot]` is not yet set.
 
-    A step is (operation, channels, rows, cols, region x, region y, region z, coefficients, sums, a, b, c, d) with a
-    region as (array, start, channel stride, row pitch). `addresses` and `strides` (elements per image; for scratch
-    per thread) describe the arrays. past: write results past the caches. `like` and `like64` only carry the dtypes.
+    arrays: whose places are this thread's in `addresses`, once they are filled in.
     """
+    count = addresses.firsts.size
+    places = addresses.here[slot * count : (slot + 1) * count]
+    own = Arrays(places, arrays.parameters, arrays.table, arrays.like)
     first = preamble if ready[slot] else 0
     ready[slot] = True
     for n in range(start, stop):
-        for k in range(first, program.shape[0]):
-            operation = program[k, 0]
-            channels = program[k, 1]
-            rows = program[k, 2]
-            cols = program[k, 3]
-            xa = program[k, 4]
-            xo = program[k, 5]
-            xl = program[k, 6]
-            xp = program[k, 7]
-            ya = program[k, 8]
-            yo = program[k, 9]
-            yl = program[k, 10]
-            yp = program[k, 11]
-            za = program[k, 12]
-            zo = program[k, 13]
-            zl = program[k, 14]
-            zp = program[k, 15]
-            a = program[k, 18]
-            b = program[k, 19]
-            c = program[k, 20]
-            d = program[k, 21]
-            x = array_at(like, addresses[xa] + (n if xa else slot) * strides[xa] * like.itemsize)
-            y = array_at(like, addresses[ya] + (n if ya else slot) * strides[ya] * like.itemsize)
-            z = array_at(like, addresses[za] + (n if za else slot) * strides[za] * like.itemsize)
-            coef = array_at(like, addresses[program[k, 16]])
-            sums = array_at(like64, addresses[program[k, 17]] + n * strides[program[k, 17]] * like64.itemsize)
-            if operation == ACTIVATE:
-                _activate(x, xo, xl, xp, a, coef, y, yo, yl, yp, channels, rows, cols, sums)
-            elif operation == ACTIVATE_AVERAGE:
-                _activate_average(x, xo, xl, xp, coef, y, yo, yl, yp, channels, rows, cols, sums)
-            elif operation == DIFFERENTIATE:
-                _differentiate(x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, c, d)
-            elif operation == FILL:
-                _fill(y, yo, yl, yp, channels, rows, cols, like.dtype.type(a))
-            elif operation == TRANSFER:
-                _transfer(x, xo, xl, xp, y, yo, yl, yp, a, channels, rows, cols, b)
-            elif operation == WRITE:
-                _write(x, xo, xl, xp, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d, past)
-            elif operation == WRITE_GRADIENT:
-                _write_gradient(
-                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d
-                )  # fmt: skip
-            elif operation == WRITE_GRADIENT_OF_AVERAGE:
-                _write_gradient_of_average(
-                    x, xo, xl, xp, z, zo, zl, zp, coef, y, yo, yl, yp, channels, rows, cols, a, b, sums, c, d
-                )  # fmt: skip
-            elif operation == GRADIENT_SUMS:
-                _gradient_sums_of(x, xo, xl, xp, z, zo, zl, zp, coef, channels, rows, cols, sums)
-            elif operation == MAX_POOL:
-                _max_pool(x, xo, xl, xp, a, y, yo, yl, yp, channels, rows, cols)
-            elif operation == MAX_POOL_BACKWARD:
-                _max_pool_backward(x, xo, xl, xp, a, z, zo, zl, zp, y, yo, yl, yp, channels, rows, cols)
-            elif operation == UPSAMPLE_ADD:
-                _upsample_add(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows, weight, -1)
-            elif operation == UPSAMPLE_BACKWARD:
-                _upsample_backward(x, xo, xl, xp, b, cols, a, y, yo, yl, yp, c, channels, rows)
-            elif operation == MULTIPLY:
-                multiply(y, yo, yl, channels, weight, a, b, x, xo, table, c, d, cols, spare)
-            else:
-                correlate(y, yo, yl, channels, z, zo, zl, x, xo, table, c, d, cols, a)
+        for t in range(count):
+            places[t] = addresses.firsts[t] + (slot if t == SCRATCH else n) * addresses.strides[t]
+        take(program, first, program.shape[0], own, training, None, None)
         first = preamble
     fence()
-
-
-class Region:
-    """A map inside an array: pixel (c, y, x) lies at `start + c*stride + y*pitch + x`."""
-
-    __slots__ = ("array", "pitch", "start", "stride")
-
-    def __init__(self, array, start, stride, pitch):
-        self.array, self.start, self.stride, self.pitch = array, start, stride, pitch
-
-    def at(self, row=0, col=0, channel=0):
-        """The same map seen from another pixel."""
-        start = self.start + channel * self.stride + row * self.pitch + col
-        return Region(self.array, start, self.stride, self.pitch)
-
-    def every(self, rows):
-        """Every `rows`-th row."""
-        return Region(self.array, self.start, self.stride, self.pitch * rows)
-
-    @property
-    def fields(self):
-        return self.array, self.start, self.stride, self.pitch
-
-
-NOWHERE = Region(SCRATCH, 0, 0, 0)
 
 
 class Program:
@@ -189,11 +100,14 @@ class Program:
         self.offsets += offsets[-1:] * (-len(offsets) % CORRELATE_COLUMNS)
         return start
 
-    def step(self, operation, channels, rows, cols, x=NOWHERE, y=NOWHERE, z=NOWHERE, coef=1, sums=1, a=0, b=0, c=0, d=0,
-             once=False):
+    def step(
+        self, operation, channels, rows, cols, x=NOWHERE, y=NOWHERE, z=NOWHERE, coef=1, sums=1, once=False, **more
+    ):
+        """Append a step, see `encoded`, unless there is nothing to do. once: to those that a thread takes for its first
+        image only."""
         if channels and rows and cols:
             self.swallow = max(self.swallow, channels)
-            row = (operation, channels, rows, cols, *x.fields, *y.fields, *z.fields, coef, sums, a, b, c, d)
+            row = encoded(operation, channels, rows, cols, x, y, z, coef, sums, **more)
             (self.preamble_steps if once else self.steps).append(row)
 
     def zero(self, region, channels, size, once=True):
@@ -251,7 +165,7 @@ class Program:
         """
         like = empty((parallel.parts(batch), self.scratch), tensors["like"].dtype)
         nothing = np.empty(self.swallow, np.float64)
-        addresses, strides, partials = [], [], {}
+        firsts, strides, partials = [], [], {}
         for name, size in self.tensors:
             if name == "scratch":
                 array, size = like, self.scratch
@@ -262,14 +176,15 @@ class Program:
             else:
                 array = tensors.get(name)
             # A missing branch has no array: none of the steps looks at it.
-            addresses.append(0 if array is None else array.ctypes.data)
-            strides.append(size)
-        packed = _pack(self, weight, bias, like.dtype)
-        past = batch * max(strides[1:]) * like.itemsize >= PAST
+            firsts.append(0 if array is None else array.ctypes.data)
+            strides.append(0 if array is None else size * array.itemsize)
+        slots = like.shape[0]
+        past = batch * max(size for _, size in self.tensors) * like.itemsize >= PAST
         parallel.run(
-            _run, batch, self.array, self.preamble, np.zeros(like.shape[0], np.bool_), np.array(addresses),
-            np.array(strides), packed, self.table, self.spare, past, like.reshape(-1),
-            nothing, slots=like.shape[0],
+            _run, batch, self.array, self.preamble, np.zeros(slots, np.bool_),
+            Addresses(np.array(firsts), np.array(strides), np.empty(slots * len(firsts), np.int64)),
+            Arrays(None, _pack(self, weight, bias, like.dtype), self.table, like.reshape(-1)),
+            Training(nothing, self.spare, past), slots=slots,
         )  # fmt: skip
         return {key: parallel.sum_over_images(array) for key, array in partials.items()}
 

@@ -3,6 +3,8 @@
 Inside octave convolutions, see scales.py.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from . import parallel
@@ -10,13 +12,39 @@ from .compile import kernel
 from .parallel import flat
 
 
+class Window(NamedTuple):
+    """What a pooling takes one number of, size x size pixels, and how the next one lies."""
+
+    size: int
+    stride: int
+    padding: int
+
+
+class Size(NamedTuple):
+    """Of a map."""
+
+    height: int
+    width: int
+
+
+class Axis(NamedTuple):
+    """For each output pixel along one side the two inputs that it lies between, and the second one's weight."""
+
+    first: Any
+    second: Any
+    weight: Any
+
+
 @kernel
-def _max_pool2d(slot, start, stop, x, out, height, width, kh, stride, padding, out_height, out_width):
+def _max_pool2d(slot, start, stop, x, out, size, window, out_size):
+    height, width = size
+    k, stride, padding = window
+    out_height, out_width = out_size
     for plane in range(start, stop):
         for r in range(out_height):
-            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + kh, height)
+            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + k, height)
             for i in range(out_width):
-                left, right = max(i * stride - padding, 0), min(i * stride - padding + kh, width)
+                left, right = max(i * stride - padding, 0), min(i * stride - padding + k, width)
                 best = x[(plane * height + top) * width + left]
                 for y in range(top, bottom):
                     row = (plane * height + y) * width
@@ -29,20 +57,23 @@ def _max_pool2d(slot, start, stop, x, out, height, width, kh, stride, padding, o
 def max_pool2d(x, out, kernel_size, stride, padding):
     """out (N, C, H', W') = the largest of each window; a NaN wins."""
     parallel.run(
-        _max_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
-        *out.shape[2:],
+        _max_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), Size(*x.shape[2:]),
+        Window(kernel_size, stride, padding), Size(*out.shape[2:]),
     )  # fmt: skip
 
 
 @kernel
-def _max_pool2d_backward(slot, start, stop, grad, x, grad_x, height, width, kh, stride, padding, out_height, out_width):
+def _max_pool2d_backward(slot, start, stop, grad, x, grad_x, size, window, out_size):
+    height, width = size
+    k, stride, padding = window
+    out_height, out_width = out_size
     for plane in range(start, stop):
         for i in range(plane * height * width, (plane + 1) * height * width):
             grad_x[i] = 0
         for r in range(out_height):
-            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + kh, height)
+            top, bottom = max(r * stride - padding, 0), min(r * stride - padding + k, height)
             for i in range(out_width):
-                left, right = max(i * stride - padding, 0), min(i * stride - padding + kh, width)
+                left, right = max(i * stride - padding, 0), min(i * stride - padding + k, width)
                 at = (plane * height + top) * width + left
                 best = x[at]
                 for y in range(top, bottom):
@@ -58,13 +89,16 @@ def _max_pool2d_backward(slot, start, stop, grad, x, grad_x, height, width, kh, 
 def max_pool2d_backward(grad, x, grad_x, kernel_size, stride, padding):
     """Each gradient goes to its window's winner, found again; the first one on ties."""
     parallel.run(
-        _max_pool2d_backward, x.shape[0] * x.shape[1], flat(grad), flat(x), grad_x.reshape(-1), *x.shape[2:],
-        kernel_size, stride, padding, *grad.shape[2:],
+        _max_pool2d_backward, x.shape[0] * x.shape[1], flat(grad), flat(x), grad_x.reshape(-1),
+        Size(*x.shape[2:]), Window(kernel_size, stride, padding), Size(*grad.shape[2:]),
     )  # fmt: skip
 
 
 @kernel
-def _avg_pool2d(slot, start, stop, x, out, height, width, k, stride, padding, out_height, out_width):
+def _avg_pool2d(slot, start, stop, x, out, size, window, out_size):
+    height, width = size
+    k, stride, padding = window
+    out_height, out_width = out_size
     share = 1 / (k * k)
     for plane in range(start, stop):
         for r in range(out_height):
@@ -82,13 +116,16 @@ def _avg_pool2d(slot, start, stop, x, out, height, width, k, stride, padding, ou
 def avg_pool2d(x, out, kernel_size, stride, padding):
     """out (N, C, H', W') = the mean of each window; zero padding counts."""
     parallel.run(
-        _avg_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), *x.shape[2:], kernel_size, stride, padding,
-        *out.shape[2:],
+        _avg_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), Size(*x.shape[2:]),
+        Window(kernel_size, stride, padding), Size(*out.shape[2:]),
     )  # fmt: skip
 
 
 @kernel
-def _avg_pool2d_backward(slot, start, stop, grad, grad_x, height, width, k, stride, padding, out_height, out_width):
+def _avg_pool2d_backward(slot, start, stop, grad, grad_x, size, window, out_size):
+    height, width = size
+    k, stride, padding = window
+    out_height, out_width = out_size
     share = 1 / (k * k)
     for plane in range(start, stop):
         for i in range(plane * height * width, (plane + 1) * height * width):
@@ -107,20 +144,22 @@ def _avg_pool2d_backward(slot, start, stop, grad, grad_x, height, width, k, stri
 def avg_pool2d_backward(grad, grad_x, kernel_size, stride, padding):
     """Each gradient is spread evenly over its window."""
     parallel.run(
-        _avg_pool2d_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
-        kernel_size, stride, padding, *grad.shape[2:],
+        _avg_pool2d_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1),
+        Size(*grad_x.shape[2:]), Window(kernel_size, stride, padding), Size(*grad.shape[2:]),
     )  # fmt: skip
 
 
 def _weights(size, out_size, dtype):
-    """For each output pixel the two inputs that it lies between and the second one's weight (half-pixel centres)."""
+    """The `Axis` of half-pixel centres."""
     at = np.maximum((np.arange(out_size) + 0.5) * (size / out_size) - 0.5, 0)
     first = np.minimum(at.astype(np.int64), size - 1)
-    return first, np.minimum(first + 1, size - 1), (at - first).astype(dtype)
+    return Axis(first, np.minimum(first + 1, size - 1), (at - first).astype(dtype))
 
 
 @kernel
-def _upsample(slot, start, stop, x, out, height, width, y0, y1, ty, x0, x1, tx):
+def _upsample(slot, start, stop, x, out, size, rows, cols):
+    height, width = size
+    (y0, y1, ty), (x0, x1, tx) = rows, cols
     for plane in range(start, stop):
         for r in range(ty.size):
             a = (plane * height + y0[r]) * width
@@ -138,12 +177,14 @@ def upsample_bilinear(x, out):
     """out (N, C, H', W') = x resized: half-pixel centres, replicated border, no anti-aliasing."""
     rows, cols = (_weights(n, m, x.dtype) for n, m in zip(x.shape[2:], out.shape[2:], strict=True))
     parallel.run(
-        _upsample, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), *x.shape[2:], *rows, *cols
+        _upsample, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), Size(*x.shape[2:]), rows, cols
     )
 
 
 @kernel
-def _upsample_backward(slot, start, stop, grad, grad_x, height, width, y0, y1, ty, x0, x1, tx):
+def _upsample_backward(slot, start, stop, grad, grad_x, size, rows, cols):
+    height, width = size
+    (y0, y1, ty), (x0, x1, tx) = rows, cols
     for plane in range(start, stop):
         for i in range(plane * height * width, (plane + 1) * height * width):
             grad_x[i] = 0
@@ -167,13 +208,13 @@ def upsample_bilinear_backward(grad, grad_x):
     sizes = zip(grad_x.shape[2:], grad.shape[2:], strict=True)
     rows, cols = (_weights(n, m, grad.dtype) for n, m in sizes)
     parallel.run(
-        _upsample_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1), *grad_x.shape[2:],
-        *rows, *cols,
+        _upsample_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1),
+        Size(*grad_x.shape[2:]), rows, cols,
     )  # fmt: skip
 
 
 def _mirrored_weights(size, out_size, stride):
-    """Like `_weights` in float32, but a centre that lies beyond the outermost pixels' is mirrored at them.
+    """The same in float32, but a centre that lies beyond the outermost pixels' is mirrored at them.
 
     Inputs are given by where they begin, as multiples of `stride`.
     """
@@ -181,11 +222,12 @@ def _mirrored_weights(size, out_size, stride):
     at = np.maximum(size - 1 - np.abs(size - 1 - at), 0)
     first = at.astype(np.int64)
     second = np.minimum(first + 1, size - 1)
-    return (first * stride).astype(np.uintp), (second * stride).astype(np.uintp), (at - first).astype(np.float32)
+    return Axis((first * stride).astype(np.uintp), (second * stride).astype(np.uintp), (at - first).astype(np.float32))
 
 
 @kernel
-def _resize_picture(slot, start, stop, picture, scale, shift, out, row, y0, y1, ty, x0, x1, tx):
+def _resize_picture(slot, start, stop, picture, scale, shift, out, row, rows, cols):
+    (y0, y1, ty), (x0, x1, tx) = rows, cols
     # Slices and unsigned indices: Numba need not look for negative ones, so LLVM vectorises.
     for r in range(start, stop):
         upper, lower, t = picture[y0[r] :][: row.size], picture[y1[r] :][: row.size], ty[r]
@@ -208,7 +250,7 @@ def resize_picture(picture, scale, shift, out):
     """
     row = np.empty(picture.shape[1] * picture.shape[2], np.float32)
     rows = _mirrored_weights(picture.shape[0], out.shape[1], row.size)
-    columns = _mirrored_weights(picture.shape[1], out.shape[2], picture.shape[2])
+    cols = _mirrored_weights(picture.shape[1], out.shape[2], picture.shape[2])
     parallel.run(
-        _resize_picture, out.shape[1], flat(picture), scale, shift, out.reshape(-1), row, *rows, *columns, slots=1
+        _resize_picture, out.shape[1], flat(picture), scale, shift, out.reshape(-1), row, rows, cols, slots=1
     )

@@ -1,9 +1,13 @@
 """The steps of a program between two scales: max pooling and bilinear interpolation, and their adjoints.
 
-Regions are those of steps.py. Factors of 2 and 4, which are all that CSNet has, use vectors.
+Factors of 2 and 4, which are all that CSNet has, use vectors.
 """
 
+from typing import Any, NamedTuple
+
+from .bodies import Activation, activation_of, argument, prelu
 from .compile import inlined, kernel
+from .regions import from_element
 from .simd import lanes
 from .vector import (
     advanced,
@@ -18,7 +22,6 @@ from .vector import (
     spread,
     store,
     where_larger,
-    where_positive,
 )
 
 
@@ -65,105 +68,156 @@ def _give_to_largest(x, at, y, b, g, left):
     _add_every_fourth(y, b, near - d1, d1, far - d3, d3, left)
 
 
-@kernel
-def max_pool(x, p, lx, px, factor, y, q, ly, py, channels, rows, cols):
-    """`y = max of factor x factor pixels of x`, a NaN wins; rows and cols count y's."""
-    for c in range(channels):
-        for r in range(rows):
-            b = q + c * ly + r * py
-            a = p + c * lx + factor * r * px
-            if factor == 2:
-                lane = lanes(x)
-                for i in range(0, cols, lane):
-                    n = 2 * (cols - i)
-                    v0, v1 = deinterleave(load(x, a + 2 * i, n), load(x, a + 2 * i + lane, n - lane))
-                    v2, v3 = deinterleave(load(x, a + px + 2 * i, n), load(x, a + px + 2 * i + lane, n - lane))
-                    store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
-            elif factor == 4:
-                for i in range(0, cols, lanes(x)):
-                    n = 4 * (cols - i)
-                    at = a + 4 * i
-                    v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
-                    v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
-                    store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
-            else:
-                for i in range(cols):
-                    m = x[a + factor * i]
-                    for dy in range(factor):
-                        for dx in range(factor):
-                            v = x[a + dy * px + factor * i + dx]
-                            m = v if (v > m) | (v != v) else m
-                    y[b + i] = m
+@inlined
+def _pool_by_two(x, a, px, y, b, cols):
+    """A row of y, the largest of 2 x 2 pixels of x each; `px` is the pitch of x."""
+    lane = lanes(x)
+    under = a + px
+    for i in range(0, cols, lane):
+        n = 2 * (cols - i)
+        v0, v1 = deinterleave(load(x, a + 2 * i, n), load(x, a + 2 * i + lane, n - lane))
+        v2, v3 = deinterleave(load(x, under + 2 * i, n), load(x, under + 2 * i + lane, n - lane))
+        store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
+
+
+@inlined
+def _pool_by_four(x, a, px, y, b, cols):
+    """The same for factor 4."""
+    for i in range(0, cols, lanes(x)):
+        n = 4 * (cols - i)
+        at = a + 4 * i
+        v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
+        v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
+        store(y, b + i, larger(larger(v0, v1), larger(v2, v3)), cols - i)
+
+
+@inlined
+def _pool_by_any(x, a, px, factor, y, b, cols):
+    """The same for any factor, pixel by pixel."""
+    for i in range(cols):
+        m = x[a + factor * i]
+        for dy in range(factor):
+            for dx in range(factor):
+                v = x[a + dy * px + factor * i + dx]
+                m = v if (v > m) | (v != v) else m
+        y[b + i] = m
 
 
 @kernel
-def max_pool_backward(x, p, lx, px, factor, d, s, ld, pd, y, q, ly, py, channels, rows, cols):
-    """`y += d` at the winner of each factor x factor window of x (the first one on ties); rows and cols count d's."""
-    for c in range(channels):
-        for r in range(rows):
-            e = s + c * ld + r * pd
-            a = p + c * lx + factor * r * px
-            b = q + c * ly + factor * r * py
+def max_pool(x, factor, y, extent):
+    """`y = max of factor x factor pixels of x`, a NaN wins; the extent is y's."""
+    for c in range(extent.channels):
+        for r in range(extent.rows):
+            b = y.start + c * y.stride + r * y.pitch
+            a = x.start + c * x.stride + factor * r * x.pitch
             if factor == 2:
-                lane = lanes(x)
-                zero = spread(x, 0)
-                for i in range(0, cols, lane):
-                    n = cols - i
-                    v0, v1 = deinterleave(load(x, a + 2 * i, 2 * n), load(x, a + 2 * i + lane, 2 * n - lane))
-                    v2, v3 = deinterleave(load(x, a + px + 2 * i, 2 * n), load(x, a + px + 2 * i + lane, 2 * n - lane))
-                    g = load(d, e + i, n)
-                    # The upper pair wins a tie, and in each pair the left one.
-                    up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
-                    down = g - up
-                    right = where_larger(v0, v1, up, zero)
-                    w0, w1 = interleave(up - right, right)
-                    store(y, b + 2 * i, w0 + load(y, b + 2 * i, 2 * n), 2 * n)
-                    store(y, b + 2 * i + lane, w1 + load(y, b + 2 * i + lane, 2 * n - lane), 2 * n - lane)
-                    right = where_larger(v2, v3, down, zero)
-                    w0, w1 = interleave(down - right, right)
-                    at = b + py + 2 * i
-                    store(y, at, w0 + load(y, at, 2 * n), 2 * n)
-                    store(y, at + lane, w1 + load(y, at + lane, 2 * n - lane), 2 * n - lane)
+                _pool_by_two(x.array, a, x.pitch, y.array, b, extent.cols)
             elif factor == 4:
-                for i in range(0, cols, lanes(x)):
-                    n = 4 * (cols - i)
-                    at = a + 4 * i
-                    v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
-                    v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
-                    zero = spread(x, 0)
-                    g = load(d, e + i, cols - i)
-                    up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
-                    down = g - up
-                    second = where_larger(v0, v1, up, zero)
-                    fourth = where_larger(v2, v3, down, zero)
-                    to = b + 4 * i
-                    _give_to_largest(x, at, y, to, up - second, n)
-                    _give_to_largest(x, at + px, y, to + py, second, n)
-                    _give_to_largest(x, at + 2 * px, y, to + 2 * py, down - fourth, n)
-                    _give_to_largest(x, at + 3 * px, y, to + 3 * py, fourth, n)
+                _pool_by_four(x.array, a, x.pitch, y.array, b, extent.cols)
             else:
-                for i in range(cols):
-                    m = x[a + factor * i]
-                    row = 0
-                    col = 0
-                    for dy in range(factor):
-                        for dx in range(factor):
-                            v = x[a + dy * px + factor * i + dx]
-                            if (v > m) | ((v != v) & (m == m)):
-                                m = v
-                                row = dy
-                                col = dx
-                    y[b + row * py + factor * i + col] += d[e + i]
+                _pool_by_any(x.array, a, x.pitch, factor, y.array, b, extent.cols)
+
+
+@inlined
+def _unpool_by_two(x, a, px, d, e, y, b, py, cols):
+    """A row of d goes to two rows of y, which begin at b."""
+    lane = lanes(x)
+    zero = spread(x, 0)
+    under = a + px
+    for i in range(0, cols, lane):
+        n = cols - i
+        v0, v1 = deinterleave(load(x, a + 2 * i, 2 * n), load(x, a + 2 * i + lane, 2 * n - lane))
+        v2, v3 = deinterleave(load(x, under + 2 * i, 2 * n), load(x, under + 2 * i + lane, 2 * n - lane))
+        g = load(d, e + i, n)
+        # The upper pair wins a tie, and in each pair the left one.
+        up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
+        down = g - up
+        right = where_larger(v0, v1, up, zero)
+        w0, w1 = interleave(up - right, right)
+        store(y, b + 2 * i, w0 + load(y, b + 2 * i, 2 * n), 2 * n)
+        store(y, b + 2 * i + lane, w1 + load(y, b + 2 * i + lane, 2 * n - lane), 2 * n - lane)
+        right = where_larger(v2, v3, down, zero)
+        w0, w1 = interleave(down - right, right)
+        at = b + py + 2 * i
+        store(y, at, w0 + load(y, at, 2 * n), 2 * n)
+        store(y, at + lane, w1 + load(y, at + lane, 2 * n - lane), 2 * n - lane)
+
+
+@inlined
+def _unpool_by_four(x, a, px, d, e, y, b, py, cols):
+    """The same for factor 4, to four rows."""
+    zero = spread(x, 0)
+    for i in range(0, cols, lanes(x)):
+        n = 4 * (cols - i)
+        at = a + 4 * i
+        v0, v1 = _largest_of_four(x, at, n), _largest_of_four(x, at + px, n)
+        v2, v3 = _largest_of_four(x, at + 2 * px, n), _largest_of_four(x, at + 3 * px, n)
+        g = load(d, e + i, cols - i)
+        up = where_larger(larger(v0, v1), larger(v2, v3), zero, g)
+        down = g - up
+        second = where_larger(v0, v1, up, zero)
+        fourth = where_larger(v2, v3, down, zero)
+        to = b + 4 * i
+        _give_to_largest(x, at, y, to, up - second, n)
+        _give_to_largest(x, at + px, y, to + py, second, n)
+        _give_to_largest(x, at + 2 * px, y, to + 2 * py, down - fourth, n)
+        _give_to_largest(x, at + 3 * px, y, to + 3 * py, fourth, n)
+
+
+@inlined
+def _unpool_by_any(x, a, px, factor, d, e, y, b, py, cols):
+    """The same for any factor, pixel by pixel."""
+    for i in range(cols):
+        m = x[a + factor * i]
+        row = 0
+        col = 0
+        for dy in range(factor):
+            for dx in range(factor):
+                v = x[a + dy * px + factor * i + dx]
+                if (v > m) | ((v != v) & (m == m)):
+                    m = v
+                    row = dy
+                    col = dx
+        y[b + row * py + factor * i + col] += d[e + i]
+
+
+@kernel
+def max_pool_backward(x, factor, d, y, extent):
+    """`y += d` at the winner of each factor x factor window of x (the first one on ties); the extent is d's."""
+    for c in range(extent.channels):
+        for r in range(extent.rows):
+            e = d.start + c * d.stride + r * d.pitch
+            a = x.start + c * x.stride + factor * r * x.pitch
+            b = y.start + c * y.stride + factor * r * y.pitch
+            if factor == 2:
+                _unpool_by_two(x.array, a, x.pitch, d.array, e, y.array, b, y.pitch, extent.cols)
+            elif factor == 4:
+                _unpool_by_four(x.array, a, x.pitch, d.array, e, y.array, b, y.pitch, extent.cols)
+            else:
+                _unpool_by_any(x.array, a, x.pitch, factor, d.array, e, y.array, b, y.pitch, extent.cols)
+
+
+class Coarse(NamedTuple):
+    """The smaller one of two maps, height x width, and how many times as large the other one is: a power of two."""
+
+    height: int
+    width: int
+    factor: int
+
+
+class _Ends(NamedTuple):
+    """What is applied to a sum, if it is the last one."""
+
+    activation: Any
+    finished: bool
 
 
 @inlined
 def _mix(top, below, v, w, y, at, left, ends):
     """A vector of a row of y, to which `v*top + w*below` is added."""
-    scale, shift, slope, finished = ends
     u = fma(v, top, fma(w, below, load(y, at, left)))
-    if finished:
-        u = fma(u, scale, shift)
-        u = where_positive(u, u, slope * u)
+    if ends.finished:
+        u = prelu(argument(u, ends.activation), ends.activation)
     store(y, at, u, left)
 
 
@@ -218,75 +272,80 @@ def _add_four(top, below, v, w, y, at, left, ends):
 
 
 @inlined
-def _by_two(x, a, px, height, left, first_column, y, b, py, first, rows, ends):
+def _by_two(x, height, left, first_column, y, first, rows, ends):
     """A column of vectors of x, down its rows, to what lies below in y."""
-    v, w = spread(y, 0.75), spread(y, 0.25)
+    v, w = spread(y.array, 0.75), spread(y.array, 0.25)
     low, high = (first + 1) // 2 - 1, (first + rows) // 2 - 1
-    top = _stretched_by_two(x, a + max(low, 0) * px, first_column, left)
+    top = _stretched_by_two(x.array, x.start + max(low, 0) * x.pitch, first_column, left)
     for k in range(low, high + 1):
-        below = _stretched_by_two(x, a + min(k + 1, height - 1) * px, first_column, left)
+        below = _stretched_by_two(x.array, x.start + min(k + 1, height - 1) * x.pitch, first_column, left)
         r = 2 * k + 1 - first
         if r >= 0:
-            _add_two(top, below, v, w, y, b + r * py, left, ends)
+            _add_two(top, below, v, w, y.array, y.start + r * y.pitch, left, ends)
         if r + 1 < rows:
-            _add_two(top, below, w, v, y, b + (r + 1) * py, left, ends)
+            _add_two(top, below, w, v, y.array, y.start + (r + 1) * y.pitch, left, ends)
         top = below
 
 
 @inlined
-def _by_four(x, a, px, height, left, first_column, y, b, py, first, rows, ends):
+def _by_four(x, height, left, first_column, y, first, rows, ends):
     """The same for factor 4."""
     low, high = (first + 2) // 4 - 1, (first + rows + 1) // 4 - 1
-    top = _stretched_by_four(x, a + max(low, 0) * px, first_column, left)
+    top = _stretched_by_four(x.array, x.start + max(low, 0) * x.pitch, first_column, left)
     for k in range(low, high + 1):
-        below = _stretched_by_four(x, a + min(k + 1, height - 1) * px, first_column, left)
+        below = _stretched_by_four(x.array, x.start + min(k + 1, height - 1) * x.pitch, first_column, left)
         begin = 4 * k + 2 - first
         for r in range(max(begin, 0), min(begin + 4, rows)):
             t = (r - begin) * 0.25 + 0.125
-            _add_four(top, below, spread(y, 1 - t), spread(y, t), y, b + r * py, left, ends)
+            v, w = spread(y.array, 1 - t), spread(y.array, t)
+            _add_four(top, below, v, w, y.array, y.start + r * y.pitch, left, ends)
         top = below
 
 
 @kernel
-def _by_any(x, p, px, height, width, factor, y, q, py, first, rows, ends):
+def _by_any(x, coarse, y, first, rows, ends):
     """The same for a whole map and any factor, pixel by pixel."""
+    height, width, factor = coarse
+    source = x.array
     half = factor // 2
     for r in range(first, first + rows):
         k, w = (r + half) // factor - 1, ((r + half) % factor + 0.5) / factor
-        top, below = p + max(k, 0) * px, p + min(k + 1, height - 1) * px
+        top, below = x.start + max(k, 0) * x.pitch, x.start + min(k + 1, height - 1) * x.pitch
+        to = y.start + (r - first) * y.pitch
         for i in range(factor * width):
             m, u = (i + half) // factor - 1, ((i + half) % factor + 0.5) / factor
             left, right = max(m, 0), min(m + 1, width - 1)
-            over = spread(x, (1 - u) * x[top + left] + u * x[top + right])
-            under = spread(x, (1 - u) * x[below + left] + u * x[below + right])
-            _mix(over, under, spread(x, 1 - w), spread(x, w), y, q + (r - first) * py + i, 1, ends)
+            over = spread(source, (1 - u) * source[top + left] + u * source[top + right])
+            under = spread(source, (1 - u) * source[below + left] + u * source[below + right])
+            _mix(over, under, spread(source, 1 - w), spread(source, w), y.array, to + i, 1, ends)
 
 
 @kernel
-def upsample_add(x, p, lx, px, height, width, factor, y, q, ly, py, first, channels, rows, ends, finish):
+def upsample_add(x, coarse, y, first, channels, rows, parameters, finish):
     """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
 
-    x is height x width, factor a power of two. finish: where in `ends` the scales, shifts and slopes (3, channels) lie
-    that are applied to what y then is, as batch norm and PReLU; none if negative. Factors of 2 and 4 go down the
-    columns, so that a row of x is stretched once, in registers.
+    x is the `coarse` map. finish: where in `parameters` the scales, shifts and slopes (3, channels) lie that are
+    applied to what y then is, as batch norm and PReLU; none if negative. Factors of 2 and 4 go down the columns, so
+    that a row of x is stretched once, in registers.
     """
-    lane = lanes(y)
-    finished = finish >= 0
+    height, width, factor = coarse
+    lane, none = lanes(y.array), spread(y.array, 0)
     for c in range(channels):
-        scale = shift = slope = spread(y, 0)
-        if finished:
-            scale, shift = spread(y, ends[finish + c]), spread(y, ends[finish + channels + c])
-            slope = spread(y, ends[finish + 2 * channels + c])
-        to = scale, shift, slope, finished
-        a, b = p + c * lx, q + c * ly
+        f = Activation(none, none, none)
+        if finish >= 0:
+            f = activation_of(y.array, parameters, finish + c, channels)
+        ends = _Ends(f, finish >= 0)
+        source, target = from_element(x, c * x.stride), from_element(y, c * y.stride)
         if factor == 2:
             for i in range(0, width, lane):
-                _by_two(x, a + i, px, height, width - i, i == 0, y, b + 2 * i, py, first, rows, to)
+                a, b = from_element(source, i), from_element(target, 2 * i)
+                _by_two(a, height, width - i, i == 0, b, first, rows, ends)
         elif factor == 4:
             for i in range(0, width, lane):
-                _by_four(x, a + i, px, height, width - i, i == 0, y, b + 4 * i, py, first, rows, to)
+                a, b = from_element(source, i), from_element(target, 4 * i)
+                _by_four(a, height, width - i, i == 0, b, first, rows, ends)
         else:
-            _by_any(x, a, px, height, width, factor, y, b, py, first, rows, to)
+            _by_any(source, coarse, target, first, rows, ends)
 
 
 @inlined
@@ -320,72 +379,77 @@ def _add_to(y, at, v, left):
 
 
 @inlined
-def _back_by_two(d, a, pd, height, left, first_column, y, b, py, first, rows):
+def _back_by_two(d, height, left, first_column, y, first, rows):
     """A column of vectors of y gets what lies below in d, row by row."""
-    near, far = spread(y, 0.75), spread(y, 0.25)
+    near, far = spread(y.array, 0.75), spread(y.array, 0.25)
     low, high = (first + 1) // 2 - 1, (first + rows) // 2 - 1
-    top = spread(y, 0)
+    top = spread(y.array, 0)
     for k in range(low, high + 1):
-        below = spread(y, 0)
+        below = spread(y.array, 0)
         r = 2 * k + 1 - first
         if r >= 0:
-            h = _shrunk_by_two(d, a + r * pd, first_column, left)
+            h = _shrunk_by_two(d.array, d.start + r * d.pitch, first_column, left)
             top, below = fma(near, h, top), far * h
         if r + 1 < rows:
-            h = _shrunk_by_two(d, a + (r + 1) * pd, first_column, left)
+            h = _shrunk_by_two(d.array, d.start + (r + 1) * d.pitch, first_column, left)
             top, below = fma(far, h, top), fma(near, h, below)
-        _add_to(y, b + max(k, 0) * py, top, left)
+        _add_to(y.array, y.start + max(k, 0) * y.pitch, top, left)
         top = below
-    _add_to(y, b + min(high + 1, height - 1) * py, top, left)
+    _add_to(y.array, y.start + min(high + 1, height - 1) * y.pitch, top, left)
 
 
 @inlined
-def _back_by_four(d, a, pd, height, left, first_column, y, b, py, first, rows):
+def _back_by_four(d, height, left, first_column, y, first, rows):
     """The same for factor 4."""
     low, high = (first + 2) // 4 - 1, (first + rows + 1) // 4 - 1
-    top = spread(y, 0)
+    top = spread(y.array, 0)
     for k in range(low, high + 1):
-        below = spread(y, 0)
+        below = spread(y.array, 0)
         begin = 4 * k + 2 - first
         for r in range(max(begin, 0), min(begin + 4, rows)):
             t = (r - begin) * 0.25 + 0.125
-            h = _shrunk_by_four(d, a + r * pd, first_column, left)
-            top, below = fma(spread(y, 1 - t), h, top), fma(spread(y, t), h, below)
-        _add_to(y, b + max(k, 0) * py, top, left)
+            h = _shrunk_by_four(d.array, d.start + r * d.pitch, first_column, left)
+            top, below = fma(spread(y.array, 1 - t), h, top), fma(spread(y.array, t), h, below)
+        _add_to(y.array, y.start + max(k, 0) * y.pitch, top, left)
         top = below
-    _add_to(y, b + min(high + 1, height - 1) * py, top, left)
+    _add_to(y.array, y.start + min(high + 1, height - 1) * y.pitch, top, left)
 
 
 @kernel
-def _back_by_any(d, p, pd, height, width, factor, y, q, py, first, rows):
+def _back_by_any(d, coarse, y, first, rows):
     """The same for a whole map and any factor, pixel by pixel."""
+    height, width, factor = coarse
+    target = y.array
     half = factor // 2
     for r in range(first, first + rows):
         k, j = (r + half) // factor - 1, (r + half) % factor
-        top, below = q + max(k, 0) * py, q + min(k + 1, height - 1) * py
-        w = y.dtype.type((j + 0.5) / factor)
+        top, below = y.start + max(k, 0) * y.pitch, y.start + min(k + 1, height - 1) * y.pitch
+        w = target.dtype.type((j + 0.5) / factor)
         for i in range(factor * width):
             m, n = (i + half) // factor - 1, (i + half) % factor
             left, right = max(m, 0), min(m + 1, width - 1)
-            u = y.dtype.type((n + 0.5) / factor)
-            v = d[p + (r - first) * pd + i]
-            y[top + left] += (1 - w) * (1 - u) * v
-            y[top + right] += (1 - w) * u * v
-            y[below + left] += w * (1 - u) * v
-            y[below + right] += w * u * v
+            u = target.dtype.type((n + 0.5) / factor)
+            v = d.array[d.start + (r - first) * d.pitch + i]
+            target[top + left] += (1 - w) * (1 - u) * v
+            target[top + right] += (1 - w) * u * v
+            target[below + left] += w * (1 - u) * v
+            target[below + right] += w * u * v
 
 
 @kernel
-def upsample_backward(d, p, ld, pd, height, width, factor, y, q, ly, py, first, channels, rows):
-    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into y (height x width)."""
-    lane = lanes(y)
+def upsample_backward(d, coarse, y, first, channels, rows):
+    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into the `coarse` map y."""
+    height, width, factor = coarse
+    lane = lanes(y.array)
     for c in range(channels):
-        a, b = p + c * ld, q + c * ly
+        source, target = from_element(d, c * d.stride), from_element(y, c * y.stride)
         if factor == 2:
             for i in range(0, width, lane):
-                _back_by_two(d, a + 2 * i, pd, height, width - i, i == 0, y, b + i, py, first, rows)
+                a, b = from_element(source, 2 * i), from_element(target, i)
+                _back_by_two(a, height, width - i, i == 0, b, first, rows)
         elif factor == 4:
             for i in range(0, width, lane):
-                _back_by_four(d, a + 4 * i, pd, height, width - i, i == 0, y, b + i, py, first, rows)
+                a, b = from_element(source, 4 * i), from_element(target, i)
+                _back_by_four(a, height, width - i, i == 0, b, first, rows)
         else:
-            _back_by_any(d, a, pd, height, width, factor, y, b, py, first, rows)
+            _back_by_any(source, coarse, target, first, rows)

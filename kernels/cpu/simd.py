@@ -1,8 +1,6 @@
-"""Explicit vectors in Numba: register tiles over the whole depth of a product, and flush-to-zero.
+"""The machine's vectors in LLVM's terms: what the intrinsics of vector.py and tiles.py are made of; flush-to-zero.
 
-LLVM's auto-vectoriser is good at element-wise loops, but in a matrix product it reloads and stores its accumulators
-every few input channels and stops at half of the machine's peak. The two intrinsics made here hold a tile of
-accumulators in registers for the whole depth. They are generic over float32 and float64.
+Everything is generic over float32 and float64.
 """
 
 import platform
@@ -27,19 +25,21 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
-# A tile of multiply() keeps ROWS x VECTORS accumulators, VECTORS inputs and one weight in registers (32 of them with
-# AVX-512 or NEON, else 16); a tile of correlate() keeps ROWS x COLUMNS accumulators and one column of each side.
-WIDE = VECTOR_BYTES == 64 or ARM
-MULTIPLY_ROWS, MULTIPLY_VECTORS = (6, 4) if WIDE else (6, 2)
-CORRELATE_ROWS, CORRELATE_COLUMNS = (5, 5) if WIDE else (3, 4)
 
 
-def _vector_type(context, element):
+def vector_type(context, element):
+    """LLVM's type of a vector of elements of this type of Numba's."""
     scalar = context.get_value_type(element)
     return ir.VectorType(scalar, VECTOR_BYTES // (element.bitwidth // 8))
 
 
+def zero_of(vector):
+    """Zero in every lane."""
+    return ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+
+
 def splat(builder, value, vector):
+    """A number in every lane of a vector of this type."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
@@ -57,6 +57,7 @@ def mask(builder, vector, count):
 
 
 def overloaded(builder, name, vector, result, *arguments):
+    """A call of the LLVM intrinsic `name`, overloaded by a type of vector, which returns a `result`."""
     kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
     return _call(builder, f"{name}.v{vector.count}{kind}", result, *arguments)
 
@@ -124,8 +125,7 @@ class Flat:
 
     def load_part(self, index, vector, mask):
         """Lanes outside of the mask are zero and not read."""
-        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
-        return self._masked("load", vector, vector, self.at(index, vector), self._alignment, mask, zero)
+        return self._masked("load", vector, vector, self.at(index, vector), self._alignment, mask, zero_of(vector))
 
     def store_part(self, index, value, mask):
         """Lanes outside of the mask are not written."""
@@ -138,147 +138,6 @@ class Flat:
     def _masked(self, name, vector, result, *arguments):
         kind = f"v{vector.count}f{8 * self.bytes}"
         return _call(self.builder, f"llvm.masked.{name}.{kind}.p0", result, *arguments)
-
-
-def _accumulators(builder, vector, count):
-    """`count` zeroed vectors as stack slots, which LLVM promotes to registers."""
-    slots = [cgutils.alloca_once(builder, vector) for _ in range(count)]
-    zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
-    for slot in slots:
-        builder.store(zero, slot)
-    return slots
-
-
-def _multiply(rows, vectors, finished=False):
-    """`out[o + r*ldo + i] = sum_k weight[w + k*ldw + r] * x[q + table[t + k] + i]`, r < rows, i < vectors * lanes.
-
-    finished: with three more arguments (ends, b, left), only i < left are stored, and unless b is negative, as
-    `prelu(sum*scale + shift, slope)` with ends[b + r], ends[b + ldw + r] and ends[b + 2*ldw + r].
-    """
-
-    def generate(context, builder, signature, arguments):
-        kinds = signature.args
-        out_, weight_, x_, table_ = (Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8))
-        o_, ldo_, w_, ldw_, q_, t_, depth_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
-        vector = _vector_type(context, kinds[0].dtype)
-        index = o_.type
-        slots = _accumulators(builder, vector, rows * vectors)
-        with cgutils.for_range(builder, depth_, intp=index) as loop:
-            k = loop.index
-            start = builder.add(q_, table_.scalar(builder.add(t_, k)))
-            inputs = [
-                x_.load(builder.add(start, ir.Constant(index, v * vector.count)), vector) for v in range(vectors)
-            ]
-            first = builder.add(w_, builder.mul(k, ldw_))
-            for r in range(rows):
-                factor = splat(builder, weight_.scalar(builder.add(first, ir.Constant(index, r))), vector)
-                for v in range(vectors):
-                    slot = slots[r * vectors + v]
-                    total = overloaded(builder, "llvm.fma", vector, vector, factor, inputs[v], builder.load(slot))
-                    builder.store(total, slot)
-        if finished:
-            ends_, b_ = Flat(context, builder, kinds[11], arguments[11]), arguments[12]
-            zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
-            with builder.if_then(builder.icmp_signed(">=", b_, ir.Constant(index, 0))):
-                for r in range(rows):
-                    at, ends = builder.add(b_, ir.Constant(index, r)), []
-                    for _ in range(3):
-                        ends.append(splat(builder, ends_.scalar(at), vector))
-                        at = builder.add(at, ldw_)
-                    for slot in slots[r * vectors : (r + 1) * vectors]:
-                        value = overloaded(builder, "llvm.fma", vector, vector, builder.load(slot), *ends[:2])
-                        positive = builder.fcmp_ordered(">", value, zero)
-                        builder.store(builder.select(positive, value, builder.fmul(ends[2], value)), slot)
-
-        def write(store):
-            for r in range(rows):
-                row = builder.add(o_, builder.mul(ldo_, ir.Constant(index, r)))
-                for v in range(vectors):
-                    at = builder.add(row, ir.Constant(index, v * vector.count))
-                    store(at, builder.load(slots[r * vectors + v]), v)
-
-        if finished:
-            left = arguments[13]
-            whole = builder.icmp_signed(">=", left, ir.Constant(index, vectors * vector.count))
-            with builder.if_else(whole, likely=True) as (all_of_it, part):
-                with all_of_it:
-                    write(lambda at, value, v: out_.store(at, value))
-                with part:
-                    masks = [
-                        mask(builder, vector, builder.sub(left, ir.Constant(index, v * vector.count)))
-                        for v in range(vectors)
-                    ]
-                    write(lambda at, value, v: out_.store_part(at, value, masks[v]))
-        else:
-            write(lambda at, value, v: out_.store(at, value))
-        return context.get_dummy_value()
-
-    n = types.intp
-    if finished:
-
-        @intrinsic
-        def multiply_finished(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth, ends, b, left):
-            return types.void(out, n, n, weight, n, n, x, n, table, n, n, ends, n, n), generate
-
-        return multiply_finished
-
-    @intrinsic
-    def multiply(typingctx, out, o, ldo, weight, w, ldw, x, q, table, t, depth):
-        return types.void(out, n, n, weight, n, n, x, n, table, n, n), generate
-
-    return multiply
-
-
-def _correlate(rows, columns):
-    """`out[o + r*ldo + k] += sum_i d[p + r*ldd + i] * x[q + table[t + k] + i]`, r < rows, k < columns, i < count,
-    and `=` if it is `fresh`."""
-
-    @intrinsic
-    def correlate(typingctx, out, o, ldo, d, p, ldd, x, q, table, t, count, fresh):
-        def generate(context, builder, signature, arguments):
-            kinds = signature.args
-            out_, d_, x_, table_ = (Flat(context, builder, kinds[i], arguments[i]) for i in (0, 3, 6, 8))
-            o_, ldo_, p_, ldd_, q_, t_, count_ = (arguments[i] for i in (1, 2, 4, 5, 7, 9, 10))
-            vector = _vector_type(context, kinds[0].dtype)
-            index = o_.type
-            slots = _accumulators(builder, vector, rows * columns)
-            d_rows = [builder.add(p_, builder.mul(ldd_, ir.Constant(index, r))) for r in range(rows)]
-            x_rows = [
-                builder.add(q_, table_.scalar(builder.add(t_, ir.Constant(index, k)))) for k in range(columns)
-            ]
-            steps = builder.udiv(count_, ir.Constant(index, vector.count))
-            with cgutils.for_range(builder, steps, intp=index) as loop:
-                i = builder.mul(loop.index, ir.Constant(index, vector.count))
-                lefts = [d_.load(builder.add(start, i), vector) for start in d_rows]
-                for k in range(columns):
-                    right = x_.load(builder.add(x_rows[k], i), vector)
-                    for r in range(rows):
-                        slot = slots[r * columns + k]
-                        total = overloaded(builder, "llvm.fma", vector, vector, lefts[r], right, builder.load(slot))
-                        builder.store(total, slot)
-            totals = totals_of(builder, [builder.load(slot) for slot in slots])
-            for r in range(rows):
-                for k in range(columns):
-                    at = builder.add(builder.add(o_, builder.mul(ldo_, ir.Constant(index, r))), ir.Constant(index, k))
-                    total = totals[r * columns + k]
-                    pointer = builder.gep(out_.data, [at])
-                    more = builder.fadd(builder.load(pointer), total)
-                    builder.store(builder.select(arguments[11], total, more), pointer)
-            return context.get_dummy_value()
-
-        n = types.intp
-        return types.void(out, n, n, d, n, n, x, n, table, n, n, types.boolean), generate
-
-    return correlate
-
-
-multiply_tile = [None] + [_multiply(r, MULTIPLY_VECTORS) for r in range(1, MULTIPLY_ROWS + 1)]
-multiply_tile_narrow = [None] + [_multiply(r, 1) for r in range(1, MULTIPLY_ROWS + 1)]
-finish_tiles = [  # by their vectors, then rows
-    [None] + [_multiply(r, vectors, True) for r in range(1, MULTIPLY_ROWS + 1)]
-    for vectors in (MULTIPLY_VECTORS, MULTIPLY_VECTORS // 2, 1)
-]
-correlate_tile = [None] + [_correlate(r, CORRELATE_COLUMNS) for r in range(1, CORRELATE_ROWS + 1)]
 
 
 @intrinsic

@@ -1,14 +1,25 @@
-"""The steps that a program (programs.py) is made of: each a small loop nest over maps in the cache.
+"""The steps that a program (programs.py) is made of: each a small loop nest over regions (regions.py) in the cache.
 
-A region is (array, start, channel stride, row pitch) over a flat array: pixel (c, y, x) lies at
-`start + c*stride + y*pitch + x`. A feature map in memory and scratch with zero borders are both regions, so one step
-serves both. Sums are short partials in the storage dtype, added up in float64.
+Sums are short partials in the storage dtype, added up in float64.
 
 Loops with sums, or with neighbours, use explicit vectors; the plain ones run over views of one row: Numba then proves
 their indices non-negative, which `x[start + i]` denies it, and LLVM makes vector instructions of them.
 """
 
-from .bodies import READ_AHEAD, WRITE_AHEAD, activated, ahead_of, differentiated, following_run, with_gradient
+from .bodies import (
+    READ_AHEAD,
+    WRITE_AHEAD,
+    activated,
+    activation_of,
+    ahead_of,
+    argument,
+    derivative_of,
+    differentiated,
+    following_run,
+    mean_of,
+    prelu,
+    with_gradient,
+)
 from .compile import inlined, kernel
 from .simd import lanes
 from .vector import (
@@ -24,55 +35,56 @@ from .vector import (
     store,
     stream,
     total,
-    where_positive,
 )
 
 FLUSH = 1 << 11  # sums in the storage dtype go into float64 about every so many pixels
 
 
 @kernel
-def activate(x, p, lx, px, step, coef, y, q, ly, py, channels, rows, cols, sums):
+def activate(x, step, coef, y, extent, activation_sums):
     """`y = prelu(x*scale + shift)` while loading; x is read at every `step`-th column. Adds sums of y per channel.
 
     coef is (4, channels): scale, shift, slope, mean.
     """
-    lane = lanes(x)
-    run, distance = (rows - 1) * px + cols, READ_AHEAD // x.itemsize
+    channels, rows, cols = extent
+    source, target = x.array, y.array
+    lane = lanes(source)
+    run, distance = (rows - 1) * x.pitch + cols, READ_AHEAD // source.itemsize
     for c in range(channels):
-        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
-        slope = spread(x, coef[2 * channels + c])
-        following = following_run(c, channels, lx, run)
+        f = activation_of(source, coef, c, channels)
+        following = following_run(c, channels, x.stride, run)
         whole = 0.0
-        part = spread(x, 0)
+        part = spread(source, 0)
         for r in range(rows):
+            at, to = x.start + c * x.stride + r * x.pitch, y.start + c * y.stride + r * y.pitch
             if step != 1:
                 for i in range(cols):
-                    y[q + c * ly + r * py + i] = x[p + c * lx + r * px + i * step]
+                    target[to + i] = source[at + i * step]
             for start in range(0, cols, FLUSH):
-                b = q + c * ly + r * py + start
-                a = p + c * lx + r * px + start if step == 1 else b
+                b = to + start
+                a = at + start if step == 1 else b
                 n = min(FLUSH, cols - start)
-                ahead = ahead_of(r * px + start, run, distance, following)
+                ahead = ahead_of(r * x.pitch + start, run, distance, following)
                 even = n - n % lane
                 for i in range(0, even, lane):
-                    v = activated(x if step == 1 else y, a + i, lane, ahead, scale, shift, slope)
-                    store(y, b + i, v, lane)
+                    v = activated(source if step == 1 else target, a + i, lane, ahead, f)
+                    store(target, b + i, v, lane)
                     part = part + v
                 if even < n:
-                    v = activated(x if step == 1 else y, a + even, n - even, ahead, scale, shift, slope)
-                    store(y, b + even, v, n - even)
+                    v = activated(source if step == 1 else target, a + even, n - even, ahead, f)
+                    store(target, b + even, v, n - even)
                     part = part + v
                 if n == FLUSH:
                     whole += total(part)
-                    part = spread(x, 0)
+                    part = spread(source, 0)
             if r & 15 == 15:
                 whole += total(part)
-                part = spread(x, 0)
-        sums[c] += whole + total(part)
+                part = spread(source, 0)
+        activation_sums[c] += whole + total(part)
 
 
 @inlined
-def _average_at(x, a, under, y, b, left, ahead, scale, shift, slope, quarter):
+def _average_at(x, a, under, y, b, left, ahead, f, quarter):
     """A vector of y and the sums of four pixels that it is made of."""
     lane, n = lanes(x), 2 * left
     for k in range(2):
@@ -80,102 +92,101 @@ def _average_at(x, a, under, y, b, left, ahead, scale, shift, slope, quarter):
         prefetch(x, under + k * lane + ahead)
     u0, u1 = deinterleave(load(x, a, n), load(x, a + lane, n - lane))
     u2, u3 = deinterleave(load(x, under, n), load(x, under + lane, n - lane))
-    u0, u1 = fma(u0, scale, shift), fma(u1, scale, shift)
-    u2, u3 = fma(u2, scale, shift), fma(u3, scale, shift)
-    u0, u1 = where_positive(u0, u0, slope * u0), where_positive(u1, u1, slope * u1)
-    u2, u3 = where_positive(u2, u2, slope * u2), where_positive(u3, u3, slope * u3)
+    u0, u1 = prelu(argument(u0, f), f), prelu(argument(u1, f), f)
+    u2, u3 = prelu(argument(u2, f), f), prelu(argument(u3, f), f)
     v = keep((u0 + u1) + (u2 + u3), left)
     store(y, b, v * quarter, left)
     return v
 
 
 @kernel
-def activate_average(x, p, lx, px, coef, y, q, ly, py, channels, rows, cols, sums):
-    """`y = mean of 2x2 pixels of prelu(x*scale + shift)`; rows and cols count y's. Adds sums of all activations."""
-    lane = lanes(x)
-    quarter = spread(x, 0.25)
-    run, distance = 2 * rows * px, READ_AHEAD // x.itemsize
+def activate_average(x, coef, y, extent, activation_sums):
+    """`y = mean of 2x2 pixels of prelu(x*scale + shift)`; the extent is y's. Adds sums of all activations."""
+    channels, rows, cols = extent
+    source, target = x.array, y.array
+    lane = lanes(source)
+    quarter = spread(source, 0.25)
+    run, distance = 2 * rows * x.pitch, READ_AHEAD // source.itemsize
     even = cols - cols % lane
     for c in range(channels):
-        scale, shift = spread(x, coef[c]), spread(x, coef[channels + c])
-        slope = spread(x, coef[2 * channels + c])
-        following = following_run(c, channels, lx, run)
+        f = activation_of(source, coef, c, channels)
+        following = following_run(c, channels, x.stride, run)
         whole = 0.0
-        part = spread(x, 0)
+        part = spread(source, 0)
         for r in range(rows):
-            a = p + c * lx + 2 * r * px
-            b = q + c * ly + r * py
-            ahead = ahead_of(2 * r * px, run, distance, following)
+            a = x.start + c * x.stride + 2 * r * x.pitch
+            b = y.start + c * y.stride + r * y.pitch
+            under = a + x.pitch
+            ahead = ahead_of(2 * r * x.pitch, run, distance, following)
             for i in range(0, even, lane):
-                v = _average_at(x, a + 2 * i, a + px + 2 * i, y, b + i, lane, ahead, scale, shift, slope, quarter)
+                v = _average_at(source, a + 2 * i, under + 2 * i, target, b + i, lane, ahead, f, quarter)
                 part = part + v
             if even < cols:
                 i, n = 2 * even, cols - even
-                v = _average_at(x, a + i, a + px + i, y, b + even, n, ahead, scale, shift, slope, quarter)
+                v = _average_at(source, a + i, under + i, target, b + even, n, ahead, f, quarter)
                 part = part + v
             if r & 15 == 15:
                 whole += total(part)
-                part = spread(x, 0)
-        sums[c] += whole + total(part)
+                part = spread(source, 0)
+        activation_sums[c] += whole + total(part)
 
 
 @kernel
-def differentiate(g, p, lg, pg, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, first, all_channels):
+def differentiate(g, z, coef, y, extent, part):
     """`y = k0*g*prelu'(z*scale + shift) + k1*z + k2`: the gradient of a raw map, formed while loading.
 
-    coef is (6, all_channels): scale, shift, slope, k0, k1, k2, of which these are the channels from `first` on.
+    coef is (6, all channels): scale, shift, slope, k0, k1, k2; see `Part`.
     """
-    lane = lanes(z)
-    run_g, run_z, distance = (rows - 1) * pg + cols, (rows - 1) * pz + cols, READ_AHEAD // z.itemsize
+    channels, rows, cols = extent
+    grad, raw = g.array, z.array
+    lane = lanes(raw)
+    run_g, run_z = (rows - 1) * g.pitch + cols, (rows - 1) * z.pitch + cols
+    distance = READ_AHEAD // raw.itemsize
     for c in range(channels):
-        k = first + c
-        scale, shift = spread(z, coef[k]), spread(z, coef[all_channels + k])
-        slope, k0 = spread(z, coef[2 * all_channels + k]), spread(z, coef[3 * all_channels + k])
-        k1, k2 = spread(z, coef[4 * all_channels + k]), spread(z, coef[5 * all_channels + k])
-        following_g, following_z = following_run(k, all_channels, lg, run_g), following_run(k, all_channels, lz, run_z)
+        k = part.first + c
+        d = derivative_of(raw, coef, k, part.all)
+        following_g = following_run(k, part.all, g.stride, run_g)
+        following_z = following_run(k, part.all, z.stride, run_z)
         for r in range(rows):
             for start in range(0, cols, FLUSH):
-                a = p + c * lg + r * pg + start
-                d = s + c * lz + r * pz + start
-                b = q + c * ly + r * py + start
+                a = g.start + c * g.stride + r * g.pitch + start
+                e = z.start + c * z.stride + r * z.pitch + start
+                b = y.start + c * y.stride + r * y.pitch + start
                 n = min(FLUSH, cols - start)
-                ahead_g = ahead_of(r * pg + start, run_g, distance, following_g)
-                ahead_z = ahead_of(r * pz + start, run_z, distance, following_z)
+                ahead_g = ahead_of(r * g.pitch + start, run_g, distance, following_g)
+                ahead_z = ahead_of(r * z.pitch + start, run_z, distance, following_z)
                 even = n - n % lane
                 for i in range(0, even, lane):
-                    v = differentiated(
-                        g, a + i, z, d + i, lane, ahead_g, ahead_z, scale, shift, slope, k0, k1, k2
-                    )
-                    store(y, b + i, v, lane)
+                    v = differentiated(grad, a + i, raw, e + i, lane, ahead_g, ahead_z, d)
+                    store(y.array, b + i, v, lane)
                 if even < n:
-                    i, left = even, n - even
-                    v = differentiated(
-                        g, a + i, z, d + i, left, ahead_g, ahead_z, scale, shift, slope, k0, k1, k2
-                    )
-                    store(y, b + i, v, left)
+                    v = differentiated(grad, a + even, raw, e + even, n - even, ahead_g, ahead_z, d)
+                    store(y.array, b + even, v, n - even)
 
 
 @kernel
-def fill(y, q, ly, py, channels, rows, cols, value):
+def fill(y, extent, value):
     """`y = value`."""
-    lane = lanes(y)
-    v = spread(y, value)
+    channels, rows, cols = extent
+    lane = lanes(y.array)
+    v = spread(y.array, value)
     for c in range(channels):
         for r in range(rows):
-            b = q + c * ly + r * py
+            b = y.start + c * y.stride + r * y.pitch
             for i in range(0, cols, lane):
-                store(y, b + i, v, cols - i)
+                store(y.array, b + i, v, cols - i)
 
 
 @kernel
-def transfer(x, p, lx, px, y, q, ly, py, step, channels, rows, cols, accumulate):
+def transfer(x, y, step, extent, accumulate):
     """`y = x`, or `y += x` (of a step above 1 only); y is written at every `step`-th column."""
+    channels, rows, cols = extent
     for c in range(channels):
         for r in range(rows):
-            a = p + c * lx + r * px
-            b = q + c * ly + r * py
-            row = x[a : a + cols]
-            out = y[b : b + cols * step]
+            a = x.start + c * x.stride + r * x.pitch
+            b = y.start + c * y.stride + r * y.pitch
+            row = x.array[a : a + cols]
+            out = y.array[b : b + cols * step]
             if step == 1:
                 for i in range(cols):
                     out[i] = row[i]
@@ -206,240 +217,235 @@ def _about(v, left, reference, s, t):
 
 
 @kernel
-def write(x, p, lx, px, y, q, ly, py, channels, rows, cols, want, begins, out, first, all_channels, past):
+def write(x, y, extent, part, moments, want, begins, past):
     """`y = x`, from the cache to memory, `past` the caches or through them. If `want`ed, adds this band to the moments
-    (3, all_channels) of the channels from `first` on, see `moments_of`; a map `begins` with its first band."""
-    lane = lanes(x)
-    run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
+    (3, all channels), see `moments_of` and `Part`; a map `begins` with its first band."""
+    channels, rows, cols = extent
+    source, target = x.array, y.array
+    lane = lanes(source)
+    run, distance = (rows - 1) * y.pitch + cols, WRITE_AHEAD // source.itemsize
     for c in range(channels):
-        k = first + c
+        k = part.first + c
         if want and begins:
-            out[k] = _reference(x, p + c * lx, min(cols, FLUSH))
-        reference = spread(x, out[k] if want else 0.0)
-        following = following_run(k, all_channels, ly, run)
+            moments[k] = _reference(source, x.start + c * x.stride, min(cols, FLUSH))
+        reference = spread(source, moments[k] if want else 0.0)
+        following = following_run(k, part.all, y.stride, run)
         whole = 0.0
         squares = 0.0
-        s = t = spread(x, 0)
+        s = t = spread(source, 0)
         for r in range(rows):
             for start in range(0, cols, FLUSH):
-                a = p + c * lx + r * px + start
-                b = q + c * ly + r * py + start
+                a = x.start + c * x.stride + r * x.pitch + start
+                b = y.start + c * y.stride + r * y.pitch + start
                 n = min(FLUSH, cols - start)
-                ahead = ahead_of(r * py + start, run, distance, following)
+                ahead = ahead_of(r * y.pitch + start, run, distance, following)
                 even = n - n % lane
-                if past and aligned(y, b):
+                if past and aligned(target, b):
                     for i in range(0, even, lane):
-                        v = load(x, a + i, lane)
-                        stream(y, b + i, v)
+                        v = load(source, a + i, lane)
+                        stream(target, b + i, v)
                         s, t = _about(v, lane, reference, s, t)
                 else:
                     for i in range(0, even, lane):
-                        prefetch_to_write(y, b + i + ahead)
-                        v = load(x, a + i, lane)
-                        store(y, b + i, v, lane)
+                        prefetch_to_write(target, b + i + ahead)
+                        v = load(source, a + i, lane)
+                        store(target, b + i, v, lane)
                         s, t = _about(v, lane, reference, s, t)
                 if even < n:
-                    v = load(x, a + even, n - even)
-                    store(y, b + even, v, n - even)
+                    v = load(source, a + even, n - even)
+                    store(target, b + even, v, n - even)
                     s, t = _about(v, n - even, reference, s, t)
                 if n == FLUSH:
                     whole += total(s)
                     squares += total(t)
-                    s = t = spread(x, 0)
+                    s = t = spread(source, 0)
             if r & 15 == 15:
                 whole += total(s)
                 squares += total(t)
-                s = t = spread(x, 0)
+                s = t = spread(source, 0)
         if want:
-            out[all_channels + k] += whole + total(s)
-            out[2 * all_channels + k] += squares + total(t)
+            moments[part.all + k] += whole + total(s)
+            moments[2 * part.all + k] += squares + total(t)
 
 
 @inlined
-def _give(g, y, at, z, beside, left, ahead, ahead_beside, add, scale, shift, slope, mean, zero, s0, s1, s2):
-    """Write a vector of a gradient, or add it to y; returns the gradient sums with what it adds."""
-    prefetch_to_write(y, at + ahead)
-    prefetch(z, beside + ahead_beside)
+def _nothing_yet(like):
+    """Gradient sums of no pixel, lane by lane."""
+    zero = spread(like, 0)
+    return zero, zero, zero
+
+
+@inlined
+def _with_totals(whole, sums):
+    """The three gradient sums in float64, with those that have been kept lane by lane."""
+    return whole[0] + total(sums[0]), whole[1] + total(sums[1]), whole[2] + total(sums[2])
+
+
+@inlined
+def _add_to(gradient_sums, c, channels, whole):
+    """Add a channel's to `gradient_sums` (3, channels)."""
+    for k in range(3):
+        gradient_sums[k * channels + c] += whole[k]
+
+
+@inlined
+def _give(g, y, at, z, beside, left, ahead, add, f, mean, sums):
+    """Write a vector of a gradient, or add it to y; returns the gradient sums with what it adds. ahead: how far to look
+    ahead in y and in z."""
+    prefetch_to_write(y, at + ahead[0])
+    prefetch(z, beside + ahead[1])
     if add:
         g = g + load(y, at, left)
     store(y, at, g, left)
     v = load(z, beside, left)
-    return with_gradient(keep(g, left), v, fma(v, scale, shift), slope, mean, zero, s0, s1, s2)
+    return with_gradient(keep(g, left), v, argument(v, f), f.slope, mean, spread(y, 0), sums)
 
 
 @kernel
-def write_gradient(
-    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out, first, all_channels
-):
-    """`y = x` or `y += x`, the gradient of the activation of z. If `want`ed, adds its sums to (3, all_channels), see
-    `gradient_sums_of_channel`. coef (4, all_channels); these are the channels from `first` on."""
-    lane = lanes(x)
-    zero = spread(x, 0)
-    run, distance = (rows - 1) * py + cols, WRITE_AHEAD // x.itemsize
-    run_z, distance_z = (rows - 1) * pz + cols, READ_AHEAD // x.itemsize
+def write_gradient(x, z, coef, y, extent, part, gradient_sums, want, accumulate):
+    """`y = x` or `y += x`, the gradient of the activation of z. If `want`ed, adds to the gradient sums (3, all
+    channels), see `gradient_sums_of_channel` and `Part`. coef: (4, all channels)."""
+    channels, rows, cols = extent
+    source, raw, target = x.array, z.array, y.array
+    lane = lanes(source)
+    run, distance = (rows - 1) * y.pitch + cols, WRITE_AHEAD // source.itemsize
+    run_z, distance_z = (rows - 1) * z.pitch + cols, READ_AHEAD // source.itemsize
     for c in range(channels):
-        k = first + c
-        scale, shift = spread(x, coef[k]), spread(x, coef[all_channels + k])
-        slope, mean = spread(x, coef[2 * all_channels + k]), spread(x, coef[3 * all_channels + k])
-        following, following_z = following_run(k, all_channels, ly, run), following_run(k, all_channels, lz, run_z)
-        s0 = 0.0
-        s1 = 0.0
-        s2 = 0.0
-        t0 = t1 = t2 = zero
+        k = part.first + c
+        f, mean = activation_of(source, coef, k, part.all), mean_of(source, coef, k, part.all)
+        following = following_run(k, part.all, y.stride, run)
+        following_z = following_run(k, part.all, z.stride, run_z)
+        whole = 0.0, 0.0, 0.0
+        sums = _nothing_yet(source)
         for r in range(rows):
             for start in range(0, cols, FLUSH):
-                a = p + c * lx + r * px + start
-                b = q + c * ly + r * py + start
-                d = s + c * lz + r * pz + start
+                a = x.start + c * x.stride + r * x.pitch + start
+                b = y.start + c * y.stride + r * y.pitch + start
+                d = z.start + c * z.stride + r * z.pitch + start
                 n = min(FLUSH, cols - start)
-                ahead = ahead_of(r * py + start, run, distance, following)
-                ahead_z = ahead_of(r * pz + start, run_z, distance_z, following_z)
+                ahead = (
+                    ahead_of(r * y.pitch + start, run, distance, following),
+                    ahead_of(r * z.pitch + start, run_z, distance_z, following_z),
+                )
                 even = n - n % lane
                 for i in range(0, even, lane):
-                    t0, t1, t2 = _give(
-                        load(x, a + i, lane), y, b + i, z, d + i, lane, ahead, ahead_z, accumulate, scale, shift,
-                        slope, mean, zero, t0, t1, t2,
-                    )  # fmt: skip
+                    g = load(source, a + i, lane)
+                    sums = _give(g, target, b + i, raw, d + i, lane, ahead, accumulate, f, mean, sums)
                 if even < n:
                     i, left = even, n - even
-                    t0, t1, t2 = _give(
-                        load(x, a + i, left), y, b + i, z, d + i, left, ahead, ahead_z, accumulate, scale, shift,
-                        slope, mean, zero, t0, t1, t2,
-                    )  # fmt: skip
+                    g = load(source, a + i, left)
+                    sums = _give(g, target, b + i, raw, d + i, left, ahead, accumulate, f, mean, sums)
                 if n == FLUSH:
-                    s0 += total(t0)
-                    s1 += total(t1)
-                    s2 += total(t2)
-                    t0 = t1 = t2 = zero
+                    whole, sums = _with_totals(whole, sums), _nothing_yet(source)
             if r & 15 == 15:
-                s0 += total(t0)
-                s1 += total(t1)
-                s2 += total(t2)
-                t0 = t1 = t2 = zero
+                whole, sums = _with_totals(whole, sums), _nothing_yet(source)
         if want:
-            out[k] += s0 + total(t0)
-            out[all_channels + k] += s1 + total(t1)
-            out[2 * all_channels + k] += s2 + total(t2)
+            _add_to(gradient_sums, k, part.all, _with_totals(whole, sums))
 
 
 @kernel
-def write_gradient_of_average(
-    x, p, lx, px, z, s, lz, pz, coef, y, q, ly, py, channels, rows, cols, accumulate, want, out, first, all_channels
-):
-    """The same through a 2x2 average: each pixel of x (rows x cols) goes to four of y with weight 1/4."""
-    lane = lanes(x)
-    zero, quarter = spread(x, 0), spread(x, 0.25)
-    run, distance = 2 * rows * py, WRITE_AHEAD // x.itemsize
-    run_z, distance_z = 2 * rows * pz, READ_AHEAD // x.itemsize
+def write_gradient_of_average(x, z, coef, y, extent, part, gradient_sums, want, accumulate):
+    """The same through a 2x2 average: each pixel of x, whose extent this is, goes to four of y with weight 1/4."""
+    channels, rows, cols = extent
+    source, raw, target = x.array, z.array, y.array
+    lane = lanes(source)
+    quarter = spread(source, 0.25)
+    run, distance = 2 * rows * y.pitch, WRITE_AHEAD // source.itemsize
+    run_z, distance_z = 2 * rows * z.pitch, READ_AHEAD // source.itemsize
     for c in range(channels):
-        k = first + c
-        scale, shift = spread(x, coef[k]), spread(x, coef[all_channels + k])
-        slope, mean = spread(x, coef[2 * all_channels + k]), spread(x, coef[3 * all_channels + k])
-        following, following_z = following_run(k, all_channels, ly, run), following_run(k, all_channels, lz, run_z)
-        s0 = 0.0
-        s1 = 0.0
-        s2 = 0.0
-        t0 = t1 = t2 = zero
+        k = part.first + c
+        f, mean = activation_of(source, coef, k, part.all), mean_of(source, coef, k, part.all)
+        following = following_run(k, part.all, y.stride, run)
+        following_z = following_run(k, part.all, z.stride, run_z)
+        whole = 0.0, 0.0, 0.0
+        sums = _nothing_yet(source)
         for r in range(rows):
-            a = p + c * lx + r * px
+            a = x.start + c * x.stride + r * x.pitch
             for half in range(2):
-                b = q + c * ly + (2 * r + half) * py
-                d = s + c * lz + (2 * r + half) * pz
-                ahead = ahead_of((2 * r + half) * py, run, distance, following)
-                ahead_z = ahead_of((2 * r + half) * pz, run_z, distance_z, following_z)
+                b = y.start + c * y.stride + (2 * r + half) * y.pitch
+                d = z.start + c * z.stride + (2 * r + half) * z.pitch
+                ahead = (
+                    ahead_of((2 * r + half) * y.pitch, run, distance, following),
+                    ahead_of((2 * r + half) * z.pitch, run_z, distance_z, following_z),
+                )
                 for i in range(0, cols, lane):
-                    v = load(x, a + i, cols - i) * quarter
+                    v = load(source, a + i, cols - i) * quarter
                     left, right = interleave(v, v)
-                    n = 2 * (cols - i)
-                    t0, t1, t2 = _give(
-                        left, y, b + 2 * i, z, d + 2 * i, n, ahead, ahead_z, accumulate, scale, shift, slope, mean,
-                        zero, t0, t1, t2,
-                    )  # fmt: skip
+                    n, at, beside = 2 * (cols - i), b + 2 * i, d + 2 * i
+                    sums = _give(left, target, at, raw, beside, n, ahead, accumulate, f, mean, sums)
                     if n > lane:
-                        t0, t1, t2 = _give(
-                            right, y, b + 2 * i + lane, z, d + 2 * i + lane, n - lane, ahead, ahead_z, accumulate,
-                            scale, shift, slope, mean, zero, t0, t1, t2,
-                        )  # fmt: skip
+                        at, beside = at + lane, beside + lane
+                        sums = _give(right, target, at, raw, beside, n - lane, ahead, accumulate, f, mean, sums)
             if r & 7 == 7:
-                s0 += total(t0)
-                s1 += total(t1)
-                s2 += total(t2)
-                t0 = t1 = t2 = zero
+                whole, sums = _with_totals(whole, sums), _nothing_yet(source)
         if want:
-            out[k] += s0 + total(t0)
-            out[all_channels + k] += s1 + total(t1)
-            out[2 * all_channels + k] += s2 + total(t2)
+            _add_to(gradient_sums, k, part.all, _with_totals(whole, sums))
 
 
 @kernel
-def moments_of(x, p, lx, px, channels, rows, cols, first, out):
+def moments_of(x, extent, begins, moments):
     """Adds this band to the channel moments (3, channels): reference value, sum and sum of squares about it.
 
-    The reference is the mean of the image's first row, or of its first pixels if rows are taken as one.
+    The reference is the mean of the image's first row, or of its first pixels if rows are taken as one; the band with
+    which an image `begins` sets it.
     """
-    lane = lanes(x)
+    channels, rows, cols = extent
+    source = x.array
+    lane = lanes(source)
     for c in range(channels):
-        if first:
-            out[c] = _reference(x, p + c * lx, min(cols, FLUSH))
-        reference = spread(x, out[c])
+        if begins:
+            moments[c] = _reference(source, x.start + c * x.stride, min(cols, FLUSH))
+        reference = spread(source, moments[c])
         whole = 0.0
         squares = 0.0
-        s = t = spread(x, 0)
+        s = t = spread(source, 0)
         for r in range(rows):
-            a = p + c * lx + r * px
+            a = x.start + c * x.stride + r * x.pitch
             for i in range(0, cols, lane):
-                s, t = _about(load(x, a + i, cols - i), cols - i, reference, s, t)
+                s, t = _about(load(source, a + i, cols - i), cols - i, reference, s, t)
                 if (i + lane) & (FLUSH - 1) == 0:
                     whole += total(s)
                     squares += total(t)
-                    s = t = spread(x, 0)
+                    s = t = spread(source, 0)
             if r & 15 == 15:
                 whole += total(s)
                 squares += total(t)
-                s = t = spread(x, 0)
-        out[channels + c] += whole + total(s)
-        out[2 * channels + c] += squares + total(t)
+                s = t = spread(source, 0)
+        moments[channels + c] += whole + total(s)
+        moments[2 * channels + c] += squares + total(t)
 
 
 @kernel
-def gradient_sums_of_channel(g, p, pg, z, s, pz, coef, c, channels, rows, cols, out):
-    """Adds to (3, channels) the sums of channel c that batch norm's and PReLU's gradients are made of.
+def gradient_sums_of_channel(g, z, coef, c, extent, gradient_sums):
+    """Adds to gradient_sums (3, channels) those of channel c, which batch norm's and PReLU's gradients are made of.
 
-    With e = g*prelu'(u), u = z*scale + shift: sum e, sum e*(z - mean), sum of g*u where u <= 0.
+    With e = g*prelu'(u), u = z*scale + shift: sum e, sum e*(z - mean), sum of g*u where u <= 0. g and z are the regions
+    of all channels; coef is (4, channels).
     """
-    lane = lanes(z)
-    zero = spread(z, 0)
-    scale, shift = spread(z, coef[c]), spread(z, coef[channels + c])
-    slope, mean = spread(z, coef[2 * channels + c]), spread(z, coef[3 * channels + c])
-    s0 = 0.0
-    s1 = 0.0
-    s2 = 0.0
-    t0 = t1 = t2 = zero
+    channels, rows, cols = extent
+    grad, raw = g.array, z.array
+    lane = lanes(raw)
+    zero = spread(raw, 0)
+    f, mean = activation_of(raw, coef, c, channels), mean_of(raw, coef, c, channels)
+    whole = 0.0, 0.0, 0.0
+    sums = _nothing_yet(raw)
     for r in range(rows):
-        a = p + r * pg
-        d = s + r * pz
+        a = g.start + c * g.stride + r * g.pitch
+        d = z.start + c * z.stride + r * z.pitch
         for i in range(0, cols, lane):
             n = cols - i
-            v = load(z, d + i, n)
-            e = load(g, a + i, n)  # zero beyond the row's end, and so are all three terms
-            t0, t1, t2 = with_gradient(e, v, fma(v, scale, shift), slope, mean, zero, t0, t1, t2)
+            v = load(raw, d + i, n)
+            e = load(grad, a + i, n)  # zero beyond the row's end, and so are all three terms
+            sums = with_gradient(e, v, argument(v, f), f.slope, mean, zero, sums)
             if (i + lane) & (FLUSH - 1) == 0:
-                s0 += total(t0)
-                s1 += total(t1)
-                s2 += total(t2)
-                t0 = t1 = t2 = zero
+                whole, sums = _with_totals(whole, sums), _nothing_yet(raw)
         if r & 15 == 15:
-            s0 += total(t0)
-            s1 += total(t1)
-            s2 += total(t2)
-            t0 = t1 = t2 = zero
-    out[c] += s0 + total(t0)
-    out[channels + c] += s1 + total(t1)
-    out[2 * channels + c] += s2 + total(t2)
+            whole, sums = _with_totals(whole, sums), _nothing_yet(raw)
+    _add_to(gradient_sums, c, channels, _with_totals(whole, sums))
 
 
 @kernel
-def gradient_sums_of(g, p, lg, pg, z, s, lz, pz, coef, channels, rows, cols, out):
+def gradient_sums_of(g, z, coef, extent, gradient_sums):
     """The same for all channels."""
-    for c in range(channels):
-        gradient_sums_of_channel(g, p + c * lg, pg, z, s + c * lz, pz, coef, c, channels, rows, cols, out)
+    for c in range(extent.channels):
+        gradient_sums_of_channel(g, z, coef, c, extent, gradient_sums)

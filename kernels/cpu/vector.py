@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from .simd import VECTOR_BYTES, Flat, add_lanes, mask, overloaded, splat
+from .simd import VECTOR_BYTES, Flat, add_lanes, mask, overloaded, splat, zero_of
 
 
 class Vector(types.Type):
@@ -145,8 +145,7 @@ def keep(typingctx, value, left):
 
     def generate(context, builder, signature, arguments):
         vector = arguments[0].type
-        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
-        return builder.select(mask(builder, vector, arguments[1]), arguments[0], zero)
+        return builder.select(mask(builder, vector, arguments[1]), arguments[0], zero_of(vector))
 
     return value(value, types.intp), generate
 
@@ -179,8 +178,7 @@ def where_positive(typingctx, condition, then, otherwise):
     """`then` where `condition > 0`, else `otherwise`, lane by lane."""
 
     def generate(context, builder, signature, arguments):
-        vector = arguments[0].type
-        zero = ir.Constant(vector, [ir.Constant(vector.element, 0.0)] * vector.count)
+        zero = zero_of(arguments[0].type)
         return builder.select(builder.fcmp_ordered(">", arguments[0], zero), arguments[1], arguments[2])
 
     return then(condition, then, otherwise), generate

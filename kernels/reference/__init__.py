@@ -1,7 +1,8 @@
-"""The kernels in plain NumPy: what they compute, written down for reading and not for speed.
+"""The kernels in plain NumPy: what they compute, written for reading and not for speed.
 
-The same table as every other backend, so that any kernel, and the whole model, can be swapped for its oracle
-(`octsod.use_backend("reference")`). All arithmetic is in float64; results are rounded once, when they are written.
+octsod/backend/contract.py says in words what each kernel does; here is the same in code. Any kernel, and the whole
+model, can be swapped for its oracle (`octsod.use_backend("reference")`). All arithmetic is in float64; results are
+rounded once, when they are written.
 """
 
 from .arrays import copy, fill, gather
@@ -99,3 +100,5 @@ __all__ = [
     "upsample_bilinear",
     "upsample_bilinear_backward",
 ]
+
+CACHED: frozenset[str] = frozenset()  # see octsod/backend/contract.py

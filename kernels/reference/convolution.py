@@ -1,8 +1,4 @@
-"""Convolutions: dense, depthwise, parallel dilated, and octave.
-
-x is a `Deferred` map, grad a `DeferredGradient`; grad_x is a `GradientTarget` or None, grad_weight and grad_bias are
-arrays to write or None. Where `moments` (N, 3, O) is given, the output's channel moments are written there.
-"""
+"""Convolutions: dense, depthwise, parallel dilated, and octave; chains of depthwise layers."""
 
 import dataclasses
 
@@ -87,40 +83,29 @@ def _write(out, y, moments):
 
 
 def conv2d(x, weight, bias, out, stride, padding, dilation, moments=None):
-    """out (N, O, H', W') = x * weight (O, C, kh, kw) + bias (O,)."""
     y = Convolution(stride, padding, dilation).forward(read(x), weight, out.shape[2:])
     _write(out, y if bias is None else y + bias[:, None, None], moments)
 
 
 def conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight, grad_bias=None):
-    """Gradients of conv2d with respect to x, weight and bias."""
     _backward(Convolution(stride, padding, dilation), grad, x, weight, grad_x, grad_weight)
     if grad_bias is not None:
         grad_bias[...] = gradient(grad).sum(axis=(0, 2, 3))
 
 
 def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
-    """out (N, C, H', W') = each channel of x * its kernel of weight (C, 1, kh, kw)."""
     y = DepthwiseConvolution(stride, padding, dilation).forward(read(x), weight, out.shape[2:])
     _write(out, y, moments)
 
 
 def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight):
-    """Gradients of depthwise_conv2d with respect to x and weight."""
     _backward(DepthwiseConvolution(stride, padding, dilation), grad, x, weight, grad_x, grad_weight)
 
 
 def depthwise_chain(
     x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
 ):
-    """raw (L, N, C, H, W): the convolution outputs of L layers; coefficients (L, 4, C): what makes each the deferred
-    map that the next layer reads, the first one reading x.
-
-    layers: per layer the weight (C, 1, k, k), k odd, padded to keep the size and multiplied by weight_scale, and norm
-    weight, norm bias and slope (C,). running: per layer the running mean and variance (C,), updated in training, else
-    used. statistics (L, 2, C) float64: the mean and variance that were used. activation_sums: per layer an array (N, C)
-    float64 for the sums over the pixels of the activation that it reads, or None.
-    """
+    """Layer by layer, with the kernels of single layers."""
     images, channels, height, width = x.shape
     for layer, ((weight, *norm), averages) in enumerate(zip(layers, running, strict=True)):
         if activation_sums[layer] is not None:
@@ -139,12 +124,7 @@ def depthwise_chain(
 def depthwise_chain_backward(
     grad, x, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_x, grad_layers
 ):
-    """Gradients of depthwise_chain with respect to x and to what `layers` holds: four arrays per layer in grad_layers.
-
-    grad: an `ActivationGradient`, that of the last layer's activation, with its sums or without; grad_x: a
-    `GradientTarget` or None. between (N, C, H, W): an array for the gradients of the activations between layers, which
-    may be grad's, or grad_x's if that is not to be added to.
-    """
+    """Layer by layer, from the last one, with the kernels of single layers."""
     images, channels, height, width = x.shape
     outputs = [Deferred(*pair) for pair in zip(raw, coefficients, strict=True)]
     g, sums = grad.array, grad.gradient_sums
@@ -181,15 +161,12 @@ def _same_size(weight, dilation=1):
 
 
 def dilated_conv2d(x, weights, dilations, out, moments=None):
-    """Parallel dilated convolutions, concatenated: those of weights[i] (O_i, C, k, k), dilated by dilations[i] and
-    padded to keep the size, one after the other."""
     a = read(x)
     parts = [_same_size(w, d).forward(a, w, out.shape[2:]) for w, d in zip(weights, dilations, strict=True)]
     _write(out, np.concatenate(parts, axis=1), moments)
 
 
 def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
-    """Gradients of dilated_conv2d with respect to x and to each of the weights, None for one that is not wanted."""
     d, a = gradient(grad), activation(x)
     total, first = np.zeros(x.shape), 0
     for weight, dilation, target in zip(weights, dilations, grad_weights, strict=True):
@@ -226,12 +203,6 @@ def _halved(size, times):
 
 
 def octave_conv2d(inputs, weight, outputs, stride, moments=None):
-    """outputs (None for a missing branch) = gOctConv of inputs (None likewise); weight (sum O, sum C, k, k).
-
-    Branch i has the size of branch 0 divided by 2**i. With stride 2 every input is averaged 2x2 first. A finer input is
-    max-pooled before its convolution, a coarser one bilinearly upsampled after it, all paths to an output are added.
-    moments: one array (N, 3, O) or None per output.
-    """
     maps = [None if x is None else read(x) for x in inputs]
     if stride == 2:
         maps = [None if a is None else pool_average(a, _halved(a.shape[2:], 1), 2, 2, 0) for a in maps]
@@ -249,7 +220,6 @@ def octave_conv2d(inputs, weight, outputs, stride, moments=None):
 
 
 def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weight):
-    """Gradients of octave_conv2d; grads: one per output, None for a missing branch; grad_inputs: Slots or None."""
     maps = [None if x is None else activation(x) for x in inputs]
     if stride == 2:
         maps = [None if a is None else pool_average(a, _halved(a.shape[2:], 1), 2, 2, 0) for a in maps]
@@ -269,6 +239,6 @@ def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weig
             grad_weight[block] = convolution.weight_gradient(d, a, weight[block].shape)
         g = convolution.input_gradient(d, weight[block], a.shape)
         totals[i] += unpool_max(g, winner, size, window, window, 0) if i < j else g
-    for x, slot, g in zip(inputs, grad_inputs, totals, strict=True):
-        if slot is not None:
-            write_gradient(slot, x, unpool_average(g, x.shape[2:], 2, 2, 0) if stride == 2 else g)
+    for x, target, g in zip(inputs, grad_inputs, totals, strict=True):
+        if target is not None:
+            write_gradient(target, x, unpool_average(g, x.shape[2:], 2, 2, 0) if stride == 2 else g)

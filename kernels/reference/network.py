@@ -9,8 +9,6 @@ from .resampling import resize
 
 
 def csnet(frozen, x, out):
-    """out (N, 1, H, W) = the logits of the network `octsod.inference.Frozen` for normalised pictures x (N, 3, H, W)."""
-
     def finished(maps, finishes):
         """`prelu(map*scale + shift)` of each branch."""
         results = []

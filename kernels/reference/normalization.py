@@ -1,7 +1,4 @@
-"""Batch norm and PReLU around the convolutions: deferred maps, channel statistics, coefficients.
-
-x is a `Deferred` map unless said otherwise, grad a `DeferredGradient`; maps are (N, C, H, W).
-"""
+"""Batch norm and PReLU around the convolutions: deferred maps, channel statistics, coefficients."""
 
 import numpy as np
 
@@ -28,7 +25,7 @@ def activation(x):
 
 
 def read(x):
-    """`activation` for a forward pass: its sums over the pixels are written down if somebody waits for them."""
+    """`activation` in a forward pass: writes its sums over the pixels, if they are wanted."""
     a = activation(x)
     sums = x.claim_activation_sums()
     if sums is not None:
@@ -43,29 +40,26 @@ def gradient(grad):
     return k0 * e + k1 * grad.raw + k2
 
 
-def write_gradient(slot, x, g):
-    """Write g, the gradient of the activation of x, to its slot, or add it; with sums of the total, if wanted."""
-    if slot is None:
+def write_gradient(target, x, g):
+    """Write g, the gradient of the activation of x, to its `GradientTarget`."""
+    if target is None:
         return
-    slot.array[...] = slot.array + g if slot.accumulate else g
-    if slot.gradient_sums is not None:
-        gradient_sums(slot.array, x, slot.gradient_sums)
+    target.array[...] = target.array + g if target.accumulate else g
+    if target.gradient_sums is not None:
+        gradient_sums(target.array, x, target.gradient_sums)
 
 
 def activate(x, out):
-    """out = the normalised, activated map that the deferred x stands for."""
     out[...] = read(x)
 
 
 def differentiate(grad, out):
-    """out = the gradient that the deferred grad stands for."""
     out[...] = gradient(grad)
 
 
 def channel_moments(x, moments):
-    """moments (N, 3, C): a reference value of each plane of the array x, and the sum and sum of squares about it."""
     a = x.astype(np.float64)
-    # Any reference near the values will do; with the mean itself nothing is lost to cancellation.
+    # With the mean itself as the reference value, nothing is lost to cancellation.
     mean = a.mean(axis=(2, 3)) if a.size else np.zeros(a.shape[:2])
     about = a - mean[:, :, None, None]
     moments[:, 0] = mean
@@ -74,10 +68,6 @@ def channel_moments(x, moments):
 
 
 def gradient_sums(g, x, sums):
-    """sums (N, 3, C) of the array g, the gradient with respect to the activation of x.
-
-    With u = raw*scale + shift and e = g*prelu'(u): sum e, sum e*(raw - mean), sum of g*u where u <= 0.
-    """
     u = normalised(x)
     _, _, slope, mean = _rows(x.coefficients)
     e = np.where(u > 0, g, slope * g)
@@ -87,10 +77,6 @@ def gradient_sums(g, x, sums):
 
 
 def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
-    """mean, variance (C,) in float64 from moments (N, 3, C) of maps of `pixels` pixels; updates the running ones.
-
-    The variance is the biased one; running_var takes in the unbiased one.
-    """
     reference, total, squares = moments.transpose(1, 0, 2)
     count = moments.shape[0] * pixels
     own = reference + total / pixels  # each image's mean
@@ -104,7 +90,6 @@ def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, ru
 
 
 def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
-    """out (4, C): scale, shift, slope, mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`."""
     scale = weight / np.sqrt(variance + eps)
     out[0] = scale
     out[1] = bias - mean * scale
@@ -115,13 +100,6 @@ def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
 def batch_norm_backward(
     sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
 ):
-    """From the gradient sums (N, 3, C) of an activation to the gradient coefficients (6, C) of its raw map.
-
-    With e = g*prelu', D = 1/sqrt(variance + eps) and M = `count` values per channel, as in gradient_sums:
-    grad_bias = sum e, grad_weight = D * sum e*(x - mean), grad_slope = sum of g*u where u <= 0, and the gradient is
-    weight*D * e outside of training; in training, where mean and variance depend on x, too,
-    weight*D * (e - grad_bias/M - (x - mean)*D * grad_weight/M).
-    """
     sum_e, sum_e_about, sum_negative = sums.sum(axis=0)
     deviation = 1 / np.sqrt(variance + eps)
     scale = weight * deviation
@@ -138,13 +116,11 @@ def batch_norm_backward(
 
 
 def prelu_coefficients(slope, out):
-    """out (4, C): scale, shift, slope, mean of `prelu(x, slope)`."""
     out[...] = IDENTITY
     out[2] = slope
 
 
 def prelu_backward(sums, slope, out, grad_slope):
-    """From the gradient sums (N, 3, C) of prelu(x) to the gradient coefficients (6, C) of x, and to grad_slope (C,)."""
     out[...] = np.array([1, 0, 0, 1, 0, 0])[:, None]
     out[2] = slope
     if grad_slope is not None:

@@ -1,8 +1,4 @@
-"""What ends a training step: decay of the scales, a note of what came of it, Adam.
-
-`state` (2,) int64 holds the number of steps that Adam has made, and whether training has halted: from the first step
-on that is not finite, nothing moves any more.
-"""
+"""What ends a training step: decay of the scales, a note of what came of it, Adam."""
 
 import numpy as np
 
@@ -13,13 +9,6 @@ METRICS = {
 
 
 def decay_scales(metric, sums, pixels, scales, factors, strength, gradients, penalty):
-    """Dynamic weight decay of all norms at once: gradients[i] (C_i,) += strength * M_i * scales[i], and
-    penalty, one element in float64, = sum over i and channels of M_i * scales[i]**2 / 2.
-
-    With sums[i] (N, C_i) float64, those of an activation over pixels[i] pixels, M_i is factors[i] times the mean over
-    images of |sums[i] / pixels[i]| if metric is "average_pooling", 1 if it is "constant", or metric[i], an array (C_i,)
-    float64, if it is a list.
-    """
     total = 0.0
     for i, (scale, gradient) in enumerate(zip(scales, gradients, strict=True)):
         values = METRICS[metric](sums[i], pixels[i]) if isinstance(metric, str) else metric[i]
@@ -31,10 +20,6 @@ def decay_scales(metric, sums, pixels, scales, factors, strength, gradients, pen
 
 
 def record_step(loss, penalty, gradients, ring, state):
-    """Note what a training step came to, before it changes anything: row state[0] % R of ring (R, 3) float64 becomes
-    the loss, the penalty (both of one element) and a code: 0 if all is finite, else for the first that is not 1, the
-    loss, 2, the penalty, or 3, an element of `gradients`, arrays (n,). Any code but 0 halts; halted, nothing is noted.
-    """
     if state[1]:
         return
     values = float(loss.reshape(-1)[0]), float(penalty.reshape(-1)[0])
@@ -45,7 +30,6 @@ def record_step(loss, penalty, gradients, ring, state):
 
 
 def restore_if_halted(arrays, saved, state):
-    """If training has halted, every array = what `gather` has put of it into saved (n,)."""
     if state[1]:
         start = 0
         for array in arrays:
@@ -54,12 +38,6 @@ def restore_if_halted(arrays, saved, state):
 
 
 def adam(parameter, gradient, first, second, ranges, settings, state):
-    """One step of Adam with coupled L2, in place, of elements ranges[k, 0] to ranges[k, 1] of arrays (n,), for each k.
-
-    first, second (n,): the moments. ranges (K, 3) int64: start, stop, row of settings. settings (G, 5) float64:
-    learning rate, beta1, beta2, eps, weight decay. Bias corrections are those of step number state[0] + 1. Halted,
-    nothing happens.
-    """
     if state[1]:
         return
     steps = int(state[0]) + 1
@@ -75,6 +53,5 @@ def adam(parameter, gradient, first, second, ranges, settings, state):
 
 
 def count_step(state):
-    """A step is made: state[0] becomes one more, unless training has halted."""
     if not state[1]:
         state[0] += 1

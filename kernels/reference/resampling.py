@@ -1,6 +1,6 @@
-"""Pooling and bilinear resizing of maps (N, C, H, W), each with its adjoint. Octave convolutions use them, too.
+"""Pooling and bilinear resizing of maps (N, C, H, W), each with its adjoint, and the resizing of pictures.
 
-And the resizing of pictures.
+Octave convolutions use the functions on float64 maps, `pool_max` to `unresize`; the kernels stand below them.
 """
 
 import numpy as np
@@ -85,33 +85,27 @@ def unresize(g, size):
 
 
 def max_pool2d(x, out, kernel_size, stride, padding):
-    """out (N, C, H', W') = the largest of each window; a NaN wins."""
     out[...], _ = pool_max(x.astype(np.float64), out.shape[2:], kernel_size, stride, padding)
 
 
 def max_pool2d_backward(grad, x, grad_x, kernel_size, stride, padding):
-    """Each gradient goes to its window's winner, found again; the first one on ties."""
     _, winner = pool_max(x.astype(np.float64), grad.shape[2:], kernel_size, stride, padding)
     grad_x[...] = unpool_max(grad, winner, x.shape[2:], kernel_size, stride, padding)
 
 
 def avg_pool2d(x, out, kernel_size, stride, padding):
-    """out (N, C, H', W') = the mean of each window; zero padding counts."""
     out[...] = pool_average(x.astype(np.float64), out.shape[2:], kernel_size, stride, padding)
 
 
 def avg_pool2d_backward(grad, grad_x, kernel_size, stride, padding):
-    """Each gradient is spread evenly over its window."""
     grad_x[...] = unpool_average(grad.astype(np.float64), grad_x.shape[2:], kernel_size, stride, padding)
 
 
 def upsample_bilinear(x, out):
-    """out (N, C, H', W') = x resized: half-pixel centres, replicated border, no anti-aliasing."""
     out[...] = resize(x.astype(np.float64), out.shape[2:])
 
 
 def upsample_bilinear_backward(grad, grad_x):
-    """The adjoint of upsample_bilinear."""
     grad_x[...] = unresize(grad.astype(np.float64), grad_x.shape[2:])
 
 
@@ -130,10 +124,6 @@ def _mirrored(size, out_size):
 
 
 def resize_picture(picture, scale, shift, out):
-    """out (C, H', W') float32 = picture (H, W, C), uint8 or float32, resized, times scale (C,), plus shift (C,).
-
-    Half-pixel centres, mirrored border, no anti-aliasing.
-    """
     _, *size = out.shape
     planes = picture.transpose(2, 0, 1).astype(np.float64)
     resized = _mirrored(planes.shape[1], size[0]) @ planes @ _mirrored(planes.shape[2], size[1]).T

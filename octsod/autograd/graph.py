@@ -9,15 +9,17 @@ import contextlib
 import heapq
 import itertools
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from ..backend import common_device, device_of, empty, kernels, on
+from ..backend import Device, common_device, device_of, empty, kernels, on
 from ..backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget
 from .tensor import Tensor
 
 
 class _Mode(threading.local):
     enabled = True
-    observer = None
+    observer: Callable[..., None] | None = None
 
 
 _mode = _Mode()
@@ -38,16 +40,16 @@ class no_grad(contextlib.ContextDecorator):  # noqa: N801 (the field's name)
     def _recreate_cm(self):
         return no_grad()  # each call of a decorated function, in whatever thread, has a state of its own
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._before.append(_mode.enabled)
         _mode.enabled = False
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         _mode.enabled = self._before.pop()
 
 
 @contextlib.contextmanager
-def observe(observer):
+def observe(observer: Callable[..., None]) -> Iterator[None]:
     """Within `with observe(f):`, each op that this thread applies calls `f(function, outputs)` after its forward."""
     before, _mode.observer = _mode.observer, observer
     try:
@@ -63,23 +65,23 @@ class Context:
     set as an attribute.
     """
 
-    def __init__(self, needs):
+    def __init__(self, needs: Sequence[bool]):
         self.needs = needs
-        self.saved = ()
-        self._buffers = None
+        self.saved: Any = ()
+        self._buffers: Any = None
 
-    def save_for_backward(self, *values):
+    def save_for_backward(self, *values: Any) -> None:
         """Keep arrays for `backward`, where `ctx.saved` holds them."""
         self.saved = values
 
-    def array(self, index):
+    def array(self, index: int) -> Any:
         """In `backward`: an array to write the gradient of input `index` to and return; None if that is not wanted.
 
         A parameter's is its place in the flat buffer of gradients, so nothing has to be copied there.
         """
         return self._buffers.array(index) if self.needs[index] else None
 
-    def target(self, index, over=None) -> GradientTarget | None:
+    def target(self, index: int, over: DeferredGradient | None = None) -> GradientTarget | None:
         """In the backward of a `deferred` function: where to write the gradient of map `index`; return it from
         `backward`. None if that gradient is not wanted.
 
@@ -102,17 +104,18 @@ class Function:
     """
 
     deferred = False
+    moves = False  # whether outputs are on another device than inputs
 
     @staticmethod
-    def forward(ctx, *arrays, **params):
+    def forward(ctx: Any, *arrays: Any, **params: Any) -> Any:
         raise TypeError("A Function needs a static method `forward(ctx, *arrays, **params)`.")
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Any) -> Any:
         raise TypeError("A Function needs a static method `backward(ctx, grad)`.")
 
     @classmethod
-    def apply(cls, *tensors, **params):
+    def apply(cls, *tensors: Any, **params: Any) -> Any:
         """Run the op on tensors (None for an optional input that is not given); returns a tensor or a tuple of them.
 
         All inputs must be on one device, which is the current one meanwhile (see backend/device.py).
@@ -125,7 +128,7 @@ class Function:
         with on(device):
             results = cls.forward(ctx, *arrays, **params)
         single = not isinstance(results, (tuple, list))
-        outputs = [_output(cls, r) for r in ((results,) if single else results)]
+        outputs = [_output(cls, device, r) for r in ((results,) if single else results)]
         if _mode.observer is not None:
             _mode.observer(cls, outputs)
         if recording:
@@ -136,11 +139,12 @@ class Function:
         return outputs[0] if single else tuple(outputs)
 
 
-def _output(function, result):
+def _output(function, device, result):
     if result is None:
         return None
     if not isinstance(result, Deferred):
-        result = device_of(result).adopt(result, f"What `{function.__name__}.forward` returned")
+        device = device_of(result) if function.moves else device
+        result = device.adopt(result, f"What `{function.__name__}.forward` returned")
     return Tensor._of(result)
 
 
@@ -149,11 +153,11 @@ class Node:
 
     __slots__ = ("activation", "ctx", "device", "edges", "freed", "function", "number", "outputs")
 
-    def __init__(self, function, ctx, device, inputs, outputs):
+    def __init__(self, function: type[Function], ctx: Any, device: Device, inputs: Any, outputs: Any):
         self.number = next(_numbers)
         self.function, self.ctx, self.device = function, ctx, device
         # An edge is a leaf tensor, whose .grad is to be filled, or (node, output index).
-        self.edges = [
+        self.edges: Any = [
             None if not need else (t if t.node is None else (t.node, t.index))
             for t, need in zip(inputs, ctx.needs, strict=True)
         ]
@@ -162,10 +166,10 @@ class Node:
         self.freed = False
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.function.__name__
 
-    def free(self):
+    def free(self) -> None:
         self.ctx, self.edges, self.freed = None, (), True
 
     def __lt__(self, other):  # for the heap: later nodes first
@@ -241,7 +245,7 @@ def _reachable(roots):
     return pending
 
 
-def backward(tensor, gradient=None, retain_graph=False):
+def backward(tensor: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add the gradient of this tensor with respect to every leaf that requires one to that leaf's `.grad`.
 
     gradient: array of the tensor's shape; may be left out for a single element. The graph is freed on the way unless
@@ -250,7 +254,7 @@ def backward(tensor, gradient=None, retain_graph=False):
     backward_all([tensor], [gradient], retain_graph)
 
 
-def backward_all(tensors, gradients, retain_graph=False):
+def backward_all(tensors: Sequence[Tensor], gradients: Sequence[Any], retain_graph: bool = False) -> None:
     """`backward` from several tensors at once: adds the gradient of `sum_i <tensors[i], gradients[i]>`."""
     given = [(t, _checked_gradient(t, g)) for t, g in zip(tensors, gradients, strict=True)]
     roots = [((t.node, t.index), g) for t, g in given if t.node is not None]
@@ -396,7 +400,8 @@ def _run_backward(node, grads, pending):
             if isinstance(result, Tensor):
                 result = result.array()
             if not isinstance(result, (GradientTarget, DeferredGradient)):
-                result = device_of(result).adopt(result, f"What `{node.name}.backward` returned")
+                device = device_of(result) if node.function.moves else node.device
+                result = device.adopt(result, f"What `{node.name}.backward` returned")
                 if buffers.claim(result):
                     result = GradientTarget(result)
             results[i] = result
@@ -427,4 +432,4 @@ def _accumulate_leaf(leaf, value):
         leaf._grad = leaf._home
 
 
-Tensor.backward = backward
+Tensor.backward = backward  # type: ignore[method-assign, assignment]

@@ -4,9 +4,14 @@ A `Tensor` is state. What can be done with one is put on it by the modules above
 ops/operators.py.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
-from ..backend import default_device, device_of, get_device, is_array, on
+from ..backend import Device, default_device, device_of, get_device, is_array, on
 from ..backend.deferred import Deferred
 
 
@@ -24,7 +29,29 @@ class Tensor:
     __slots__ = ("__weakref__", "_computed", "_data", "_grad", "_home", "index", "node", "requires_grad")
     __array_ufunc__ = None  # `array * tensor` is the tensor's business
 
-    def __init__(self, array, requires_grad=False):
+    requires_grad: bool
+    node: Any
+    index: int
+
+    if TYPE_CHECKING:  # what graph.py and ops/operators.py put on this class
+
+        def backward(self, gradient: Any = None, retain_graph: bool = False) -> None: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __pow__(self, exponent: float) -> Tensor: ...
+        def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor: ...
+        def mean(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor: ...
+        def reshape(self, *shape: Any) -> Tensor: ...
+        def to(self, device: str | Device) -> Tensor: ...
+
+    def __init__(self, array: Any, requires_grad: bool = False):
         if isinstance(array, Tensor):
             raise TypeError("Tensor: `array` is a Tensor already; use `.numpy()` to take its values.")
         array = _numbers(array)
@@ -42,28 +69,34 @@ class Tensor:
         self.index = 0
 
     @classmethod
-    def _of(cls, data):
+    def _of(cls, data: Any) -> Tensor:
         """A tensor of what an op returned."""
         tensor = cls.__new__(cls)
         tensor._set(data)
         return tensor
 
+    @classmethod
+    def on(cls, device, array) -> Tensor:
+        """An array as a constant on `device`, a `Device`; one that is on another device is refused."""
+        array = _numbers(array)
+        return cls._of(device.put(array) if isinstance(array, np.ndarray) else device.adopt(array, "The array"))
+
     @property
-    def data(self):
+    def data(self) -> Any:
         """The array, or a `Deferred` map."""
         return self._data
 
     @data.setter
-    def data(self, array):
+    def data(self, array: Any) -> None:
         self._data = self._fitting(array, "data", None if self._home is None else self._data)
 
     @property
-    def grad(self):
+    def grad(self) -> Any:
         """The gradient as an array, or None."""
         return self._grad
 
     @grad.setter
-    def grad(self, array):
+    def grad(self, array: Any) -> None:
         self._grad = None if array is None else self._fitting(array, "grad", self._home)
 
     def _fitting(self, array, name, out):
@@ -88,7 +121,7 @@ class Tensor:
             device.kernels.copy(array, out)
             return out
 
-    def place(self, data, grad):
+    def place(self, data: Any, grad: Any) -> None:
         """Live in `data` from now on, and let gradients be written to `grad`: arrays of this shape and dtype, such as
         views of the buffers of all parameters. Values and gradient are taken along."""
         with on(self.device) as device:
@@ -98,7 +131,7 @@ class Tensor:
                 self._grad = grad
         self._data, self._home = data, grad
 
-    def constant(self, value) -> "Tensor":
+    def constant(self, value: Any) -> Tensor:
         """What takes part in arithmetic with this tensor: a tensor as it is; an array on this tensor's device; a number
         there, too, in this tensor's dtype if that can hold it."""
         if isinstance(value, Tensor):
@@ -112,30 +145,30 @@ class Tensor:
         return Tensor._of(array)
 
     @property
-    def device(self):
+    def device(self) -> Device:
         """Where the array is."""
         return device_of(self._data.raw if isinstance(self._data, Deferred) else self._data)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self._data.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self._data.dtype
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return len(self._data.shape)
 
     @property
-    def size(self):
+    def size(self) -> int:
         count = 1
         for n in self._data.shape:
             count *= n
         return count
 
-    def array(self):
+    def array(self) -> Any:
         """The values as an array of the tensor's device. A deferred map is computed, once."""
         if isinstance(self._data, Deferred):
             if self._data.is_raw:
@@ -149,30 +182,30 @@ class Tensor:
         """The values as a NumPy array: on a host the tensor's own, elsewhere a copy. Waits for the device."""
         return self.device.get(self.array())
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
-    def item(self):
+    def item(self) -> Any:
         """The only element as a Python number. Waits for the device."""
         return self.numpy().item()
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self.item())
 
-    def detach(self) -> "Tensor":
+    def detach(self) -> Tensor:
         """The same values, cut off from the graph."""
         return Tensor._of(self._data)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget the gradient."""
         self._grad = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         if not self.ndim:
             raise TypeError("len() of a tensor without dimensions.")
         return self.shape[0]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         extra = f", op={self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
         if self.device is not get_device("cpu"):
             extra += f", device={self.device.name}"

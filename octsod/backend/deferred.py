@@ -6,7 +6,14 @@ gradient of a raw map is an affine function of two maps that exist already. So i
 is formed while loading, too. All backends share these types.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .device import device_of, empty, kernels, on, zeros
+
+if TYPE_CHECKING:
+    from .contract import Array
 
 
 class ActivationSums:
@@ -17,11 +24,11 @@ class ActivationSums:
 
     __slots__ = ("pixels", "values")
 
-    def __init__(self, pixels):
-        self.values = None
+    def __init__(self, pixels: int):
+        self.values: Any = None
         self.pixels = pixels
 
-    def claim(self, images, channels):
+    def claim(self, images: int, channels: int) -> Array | None:
         """The array to fill, or None if somebody has filled it before."""
         if self.values is not None:
             return None
@@ -39,34 +46,37 @@ class Deferred:
 
     __slots__ = ("activation_sums", "coefficients", "moments", "raw")
 
-    def __init__(self, raw, coefficients=None, moments=None, activation_sums=None):
+    def __init__(
+        self, raw: Array, coefficients: Array | None = None, moments: Array | None = None,
+        activation_sums: ActivationSums | None = None,
+    ):  # fmt: skip
         self.raw, self.coefficients = raw, coefficients
         self.moments = moments
         self.activation_sums = activation_sums
 
     @property
-    def is_raw(self):
+    def is_raw(self) -> bool:
         return self.coefficients is None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.raw.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
         return self.raw.dtype
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return self.raw.ndim
 
-    def claim_activation_sums(self):
+    def claim_activation_sums(self) -> Array | None:
         """The array (N, C) that the next reader shall fill with sums of the activation, or None."""
         if self.activation_sums is None:
             return None
         return self.activation_sums.claim(*self.raw.shape[:2])
 
-    def value(self):
+    def value(self) -> Array:
         """The map as an array."""
         if self.is_raw:
             return self.raw
@@ -76,7 +86,7 @@ class Deferred:
         return out
 
     @staticmethod
-    def of(array):
+    def of(array: Any) -> Deferred:
         """Any map as a `Deferred`."""
         return array if isinstance(array, Deferred) else Deferred(array)
 
@@ -91,18 +101,18 @@ class DeferredGradient:
 
     __slots__ = ("coefficients", "g", "raw", "spent")
 
-    def __init__(self, g, raw, coefficients=None, spent=False):
+    def __init__(self, g: Array, raw: Array, coefficients: Array | None = None, spent: bool = False):
         self.g, self.raw, self.coefficients, self.spent = g, raw, coefficients, spent
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.g.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
         return self.g.dtype
 
-    def value(self):
+    def value(self) -> Array:
         """The gradient as an array."""
         if self.coefficients is None:
             return self.g
@@ -112,7 +122,7 @@ class DeferredGradient:
         return out
 
     @staticmethod
-    def of(gradient):
+    def of(gradient: Any) -> DeferredGradient:
         """Any gradient of a map as a `DeferredGradient`."""
         return gradient if isinstance(gradient, DeferredGradient) else DeferredGradient(gradient, gradient)
 
@@ -127,7 +137,7 @@ class GradientTarget:
 
     __slots__ = ("accumulate", "array", "gradient_sums")
 
-    def __init__(self, array, accumulate=False, gradient_sums=None):
+    def __init__(self, array: Array, accumulate: bool = False, gradient_sums: Array | None = None):
         self.array, self.accumulate, self.gradient_sums = array, accumulate, gradient_sums
 
 
@@ -140,5 +150,5 @@ class ActivationGradient:
 
     __slots__ = ("array", "gradient_sums", "spent")
 
-    def __init__(self, array, gradient_sums=None, spent=False):
+    def __init__(self, array: Array, gradient_sums: Array | None = None, spent: bool = False):
         self.array, self.gradient_sums, self.spent = array, gradient_sums, spent

@@ -10,10 +10,16 @@ import contextvars
 import functools
 import importlib
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import memory
+
+if TYPE_CHECKING:
+    from .contract import Array, Contract
 
 BACKENDS = ("cpu", "reference")
 
@@ -21,18 +27,20 @@ BACKENDS = ("cpu", "reference")
 class Kernels:
     """A backend's kernels by name; the backend is a module, which is imported on first use."""
 
-    def __init__(self, backend):
+    def __init__(self, backend: str):
         self._backend = backend
-        self._module = None
+        self._module: Any = None
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if self._module is None:
             self._module = importlib.import_module(f"octsod.kernels.{self._backend}")
         try:
             function = getattr(self._module, name)
         except AttributeError:
             raise NotImplementedError(f"The backend `{self._backend}` has no kernel `{name}`.") from None
-        return function if _launcher is None else functools.partial(_launcher, name, function)
+        if _launcher is None or not callable(function):  # such as what the backend says of itself
+            return function
+        return functools.partial(_launcher, name, function)
 
 
 class Device:
@@ -43,95 +51,99 @@ class Device:
     """
 
     steps_ahead = 1
+    kernels: "Contract"
 
-    def __init__(self, name, kernels):
+    def __init__(self, name: str, kernels: Any):
         self.name, self.kernels = name, kernels
 
     def __repr__(self):
         return f"<device {self.name}>"
 
-    def empty(self, shape, dtype):
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> "Array":
         """An uninitialised array."""
         raise NotImplementedError
 
-    def zeros(self, shape, dtype):
+    def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> "Array":
         """An array of zeros."""
         return self.full(shape, 0, dtype)
 
-    def full(self, shape, value, dtype):
+    def full(self, shape: Sequence[int], value: float, dtype: DTypeLike) -> "Array":
         """An array whose elements all are `value`, a number."""
         out = self.empty(shape, dtype)
         self.kernels.fill(out, value)
         return out
 
-    def put(self, values, out=None, dtype=None):
+    def put(self, values: Any, out: Any = None, dtype: DTypeLike | None = None) -> Any:
         """A NumPy array, or nested lists of numbers, on this device: C-contiguous, in `out` if that is given. Does not
         wait for the device."""
         raise NotImplementedError
 
-    def get(self, array) -> np.ndarray:
+    def get(self, array: Any) -> np.ndarray:
         """An array of this device as a NumPy array. The only thing that waits for the device."""
         raise NotImplementedError
 
-    def adopt(self, value, what):
+    def adopt(self, value: Any, what: str) -> Any:
         """What a user's op returned, as an array of this device. Raises TypeError, naming `what`, if it is none."""
-        if device_of(value) is not self:
-            raise TypeError(f"{what} is on {device_of(value).name}; expected an array on {self.name}, like the inputs.")
+        if not is_array(value) or device_of(value) is not self:
+            was = f"on {device_of(value).name}" if is_array(value) else f"a {type(value).__name__}"
+            raise TypeError(f"{what} is {was}; expected an array on {self.name}, like the inputs.")
         return value
 
 
 class Host(Device):
     """The processor that Python runs on: arrays are NumPy's, from the pool of memory.py."""
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         super().__init__(name, Kernels(name))
 
-    def empty(self, shape, dtype):
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
         return memory.empty(shape, dtype)
 
-    def full(self, shape, value, dtype):
+    def full(self, shape: Sequence[int], value: float, dtype: DTypeLike) -> np.ndarray:
         out = memory.empty(shape, dtype)
         out.fill(value)
         return out
 
-    def put(self, values, out=None, dtype=None):
+    def put(self, values: Any, out: Any = None, dtype: DTypeLike | None = None) -> Any:
         if out is not None:
             out[...] = values
             return out
         array = np.asarray(values, dtype)
         return np.ascontiguousarray(array) if array.ndim else array
 
-    def get(self, array):
+    def get(self, array: Any) -> np.ndarray:
         return array
 
-    def adopt(self, value, what):
+    def adopt(self, value: Any, what: str) -> np.ndarray:
+        if is_array(value) and not isinstance(value, np.ndarray):
+            return super().adopt(value, what)
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
-            raise TypeError(f"{what} is {type(value).__name__}; expected an array of numbers.")
+            raise TypeError(f"{what} is a {type(value).__name__}; expected an array of numbers.")
         return array
 
 
-_devices = {name: Host(name) for name in BACKENDS}
-_array_types = {}  # type of array -> function that gives an array's device
-_default = contextvars.ContextVar("octsod.device", default=_devices["cpu"])
-_launcher = None
+_devices: dict[str, Device] = {name: Host(name) for name in BACKENDS}
+_array_types: dict[type, Callable[[Any], Device]] = {}  # type of array -> function that gives an array's device
+_default: contextvars.ContextVar[Device] = contextvars.ContextVar("octsod.device", default=_devices["cpu"])
+_launcher: Callable[..., Any] | None = None
 
 
 class _Scope(threading.local):
-    device = None
+    device: Device | None = None
 
 
 _scope = _Scope()
 
 
-def register(device, array_type, locate=None):
+def register(device: Device, array_type: type, locate: Callable[[Any], Device] | None = None) -> None:
     """Make `device` known by its name, and arrays of `array_type` as its own; `locate(array)` gives an array's device
     where several share the type."""
     _devices[device.name] = device
     _array_types[array_type] = locate or (lambda array: device)
 
 
-def get_device(device) -> Device:
+def get_device(device: str | Device) -> Device:
     """The device of that name; a `Device` is returned as it is. Raises ValueError if there is none."""
     if isinstance(device, Device):
         return device
@@ -148,10 +160,10 @@ def default_device() -> Device:
 def host() -> Host:
     """The device of NumPy arrays: the default one if that is a host, else the CPU."""
     device = _default.get()
-    return device if isinstance(device, Host) else _devices["cpu"]
+    return device if isinstance(device, Host) else _devices["cpu"]  # type: ignore[return-value]
 
 
-def device_of(array) -> Device:
+def device_of(array: Any) -> Device:
     """Where an array is. Raises TypeError if it is no array of any device."""
     if type(array) is np.ndarray:
         return host()
@@ -163,7 +175,7 @@ def device_of(array) -> Device:
     raise TypeError(f"{type(array).__name__} is no array of a known device.")
 
 
-def common_device(op, arrays) -> Device:
+def common_device(op: str, arrays: Iterable[Any]) -> Device:
     """Where all of `arrays` are (None for a missing one); the default device if there are none.
 
     Raises ValueError, which names `op`, if they are on different devices.
@@ -182,7 +194,7 @@ def common_device(op, arrays) -> Device:
     return default_device() if common is None else common
 
 
-def is_array(value) -> bool:
+def is_array(value: Any) -> bool:
     """Whether `value` is an array of a device, this one or another."""
     return isinstance(value, np.ndarray) or type(value) in _array_types
 
@@ -192,14 +204,14 @@ class on:  # noqa: N801 (reads as in `with on(device):`)
 
     __slots__ = ("_before", "_device")
 
-    def __init__(self, device):
+    def __init__(self, device: Device):
         self._device = device
 
-    def __enter__(self):
+    def __enter__(self) -> Device:
         self._before, _scope.device = _scope.device, self._device
         return self._device
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         _scope.device = self._before
 
 
@@ -211,30 +223,30 @@ def current() -> Device:
 class _CurrentKernels:
     """`kernels.NAME(...)` runs NAME of the current device."""
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(current().kernels, name)
 
 
-kernels = _CurrentKernels()
+kernels: "Contract" = _CurrentKernels()  # type: ignore[assignment]
 
 
-def empty(shape, dtype):
+def empty(shape: Sequence[int], dtype: DTypeLike) -> "Array":
     """An uninitialised array on the current device."""
     return current().empty(shape, dtype)
 
 
-def zeros(shape, dtype):
+def zeros(shape: Sequence[int], dtype: DTypeLike) -> "Array":
     """An array of zeros on the current device."""
     return current().zeros(shape, dtype)
 
 
-def full(shape, value, dtype):
+def full(shape: Sequence[int], value: float, dtype: DTypeLike) -> "Array":
     """An array whose elements all are `value`, on the current device."""
     return current().full(shape, value, dtype)
 
 
 @contextlib.contextmanager
-def use_backend(device):
+def use_backend(device: str | Device) -> Iterator[None]:
     """Within `with use_backend("reference"):`, new tensors are made on that device, and NumPy arrays are computed on by
     its kernels if it is a host ("cpu", "reference"). In effect in this thread and what it starts for octsod."""
     token = _default.set(get_device(device))
@@ -245,7 +257,7 @@ def use_backend(device):
 
 
 @contextlib.contextmanager
-def launch_with(launcher):
+def launch_with(launcher: Callable[..., Any]) -> Iterator[None]:
     """Within `with launch_with(f):`, a kernel is run by calling `f(name, function, *arguments)`, which is to call
     `function(*arguments)`: to count, time or check what ops launch, in all threads."""
     global _launcher

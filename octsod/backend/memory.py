@@ -7,8 +7,10 @@ last array or view on it dies, by reference count alone, so buffers are reused a
 import collections
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALLEST = 1 << 14  # below this, NumPy's own allocator is as good
@@ -26,7 +28,7 @@ class Pool:
         self.free = 0  # bytes waiting for reuse
         self.peak = 0  # the largest `live` so far
 
-    def take(self, size):
+    def take(self, size: int) -> np.ndarray:
         with self._lock:
             blocks = self._free.get(size)
             self.live += size
@@ -40,7 +42,7 @@ class Pool:
         raw = np.empty(size + ALIGNMENT, np.uint8)
         return raw[-raw.ctypes.data % ALIGNMENT :][:size]
 
-    def give_back(self, block):
+    def give_back(self, block: np.ndarray) -> None:
         with self._lock:
             self.live -= block.size
             self.free += block.size
@@ -54,7 +56,7 @@ class Pool:
         if not blocks:
             del self._free[size]
 
-    def clear(self):
+    def clear(self) -> None:
         """Return all free blocks to the operating system."""
         with self._lock:
             self._free.clear()
@@ -82,7 +84,7 @@ class _Lease:
         pool.give_back(self.block)
 
 
-def empty(shape, dtype) -> np.ndarray:
+def empty(shape: int | Sequence[int], dtype: DTypeLike) -> np.ndarray:
     """An uninitialised C-contiguous array, aligned to 64 bytes, from the pool."""
     dtype = np.dtype(dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -94,7 +96,7 @@ def empty(shape, dtype) -> np.ndarray:
     return np.asarray(_Lease(pool.take(-(-size // grain) * grain), shape, dtype))
 
 
-def zeros(shape, dtype) -> np.ndarray:
+def zeros(shape: int | Sequence[int], dtype: DTypeLike) -> np.ndarray:
     """Like `empty`, filled with zeros."""
     array = empty(shape, dtype)
     array.fill(0)

@@ -1,19 +1,23 @@
-"""CSNet for inference: the whole network in one call of a kernel, maps stored as they are read, activated.
+"""CSNet for inference: the whole network in one call of a kernel. Maps are stored as they are read, activated.
 
-Batch norm is a multiply-add at the end of each convolution, not a change of its weights: so the arithmetic, down to its
-order, is that of the model in eval mode, and only the last upsampling rounds differently.
+Batch norm is a multiply-add at the end of each convolution; the convolution's weights stay as they are. So the
+arithmetic, down to its order, is that of the model in eval mode. Only the last upsampling rounds differently.
 """
 
 import dataclasses
 import threading
 import weakref
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..backend import Device, Host, host
 from ..checks import require
 from ..nn.layers import WEIGHT_SCALE
+
+if TYPE_CHECKING:
+    from ..models import Configuration, CSNet
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,9 +65,9 @@ class Frozen:
     is in use then.
     """
 
-    configuration: object
+    configuration: "Configuration"
     dtype: np.dtype
-    stages: tuple
+    stages: tuple[tuple[tuple[Octave, Depthwise, Depthwise], ...], ...]
     fuse: Octave
     dilated: Dilated
     merge: Octave
@@ -71,7 +75,7 @@ class Frozen:
     device: Device | None = None
 
 
-def freeze(model) -> Frozen:
+def freeze(model: "CSNet") -> Frozen:
     """A snapshot of a CSNet's weights and running statistics; later changes of the model do not reach it."""
     factor = model.dtype.type(WEIGHT_SCALE)
 
@@ -111,7 +115,7 @@ def _finish(norm):
     return Finish(*coefficients[:3])
 
 
-def logits(frozen, x) -> np.ndarray:
+def logits(frozen: Frozen, x: np.ndarray) -> np.ndarray:
     """Normalised pictures x (N, 3, H, W), in the network's dtype -> logits (N, 1, H, W), as `model.eval()(x)`.
 
     Raises ValueError if the network does not take x.
@@ -136,10 +140,10 @@ class _Snapshots:
         self._kept = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def of(self, model) -> Frozen:
+    def of(self, model: "CSNet") -> Frozen:
         checksum = 0
         for array in model.state_dict().values():
-            checksum = zlib.crc32(array, checksum)
+            checksum = zlib.crc32(array.data, checksum)
         with self._lock:
             known = self._kept.get(model)
             if known is None or known[0] != checksum:

@@ -1,27 +1,31 @@
 """Parameters, and modules that hold and name them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..autograd import Tensor
 from ..backend import Device, default_device, device_of, get_device
 
+Self = TypeVar("Self", bound="Module")
+
 
 class Parameter(Tensor):
-    """A tensor that is learned. It owns its memory: a copy of `array`, which setting `data` writes to."""
+    """A tensor that is learned. It owns its memory, a copy of `array`; setting `data` writes there."""
 
     __slots__ = ()
 
-    def __init__(self, array):
+    def __init__(self, array: Any):
         super().__init__(array.copy() if isinstance(array, np.ndarray) else array, requires_grad=True)
 
-    @Tensor.data.setter
-    def data(self, array):
+    @Tensor.data.setter  # type: ignore[attr-defined]
+    def data(self, array: Any) -> None:
         self._fitting(array, "data", self._data)
 
-    def move(self, device):
-        """To another device."""
+    def move(self, device: str | Device) -> None:
+        """Move to another device, with the gradient."""
         own, device = self.device, get_device(device)
         if device is not own:
             self._data = device.put(own.get(self._data))
@@ -32,17 +36,18 @@ class Parameter(Tensor):
 class Module:
     """Base of all layers and models.
 
-    Attributes that are Parameters, Modules, or lists, tuples or dicts of them (None for a missing entry) are found by
-    name; arrays named in `buffers` are saved with the parameters. What is found by two names counts once.
+    A subclass has a method `forward`. Attributes that are Parameters, Modules, or lists, tuples or dicts of them (None
+    for a missing entry) are found by name. Arrays named in `buffers` are saved with the parameters. What is found by
+    two names counts once.
     """
 
     buffers: tuple[str, ...] = ()
     training = True
 
-    def __call__(self, *inputs, **keywords):
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         return self.forward(*inputs, **keywords)
 
-    def forward(self, *inputs, **keywords):
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         raise TypeError(f"{type(self).__name__} needs a method `forward`.")
 
     def _children(self):
@@ -68,11 +73,11 @@ class Module:
             for name in module.buffers:
                 yield f"{prefix}.{name}" if prefix else name, module, name, None
 
-    def named_modules(self) -> "Iterator[tuple[str, Module]]":
+    def named_modules(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) of this module and all below it, each once."""
         return _once(self._named())
 
-    def modules(self) -> "Iterator[Module]":
+    def modules(self) -> Iterator["Module"]:
         """This module and all below it."""
         return (module for _, module in self.named_modules())
 
@@ -84,8 +89,8 @@ class Module:
         """All parameters, in the order of definition."""
         return (parameter for _, parameter in self.named_parameters())
 
-    def buffer_arrays(self):
-        """All arrays that are saved and not learned, such as running statistics."""
+    def buffer_arrays(self) -> list[Any]:
+        """The arrays of the device that are saved and not learned, such as running statistics."""
         return [getattr(module, name) for module in self.modules() for name in module.buffers]
 
     @property
@@ -93,7 +98,7 @@ class Module:
         """Where the first parameter is; the default device, if there is none."""
         return next((parameter.device for parameter in self.parameters()), default_device())
 
-    def to(self, device):
+    def to(self: Self, device: str | Device) -> Self:
         """Move all parameters, their gradients and all buffers to `device`, a name or a `Device`; returns the module.
 
         An optimiser is made after this: it keeps the parameters where they are.
@@ -116,8 +121,9 @@ class Module:
             state[name] = device_of(array).get(array)
         return state
 
-    def load_state_dict(self, state):
-        """Copy the arrays of `state` into this module; raises, and changes nothing, unless names and shapes fit."""
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Copy the arrays of `state` into this module. Raises ValueError, and changes nothing, unless names and shapes
+        fit."""
         own = {name: (module, attribute, parameter) for name, module, attribute, parameter in self._state()}
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or extra:
@@ -140,17 +146,17 @@ class Module:
             target = targets[name]
             device_of(target).put(array.astype(target.dtype, copy=False), target)
 
-    def train(self, mode=True):
-        """Use batch statistics (or, with mode=False, running ones) from now on."""
+    def train(self: Self, mode: bool = True) -> Self:
+        """Use batch statistics from now on, or running ones if not `mode`; returns the module."""
         for module in self.modules():
             module.training = mode
         return self
 
-    def eval(self):
-        """Use running statistics from now on."""
+    def eval(self: Self) -> Self:
+        """Use running statistics from now on; returns the module."""
         return self.train(False)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters():
             parameter.zero_grad()

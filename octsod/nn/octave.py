@@ -1,25 +1,42 @@
-"""Blocks of octave convolutions: what CSNet is made of."""
+"""Blocks of octave convolutions: what CSNet is made of.
+
+They take and return lists of branches, maps (N, C_i, H >> i, W >> i) with None for one without channels.
+"""
+
+from collections.abc import Sequence
+
+from numpy.typing import DTypeLike
 
 from .. import ops
-from .layers import WEIGHT_SCALE, norms, uniform_weight
+from ..autograd import Tensor
+from .layers import WEIGHT_SCALE, NormAct, norms, uniform_weight
 from .module import Module
+
+Branches = Sequence[Tensor | None]
 
 
 class OctaveLayer(Module):
-    """gOctConv, then batch norm and PReLU per branch. in_channels, out_channels: one count per branch, zero allowed."""
+    """gOctConv, then batch norm and PReLU per branch.
 
-    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, dtype="float32"):
+    in_channels, out_channels: a number per branch, which may be 0.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: Sequence[int], kernel_size: int = 1, stride: int = 1,
+        dtype: DTypeLike = "float32",
+    ):  # fmt: skip
         self.in_channels, self.out_channels = tuple(in_channels), tuple(out_channels)
         self.kernel_size, self.stride = kernel_size, stride
         self.weight = uniform_weight((sum(out_channels), sum(in_channels), kernel_size, kernel_size), dtype)
         self.norms = norms(out_channels, dtype)
 
     @property
-    def single(self):
-        """One branch in, one out, by the length of the lists: an ordinary convolution, which has the weight scale."""
+    def single(self) -> bool:
+        """Whether there is one branch in and one out, by the length of the lists: then this is an ordinary convolution,
+        whose weight is scaled."""
         return len(self.in_channels) == len(self.out_channels) == 1
 
-    def forward(self, inputs):
+    def forward(self, inputs: Branches) -> list[Tensor | None]:
         weight = self.weight * WEIGHT_SCALE if self.single else self.weight
         maps = ops.OctaveConv2d.apply(
             weight, *inputs, out_channels=self.out_channels, stride=self.stride, moments=self.training
@@ -30,21 +47,21 @@ class OctaveLayer(Module):
 class DepthwiseLayer(Module):
     """Depthwise 3x3 within each branch, then batch norm and PReLU (the paper's simplified gOctConv)."""
 
-    def __init__(self, channels, dtype="float32"):
+    def __init__(self, channels: Sequence[int], dtype: DTypeLike = "float32"):
         self.channels = tuple(channels)
         self.weights = [uniform_weight((n, 1, 3, 3), dtype) if n else None for n in channels]
         self.norms = norms(channels, dtype)
 
-    def forward(self, inputs):
+    def forward(self, inputs: Branches) -> list[Tensor | None]:
         return depthwise_chain(inputs, [self])
 
 
-def depthwise_chain(inputs, layers):
-    """Branches through several `DepthwiseLayer`s: each branch through all of them at once."""
+def depthwise_chain(inputs: Branches, layers: Sequence[DepthwiseLayer]) -> list[Tensor | None]:
+    """Branches through several `DepthwiseLayer`s, each branch through all of them at once."""
     outputs = []
     for branch, x in enumerate(inputs):
-        norms = [layer.norms[branch] for layer in layers]
-        if norms[0] is not None:
+        norms = [norm for layer in layers if (norm := layer.norms[branch]) is not None]
+        if norms:
             weights = [layer.weights[branch] for layer in layers]
             # One op, if the norms' settings are the same; else one after the other.
             same = len({(norm.momentum, norm.eps, norm.training) for norm in norms}) == 1
@@ -68,27 +85,33 @@ def _chain(x, weights, norms):
 class ILBlock(Module):
     """The paper's in-layer multi-scale block: gOctConv, then two depthwise 3x3, each with batch norm and PReLU."""
 
-    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, dtype="float32"):
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: Sequence[int], kernel_size: int = 1, stride: int = 1,
+        dtype: DTypeLike = "float32",
+    ):  # fmt: skip
         self.mix = OctaveLayer(in_channels, out_channels, kernel_size, stride, dtype)
         self.depthwise = [DepthwiseLayer(out_channels, dtype), DepthwiseLayer(out_channels, dtype)]
 
-    def forward(self, inputs):
+    def forward(self, inputs: Branches) -> list[Tensor | None]:
         return depthwise_chain(self.mix(inputs), self.depthwise)
 
-    def norms(self):
+    def norms(self) -> list[NormAct]:
         """The norms whose scales dynamic weight decay acts on."""
-        return [norm for layer in (self.mix, *self.depthwise) for norm in layer.norms if norm is not None]
+        layers: list[OctaveLayer | DepthwiseLayer] = [self.mix, *self.depthwise]
+        return [norm for layer in layers for norm in layer.norms if norm is not None]
 
 
 class DilatedLayer(Module):
     """Within each branch, parallel dilated 3x3 convolutions, concatenated, then one batch norm and PReLU.
 
-    channels: per branch, the output channels of each dilation (zero allowed).
+    channels: per branch, the output channels of each dilation, which may be 0.
     """
 
     dilations = (1, 2, 4, 8, 16)
 
-    def __init__(self, in_channels, channels, dtype="float32"):
+    def __init__(
+        self, in_channels: Sequence[int], channels: Sequence[Sequence[int]], dtype: DTypeLike = "float32"
+    ):
         self.in_channels, self.channels = tuple(in_channels), tuple(tuple(c) for c in channels)
         self.weights = [
             [uniform_weight((n, ins, 3, 3), dtype) if n and ins else None for n in outs]
@@ -96,13 +119,13 @@ class DilatedLayer(Module):
         ]
         self.norms = norms([sum(outs) if ins else 0 for ins, outs in zip(in_channels, channels, strict=True)], dtype)
 
-    def forward(self, inputs):
-        outputs = []
+    def forward(self, inputs: Branches) -> list[Tensor | None]:
+        outputs: list[Tensor | None] = []
         for x, weights, norm in zip(inputs, self.weights, self.norms, strict=True):
             used = [(w * WEIGHT_SCALE, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
             if norm is None:
                 outputs.append(None)
             else:
-                weights, dilations = zip(*used, strict=True)
-                outputs.append(norm(ops.DilatedConv2d.apply(x, *weights, dilations=dilations, moments=self.training)))
+                scaled, dilations = zip(*used, strict=True)
+                outputs.append(norm(ops.DilatedConv2d.apply(x, *scaled, dilations=dilations, moments=self.training)))
         return outputs

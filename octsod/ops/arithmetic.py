@@ -1,16 +1,18 @@
 """Plain tensor arithmetic with broadcasting: add, subtract, multiply, divide, power, sum, reshape."""
 
 import math
+from collections.abc import Iterable
 
 from ..autograd import Function
 from ..backend import empty, full, kernels, zeros
+from ..backend.contract import Array
 from ..checks import require, require_dtype, require_integer
-from .cost import Cost, elements
+from .cost import Cost, Shape, elements
 
 
-def broadcast_shape(op, a, b):
-    """The common shape of two arrays."""
-    shape = []
+def broadcast_shape(op: str, a: Shape, b: Shape) -> tuple[int, ...]:
+    """The common shape of arrays of shapes a and b. Raises ValueError, naming `op`, if there is none."""
+    shape: list[int] = []
     for i in range(max(len(a), len(b))):
         m = a[len(a) - 1 - i] if i < len(a) else 1
         n = b[len(b) - 1 - i] if i < len(b) else 1
@@ -19,7 +21,7 @@ def broadcast_shape(op, a, b):
     return tuple(shape)
 
 
-def expand(array, shape):
+def expand(array: Array, shape: tuple[int, ...]) -> Array:
     """The array broadcast to `shape`."""
     if array.shape == shape:
         return array
@@ -28,8 +30,8 @@ def expand(array, shape):
     return out
 
 
-def sum_axes(array, axes):
-    """The array added up over `axes`, which stay as axes of length 1."""
+def sum_axes(array: Array, axes: Iterable[int]) -> Array:
+    """The array added up over `axes`, which stay with length 1."""
     for axis in axes:
         shape = array.shape
         outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
@@ -39,8 +41,8 @@ def sum_axes(array, axes):
     return array
 
 
-def reduce_to(array, shape):
-    """Adjoint of `expand`: add up what was broadcast from `shape`."""
+def reduce_to(array: Array, shape: tuple[int, ...]) -> Array:
+    """Adjoint of `expand`: the array added up to `shape`, from which it was broadcast."""
     if array.shape == shape:
         return array
     extra = array.ndim - len(shape)
@@ -56,8 +58,8 @@ def _both(op, a, b):
 
 class _Elementwise(Function):
     @classmethod
-    def cost(cls, a, b, itemsize=4, backward=False):
-        """From the shapes of a and b: one operation per element of the result, per gradient backward."""
+    def cost(cls, a: Shape, b: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
+        """From the shapes of a and b: one operation per element of the result; backward, of each gradient."""
         shape = broadcast_shape(cls.__name__, a, b)
         return Cost(elements(shape) * (1 + backward), itemsize * elements(a, b, shape))
 
@@ -170,7 +172,7 @@ class Power(Function):
         return out
 
     @staticmethod
-    def cost(a, itemsize=4, backward=False):
+    def cost(a: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """A power counted as one operation."""
         return Cost(elements(a) * (3 if backward else 1), itemsize * elements(a, a, a if backward else None))
 
@@ -194,7 +196,7 @@ class Sum(Function):
         return expand(grad.reshape(ctx.kept), ctx.shape)
 
     @staticmethod
-    def cost(a, itemsize=4, backward=False):
+    def cost(a: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """One addition per element; backward a copy."""
         return Cost(0 if backward else elements(a), itemsize * elements(a))
 
@@ -217,6 +219,6 @@ class Reshape(Function):
         return grad.reshape(ctx.shape)
 
     @staticmethod
-    def cost(a, itemsize=4, backward=False):
+    def cost(a: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """Nothing."""
         return Cost(0, 0)

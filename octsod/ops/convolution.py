@@ -1,14 +1,19 @@
 """Convolutions over one scale: dense, depthwise, parallel dilated. Maps are NCHW, weights OIHW."""
 
+from collections.abc import Sequence
+
 from ..autograd import Function
 from ..backend import empty, kernels
+from ..backend.contract import Array
 from ..backend.deferred import Deferred, DeferredGradient
 from ..checks import require, require_channels, require_dtype, require_given, require_integer, require_map
-from .cost import Cost, elements
+from .cost import Cost, Shape, elements
 
 
-def output_size(op, x_shape, kernel_size, stride, padding, dilation):
-    """(H', W') of a convolution; an error if there is no pixel left."""
+def output_size(
+    op: str, x_shape: Shape, kernel_size: Sequence[int], stride: int, padding: int, dilation: int
+) -> tuple[int, ...]:
+    """(H', W') of a convolution. Raises ValueError, naming `op`, if no pixel is left."""
     size = []
     for n, k in zip(x_shape[2:], kernel_size, strict=True):
         reach = dilation * (k - 1) + 1
@@ -21,12 +26,13 @@ def output_size(op, x_shape, kernel_size, stride, padding, dilation):
     return tuple(size)
 
 
-def result(out, moments):
-    """A raw map with its moments, if those were asked for; else the plain array."""
+def result(out: Array, moments: Array | None) -> Array | Deferred:
+    """A raw map with its moments, if there are any; else the plain array."""
     return out if moments is None else Deferred(out, moments=moments)
 
 
-def moments_for(out_shape, wanted):
+def moments_for(out_shape: Shape, wanted: bool) -> Array | None:
+    """An array for the moments of an output, or None."""
     return empty((out_shape[0], 3, out_shape[1]), "float64") if wanted else None
 
 
@@ -76,7 +82,10 @@ class Conv2d(Function):
         return grad_x, grad_weight, grad_bias
 
     @staticmethod
-    def cost(x, weight, bias=None, stride=1, padding=0, dilation=1, itemsize=4, backward=False):
+    def cost(
+        x: Shape, weight: Shape, bias: Shape | None = None, stride: int = 1, padding: int = 0, dilation: int = 1,
+        itemsize: int = 4, backward: bool = False,
+    ) -> Cost:  # fmt: skip
         """From the shapes of x, weight and bias."""
         out = (x[0], weight[0], *output_size("conv2d", x, weight[2:], stride, padding, dilation))
         return _cost(x, weight, bias, out, elements(weight[1:]), itemsize, backward)
@@ -115,7 +124,10 @@ class DepthwiseConv2d(Function):
         return grad_x, grad_weight
 
     @staticmethod
-    def cost(x, weight, stride=1, padding=0, dilation=1, itemsize=4, backward=False):
+    def cost(
+        x: Shape, weight: Shape, stride: int = 1, padding: int = 0, dilation: int = 1, itemsize: int = 4,
+        backward: bool = False,
+    ) -> Cost:  # fmt: skip
         """From the shapes of x and weight."""
         out = (*x[:2], *output_size("depthwise_conv2d", x, weight[2:], stride, padding, dilation))
         return _cost(x, weight, None, out, elements(weight[2:]), itemsize, backward)
@@ -165,7 +177,7 @@ class DilatedConv2d(Function):
         return grad_x, *grad_weights
 
     @staticmethod
-    def cost(x, *weights, itemsize=4, backward=False):
+    def cost(x: Shape, *weights: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """From the shapes of x and the weights."""
         joined = (sum(w[0] for w in weights), *weights[0][1:])
         return _cost(x, joined, None, (x[0], joined[0], *x[2:]), elements(joined[1:]), itemsize, backward)

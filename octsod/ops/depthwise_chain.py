@@ -1,6 +1,6 @@
 """A chain of depthwise convolutions, each with batch norm and PReLU, as one op.
 
-Depthwise layers do not mix channels, and a channel's statistics need no other channel: so a kernel can take one channel
+Depthwise layers do not mix channels, and a channel's statistics need no other channel. So a kernel can take one channel
 of the whole batch through all layers while its planes are in the cache. Layer by layer, every map would cross the
 memory bus once more.
 """
@@ -10,7 +10,7 @@ from ..backend import empty, kernels
 from ..backend.deferred import Deferred, DeferredGradient
 from ..checks import require, require_channels, require_dtype, require_given, require_map
 from .convolution import DepthwiseConv2d
-from .cost import Cost, elements
+from .cost import Cost, Shape, elements
 from .normalization import BatchNormPReLU
 
 
@@ -69,7 +69,7 @@ class DepthwiseChain(Function):
     @staticmethod
     def backward(ctx, grad):
         x, layers, raw, coefficients, statistics = ctx.saved
-        # What one layer hands to the one before it is written over the gradient that has been read, if that is spent.
+        # A layer writes what it hands to the one before it over the gradient that it has read, if that is spent.
         grad_x = ctx.target(0, DeferredGradient(grad.array, raw[len(layers) - 1], None, grad.spent))
         if grad.spent:
             between = grad.array
@@ -87,12 +87,17 @@ class DepthwiseChain(Function):
         return grad_x, *grads
 
     @staticmethod
-    def cost(x, weight, layers, itemsize=4, backward=False):
-        """From the shapes of x and of one weight: the arithmetic of `layers` layers. Of the maps, only those that are
-        kept go to memory: each layer's raw map, which backward reads; forward x, backward x, the gradient and x's."""
+    def cost(
+        x: Shape, weight: Shape, layers: int, itemsize: int = 4, backward: bool = False, cached: bool = True
+    ) -> Cost:
+        """From the shapes of x and of one weight: the arithmetic of `layers` layers.
+
+        cached: whether the backend keeps the maps between layers in a cache (see backend/contract.py). If so, only the
+        maps that have to be kept go to memory: each layer's raw map, which backward reads; forward x; backward x, the
+        gradient and that of x. If not, the cost is that of the layers one by one.
+        """
         layer = DepthwiseConv2d.cost(x, weight, padding=weight[2] // 2, itemsize=itemsize, backward=backward)
         norm = BatchNormPReLU.cost(x, itemsize, backward)
         maps = elements(x) * (layers + (3 if backward else 1))
-        return Cost(
-            layers * (layer.flops + norm.flops), itemsize * (maps + layers * elements(weight)) + layers * norm.bytes
-        )
+        stored = itemsize * (maps + layers * elements(weight)) if cached else layers * layer.bytes
+        return Cost(layers * (layer.flops + norm.flops), stored + layers * norm.bytes)

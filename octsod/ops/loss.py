@@ -3,7 +3,7 @@
 from ..autograd import Function
 from ..backend import empty, kernels
 from ..checks import require, require_dtype, require_float, require_given
-from .cost import Cost, elements
+from .cost import Cost, Shape, elements
 
 
 class Sigmoid(Function):
@@ -25,7 +25,7 @@ class Sigmoid(Function):
         return grad_x
 
     @staticmethod
-    def cost(x, itemsize=4, backward=False):
+    def cost(x: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """An exponential counted as one operation."""
         return Cost(4 * elements(x), itemsize * elements(x, x, x if backward else None))
 
@@ -58,6 +58,6 @@ class BinaryCrossEntropyWithLogits(Function):
         return grad_logits, None
 
     @staticmethod
-    def cost(logits, itemsize=4, backward=False):
+    def cost(logits: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """An exponential and a logarithm counted as one operation each."""
         return Cost(7 * elements(logits), itemsize * elements(logits, logits, logits if backward else None))

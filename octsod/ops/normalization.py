@@ -1,13 +1,13 @@
-"""Batch norm and PReLU, deferred: they compute per-channel coefficients only, and whoever reads the map applies them.
+"""Batch norm and PReLU, deferred: they compute coefficients per channel, and whoever reads the map applies them.
 
-Public `batch_norm` and `prelu` materialise the result; CSNet never does.
+The public `batch_norm` and `prelu` materialise the result. CSNet never does.
 """
 
 from ..autograd import Function
 from ..backend import empty, full, kernels, zeros
 from ..backend.deferred import Deferred, DeferredGradient
 from ..checks import require, require_channels, require_dtype, require_given, require_map
-from .cost import Cost, elements
+from .cost import Cost, Shape, elements
 
 
 class BatchNormPReLU(Function):
@@ -82,8 +82,8 @@ class BatchNormPReLU(Function):
         return grad_x, *needed
 
     @staticmethod
-    def cost(x, itemsize=4, backward=False):
-        """Nothing but per-channel work of its own: reading and applying it is the reader's."""
+    def cost(x: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
+        """The work per channel alone: whoever reads the map applies the result."""
         return Cost((20 if backward else 5) * x[1], 8 * (6 if backward else 3) * x[0] * x[1])
 
 
@@ -116,8 +116,8 @@ class PReLU(Function):
         return DeferredGradient(grad.array, out.raw, coefficients), grad_slope
 
     @staticmethod
-    def cost(x, itemsize=4, backward=False):
-        """Nothing but per-channel work of its own."""
+    def cost(x: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
+        """The work per channel alone."""
         return Cost(x[1], itemsize * 4 * x[1])
 
 
@@ -135,6 +135,6 @@ class Materialize(Function):
         return grad.value() if isinstance(grad, DeferredGradient) else grad
 
     @staticmethod
-    def cost(x, itemsize=4, backward=False):
+    def cost(x: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """Read, apply scale, shift and slope, write; backward nothing."""
         return Cost(0, 0) if backward else Cost(4 * elements(x), itemsize * 2 * elements(x))

@@ -1,11 +1,13 @@
 """The generalised octave convolution (gOctConv): any number of branches, each half the size of the one before."""
 
+from collections.abc import Sequence
+
 from ..autograd import Function
 from ..backend import empty, kernels, zeros
 from ..backend.deferred import Deferred, DeferredGradient
 from ..checks import require, require_dtype, require_given, require_integer, require_map
 from .convolution import moments_for, result
-from .cost import Cost, elements
+from .cost import Cost, Shape, elements
 
 OP = "octave_conv2d"
 
@@ -56,10 +58,13 @@ class OctaveConv2d(Function):
         return grad_weight, *slots
 
     @staticmethod
-    def cost(weight, *inputs, out_channels, stride=1, itemsize=4, backward=False, grad_inputs=True):
+    def cost(
+        weight: Shape, *inputs: Shape | None, out_channels: Sequence[int], stride: int = 1, itemsize: int = 4,
+        backward: bool = False, grad_inputs: bool = True,
+    ) -> Cost:  # fmt: skip
         """From the shapes of weight and inputs (None for a missing branch). Resampling counts one operation per element
-        averaged or compared and eight per element interpolated. grad_inputs: whether the inputs' gradients are wanted,
-        which those of an image are not."""
+        that is averaged or compared, and eight per element that is interpolated. grad_inputs: whether the inputs'
+        gradients are wanted; those of an image are not."""
         scale = 2 if stride == 2 else 1
         level, first = next((i, x) for i, x in enumerate(inputs) if x is not None)
         height, width = (first[2] << level) // scale, (first[3] << level) // scale
@@ -77,12 +82,12 @@ class OctaveConv2d(Function):
                     resampling += pixels * x[1] << 2 * (j - i)
                 if i > j:
                     resampling += 8 * (pixels << 2 * (i - j)) * outs
-        outs = [(first[0], n, height >> j, width >> j) for j, n in enumerate(out_channels)]
+        outputs = [(first[0], n, height >> j, width >> j) for j, n in enumerate(out_channels)]
         if backward:
             passes = 1 + grad_inputs
-            maps = elements(*outs, *outs) + passes * elements(*inputs)
+            maps = elements(*outputs, *outputs) + passes * elements(*inputs)
             return Cost(passes * (flops + resampling), itemsize * (maps + elements(weight, weight)))
-        return Cost(flops + resampling, itemsize * elements(*outs, *inputs, weight))
+        return Cost(flops + resampling, itemsize * elements(*outputs, *inputs, weight))
 
 
 def _check(weight, inputs, out_channels, stride):

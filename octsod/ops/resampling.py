@@ -1,9 +1,9 @@
-"""Pooling and bilinear resizing as ops of their own. (Octave convolutions resample inside.)"""
+"""Pooling and bilinear resizing as ops by themselves. (Octave convolutions resample inside.)"""
 
 from ..autograd import Function
 from ..backend import empty, kernels
 from ..checks import require, require_integer, require_map
-from .cost import Cost, elements
+from .cost import Cost, Shape, elements
 
 
 def _windows(op, x, kernel_size, stride, padding):
@@ -41,7 +41,7 @@ class MaxPool2d(Function):
         return grad_x
 
     @staticmethod
-    def cost(x, out, kernel_size, itemsize=4, backward=False):
+    def cost(x: Shape, out: Shape, kernel_size: int, itemsize: int = 4, backward: bool = False) -> Cost:
         """From the shapes of x and the output: a comparison per element of each window."""
         flops = elements(out) * kernel_size**2
         return Cost(flops, itemsize * (elements(x, x, out) if backward else elements(x, out)))
@@ -64,7 +64,7 @@ class AvgPool2d(Function):
         return grad_x
 
     @staticmethod
-    def cost(x, out, kernel_size, itemsize=4, backward=False):
+    def cost(x: Shape, out: Shape, kernel_size: int, itemsize: int = 4, backward: bool = False) -> Cost:
         """From the shapes of x and the output: an addition per element of each window."""
         return Cost(elements(out) * kernel_size**2, itemsize * elements(x, out))
 
@@ -89,6 +89,6 @@ class UpsampleBilinear(Function):
         return grad_x
 
     @staticmethod
-    def cost(x, out, itemsize=4, backward=False):
+    def cost(x: Shape, out: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """From the shapes of x and the output: three linear interpolations per output."""
         return Cost(8 * elements(out), itemsize * elements(x, out))

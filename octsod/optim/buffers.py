@@ -1,7 +1,10 @@
 """Parameters side by side: one flat array of values and one of gradients, of which each parameter has its part."""
 
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
+from ..autograd import Tensor
 from ..backend.memory import ALIGNMENT, SMALLEST
 
 
@@ -12,7 +15,7 @@ class FlatBuffer:
     of them. Each begins at a multiple of 64 bytes; what lies between is zero.
     """
 
-    def __init__(self, parameters):
+    def __init__(self, parameters: Iterable[Tensor]):
         self.parameters = list(parameters)
         first = self.parameters[0]
         self.device, itemsize = first.device, first.dtype.itemsize
@@ -26,15 +29,15 @@ class FlatBuffer:
             p.place(data, grad)
         self._placed = [p.data for p in self.parameters]
 
-    def views(self, flat):
+    def views(self, flat: Any) -> list[Any]:
         """Each parameter's part of an array that is laid out like this buffer, in its shape."""
         return [flat[a:b].reshape(p.shape) for p, (a, b) in zip(self.parameters, self.bounds, strict=True)]
 
-    def like(self):
+    def like(self) -> Any:
         """An array of zeros that is laid out like this buffer."""
         return self.device.zeros(self.data.shape, self.data.dtype)
 
-    def reclaim(self):
+    def reclaim(self) -> None:
         """Take back, with their values, the parameters that another buffer has taken since.
 
         Raises RuntimeError if one was moved to another device.

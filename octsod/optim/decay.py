@@ -1,19 +1,21 @@
 """Dynamic weight decay, and the groups of parameters that it makes."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from ..autograd import Tensor
 from ..backend import on
 from ..checks import require
-from ..nn import ILBlock
+from ..nn import ILBlock, Module, NormAct
 
 
-def decayed_norms(model):
+def decayed_norms(model: Module) -> list[NormAct]:
     """The norms of a model whose scales dynamic weight decay acts on: those of its ILBlocks."""
     return [norm for module in model.modules() if isinstance(module, ILBlock) for norm in module.norms()]
 
 
-def parameter_groups(model, weight_decay):
+def parameter_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for an optimiser: ordinary `weight_decay` for all parameters but the scales under dynamic decay."""
     gammas = [norm.weight for norm in decayed_norms(model)]
     exempt = {id(p) for p in gammas}
@@ -37,7 +39,10 @@ class DynamicWeightDecay:
     multiplied by branch_factor**k, finest first; 1/4 weighs branches by what a channel costs there.
     """
 
-    def __init__(self, model, strength, metric="average_pooling", branch_factor=1.0):
+    def __init__(
+        self, model: Module, strength: float, metric: str | Callable[..., Any] = "average_pooling",
+        branch_factor: float = 1.0,
+    ):  # fmt: skip
         op = "DynamicWeightDecay"
         known = callable(metric) or metric in METRICS
         require(known, op, "metric", f"is {metric!r}", f"a function or one of {', '.join(METRICS)}")
@@ -45,7 +50,7 @@ class DynamicWeightDecay:
         require(len(self.norms) > 0, op, "model", "has no ILBlock", "a CSNet")
         for name, value in (("strength", strength), ("branch_factor", branch_factor)):
             require(0 <= value < math.inf, op, name, f"is {value}", "a number that is not negative")
-        layers = [layer for m in model.modules() if isinstance(m, ILBlock) for layer in (m.mix, *m.depthwise)]
+        layers: list = [layer for m in model.modules() if isinstance(m, ILBlock) for layer in (m.mix, *m.depthwise)]
         branches = {id(norm): branch for layer in layers for branch, norm in enumerate(layer.norms)}
         self.factors = [branch_factor ** branches[id(norm)] for norm in self.norms]
 

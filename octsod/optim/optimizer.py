@@ -1,5 +1,8 @@
 """What optimisers have in common: groups of parameters with settings, in flat buffers."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from ..autograd import Tensor
 from ..backend import on
 from ..checks import require
@@ -15,9 +18,11 @@ class Optimizer:
     whether training has halted (see the kernel `record_step`), after which nothing moves.
     """
 
-    def __init__(self, params_or_groups, defaults):
+    def __init__(
+        self, params_or_groups: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]
+    ):
         op = type(self).__name__
-        entries = list(params_or_groups)
+        entries: list[Any] = list(params_or_groups)
         require(len(entries) > 0, op, "params_or_groups", "is empty", "at least one parameter")
         groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
         self.groups = [{**defaults, **group, "params": list(group["params"])} for group in groups]
@@ -31,7 +36,7 @@ class Optimizer:
                 require(leaf, op, "params_or_groups", f"has a {type(p).__name__}", expected)
                 require(id(p) not in seen, op, "params_or_groups", "names a parameter twice", "each once")
                 seen.add(id(p))
-        kinds = {}
+        kinds: dict[Any, list[Any]] = {}
         for row, group in enumerate(self.groups):
             for p in group["params"]:
                 kinds.setdefault((p.device, p.dtype), []).append((p, row))
@@ -48,17 +53,17 @@ class Optimizer:
         """The number of steps made. Waits for the device."""
         return int(self.device.get(self.state)[0])
 
-    def seek(self, steps):
+    def seek(self, steps: int) -> None:
         """Go to step number `steps`, from where training can go on."""
         self.device.put([steps, 0], self.state)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget all gradients."""
         for group in self.groups:
             for p in group["params"]:
                 p.zero_grad()
 
-    def step(self):
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
         with on(self.device):
             for number, buffer in enumerate(self.buffers):
@@ -68,7 +73,7 @@ class Optimizer:
                     self.update(number, buffer, ranges)
             self.device.kernels.count_step(self.state)
 
-    def update(self, number, buffer, ranges):
+    def update(self, number: int, buffer: FlatBuffer, ranges: Any) -> None:
         """Update elements of buffer `number`; ranges (K, 3) int64: start, stop, number of the group."""
         raise TypeError(f"{type(self).__name__} needs a method `update`.")
 

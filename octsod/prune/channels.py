@@ -6,7 +6,7 @@ of a dilated convolution or of the second gOctConv goes with the inputs of the n
 scale of the fusion may lose all its channels; every block, the fusion's gOctConvs and its dilated convolutions keep at
 least one.
 
-A removed channel is taken for a constant, and what follows is told: see `apply`.
+A removed channel is taken for a constant, and the layers that follow make up for it: see `apply`.
 """
 
 import bisect
@@ -54,11 +54,11 @@ class Plan:
         )
         return Configuration(stages, counts["fusion.fuse"], dilated, counts["fusion.merge"][0])
 
-    def slice(self, name, array) -> np.ndarray:
+    def slice(self, name: str, array: np.ndarray) -> np.ndarray:
         """What stays of `array`, which has the shape of the parameter or running statistic `name`; a copy.
 
-        Adam's moments are sliced so. What the pruned network lacks altogether comes back empty. Raises ValueError if
-        the network has no such name or it has another shape.
+        Adam's moments can be sliced in the same way. The array is empty if the pruned network lacks `name` altogether.
+        Raises ValueError if the network has no such name, or if that has another shape.
         """
         require(name in self._masks, "slice", "name", f"is {name!r}", "a parameter or running statistic of the network")
         masks = self._masks[name]
@@ -104,7 +104,10 @@ class Plan:
         return found
 
 
-def plan(model, criterion="gamma", *, threshold=None, ratio=None, macs=None) -> Plan:
+def plan(
+    model: CSNet, criterion: str = "gamma", *, threshold: float | None = None, ratio: float | None = None,
+    macs: float | None = None,
+) -> Plan:  # fmt: skip
     """Which channels of a CSNet to remove: those with the lowest scores.
 
     Exactly one of these says how many. threshold: all whose score is less (the paper's way: 1e-20 of gamma). ratio:
@@ -113,12 +116,12 @@ def plan(model, criterion="gamma", *, threshold=None, ratio=None, macs=None) -> 
 
     Scores, by `criterion`:
     "gamma": the least |gamma| of a channel's norms (network slimming). An ILBlock's channel has three in a row, and is
-    a constant as soon as one of them is zero. The authors look at the first alone, the gOctConv's: whatever goes by
+    a constant as soon as one of them is zero. The authors look at the first alone, the gOctConv's. Whatever goes by
     their rule goes by this one, too.
-    "l1": the mean of |w| over the filter that makes a channel, the gOctConv's or the dilated convolution's, over the
-    average of its layer: batch norm hides the scale of filters, so only shares of it can be ranked over layers.
-    "geometric-median": the sum of the filter's distances from the other filters of its layer, over the layer's average.
-    Filters of a layer are those that see the same inputs.
+    "l1": the mean of |w| over the filter that makes a channel, the gOctConv's or the dilated convolution's, divided by
+    the average of its layer. Batch norm hides the scale of filters, so only such shares can be ranked over layers.
+    "geometric-median": the sum of the filter's distances from the other filters of its layer, divided by the layer's
+    average. Filters of a layer are those that see the same inputs.
 
     A scale of the fusion that loses its first convolution's channels or its dilated ones loses both. Every layer keeps
     its best channel; in the fusion, these two of the scale whose lower one scores highest.
@@ -157,14 +160,14 @@ def plan(model, criterion="gamma", *, threshold=None, ratio=None, macs=None) -> 
     return without(bisect.bisect_left(range(free), True, key=lambda count: cost(count) <= macs))
 
 
-def apply(model, plan) -> CSNet:
+def apply(model: CSNet, plan: Plan) -> CSNet:
     """The pruned network, in the model's dtype and mode; `model` stays as it is.
 
-    A removed channel is taken for the constant that it is where the least of its gammas is zero (of equal ones, the
-    last): PReLU(beta) of that norm, gone through the depthwise layers that follow. What the constant contributed to a
-    norm's input is taken off its running mean, and what it did to the logits is added to the classifier's bias. So in
-    eval mode nothing changes if that gamma is zero, but near a picture's border: there, zero padding made the constant
-    less. `change` measures both.
+    A removed channel is taken for a constant: what it would be if the least of its gammas (of equal ones, the last)
+    were zero. This is PReLU(beta) of that norm, taken through the depthwise layers that follow. What the constant
+    contributed to a norm's input is subtracted from the norm's running mean, and what it contributed to the logits is
+    added to the classifier's bias. So if that gamma is zero, nothing changes in eval mode, except near a picture's
+    border, where zero padding made the constant smaller. `change` measures both.
 
     Raises ValueError if the plan is another network's.
     """
@@ -180,17 +183,17 @@ def apply(model, plan) -> CSNet:
 
 
 class Change(NamedTuple):
-    """How salience, in [0, 1], changes, as (mean, greatest) absolute difference over all pixels.
+    """How salience, in [0, 1], changes: (mean, greatest) absolute difference over all pixels.
 
-    gammas: by setting gammas of removed channels to zero, which they might not have been. borders: by removing such
-    channels, near the borders alone.
+    gammas: where the gammas of removed channels are set to zero, which they may not have been. borders: where such
+    channels are then removed; only pixels near the borders change.
     """
 
     gammas: tuple[float, float]
     borders: tuple[float, float]
 
 
-def change(model, plan, x) -> Change:
+def change(model: CSNet, plan: Plan, x: np.ndarray) -> Change:
     """What pruning changes on prepared pictures x (N, 3, H, W), in eval mode, before any finetuning."""
     model = _on_host(model)
     silenced = _copy(model)

@@ -2,8 +2,12 @@
 
 import dataclasses
 import itertools
+from typing import TYPE_CHECKING
 
 from ..checks import require
+
+if TYPE_CHECKING:
+    from ..models import CSNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,12 +18,14 @@ class Complexity:
     macs: int
 
 
-def complexity(model, size=(224, 224)) -> Complexity:
-    """Parameters and MACs of a CSNet for one image of `size` (height, width), multiples of 16.
+def complexity(model: "CSNet", size: tuple[int, int] = (224, 224)) -> Complexity:
+    """Parameters and MACs of a CSNet for one image of `size` (height, width).
 
     MACs: convolutions (+1 per output element with a bias), 4 per element of a batch norm, 3 of a PReLU; inside every
     gOctConv with more than one branch on a side, 5 per input element averaged for stride 2, 9 per element upsampled,
     and k*k per element max-pooled, with k the convolution's kernel size. The last upsampling is not counted.
+
+    Raises ValueError unless height and width are positive multiples of `model.configuration.multiple`.
     """
     height, width = size
     multiple = model.configuration.multiple

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +18,12 @@ DIRECTIONS = 2
 EPSILON = float(np.finfo(np.float64).eps)
 
 
-def gradcheck(fn, *inputs, tolerance=1e-6) -> float:
+def gradcheck(fn: Callable[..., Any], *inputs: Any, tolerance: float = 1e-6) -> float:
     """Check the gradients of `fn` against finite differences; returns the largest relative error found.
 
-    fn: takes the inputs, returns a tensor of any shape, or a tuple or list of tensors and Nones; everything in float64.
-    inputs: a leaf tensor that requires a gradient (float64), or a float64 array, which becomes one, is checked;
-    anything else is passed on as it is.
+    fn: takes the inputs; returns a tensor of any shape, or a tuple or list of tensors and Nones; all in float64.
+    inputs: checked are leaf tensors (float64) that require a gradient, and float64 arrays, which become such tensors.
+    Anything else is passed on as it is.
 
     With y = fn(x), random cotangents v and a direction u, backward's <J'v, u> is compared with a difference quotient of
     t -> <v, fn(x + t*u)>, of fourth order:
@@ -39,7 +41,7 @@ def gradcheck(fn, *inputs, tolerance=1e-6) -> float:
 
     >>> gradcheck(lambda x, w: octsod.functional.conv2d(x, w, padding=1), np.ones((1, 2, 5, 4)), np.ones((3, 2, 3, 3)))
     """
-    inputs = [Tensor(x.copy(), True) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x for x in inputs]
+    inputs = tuple(Tensor(x.copy(), True) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x for x in inputs)
     checked = _checked(inputs)
     before = [(x, x.data, x.grad) for x in inputs if isinstance(x, Tensor)]
     originals = _copies(inputs)

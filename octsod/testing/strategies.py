@@ -1,19 +1,25 @@
-"""Hypothesis strategies for problems that kernels are given: shapes, settings and a seed, never arrays.
+"""Hypothesis strategies that draw problems for kernels: shapes, settings and a seed, never arrays.
 
 Whoever runs a case makes its arrays from the seed, so a failing example prints as one short line. Cases are valid by
-construction: whatever can be drawn here, a kernel has to get right.
+construction: a kernel has to get right whatever can be drawn here.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from hypothesis import strategies as st
+
+Shape = tuple[int, ...]
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How a map is read: as it is or with coefficients, and whether sums of its activation are wanted on the way."""
+    """How a map is read: as it is or with coefficients, and whether the sums of its activation are wanted."""
 
     deferred: bool
     sums: bool
@@ -21,7 +27,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """How the gradient of a map is written."""
+    """How the gradient of a map is written: added or not, and whether its gradient sums are wanted."""
 
     accumulate: bool
     sums: bool
@@ -59,11 +65,11 @@ class ConvolutionCase:
     seed: int
 
     @property
-    def settings(self):
+    def settings(self) -> Shape:
         return self.stride, self.padding, self.dilation
 
     @property
-    def out_shape(self):
+    def out_shape(self) -> Shape:
         size = [
             (n + 2 * self.padding - self.dilation * (k - 1) - 1) // self.stride + 1
             for n, k in zip(self.shape[2:], self.kernel_size, strict=True)
@@ -72,8 +78,8 @@ class ConvolutionCase:
 
 
 @st.composite
-def convolutions(draw, depthwise=False):
-    """Kernels smaller and larger than the map, dilations larger than the map, paddings from the least possible."""
+def convolutions(draw: Callable[..., Any], depthwise: bool = False) -> ConvolutionCase:
+    """Kernels smaller and larger than the map, dilations larger than it, paddings from the least possible one on."""
     if not depthwise and draw(st.integers(0, 7)) == 7:
         shape, kernel_size, stride, padding, dilation = draw(LARGE_SHAPES), (1, 1), 1, 0, 1
     else:
@@ -105,8 +111,8 @@ class ChainCase:
     seed: int
 
 
-def depthwise_chains():
-    """One to three layers; kernels larger than the map included."""
+def depthwise_chains() -> st.SearchStrategy[ChainCase]:
+    """One to three layers, kernels larger than the map included."""
     shapes = st.tuples(st.integers(1, 3), CHANNELS, SIDES, SIDES)
     return st.builds(
         ChainCase, shapes, st.integers(1, 3), st.sampled_from([3, 3, 1, 5]), MOSTLY, st.booleans(), st.booleans(),
@@ -130,17 +136,17 @@ class DilatedCase:
     seed: int
 
     @property
-    def outs(self):
+    def outs(self) -> int:
         return sum(self.counts)
 
     @property
-    def weight_shapes(self):
+    def weight_shapes(self) -> list[Shape]:
         return [(count, self.shape[1], self.kernel_size, self.kernel_size) for count in self.counts]
 
 
 @st.composite
-def dilated_convolutions(draw):
-    """One to five dilations of 1, 2, 4, 8, 16, most of them larger than the map; groups without channels."""
+def dilated_convolutions(draw: Callable[..., Any]) -> DilatedCase:
+    """One to five dilations of 1, 2, 3, 4, 8, 16, most of them larger than the map; groups without channels."""
     dilations = draw(st.sampled_from([(1, 2, 4, 8, 16), (1,), (2, 1), (16, 4, 1), (3, 3)]))
     counts = tuple(draw(st.sampled_from([1, 2, 3, 6, 0])) for _ in dilations)
     wanted = draw(st.sampled_from([True, True, True, False, None]))
@@ -153,7 +159,7 @@ def dilated_convolutions(draw):
 
 @dataclasses.dataclass(frozen=True)
 class OctaveCase:
-    """An octave convolution; a branch with zero channels is missing. height, width: of a branch 0 of the input."""
+    """An octave convolution. A branch with zero channels is missing. height, width: those of an input branch 0."""
 
     batch: int
     ins: tuple[int, ...]
@@ -170,23 +176,23 @@ class OctaveCase:
     seed: int
 
     @property
-    def in_shapes(self):
+    def in_shapes(self) -> list[Shape | None]:
         return [(self.batch, n, self.height >> i, self.width >> i) if n else None for i, n in enumerate(self.ins)]
 
     @property
-    def out_shapes(self):
+    def out_shapes(self) -> list[Shape | None]:
         height, width = self.height // self.stride, self.width // self.stride
         return [(self.batch, n, height >> j, width >> j) if n else None for j, n in enumerate(self.outs)]
 
     @property
-    def weight_shape(self):
+    def weight_shape(self) -> Shape:
         return sum(self.outs), sum(self.ins), self.kernel_size, self.kernel_size
 
 
 @st.composite
-def octaves(draw):
-    """One to four branches on either side, any of them missing. Few branches are drawn most: with many, the sizes of
-    maps are multiples of what fills a vector, and there are no rests."""
+def octaves(draw: Callable[..., Any]) -> OctaveCase:
+    """One to four branches on either side, any of them missing. Few branches are drawn most often: with many, the sizes
+    of maps are multiples of a vector's length, and no rest is left."""
     few = [(1, 1), (2, 2), (1, 2), (2, 1)]
     cross_stage = [(3, 3), (3, 1), (1, 3)]
     pairs = 3 * few + cross_stage + [(a, b) for a in range(1, 5) for b in range(1, 5)]
@@ -218,7 +224,7 @@ class MapCase:
     seed: int
 
 
-def maps():
+def maps() -> st.SearchStrategy[MapCase]:
     """Any map, empty ones included."""
     return st.builds(MapCase, SHAPES, READINGS, SEEDS)
 
@@ -234,17 +240,17 @@ class PoolingCase:
     seed: int
 
     @property
-    def settings(self):
+    def settings(self) -> Shape:
         return self.kernel_size, self.stride, self.padding
 
     @property
-    def out_shape(self):
+    def out_shape(self) -> Shape:
         size = [(n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in self.shape[2:]]
         return (*self.shape[:2], *size)
 
 
 @st.composite
-def poolings(draw):
+def poolings(draw: Callable[..., Any]) -> PoolingCase:
     """Windows that overlap, touch or leave gaps."""
     shape = draw(SHAPES)
     padding = draw(st.integers(0, 2))
@@ -262,8 +268,8 @@ class ResizingCase:
     seed: int
 
 
-def resizings():
-    """Up and down, by whole and broken factors."""
+def resizings() -> st.SearchStrategy[ResizingCase]:
+    """Up and down, by factors that are whole and that are not."""
     return st.builds(ResizingCase, SHAPES, st.tuples(SIDES, SIDES), SEEDS)
 
 
@@ -278,32 +284,32 @@ class StatisticsCase:
     seed: int
 
 
-def statistics():
-    """Down to a single value per channel."""
+def statistics() -> st.SearchStrategy[StatisticsCase]:
+    """Down to a single value to a channel."""
     return st.builds(StatisticsCase, st.integers(1, 4), CHANNELS, st.integers(1, 300), st.booleans(), SEEDS)
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorCase:
-    """So many numbers."""
+    """A flat array of `size` numbers."""
 
     size: int
     seed: int
 
 
-def vectors(least=0):
+def vectors(least: int = 0) -> st.SearchStrategy[VectorCase]:
     """Sizes around the number of elements that a thread takes at a time."""
     return st.builds(VectorCase, st.integers(least, 40) | st.sampled_from([16383, 16384, 16385, 50000]), SEEDS)
 
 
 @dataclasses.dataclass(frozen=True)
 class SumCase:
-    """Which axis is added up: (outer, count, inner)."""
+    """An array (outer, count, inner) that is added up over its middle axis."""
 
     shape: tuple[int, int, int]
     seed: int
 
 
-def sums():
-    """Empty sums and sums of nothing included."""
+def sums() -> st.SearchStrategy[SumCase]:
+    """No sums and sums of nothing included."""
     return st.builds(SumCase, st.tuples(st.integers(0, 5), st.integers(0, 300), st.integers(0, 7)), SEEDS)

@@ -1,13 +1,16 @@
 """Where a number that is not finite came from: for the one line that a diverged training ends with."""
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..autograd.graph import observe
+from ..nn import Module
 
 
-def first_nonfinite(model, forward) -> str | None:
+def first_nonfinite(model: Module, forward: Callable[[], Any]) -> str | None:
     """What first became infinite or not a number: a parameter of `model`, or else an op of `forward()`, run again.
 
     Returns words such as "OctaveConv2d in `extractor.stages.2.0.mix`", or None if all is finite. In training mode,
@@ -16,7 +19,8 @@ def first_nonfinite(model, forward) -> str | None:
     for name, parameter in model.named_parameters():
         if not np.isfinite(parameter.numpy()).all():
             return f"the parameter `{name}`"
-    layers, found = [], []
+    layers: list[str] = []
+    found: list[str] = []
 
     def check(function, outputs):
         if not found and not all(np.isfinite(output.numpy()).all() for output in outputs if output is not None):

@@ -3,16 +3,19 @@
 import collections
 import contextlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..checks import require, require_integer
 from ..evaluation.scoring import evaluate
 from ..inference.prediction import predict
+from ..models import CSNet
 from ..pictures.contact_sheets import contact_sheet
 from ..prune import scales as distributions
 from ..prune.counts import complexity
-from .trainer import DivergenceError
+from .trainer import DivergenceError, Trainer
 
 
 class _StoppedError(Exception):
@@ -22,10 +25,10 @@ class _StoppedError(Exception):
 class Validation:
     """Pictures held out, a data set of `data.Sample`s: what scores has a model on them, what does it make of some?"""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Any):
         self.dataset = dataset
 
-    def scores(self, model, stop=lambda: False) -> dict | None:
+    def scores(self, model: CSNet, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
         """max_f and mae by the evaluation protocol (csnet.md, section 6); None if `stop()` said so on the way."""
 
         def check(done, name):
@@ -38,7 +41,7 @@ class Validation:
             return None
         return {"max_f": result.max_f, "mae": result.mae}
 
-    def sheet(self, model, columns=8) -> np.ndarray:
+    def sheet(self, model: CSNet, columns: int = 8) -> np.ndarray:
         """A picture (H, W, 3) uint8 of some of the pictures, their masks, and what the model finds."""
         chosen = np.unique(np.linspace(0, len(self.dataset) - 1, columns).astype(int))
         samples = [self.dataset[int(index)] for index in chosen]
@@ -46,7 +49,10 @@ class Validation:
         return contact_sheet(rows, ("pictures held out", "masks", "found"), cell=128)
 
 
-def train(trainer, loader, run, validation=None, save_every=100, on_line=None, stop=lambda: False):
+def train(
+    trainer: Trainer, loader: Any, run: Any, validation: Validation | None = None, save_every: int = 100,
+    on_line: Callable[[dict], None] | None = None, stop: Callable[[], bool] = lambda: False,
+) -> bool:  # fmt: skip
     """Make the steps that are left of `trainer.total`; returns whether that is done, which `stop()` can prevent.
 
     loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n; its size becomes the model's. run:

@@ -3,8 +3,8 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .. import prune  # complexity is the function
 from ..autograd.tensor import Tensor
 from ..checks import require, require_integer
 from ..errors import OctsodError
+from ..models import CSNet
 from ..optim.adam import Adam
 from ..optim.decay import DynamicWeightDecay, parameter_groups
 from ..optim.schedules import CosineLR, MultiStepLR
@@ -60,7 +61,7 @@ class Recipe:
         require(not idle, "Recipe", "decay_strength", f"is {self.decay_strength} of no decay", "none")
         require_integer(self.finetuning, "Recipe", "finetuning", 0)
 
-    def scale_decay(self, model):
+    def scale_decay(self, model: CSNet) -> DynamicWeightDecay:
         """What decays the scales of the ILBlocks' norms; without decay, it still tells the penalty of dynamic decay."""
         strength = DECAYS[self.decay] if self.decay_strength is None else self.decay_strength
         if self.decay == "standard":
@@ -118,13 +119,13 @@ class Trainer:
     way, or `sync` is called. A step with a number that is not finite changes nothing, nor does any after it.
     """
 
-    def __init__(self, model, recipe=None, total=None):
+    def __init__(self, model: CSNet, recipe: Recipe | None = None, total: int | None = None):
         self.recipe = recipe or Recipe()
-        self.total = None if total is None else require_integer(total, "Trainer", "total", 1)
+        self.total: Any = None if total is None else require_integer(total, "Trainer", "total", 1)
         finetuning = self.recipe.finetuning
         fits = finetuning < (self.total or 1)
         require(fits, "Trainer", "total", f"is {self.total}, {finetuning} of them of finetuning", "more steps")
-        self.pruned_after = self.total - finetuning if finetuning else None
+        self.pruned_after = self.total - finetuning if finetuning else None  # type: ignore[operator]
         self.steps = 0
         self._take(model)
 
@@ -138,11 +139,11 @@ class Trainer:
         self._saved = model.device.zeros((sum(math.prod(a.shape) for a in model.buffer_arrays()),), "float64")
 
     @property
-    def decay(self):
+    def decay(self) -> DynamicWeightDecay:
         """What decays the scales in the next step."""
         return self._decays[self.pruned_after is not None and self.steps >= self.pruned_after]
 
-    def prune(self):
+    def prune(self) -> prune.Plan:
         """Remove the channels below the recipe's threshold, moments of the optimiser likewise; returns the plan."""
         require(not self._ring.waiting, "prune", "trainer", "has steps under way", "`sync` before")
         plan = prune.plan(self.model, threshold=self.recipe.threshold)
@@ -155,11 +156,11 @@ class Trainer:
         return plan
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         """The learning rate of the next step."""
         return self.optimizer.groups[0]["lr"]
 
-    def step(self, x, y) -> tuple[float, float] | None:
+    def step(self, x: Any, y: Any) -> tuple[float, float] | None:
         """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
 
         Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay, or None if
@@ -187,7 +188,7 @@ class Trainer:
         self.sync()
         return self._ring.read[-1][1:3]
 
-    def sync(self):
+    def sync(self) -> None:
         """Read the numbers of all steps under way. Waits for the device; raises as `step` does."""
         for number, lr, x, y, loss, penalty, code in self._ring.fetch():
             if code:
@@ -204,7 +205,7 @@ class Trainer:
         return steps
 
     def _loss(self, x, y):
-        x, y = (Tensor(a).to(self.model.device) for a in (x, y))
+        x, y = (Tensor.on(self.model.device, array) for array in (x, y))
         return f.binary_cross_entropy_with_logits(self.model(x), y)
 
     def _seek(self, steps):
@@ -237,7 +238,7 @@ class Trainer:
             self.optimizer.zero_grad()
         return DivergenceError(f"training stopped in step {number}: {what}{first}.")
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, np.ndarray]:
         """name -> NumPy array of all that `load_state_dict` needs to go on bit by bit: on a host not a copy.
 
         `steps`; per entry NAME of the model's `model.NAME`; per parameter Adam's moments `first.NAME`, `second.NAME`.
@@ -249,7 +250,7 @@ class Trainer:
             state[f"first.{name}"], state[f"second.{name}"] = map(get, moments[id(p)])
         return state
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Go where the trainer was that `state` came from; raises ValueError, and changes nothing, if it cannot be."""
         own = self.state_dict()
         odd = sorted(own.keys() ^ state.keys())
@@ -267,7 +268,7 @@ class Trainer:
         self._seek(int(state["steps"]))
         self._ring.waiting.clear()
 
-    def require_finite(self):
+    def require_finite(self) -> None:
         """Raise DivergenceError, which names the culprit, if anything to be saved is not finite."""
         for name, array in self.state_dict().items():
             if not np.isfinite(array).all():

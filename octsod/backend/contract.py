@@ -1,0 +1,413 @@
+"""What every kernel promises, and the table of all kernels.
+
+A backend is a module `octsod.kernels.NAME` that has the functions of `Contract`. Ops call them with positional
+arguments and never ask which backend they have. The reference (kernels/reference) is the same table in plain NumPy: it
+says in code what the docstrings below say in words. tests/kernel_contract.py checks every other backend against it.
+
+Promises
+--------
+- The caller allocates and validates. A kernel checks nothing and raises nothing.
+- A kernel writes all elements of its outputs, and nothing else. It reads nothing outside its inputs, and no output
+  before it has written it. A docstring names what is updated instead: there, old values count.
+- Outputs do not overlap inputs, unless a docstring says that they may.
+- Inputs stay as they were. So does the caller's floating-point mode.
+- Results are the same bits for any number of threads and from run to run. So sums over images are kept per image and
+  added up in a fixed order; there are no atomic additions of floating-point numbers.
+- Subnormal results are flushed to zero. (The reference alone keeps them.)
+- Infinity and NaN are numbers like any other: no error, no warning. A NaN reaches those results that depend on it. It
+  wins in max-pooling.
+- Results agree with the reference's: within 1e-4 in float32, 1e-12 in float64, of the largest result or of 1, whichever
+  is more.
+- A kernel of a device that is not the host does not wait for it. It may return before the work is done; kernels of a
+  device take effect in the order of their calls. So what is launched depends on no element of an array.
+- A backend may lack a kernel. To call that raises NotImplementedError, which names both.
+
+Arrays
+------
+Arrays are C-contiguous, and may begin at any element of a larger buffer. Maps are NCHW, weights OIHW, both float32 or
+float64. All floating-point arrays of a call have one dtype, unless a docstring says otherwise. A batch may be empty,
+and a map may have no channels; height and width are at least 1. `Array` says what an array of a device has. Settings
+such as `stride` are plain Python numbers and bools.
+
+Sums over pixels are float64 arrays, whatever the dtype of the maps:
+
+activation_sums (N, C)
+    The sum of the activation over each plane. Each kernel that reads a map in a forward pass asks the map for the
+    array to fill, once: `x.claim_activation_sums()`, which gives it to the first reader only. A kernel without output
+    elements need not ask.
+moments (N, 3, C)
+    Of a raw map: a reference value r near the plane's values, the sum of x - r, and the sum of (x - r)**2. A backend
+    chooses r as it likes. With r = 0, a large mean would swallow a small variance. The moments are those of the values
+    as stored, after rounding.
+gradient_sums (N, 3, C)
+    What batch norm needs of g, the gradient of the activation `prelu(u, slope)` with u = raw*scale + shift. With
+    e = g*prelu'(u): the sum of e, the sum of e*(raw - mean), and the sum of g*u where u <= 0.
+
+prelu(u, slope) is u where u > 0, else slope*u; prelu'(u) is 1 where u > 0, else slope.
+
+Maps and gradients that have not been computed
+----------------------------------------------
+deferred.py has these types, with their formulas. A kernel applies a formula while it loads.
+
+Deferred
+    A map to read. Where its coefficients are None, it is the raw map itself.
+DeferredGradient
+    The gradient of a raw map, to read. Where its coefficients are None, it is `g` itself.
+ActivationGradient
+    The gradient of a normalised map, to read: an array, with its gradient sums or without.
+GradientTarget
+    Where to write the gradient of a map's activation; None where that is not wanted. With `accumulate`, the gradient is
+    added to what `array` holds; else it overwrites that. If `gradient_sums` is not None, the gradient sums of what
+    `array` holds afterwards are written there.
+
+A gradient is *spent* when no other op needs it. Its `g` may then be the very array of a `GradientTarget` of the same
+call: a kernel reads each element that it still needs before it writes there. Targets of this kind never accumulate.
+
+What stays in a cache
+---------------------
+Costs (`Function.cost`) count floating-point operations and compulsory bytes, from shapes alone. Bytes depend on the
+backend only where a kernel runs several layers at once. It may keep the maps between its layers in a cache, or store
+and load each of them. A backend's module says which of its kernels keep them: `CACHED`, a frozenset of names, which is
+`device.kernels.CACHED`. The cost of an op with such a kernel takes `cached`: True counts only the maps that have to be
+stored, False counts each layer by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget
+
+
+class Array(Protocol):
+    """What the library uses of an array of a device.
+
+    No arithmetic, no `len`, no truth value, no `__array__`: numbers come to the host through `Device.get` alone.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any:
+        """A NumPy dtype."""
+
+    @property
+    def ndim(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def reshape(self) -> Callable[..., Any]:
+        """`reshape(*shape)` or `reshape(shape)`: a view."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """A view, by integers and slices of step 1 along leading axes."""
+
+
+class Contract(Protocol):
+    """The kernels, each with the names, order and defaults of its parameters."""
+
+    CACHED: frozenset[str]
+
+    # --- arrays as a whole -------------------------------------------------------------------------------------------
+
+    def fill(self, out: Array, value: float) -> None:
+        """Every element of out = value, a Python number. out: any shape and dtype."""
+
+    def copy(self, x: Array, out: Array) -> None:
+        """out = x, broadcast to out's shape and converted to its dtype."""
+
+    def gather(self, arrays: Sequence[Array], out: Array) -> None:
+        """out (n,) = the elements of all arrays, one array after the other, converted from any dtypes to out's."""
+
+    # --- arithmetic, element by element: arrays of one shape; out may be one of the inputs ---------------------------
+
+    def add(self, a: Array, b: Array, out: Array) -> None:
+        """out = a + b."""
+
+    def subtract(self, a: Array, b: Array, out: Array) -> None:
+        """out = a - b."""
+
+    def multiply(self, a: Array, b: Array, out: Array) -> None:
+        """out = a * b."""
+
+    def divide(self, a: Array, b: Array, out: Array) -> None:
+        """out = a / b."""
+
+    def power(self, a: Array, exponent: Array, out: Array) -> None:
+        """out = a ** exponent, an array of one element."""
+
+    def sum_middle(self, x: Array, out: Array) -> None:
+        """out (outer, inner) = x (outer, count, inner) added up over its middle axis, in float64."""
+
+    # --- sigmoid and the loss ----------------------------------------------------------------------------------------
+
+    def sigmoid(self, x: Array, out: Array) -> None:
+        """out = 1 / (1 + exp(-x)), without overflow; any shape. out may be x."""
+
+    def sigmoid_backward(self, grad: Array, x: Array, out: Array) -> None:
+        """out = grad * sigmoid(x) * (1 - sigmoid(x)). out may be grad or x."""
+
+    def binary_cross_entropy_with_logits(self, logits: Array, target: Array, out: Array) -> None:
+        """out, one element, = the mean of `max(x, 0) - x*t + log(1 + exp(-|x|))`, with logits x and target t of one
+        shape, of one element or more."""
+
+    def binary_cross_entropy_with_logits_backward(
+        self, grad: Array, logits: Array, target: Array, grad_logits: Array
+    ) -> None:
+        """grad_logits = grad * (sigmoid(logits) - target) / size. grad: one element; size: the number of logits."""
+
+    # --- convolutions: cross-correlations with zero padding ----------------------------------------------------------
+
+    def conv2d(
+        self, x: Deferred, weight: Array, bias: Array | None, out: Array, stride: int, padding: int, dilation: int,
+        moments: Array | None = None,
+    ) -> None:  # fmt: skip
+        """out (N, O, H', W') = x (N, C, H, W) convolved with weight (O, C, kh, kw), plus bias (O,) if there is one.
+
+        out[n, o, r, s] = bias[o] + the sum over c, i, j of
+        weight[o, c, i, j] * x[n, c, r*stride - padding + i*dilation, s*stride - padding + j*dilation];
+        H' = (H + 2*padding - dilation*(kh - 1) - 1)//stride + 1, W' likewise. moments: those of out, if not None.
+        """
+
+    def conv2d_backward(
+        self, grad: DeferredGradient, x: Deferred, weight: Array, stride: int, padding: int, dilation: int,
+        grad_x: GradientTarget | None, grad_weight: Array | None, grad_bias: Array | None = None,
+    ) -> None:  # fmt: skip
+        """Gradients of `conv2d`, from grad, that of its output. None for each that is not wanted."""
+
+    def depthwise_conv2d(
+        self, x: Deferred, weight: Array, out: Array, stride: int, padding: int, dilation: int,
+        moments: Array | None = None,
+    ) -> None:  # fmt: skip
+        """out (N, C, H', W') = each channel of x (N, C, H, W) convolved with its own kernel, weight (C, 1, kh, kw).
+        Sizes and moments as in `conv2d`."""
+
+    def depthwise_conv2d_backward(
+        self, grad: DeferredGradient, x: Deferred, weight: Array, stride: int, padding: int, dilation: int,
+        grad_x: GradientTarget | None, grad_weight: Array | None,
+    ) -> None:  # fmt: skip
+        """Gradients of `depthwise_conv2d`. None for each that is not wanted."""
+
+    def dilated_conv2d(
+        self, x: Deferred, weights: Sequence[Array], dilations: Sequence[int], out: Array,
+        moments: Array | None = None,
+    ) -> None:  # fmt: skip
+        """out (N, sum O_i, H, W) = several convolutions of x (N, C, H, W), their outputs one after the other.
+
+        Convolution i has weights[i] (O_i, C, k, k), with one odd k for all, and dilations[i]; it is padded to keep the
+        size. O_i may be 0. moments: those of out, if not None.
+        """
+
+    def dilated_conv2d_backward(
+        self, grad: DeferredGradient, x: Deferred, weights: Sequence[Array], dilations: Sequence[int],
+        grad_x: GradientTarget | None, grad_weights: Sequence[Array | None],
+    ) -> None:  # fmt: skip
+        """Gradients of `dilated_conv2d`. None for each that is not wanted."""
+
+    def octave_conv2d(
+        self, inputs: Sequence[Deferred | None], weight: Array, outputs: Sequence[Array | None], stride: int,
+        moments: Sequence[Array | None] | None = None,
+    ) -> None:  # fmt: skip
+        """gOctConv (paper, section 3.1; csnet.md, section 1): outputs = what inputs give through weight.
+
+        inputs[i] (N, C_i, H >> i, W >> i) and outputs[j] (N, O_j, H' >> j, W' >> j), finest first; None for a branch
+        without channels. weight (sum O, sum C, k, k), k odd: block (j, i) of it leads from input i to output j.
+
+        With stride 2, every input is averaged 2x2 first, and H' = H/2; else stride is 1. outputs[j] is the sum over i
+        of conv(x_i), padded to keep the size: of x_i as it is for i = j; of x_i max-pooled by 2**(j - i) for i < j; for
+        i > j the result is upsampled by 2**(i - j), as by `upsample_bilinear`. moments: one array or None per output.
+        """
+
+    def octave_conv2d_backward(
+        self, grads: Sequence[DeferredGradient | None], inputs: Sequence[Deferred | None], weight: Array, stride: int,
+        grad_inputs: Sequence[GradientTarget | None], grad_weight: Array | None,
+    ) -> None:  # fmt: skip
+        """Gradients of `octave_conv2d`. grads: one per output, None for a branch without channels. None for each
+        gradient that is not wanted. Max-pooling's winners are found again; of equal ones, the first has the gradient.
+        """
+
+    # --- several depthwise layers in one go --------------------------------------------------------------------------
+
+    def depthwise_chain(
+        self, x: Deferred, layers: Sequence[Sequence[Array]], running: Sequence[tuple[Array, Array]], raw: Array,
+        coefficients: Array, statistics: Array, activation_sums: Sequence[Array | None], training: bool,
+        momentum: float, eps: float, weight_scale: float,
+    ) -> None:  # fmt: skip
+        """x (N, C, H, W) through L layers, each a depthwise convolution, batch norm and PReLU.
+
+        raw (L, N, C, H, W): the convolutions' outputs. coefficients (L, 4, C): those that make of each the deferred map
+        which the next layer reads, as of `batch_norm_coefficients`. The first layer reads x.
+
+        layers: of each, weight (C, 1, k, k), then norm weight, norm bias and slope (C,). One odd k for all layers,
+        padded to keep the size. Weights are multiplied by weight_scale. running: of each layer, mean and variance (C,),
+        in any floating-point dtype; updated in training as by `batch_statistics`, used outside of it. statistics
+        (L, 2, C) float64: the mean and variance that were used. activation_sums: of each layer, the array for those of
+        the map that it reads, or None: the caller has claimed them.
+        """
+
+    def depthwise_chain_backward(
+        self, grad: ActivationGradient, x: Deferred, layers: Sequence[Sequence[Array]], raw: Array,
+        coefficients: Array, statistics: Array, training: bool, eps: float, weight_scale: float, between: Array,
+        grad_x: GradientTarget | None, grad_layers: Sequence[Sequence[Array]],
+    ) -> None:  # fmt: skip
+        """Gradients of `depthwise_chain`, from grad, that of the last layer's activation.
+
+        grad_layers: of each layer, four arrays like those in `layers`. between (N, C, H, W): scratch memory for the
+        gradients of the activations between layers. It may be grad's array, if that is spent, or grad_x's, if that is
+        not added to; all three may be one.
+        """
+
+    # --- batch norm, PReLU, deferred maps ----------------------------------------------------------------------------
+
+    def activate(self, x: Deferred, out: Array) -> None:
+        """out (N, C, H, W) = the map that x stands for."""
+
+    def differentiate(self, grad: DeferredGradient, out: Array) -> None:
+        """out (N, C, H, W) = the gradient that grad stands for."""
+
+    def channel_moments(self, x: Array, moments: Array) -> None:
+        """moments (N, 3, C): those of the array x (N, C, H, W)."""
+
+    def gradient_sums(self, g: Array, x: Deferred, sums: Array) -> None:
+        """sums (N, 3, C): the gradient sums of g (N, C, H, W), the gradient of the activation of x."""
+
+    def batch_statistics(
+        self, moments: Array, pixels: int, momentum: float, mean: Array, variance: Array, running_mean: Array,
+        running_var: Array,
+    ) -> None:  # fmt: skip
+        """mean, variance (C,) float64 = those of a batch, from its moments (N, 3, C); `pixels` to a plane.
+
+        With M = N*pixels values to a channel, variance is the biased one, over M. The running ones (C,), of any
+        floating-point dtype, are updated: running_mean = (1 - momentum)*running_mean + momentum*mean, and running_var
+        likewise with the unbiased variance, over max(M - 1, 1).
+        """
+
+    def batch_norm_coefficients(
+        self, mean: Array, variance: Array, eps: float, weight: Array, bias: Array, slope: Array, out: Array
+    ) -> None:
+        """out (4, C) = scale, shift, slope and mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`.
+
+        scale = weight/sqrt(variance + eps), shift = bias - mean*scale. mean and variance (C,) are float64 or of the
+        map's dtype.
+        """
+
+    def batch_norm_backward(
+        self, sums: Array, count: int, training: bool, mean: Array, variance: Array, eps: float, weight: Array,
+        bias: Array, slope: Array, out: Array, grad_weight: Array, grad_bias: Array, grad_slope: Array,
+    ) -> None:  # fmt: skip
+        """Backward of batch norm and PReLU: from the gradient sums (N, 3, C) of the activation to out (6, C), which
+        make of g the raw map's `DeferredGradient`: scale, shift, slope, k0, k1, k2.
+
+        With D = 1/sqrt(variance + eps), `count` = M values to a channel, x the raw map and e as in gradient_sums:
+        grad_bias = sum e, grad_weight = D * sum e*(x - mean), grad_slope = sum of g*u where u <= 0. The raw map's
+        gradient is weight*D * e; in training, where mean and variance depend on x, too, it is
+        weight*D * (e - grad_bias/M - (x - mean)*D * grad_weight/M).
+        """
+
+    def prelu_coefficients(self, slope: Array, out: Array) -> None:
+        """out (4, C) = scale 1, shift 0, slope (C,) and mean 0: the coefficients of `prelu(x, slope)`."""
+
+    def prelu_backward(self, sums: Array, slope: Array, out: Array, grad_slope: Array | None) -> None:
+        """Backward of `prelu(x, slope)`, from gradient sums (N, 3, C): out (6, C) = scale, shift, slope, k0, k1, k2 of
+        the gradient of x; grad_slope (C,) = the sum of g*x where x <= 0, if it is wanted."""
+
+    # --- pooling and resizing ----------------------------------------------------------------------------------------
+
+    def max_pool2d(self, x: Array, out: Array, kernel_size: int, stride: int, padding: int) -> None:
+        """out (N, C, H', W') = the largest of each window of x (N, C, H, W); padding never wins.
+
+        Windows are square; H' = (H + 2*padding - kernel_size)//stride + 1, W' likewise.
+        """
+
+    def max_pool2d_backward(
+        self, grad: Array, x: Array, grad_x: Array, kernel_size: int, stride: int, padding: int
+    ) -> None:
+        """grad_x = the gradient of x: that of each window goes to its largest element, the first one of equal ones."""
+
+    def avg_pool2d(self, x: Array, out: Array, kernel_size: int, stride: int, padding: int) -> None:
+        """out (N, C, H', W') = the sum of each window of x over kernel_size**2: padding counts, as zeros. Sizes as in
+        `max_pool2d`."""
+
+    def avg_pool2d_backward(self, grad: Array, grad_x: Array, kernel_size: int, stride: int, padding: int) -> None:
+        """grad_x = the gradient of x: that of each window is spread evenly over it."""
+
+    def upsample_bilinear(self, x: Array, out: Array) -> None:
+        """out (N, C, H', W') = x (N, C, H, W) resized bilinearly, up or down, without anti-aliasing.
+
+        Pixel i of the output has its centre at (i + 1/2)*H/H' - 1/2 of the input, clipped to [0, H - 1].
+        """
+
+    def upsample_bilinear_backward(self, grad: Array, grad_x: Array) -> None:
+        """grad_x = the gradient of x: the adjoint of `upsample_bilinear`."""
+
+    # --- inference ---------------------------------------------------------------------------------------------------
+
+    def resize_picture(self, picture: Array, scale: Array, shift: Array, out: Array) -> None:
+        """out (C, H', W') float32 = picture (H, W, C), uint8 or float32, resized, times scale (C,), plus shift (C,),
+        both of any floating-point dtype.
+
+        As `upsample_bilinear`, but pixels beyond the border are those at the same distance inside it. Backends of hosts
+        only; it runs in the calling thread, so that threads which read pictures do not wait for those which compute.
+        """
+
+    def csnet(self, frozen: Any, x: Array, out: Array) -> None:
+        """out (N, 1, H, W) = the logits of a whole network for normalised pictures x (N, 3, H, W).
+
+        frozen: an `octsod.inference.Frozen`, whose arrays are NumPy's on every device. Results are those of the model
+        in eval mode.
+        """
+
+    # --- what ends a training step -----------------------------------------------------------------------------------
+    #
+    # state (2,) int64: how many steps the optimiser has made, and whether training has halted (0 or 1). From the first
+    # step on that is not finite, nothing moves any more.
+
+    def decay_scales(
+        self, metric: str | Sequence[Array], sums: Sequence[Array], pixels: Sequence[int], scales: Sequence[Array],
+        factors: Sequence[float], strength: float, gradients: Sequence[Array], penalty: Array,
+    ) -> None:  # fmt: skip
+        """Dynamic weight decay of all norms at once (paper, equations 3 and 4; csnet.md, section 3).
+
+        Of norm i, gradients[i] (C_i,) is updated: += strength * M_i * scales[i]. penalty, one element in float64, = the
+        sum over all i and channels of M_i * scales[i]**2 / 2.
+
+        M_i is factors[i] times: the mean over images of |sums[i] / pixels[i]| if metric is "average_pooling", where
+        sums[i] (N, C_i) are the activation sums of maps of pixels[i] pixels; 1 if metric is "constant"; else metric[i],
+        an array (C_i,) float64.
+        """
+
+    def record_step(
+        self, loss: Array, penalty: Array, gradients: Sequence[Array], ring: Array, state: Array
+    ) -> None:
+        """Note what a training step came to, before it changes anything.
+
+        Row state[0] % R of ring (R, 3) float64 becomes the loss, the penalty (one element each) and a code: 0 if all is
+        finite, else for the first that is not: 1 the loss, 2 the penalty, 3 an element of `gradients`, arrays (n,) of
+        any dtypes. Any code but 0 sets state[1] to 1. If training has halted, nothing is noted. ring, state: updated.
+        """
+
+    def restore_if_halted(self, arrays: Sequence[Array], saved: Array, state: Array) -> None:
+        """If training has halted, all arrays = what `gather` has put of them into saved (n,); else nothing happens."""
+
+    def adam(
+        self, parameter: Array, gradient: Array, first: Array, second: Array, ranges: Array, settings: Array,
+        state: Array,
+    ) -> None:  # fmt: skip
+        """One step of Adam with coupled L2 for parts of the flat arrays parameter, gradient, first and second (n,).
+
+        ranges (K, 3) int64: start, stop and row of settings, for each part. settings (G, 5) float64: learning rate lr,
+        beta1, beta2, eps, weight decay w. In a part, with p, g, m, v the elements and t = state[0] + 1, these are
+        updated: g' = g + w*p, m = beta1*m + (1 - beta1)*g', v = beta2*v + (1 - beta2)*g'**2,
+        p -= lr * m/(1 - beta1**t) / (sqrt(v/(1 - beta2**t)) + eps). If training has halted, nothing happens.
+        """
+
+    def count_step(self, state: Array) -> None:
+        """A step is made: state[0] becomes one more, unless training has halted."""
+
+
+KERNELS = tuple(name for name in vars(Contract) if not name.startswith("_"))

@@ -1,0 +1,407 @@
+"""Devices: arrays that say where they are, ops that run there, and a training that does not wait."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import opaque
+import pytest
+from test_data import Ramp
+
+import octsod
+from octsod import functional as f
+from octsod import nn, optim
+from octsod.autograd import Function
+from octsod.backend import Device, default_device, device_of, empty, kernels, on, zeros
+from octsod.backend.memory import ALIGNMENT
+from octsod.data import Loader, Subset
+from octsod.training import DivergenceError, Recipe, Trainer, Validation, runs, train
+
+TESTS = pathlib.Path(__file__).parent
+rng = np.random.default_rng
+
+
+def values(array):
+    return device_of(array).get(array)
+
+
+# --- the tests of ops and of the whole engine, on arrays that are not NumPy's -----------------------------------------
+
+
+@pytest.mark.skipif("OCTSOD_TEST_BACKEND" in os.environ, reason="runs the tests of other files on another backend")
+@pytest.mark.parametrize("files", [
+    ("test_ops_arithmetic.py", "test_ops_convolution.py", "test_ops_normalization.py", "test_ops_resampling.py"),
+    ("test_ops_deferred.py",),
+    ("test_golden.py::test_ten_steps_of_the_recipe_with_dynamic_decay", "test_golden.py::test_ten_plain_adam_steps"),
+], ids=["ops", "deferred maps", "ten golden steps"])  # fmt: skip
+def test_on_opaque_arrays(files):
+    """Gradient checks, ops, and ten steps of the golden run on a device with nothing of NumPy's about its arrays."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / name) for name in files)]
+    environment = {**os.environ, "OCTSOD_TEST_BACKEND": "opaque", "OCTSOD_TEST_EXAMPLES": "3"}
+    done = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
+
+
+# --- where things are -------------------------------------------------------------------------------------------------
+
+
+def test_tensors_move_and_gradients_come_back():
+    x = octsod.Tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+    assert x.device.name == "cpu" and x.to("cpu") is x
+    y = x.to("opaque")
+    assert y.device is opaque.device and isinstance(y.data, opaque.OpaqueArray)
+    (y * y).sum().backward()
+    assert isinstance(x.grad, np.ndarray) and np.array_equal(x.grad, 2 * x.data)
+    with pytest.raises(ValueError, match="nowhere"):
+        x.to("nowhere")
+
+
+def test_modules_move_with_gradients_and_statistics():
+    octsod.manual_seed(0)
+    model = octsod.csnet(0.2)
+    x = octsod.Tensor(rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32))
+    model(x).sum().backward()
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    grads = {name: p.grad.copy() for name, p in model.named_parameters()}
+    assert model.to("opaque") is model and model.device is opaque.device
+    assert all(isinstance(a, opaque.OpaqueArray) for a in model.buffer_arrays())
+    for name, p in model.named_parameters():
+        assert isinstance(p.data, opaque.OpaqueArray) and np.array_equal(values(p.grad), grads[name])
+    for name, array in model.state_dict().items():
+        assert isinstance(array, np.ndarray) and np.array_equal(array, before[name])
+    model.load_state_dict({name: array + 1 for name, array in before.items()})
+    model.to("cpu")
+    assert all(np.array_equal(array, before[name] + 1) for name, array in model.state_dict().items())
+
+
+def test_new_tensors_and_modules_are_made_where_it_was_said():
+    with octsod.use_backend("opaque"):
+        assert octsod.Tensor([1.0]).device is opaque.device and nn.NormAct(3).device is opaque.device
+    assert octsod.Tensor([1.0]).device.name == "cpu"
+
+
+def test_devices_do_not_mix():
+    here, there = octsod.Tensor(np.ones(3)), octsod.Tensor(np.ones(3)).to("opaque")
+    with pytest.raises(ValueError, match=r"Add: input 1 is on opaque, but input 0 on cpu.*\.to\(device\)"):
+        here + there
+    with pytest.raises(ValueError, match="input 1 is on opaque:1, but input 0 on opaque"):
+        there + here.to("opaque:1")
+    parameter = nn.Parameter(np.ones(3))
+    with pytest.raises(ValueError, match=r"`data` is on opaque; expected cpu"):
+        parameter.data = there.data
+    with pytest.raises(ValueError, match="`gradient` is on opaque; expected cpu"):
+        (parameter * 1.0).backward(there)
+    with pytest.raises(ValueError, match="one device"):
+        optim.Adam([parameter, there_parameter()], lr=0.1)
+    statistics = np.zeros(2), np.ones(2)
+    x = octsod.Tensor(np.ones((1, 2, 3, 3))).to("opaque")
+    with pytest.raises(ValueError, match=r"`running_mean` is on cpu; expected opaque"):
+        f.batch_norm(x, *statistics, octsod.Tensor(np.ones(2)).to("opaque"), octsod.Tensor(np.ones(2)).to("opaque"))
+
+
+def there_parameter():
+    with octsod.use_backend("opaque"):
+        return nn.Parameter(np.ones(2))
+
+
+def test_numbers_and_arrays_take_the_tensors_device():
+    x = octsod.Tensor(np.float32([1, 2])).to("opaque")
+    for y in (x * 2, 2 * x, np.float64(2) * x, 1 / x, x - np.float32([0, 0])):
+        assert y.device is opaque.device
+    assert (x * 2).dtype == (x * np.float64(2)).dtype == np.float32
+
+
+def test_an_op_of_ones_own_runs_where_its_inputs_are():
+    class Twice(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.device = device_of(x)
+            out = empty(x.shape, x.dtype)
+            kernels.add(x, x, out)
+            return out
+
+        @staticmethod
+        def backward(ctx, grad):
+            out = ctx.array(0)
+            kernels.add(grad, grad, out)
+            assert out.device is ctx.device
+            return out
+
+    with octsod.use_backend("opaque"):
+        x = octsod.Tensor(np.ones(3), requires_grad=True)
+    Twice.apply(x).sum().backward()
+    assert values(x.grad).tolist() == [2, 2, 2]
+
+    class Stray(Function):
+        @staticmethod
+        def forward(ctx, x, what):
+            return what
+
+    for what in (1.0, np.ones(3), octsod.Tensor(np.ones(3)).to("opaque:1").data):
+        with pytest.raises(TypeError, match=r"What `Stray\.forward` returned is .*; expected an array on opaque"):
+            Stray.apply(x, what=what)
+
+
+def test_a_backend_that_lacks_a_kernel_says_so():
+    lacking = pytest.raises(NotImplementedError, match="`reference` has no kernel `warp_drive`")
+    with octsod.use_backend("reference"), lacking:
+        kernels.warp_drive()
+
+
+def test_a_choice_of_backend_is_the_threads_own():
+    seen = []
+    with octsod.use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(default_device().name))
+        thread.start()
+        thread.join()
+        assert seen == ["cpu"] and default_device().name == "reference"
+        with on(opaque.device):
+            assert isinstance(zeros((2,), "float64"), opaque.OpaqueArray)
+        assert isinstance(zeros((2,), "float64"), np.ndarray)
+
+
+def test_a_deferred_map_is_computed_once(monkeypatch):
+    x = f.batch_norm_prelu(rng(0).standard_normal((1, 2, 3, 4)), None, None, *np.ones((3, 2)))
+    first = x.numpy()
+    monkeypatch.setattr(Device, "put", None)
+    assert x.numpy() is first and x.array() is first
+
+
+# --- parameters, gradients and moments in flat buffers ----------------------------------------------------------------
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_parameters_and_gradients_are_aligned_views_of_one_buffer():
+    octsod.manual_seed(0)
+    model = octsod.csnet(0.2)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    optimizer = optim.Adam(optim.parameter_groups(model, 5e-3), lr=1e-3)
+    (buffer,) = optimizer.buffers
+    assert all(np.array_equal(array, before[name]) for name, array in model.state_dict().items())
+    model(octsod.Tensor(rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32))).sum().backward()
+    for p in model.parameters():
+        for array, flat in ((p.data, buffer.data), (p.grad, buffer.grad)):
+            assert np.shares_memory(array, flat) and array.shape == p.shape and array.flags.c_contiguous
+            assert address(array) % ALIGNMENT == 0
+        pairs = zip(optimizer.moments[id(p)], optimizer._moments[0], strict=True)
+        assert all(np.shares_memory(moment, flat) for moment, flat in pairs)
+    starts = [start for start, _ in buffer.bounds]
+    assert starts == sorted(set(starts)) and len(starts) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_setting_data_and_grad_checks_and_copies(placed):
+    p = nn.Parameter(np.zeros((2, 3), np.float32))
+    if placed:
+        optim.Adam([p], lr=0.1)
+    home, weights = p.data, np.arange(6, dtype=np.float32).reshape(3, 2).T
+    p.data = weights
+    p.grad = 2 * weights
+    assert p.data is home and np.array_equal(p.data, weights) and not np.shares_memory(p.data, weights)
+    assert np.array_equal(p.grad, 2 * weights) and p.grad.flags.c_contiguous
+    weights[...] = 9
+    assert p.data.max() == 5
+    for name in ("data", "grad"):
+        with pytest.raises(ValueError, match=rf"`{name}` has shape \(3, 2\); expected \(2, 3\)"):
+            setattr(p, name, np.zeros((3, 2), np.float32))
+        with pytest.raises(TypeError, match=f"`{name}` has dtype float64; expected float32"):
+            setattr(p, name, np.zeros((2, 3)))
+    assert p.data.max() == 5 and p.grad.max() == 10
+    p.grad = None
+    assert p.grad is None
+
+
+def test_weights_that_were_set_are_the_ones_that_move():
+    p, start = nn.Parameter(np.zeros((2, 3))), np.arange(6.0).reshape(3, 2)
+    p.data = start.T
+    optimizer = optim.Adam([p], lr=0.5)
+    p.data = start.T + 1
+    p.grad = np.ones((3, 2)).T
+    optimizer.step()
+    assert np.allclose(p.data, start.T + 1 - 0.5)
+
+
+def test_a_parameter_without_a_gradient_does_not_move():
+    parameters = [nn.Parameter(np.ones(n)) for n in (3, 1, 5)]
+    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "lr": 1.0}]
+    optimizer = optim.Adam(groups, lr=0.5, weight_decay=0.1)
+    for present in ((0, 2), (1,), (0, 1, 2), ()):
+        before = [p.data.copy() for p in parameters]
+        optimizer.zero_grad()
+        for k in present:
+            parameters[k].grad = np.ones(parameters[k].shape)
+        optimizer.step()
+        for k, (p, old) in enumerate(zip(parameters, before, strict=True)):
+            assert (p.data != old).all() == (k in present)
+    assert optimizer.steps == 4
+
+
+def test_two_optimisers_may_share_parameters():
+    p, q = nn.Parameter(np.ones(3)), nn.Parameter(np.ones(2))
+    first, second = optim.Adam([p, q], lr=0.1), optim.Adam([q, p], lr=0.2)
+    for optimizer, moved in ((first, 0.1), (second, 0.3), (first, 0.4)):
+        p.grad, q.grad = np.ones(3), np.ones(2)
+        optimizer.step()
+        assert np.allclose(p.data, 1 - moved) and np.allclose(q.data, 1 - moved)
+    model = nn.Conv2d(1, 1)
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    model.to("opaque")
+    with pytest.raises(RuntimeError, match="moved to opaque after its optimiser was made on cpu"):
+        optimizer.step()
+
+
+def test_both_dtypes_count_each_step_once():
+    p, q = nn.Parameter(np.zeros(3)), nn.Parameter(np.zeros(2, np.float32))
+    optimizer = optim.Adam([p, q], lr=0.25, eps=0.0)
+    for step in (1, 2):
+        p.grad, q.grad = np.ones(3), np.ones(2, np.float32)
+        optimizer.step()
+        assert optimizer.steps == step
+    assert np.allclose(p.data, -0.5) and np.allclose(q.data, -0.5)
+
+
+# --- a training that does not wait ------------------------------------------------------------------------------------
+
+PICTURES = (["0", "1", "2", "3", "4", "5"], ["1", "4"])
+
+
+def trainer_on(backend, total=9, **recipe):
+    octsod.manual_seed(0)
+    with octsod.use_backend(backend):
+        return Trainer(octsod.csnet(0.2, dtype="float64"), Recipe(lr=1e-3, **recipe), total)
+
+
+def batches(count):
+    loader = Loader(Ramp(), 2, 32, seed=3)
+    return [tuple(a.astype(np.float64) for a in b) for k in range(1 + count // 3) for b in loader.epoch(k)][:count]
+
+
+def test_the_device_is_waited_for_once_in_so_many_steps():
+    trainer, opaque.device.gets = trainer_on("opaque"), 0
+    waits, read = [], []
+    for x, y in batches(9):
+        before = opaque.device.gets
+        result = trainer.step(x, y)
+        waits.append(opaque.device.gets - before)
+        read.append(result is not None)
+    assert waits == [0, 0, 0, 1] * 2 + [0] and read == [bool(n) for n in waits]
+    trainer.sync()
+    steps = trainer.collect()
+    assert [step.number for step in steps] == [6, 7, 8, 9] and trainer.collect() == []
+    assert trainer.steps == trainer.optimizer.steps == 9
+
+
+def test_a_metric_of_ones_own_costs_one_wait():
+    trainer = trainer_on("opaque", metric=lambda sums, pixels: np.abs(sums / pixels).mean(axis=0))
+    ((x, y),) = batches(1)
+    opaque.device.gets = 0
+    trainer.step(x, y)
+    assert opaque.device.gets == 1
+    named = trainer_on("opaque")
+    named.step(x, y)
+    for (name, ours), theirs in zip(trainer.state_dict().items(), named.state_dict().values(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+def test_steps_on_the_device_are_those_of_the_host():
+    results = {}
+    for backend in ("reference", "opaque"):
+        trainer, steps = trainer_on(backend), []
+        for x, y in batches(9):
+            trainer.step(x, y)
+            steps += trainer.collect()
+        trainer.sync()
+        results[backend] = steps + trainer.collect(), trainer.state_dict()
+    # The same kernels, but products over arrays at other addresses round differently.
+    np.testing.assert_allclose(results["opaque"][0], results["reference"][0], rtol=1e-6)
+    for name, array in results["reference"][1].items():
+        np.testing.assert_allclose(results["opaque"][1][name], array, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def logged(folder):
+    """The log, without what depends on the clock, as far as it is the same whatever rounds differently."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rounded = lambda v: pytest.approx(v, rel=1e-6) if isinstance(v, float) else v  # noqa: E731
+    kept = [{k: v for k, v in line.items() if k not in ("img_s", "data_wait_ms", "spreads")} for line in lines]
+    return [{k: rounded(v) for k, v in line.items()} for line in kept]
+
+
+def test_a_run_on_the_device(tmp_path):
+    """The same log as on the host, a line per step, whenever they are read; resumed in the middle, too."""
+    validation = Validation(Subset(Ramp(), [1, 4]))
+    for backend in ("reference", "opaque"):
+        trainer, run = trainer_on(backend, 7), runs.Run.create(tmp_path / backend, {"lr": 1e-3}, PICTURES)
+        with run:
+            assert train(trainer, Loader(Ramp(), 2, 32, seed=3), run, validation, save_every=5)
+    assert [line["step"] for line in logged(tmp_path / "opaque") if "loss" in line] == [1, 2, 3, 4, 5, 6, 7]
+    assert logged(tmp_path / "opaque") == logged(tmp_path / "reference")
+
+    trainer, run = trainer_on("opaque", 7), runs.Run.create(tmp_path / "stopped", {"lr": 1e-3}, PICTURES)
+    asked = iter(range(100))
+    with run:
+        assert not train(trainer, Loader(Ramp(), 2, 32, seed=3), run, validation, 5, stop=lambda: next(asked) > 3)
+    checkpoint = runs.read_checkpoint(tmp_path / "stopped")
+    with octsod.use_backend("opaque"):
+        trainer = Trainer(checkpoint.model(), Recipe(lr=1e-3), 7)
+    checkpoint.restore(trainer)
+    with runs.Run.resume(tmp_path / "stopped", {"lr": 1e-3}, PICTURES, checkpoint) as run:
+        assert train(trainer, Loader(Ramp(), 2, 32, seed=3), run, validation, save_every=5)
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "opaque")
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # the reference is given infinities
+@pytest.mark.parametrize("what", ["loss", "gradient", "penalty"])
+def test_divergence_is_named_as_on_the_host_and_nothing_moves_after_it(what):
+    """Step 6 is not finite; on the device, 7 and 8 are under way before anybody knows."""
+    found = {}
+    for backend in ("reference", "opaque"):
+        trainer, error, steps, states = trainer_on(backend, 20), None, [], {}
+        given = batches(9)
+        spoil(trainer, given[5][0], what)
+        for k, (x, y) in enumerate(given):
+            if k == 5:
+                trainer.sync()
+                states = {name: array.copy() for name, array in trainer.state_dict().items()}
+            try:
+                trainer.step(x, y)
+            except DivergenceError as caught:
+                error = str(caught)
+            steps += trainer.collect()
+            if error:
+                break
+        assert k == (8 if backend == "opaque" else 5)
+        assert [step.number for step in steps] == [1, 2, 3, 4, 5]
+        assert trainer.steps == trainer.optimizer.steps == 5
+        for name, array in trainer.state_dict().items():
+            np.testing.assert_array_equal(array, states[name], err_msg=name)
+        found[backend] = error
+        trainer.step(*given[0])  # the next good batch goes on from there
+        trainer.sync()
+        assert trainer.steps == trainer.optimizer.steps == 6
+    assert "stopped in step 6" in found["opaque"] and found["opaque"] == found["reference"]
+
+
+def spoil(trainer, bad, what):
+    """Make a number not finite in each step that is made on the batch `bad`."""
+    loss, apply, seen = trainer._loss, trainer.decay.apply, [None]
+
+    def watched(x, y):
+        seen[0] = x
+        return loss(np.where(np.isnan(x), x, np.inf) if x is bad and what == "loss" else x, y)
+
+    def spoiled():
+        penalty = apply()
+        if seen[0] is bad and what == "gradient":
+            bias = trainer.model.classifier.bias
+            bias.grad = np.full(bias.shape, np.nan)
+        return penalty * (np.inf if seen[0] is bad and what == "penalty" else 1.0)
+
+    trainer._loss = watched
+    trainer._decays = (type("Spoiled", (), {"apply": staticmethod(spoiled)}),) * 2
