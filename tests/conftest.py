@@ -89,3 +89,15 @@ def load(tmp_path):
         return read_checkpoint(path)
 
     return load
+
+
+@pytest.fixture
+def restored():
+    """Commands set the number of threads, for this process and for those that it starts."""
+    import octsod
+
+    environment, threads = dict(os.environ), octsod.get_num_threads()
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    octsod.set_num_threads(threads)

@@ -4,11 +4,7 @@ import functools
 import importlib
 import json
 import os
-import pathlib
 import re
-import subprocess
-import sys
-from contextlib import nullcontext
 
 import click
 import numpy as np
@@ -16,27 +12,20 @@ import pytest
 from click.testing import CliRunner
 
 import octsod
-from octsod import functional
-from octsod.backend.deferred import ActivationSums, Deferred, DeferredGradient, GradientTarget
-from octsod.backend.device import launch_with
-from octsod.models import Configuration
 
 pytest.importorskip("bench", reason="bench/ is not here: run from a checkout")
 
-from fake_peers import counting, dying, dying_later, failing, numbered, which
+from bench_checks import TINY, a_row
+from fake_peers import counting, dying, dying_later, failing
 
 from bench import (
     command,
-    compare,
     implementations,
-    kernels,
-    launches,
     network,
     problems,
     ratios,
     report,
     rows,
-    versions,
 )
 from bench.agreement import DisagreementError, agreement
 from bench.children import Child, ChildError, interleaved
@@ -44,21 +33,7 @@ from bench.implementations import Implementation
 
 cpu = importlib.import_module("octsod.kernels.cpu")
 
-TINY = Configuration.standard(0.25)
-
-
-@pytest.fixture(autouse=True)
-def restored():
-    """Commands set the number of threads, for this process and for those that it starts."""
-    environment, threads = dict(os.environ), octsod.get_num_threads()
-    yield
-    os.environ.clear()
-    os.environ.update(environment)
-    octsod.set_num_threads(threads)
-
-
-def a_row(case="train/x1/b24", impl="octsod", threads=2, median=1.0, **more):
-    return {"case": case, "impl": impl, "threads": threads, "median_ms": median, "iqr_ms": 0.1, **more}
+pytestmark = pytest.mark.usefixtures("restored")
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
@@ -386,312 +361,6 @@ def test_blocks(name):
         peers = network.Work(given, implementations.BLOCKS, (1e-3, 0.1), network.LONG)
         result, failures = network.against_peers(peers, ["torch"], 1, 1)
         assert failures == [] and [r["impl"] for r in result] == ["octsod", "torch"]
-
-
-# Versions ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """A git repository with two commits."""
-    root = tmp_path / "repository"
-    root.mkdir()
-    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where tests are run by a hook of git
-        monkeypatch.delenv(variable, raising=False)
-
-    def git(*arguments):
-        who = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-        subprocess.run(["git", "-C", str(root), *who, *arguments], check=True, capture_output=True)
-
-    try:
-        git("init")
-    except FileNotFoundError:
-        pytest.skip("git is not installed")
-    for text in ("one", "two"):
-        (root / "sub").mkdir(exist_ok=True)
-        (root / "sub" / "a.txt").write_text(text)
-        (root / "b.txt").write_text(text)
-        git("add", "-A")
-        git("commit", "-m", text)
-    return root
-
-
-def test_files_of_a_commit_and_of_the_working_tree(repository, tmp_path):
-    (repository / ".gitignore").write_text("*.pyc\n")
-    (repository / "c.pyc").write_text("ignored")
-    (repository / "new \u00fc.txt").write_text("new")
-    (repository / "b.txt").unlink()
-    (repository / "sub" / "a.txt").write_text("three")
-
-    def files(folder):
-        return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
-
-    commit = versions.commit_of("HEAD~1", repository)
-    assert len(commit) == 40
-    (tmp_path / "old").mkdir()
-    versions.export_commit(commit, tmp_path / "old", repository)
-    assert files(tmp_path / "old") == {"sub/a.txt": "one", "b.txt": "one"}
-    (tmp_path / "new").mkdir()
-    versions.export_working_tree(tmp_path / "new", repository)
-    assert files(tmp_path / "new") == {"sub/a.txt": "three", "new \u00fc.txt": "new", ".gitignore": "*.pyc\n"}
-
-
-def test_versions_that_are_not_there(repository, tmp_path, monkeypatch):
-    def error_of(*revisions, root=repository):
-        with pytest.raises(versions.VersionError) as caught, versions.installed(*revisions, root=root):
-            pass
-        assert caught.value.exit_code == 2
-        return caught.value.message
-
-    assert error_of("nobody") == f"There is no commit 'nobody' in {repository}."
-    assert error_of("HEAD", "HEAD:b.txt") == f"There is no commit 'HEAD:b.txt' in {repository}."
-    said = error_of("HEAD")  # no Python project
-    assert said.startswith(versions.commit_of("HEAD", repository)[:10] + " cannot be installed: ") and "\n" not in said
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    (tmp_path / "empty").mkdir()
-    assert error_of(None, root=tmp_path / "empty") == f"There is no git repository in {tmp_path / 'empty'}."
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert error_of("HEAD").startswith("git is not installed")
-
-
-def a_version(folder, text, title="fake"):
-    """A version whose whole package is one file."""
-    (folder / "octsod").mkdir(parents=True)
-    (folder / "octsod" / "__init__.py").write_text("")
-    (folder / "octsod" / "__main__.py").write_text(text)
-    return versions.Version(title, folder, folder / "cache")
-
-
-FAKE_TRAIN = """
-import os, sys, time
-assert sys.argv[1:3] == ["train", "--steps"] and os.environ["OCTSOD_CACHE_DIR"].endswith("cold")
-print("step 0/2  compiling\\nstep 1/2  epoch 1", file=sys.stderr, flush=True)
-time.sleep(60)  # a second step, for which nobody waits
-"""
-
-
-def test_first_step(tmp_path):
-    good = a_version(tmp_path / "good", FAKE_TRAIN)
-    assert 0 < versions.first_step(good, tmp_path / "cold", 1) < 60
-    bad = a_version(tmp_path / "bad", "raise SystemExit('no memory\\n')")
-    with pytest.raises(ChildError, match="ended before its first step: no memory"):
-        versions.first_step(bad, tmp_path / "cold", 1)
-
-
-def test_a_child_imports_its_own_version(tmp_path, monkeypatch):
-    new = versions.Version("new", pathlib.Path(octsod.__file__).parent.parent, pathlib.Path("/cache"))
-    for version in (a_version(tmp_path / "old", "", "old"), new):
-        child = Child(versions.within, version, which)
-        results = child.first_results()
-        child.close()
-        assert results == {"octsod": str(version.packages / "octsod" / "__init__.py"), "cache": str(version.cache)}
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(RuntimeError, match=r"^old was to be measured, but octsod is"):  # it has been imported before
-        versions.within(versions.Version("old", tmp_path / "old", tmp_path), which)
-
-
-def two_versions(old="/1", new="/1"):
-    """Twice the octsod of this process, but for the folders of their caches."""
-    packages = pathlib.Path(octsod.__file__).parent.parent
-    return {name: versions.Version(name, packages, pathlib.Path(c)) for name, c in (("old", old), ("new", new))}
-
-
-def test_the_order_in_pairs_alternates(monkeypatch, tmp_path):
-    order = []
-
-    class Recorder:
-        def __init__(self, name):
-            self.name = name
-
-        def turn(self, warm, timed):
-            order.append(self.name)
-            return [float(len(order))] * timed
-
-    seconds = network.in_turns({name: Recorder(name) for name in ("old", "new")}, 4, network.Turn(2, 3), None)
-    assert order == ["old", "new", "new", "old"] * 2
-    assert seconds == {"old": np.repeat([1.0, 4, 5, 8], 3).tolist(), "new": np.repeat([2.0, 3, 6, 7], 3).tolist()}
-    starts = []
-
-    def start(version, cache, threads):
-        starts.append((version.title, cache, threads))
-        return 1.0
-
-    monkeypatch.setattr(compare, "first_step", start)
-    result, _ = compare.measure(two_versions("/1", "/2"), ["first-step"], 3, 4, True)
-    cold, filling, warm = starts[:4], starts[4:6], starts[6:]
-    assert [name for name, *_ in cold] == ["old", "new", "new", "old"] and len({cache for _, cache, _ in cold}) == 4
-    assert [name for name, *_ in filling] == ["old", "new"] and [name for name, *_ in warm] == order
-    assert {cache for name, cache, _ in warm if name == "new"} == {pathlib.Path("/2")}
-    assert [(r["case"], r["impl"], r["samples"]) for r in result] == [
-        ("compare/first-step/cold", "old", 2), ("compare/first-step/cold", "new", 2),
-        ("compare/first-step/warm", "old", 4), ("compare/first-step/warm", "new", 4),
-    ]  # fmt: skip
-    assert [r["case"] for r in compare.measure(two_versions(), ["first-step"], 3, 4, False)[0]] == [
-        "compare/first-step/warm"
-    ] * 2
-
-
-def test_versions_that_differ_are_not_timed():
-    arguments = ((numbered,), 1, 6, network.Turn(1, 2), (1e-3, 1e-3))
-    old, new = compare.compared("compare/a", two_versions(), *arguments)
-    assert (old["impl"], old["version"], old["samples"], new["impl"], new["samples"]) == ("old", "old", 6, "new", 6)
-    assert new["difference"] == 0 and 0 < new["low"] <= new["ratio"] <= new["high"] and "ratio" not in old
-    with pytest.raises(DisagreementError, match="number is off by"):
-        compare.compared("compare/a", two_versions("/1", "/2"), *arguments)
-    with pytest.raises(click.ClickException, match="compare/a, old: RuntimeError: no such instruction"):
-        compare.compared("compare/a", two_versions(), (failing, None, 1), *arguments[1:])
-
-
-def test_a_version_is_as_fast_as_itself(monkeypatch):
-    """All that children do, at small sizes."""
-    monkeypatch.setattr(compare, "LEARNED", ())
-    cache = importlib.import_module("octsod.kernels.cpu.compile").cache_root()
-    result, failures = compare.measure(two_versions(cache, cache), ["training", "predictions"], 1, 6, False, 2, 32)
-    assert failures == [] and [(r["case"], r["impl"]) for r in result] == [
-        ("compare/train/x1/b2", "old"), ("compare/train/x1/b2", "new"),
-        ("compare/infer/x1/b1", "old"), ("compare/infer/x1/b1", "new"),
-    ]  # fmt: skip
-    assert all(r["difference"] == 0 for r in result[1::2])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "word", "code"),
-    [(1.03, 1.1, "slower", 1), (1.01, 1.2, "", 0), (0.8, 0.9, "faster", 0), (None, None, "", 0)],
-)
-def test_verdict_on_a_version(monkeypatch, tmp_path, low, high, word, code):
-    ratio = {"ratio": 1.04, "low": low, "high": high}
-    given = [
-        {**a_row("compare/infer/x1/b1", name, 1, 2.0), "samples": 9, "version": version, **more}
-        for name, version, more in (("old", "0123abc", {}), ("new", "working tree", ratio))
-    ]
-    seen = []
-    monkeypatch.setattr(compare, "installed", lambda *revisions: seen.append(revisions) or nullcontext("ab"))
-    monkeypatch.setattr(compare, "measure", lambda *arguments: seen.append(arguments) or (given, []))
-    file = tmp_path / "rows.json"
-    done = CliRunner().invoke(compare.compare, ["HEAD", "--threads", "1", "--no-cold", "--json", str(file)])
-    assert done.exit_code == code and rows.read_rows(file) == given
-    assert seen == [("HEAD", None), ({"old": "a", "new": "b"}, [*compare.CASES], 1, 40, False)]
-    header, _, line, *_ = done.stdout.splitlines()
-    assert "old, ms: 0123abc" in header and "new, ms: working tree" in header
-    cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-    assert cells == ["infer/x1/b1", "1", "2.00", "2.00", "9", "1.040", interval, word]
-    monkeypatch.setattr(compare, "measure", lambda *arguments: ([], ["a: differs."]))
-    done = CliRunner().invoke(compare.compare, ["HEAD", "--threads", "1"])
-    assert done.exit_code == 1 and done.stderr.endswith("Error: a: differs.\n") and done.stdout == ""
-
-
-def test_comparisons_that_cannot_be():
-    run = CliRunner().invoke
-    done = run(compare.compare, ["HEAD", "--cases", "training,lunch"])
-    assert done.exit_code == 2 and "'lunch' is none of training, predictions, first-step." in done.stderr
-    assert "'' is none of" in run(compare.compare, ["HEAD", "--cases", ""]).stderr
-    assert run(compare.compare, []).exit_code == 2
-    assert run(compare.compare, ["no-such-commit", "--threads", "1"]).exit_code == 2
-
-
-# Kernels -------------------------------------------------------------------------------------------------------------
-
-
-def tiny_step():
-    return implementations.octsod_training(problems.problem("kernels", TINY, 2, 32), 1).step
-
-
-def test_launches_of_a_training_step():
-    step, made = tiny_step(), []
-
-    def count(name, function, *arguments):
-        made.append(name)
-        return function(*arguments)
-
-    with launch_with(count):
-        step()
-    visited = []
-    found = kernels.recorded(step, lambda launch, *_: visited.append(launch))
-    assert visited == found and sum(launch.count for launch in found) == len(made)
-    titles = [launch.title for launch in found]
-    assert len(titles) == len(set(titles)) and {title.split()[0] for title in titles} == set(made)
-    parts = {launch.title.split()[0] for launch in found if launch.cost is None}
-    assert parts <= {"batch_norm_coefficients", "copy", "count_step"}  # parts of ops
-    block = next(launch for launch in found if launch.title == "octave_conv2d 2@32+3@16 -> 2@32+3@16, 1x1")
-    assert block.count == 3  # stage 1
-    assert block.cost == octsod.ops.OctaveConv2d.cost((5, 5, 1, 1), (2, 2, 32, 32), (2, 3, 16, 16), out_channels=(2, 3))
-    image = [title for title in titles if "weight only" in title]
-    assert image == ["octave_conv2d_backward 3@32 -> 2@32+3@16, 3x3, weight only"]
-
-
-def test_kernels_are_verified_then_timed(monkeypatch):
-    step = tiny_step()
-    titles, failures = kernels.verified(step)
-    assert failures == [] and titles == {launch.title for launch in kernels.recorded(step, lambda *_: None)}
-    measured = kernels.timed(step, {title for title in titles if "conv2d" in title}, 3)
-    assert all(len(launch.seconds) == (3 if "conv2d" in launch.title else 0) for launch in measured)
-    result = kernels.rows_of(measured, [0.5, 1.0, 1.5], bandwidth=2e9, arithmetic=1e12, threads=1)
-    assert len({r["case"] for r in result}) == len(result) and result[-1]["case"] == "kernels/step"
-    shares = [r["step_share"] for r in result[:-1]]
-    assert shares == sorted(shares, reverse=True) and len(shares) > 20
-    for r in result[:-1]:
-        launch = next(m for m in measured if r["case"] == f"kernels/{m.title}")
-        seconds = np.median(launch.seconds)
-        assert r["step_share"] == pytest.approx(launch.count * seconds, rel=1e-4)
-        assert r["gb_s"] == pytest.approx(launch.cost.bytes / seconds / 1e9, rel=1e-4)
-        floors = {"memory": launch.cost.bytes / 2e9, "arithmetic": launch.cost.flops / 1e12}
-        assert r["roof"] == max(floors, key=floors.get)
-        assert r["roof_share"] == pytest.approx(max(floors.values()) / seconds, rel=1e-4)
-    lines = kernels.lines_of(result)
-    assert "1000 GFLOP/s" in lines[0] and lines[-1].startswith("The step itself: 1000.0 ms")
-
-
-@pytest.mark.parametrize("name", ["octave_conv2d", "depthwise_chain_backward", "adam"])
-def test_a_kernel_that_differs_is_not_timed(monkeypatch, name):
-    right = getattr(cpu, name)
-
-    def wrong(*arguments):
-        right(*arguments)
-        outputs = {"octave_conv2d": 2, "depthwise_chain_backward": -1, "adam": 0}[name]
-        _, array = next(launches.arrays_of(arguments[outputs]))
-        array[...] *= 1.05
-
-    step = tiny_step()
-    monkeypatch.setattr(cpu, name, wrong)
-    titles, failures = kernels.verified(step, name)
-    assert not any(title.startswith(f"{name} ") for title in titles)
-    assert failures and all(line.startswith(f"{name} ") and "off by 5.0e-02" in line for line in failures)
-    assert all(line.endswith("not timed.") for line in failures)
-
-
-def test_copies_of_arguments():
-    g, z = np.ones((2, 3, 8, 128), np.float32), np.zeros((2, 3, 8, 128), np.float32)
-    sums = ActivationSums(64)
-    gradient, x = DeferredGradient(g, z, np.ones((6, 3), np.float32)), Deferred(z, activation_sums=sums)
-    arguments = (gradient, [x, None], GradientTarget(g), 2, 0.5)
-    copied = launches.private(arguments)
-    assert copied[0].g is copied[2].array is not g and copied[0].raw is copied[1][0].raw is not z
-    assert copied[0].g.ctypes.data % 64 == 0 and copied[3:] == (2, 0.5) and copied[1][1] is None
-    copied[0].g[...] = 7
-    assert copied[1][0].claim_activation_sums().shape == (2, 3) and sums.values is None and g.max() == 1
-    same = launches.signature(arguments)
-    assert launches.signature(copied) != same  # its sums have been claimed
-    unclaimed = Deferred(z, activation_sums=ActivationSums(64))
-    assert launches.signature((gradient, [unclaimed, None], GradientTarget(g), 2, 0.7)) == same
-    assert launches.signature((gradient, [x, None], GradientTarget(g, accumulate=True), 2, 0.5)) != same
-    assert launches.signature((gradient, [x, None], GradientTarget(g), 3, 0.5)) != same
-
-
-def test_launches_are_watched_only_within():
-    a, seen = octsod.Tensor(np.ones(3, np.float32)), []
-
-    def launcher(name, function, *arguments):
-        seen.append(name)
-        return function(*arguments)
-
-    with launch_with(launcher):
-        functional.add(a, a)
-    functional.multiply(a, a)
-    assert seen == ["add"]
-
-
-# Report --------------------------------------------------------------------------------------------------------------
 
 
 def test_report(tmp_path):

@@ -638,7 +638,8 @@ def backward(slot, start, stop, gradient, source, weight, gradients, shape, scra
                     gradients.accumulate, running,
                 )  # fmt: skip
             else:
-                _correlate_row_any(ring, row, scratch, source.x, begin, ends, weight, c * kh * kw, shape, gradients, p, running)
+                w = c * kh * kw
+                _correlate_row_any(ring, row, scratch, source.x, begin, ends, weight, w, shape, gradients, p, running)
             r += 1 + two
             fresh += 1 + two
             if fresh >= flush or r >= height:

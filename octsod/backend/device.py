@@ -50,7 +50,7 @@ class Device:
     before the host reads what came of them.
     """
 
-    steps_ahead = 1
+    steps_ahead = 20
     kernels: "Contract"
 
     def __init__(self, name: str, kernels: Any):
@@ -92,6 +92,8 @@ class Device:
 
 class Host(Device):
     """The processor that Python runs on: arrays are NumPy's, from the pool of memory.py."""
+
+    steps_ahead = 1  # all that a step came to is there when it returns
 
     def __init__(self, name: str):
         super().__init__(name, Kernels(name))

@@ -1,0 +1,127 @@
+"""What a training step launches, kernel by kernel."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+import octsod
+from octsod import functional
+from octsod.backend.deferred import ActivationSums, Deferred, DeferredGradient, GradientTarget
+from octsod.backend.device import launch_with
+
+pytest.importorskip("bench", reason="bench/ is not here: run from a checkout")
+
+from bench_checks import TINY
+
+from bench import (
+    implementations,
+    kernels,
+    launches,
+    problems,
+)
+
+cpu = importlib.import_module("octsod.kernels.cpu")
+
+pytestmark = pytest.mark.usefixtures("restored")
+
+
+def tiny_step():
+    return implementations.octsod_training(problems.problem("kernels", TINY, 2, 32), 1).step
+
+
+def test_launches_of_a_training_step():
+    step, made = tiny_step(), []
+
+    def count(name, function, *arguments):
+        made.append(name)
+        return function(*arguments)
+
+    with launch_with(count):
+        step()
+    visited = []
+    found = kernels.recorded(step, lambda launch, *_: visited.append(launch))
+    assert visited == found and sum(launch.count for launch in found) == len(made)
+    titles = [launch.title for launch in found]
+    assert len(titles) == len(set(titles)) and {title.split()[0] for title in titles} == set(made)
+    parts = {launch.title.split()[0] for launch in found if launch.cost is None}
+    assert parts <= {"batch_norm_coefficients", "copy", "count_step"}  # parts of ops
+    block = next(launch for launch in found if launch.title == "octave_conv2d 2@32+3@16 -> 2@32+3@16, 1x1")
+    assert block.count == 3  # stage 1
+    assert block.cost == octsod.ops.OctaveConv2d.cost((5, 5, 1, 1), (2, 2, 32, 32), (2, 3, 16, 16), out_channels=(2, 3))
+    image = [title for title in titles if "weight only" in title]
+    assert image == ["octave_conv2d_backward 3@32 -> 2@32+3@16, 3x3, weight only"]
+
+
+def test_kernels_are_verified_then_timed(monkeypatch):
+    step = tiny_step()
+    titles, failures = kernels.verified(step)
+    assert failures == [] and titles == {launch.title for launch in kernels.recorded(step, lambda *_: None)}
+    measured = kernels.timed(step, {title for title in titles if "conv2d" in title}, 3)
+    assert all(len(launch.seconds) == (3 if "conv2d" in launch.title else 0) for launch in measured)
+    result = kernels.rows_of(measured, [0.5, 1.0, 1.5], bandwidth=2e9, arithmetic=1e12, threads=1)
+    assert len({r["case"] for r in result}) == len(result) and result[-1]["case"] == "kernels/step"
+    shares = [r["step_share"] for r in result[:-1]]
+    assert shares == sorted(shares, reverse=True) and len(shares) > 20
+    for r in result[:-1]:
+        launch = next(m for m in measured if r["case"] == f"kernels/{m.title}")
+        seconds = np.median(launch.seconds)
+        assert r["step_share"] == pytest.approx(launch.count * seconds, rel=1e-4)
+        assert r["gb_s"] == pytest.approx(launch.cost.bytes / seconds / 1e9, rel=1e-4)
+        floors = {"memory": launch.cost.bytes / 2e9, "arithmetic": launch.cost.flops / 1e12}
+        assert r["roof"] == max(floors, key=floors.get)
+        assert r["roof_share"] == pytest.approx(max(floors.values()) / seconds, rel=1e-4)
+    lines = kernels.lines_of(result)
+    assert "1000 GFLOP/s" in lines[0] and lines[-1].startswith("The step itself: 1000.0 ms")
+
+
+@pytest.mark.parametrize("name", ["octave_conv2d", "depthwise_chain_backward", "adam"])
+def test_a_kernel_that_differs_is_not_timed(monkeypatch, name):
+    right = getattr(cpu, name)
+
+    def wrong(*arguments):
+        right(*arguments)
+        outputs = {"octave_conv2d": 2, "depthwise_chain_backward": -1, "adam": 0}[name]
+        _, array = next(launches.arrays_of(arguments[outputs]))
+        array[...] *= 1.05
+
+    step = tiny_step()
+    monkeypatch.setattr(cpu, name, wrong)
+    titles, failures = kernels.verified(step, name)
+    assert not any(title.startswith(f"{name} ") for title in titles)
+    assert failures and all(line.startswith(f"{name} ") and "off by 5.0e-02" in line for line in failures)
+    assert all(line.endswith("not timed.") for line in failures)
+
+
+def test_copies_of_arguments():
+    g, z = np.ones((2, 3, 8, 128), np.float32), np.zeros((2, 3, 8, 128), np.float32)
+    sums = ActivationSums(64)
+    gradient, x = DeferredGradient(g, z, np.ones((6, 3), np.float32)), Deferred(z, activation_sums=sums)
+    arguments = (gradient, [x, None], GradientTarget(g), 2, 0.5)
+    copied = launches.private(arguments)
+    assert copied[0].g is copied[2].array is not g and copied[0].raw is copied[1][0].raw is not z
+    assert copied[0].g.ctypes.data % 64 == 0 and copied[3:] == (2, 0.5) and copied[1][1] is None
+    copied[0].g[...] = 7
+    assert copied[1][0].claim_activation_sums().shape == (2, 3) and sums.values is None and g.max() == 1
+    same = launches.signature(arguments)
+    assert launches.signature(copied) != same  # its sums have been claimed
+    unclaimed = Deferred(z, activation_sums=ActivationSums(64))
+    assert launches.signature((gradient, [unclaimed, None], GradientTarget(g), 2, 0.7)) == same
+    assert launches.signature((gradient, [x, None], GradientTarget(g, accumulate=True), 2, 0.5)) != same
+    assert launches.signature((gradient, [x, None], GradientTarget(g), 3, 0.5)) != same
+
+
+def test_launches_are_watched_only_within():
+    a, seen = octsod.Tensor(np.ones(3, np.float32)), []
+
+    def launcher(name, function, *arguments):
+        seen.append(name)
+        return function(*arguments)
+
+    with launch_with(launcher):
+        functional.add(a, a)
+    functional.multiply(a, a)
+    assert seen == ["add"]
+
+
+# Report --------------------------------------------------------------------------------------------------------------
