@@ -2,11 +2,12 @@
 
 octsod/backend/contract.py says what each kernel does. The files, in the order of a layer: convolution.py launches the
 convolutions. dense.py and octave.py put them together as programs (programs.py) of small steps (steps.py, scales.py,
-products.py); depthwise.py runs them plane by plane. chain.py takes one channel through several depthwise layers.
-network.py takes pictures through the whole network, for inference (plan.py, inference_steps.py, barrier.py).
-normalization.py, resampling.py, elementwise.py and optimization.py hold the rest. What is as fast in plain NumPy comes
-from the reference. bodies.py is what their loops share. simd.py and vector.py reach the machine's registers, compile.py
-and parallel.py its compiler and its cores.
+products.py), which interpreter.py takes one after the other; operations.py says how a step is written down, regions.py
+what steps are told of maps. depthwise.py runs plane by plane; chain.py takes one channel through several depthwise
+layers. network.py takes pictures through the whole network, for inference, with the same interpreter (plan.py,
+inference_steps.py, barrier.py). normalization.py, resampling.py, elementwise.py and optimization.py hold the rest. What
+is as fast in plain NumPy comes from the reference. bodies.py is what loops share. tiles.py, simd.py and vector.py reach
+the machine's registers, compile.py and parallel.py its compiler and its cores.
 """
 
 from ..reference.arrays import copy, fill, gather
