@@ -51,17 +51,19 @@ class Module:
         raise TypeError(f"{type(self).__name__} needs a method `forward`.")
 
     def _children(self):
+        """(name, parameter or module) of all that this module holds itself."""
+        found = []
         for name, value in vars(self).items():
-            for path, item in _entries(name, value):
-                if isinstance(item, (Parameter, Module)):
-                    yield path, item
+            _collect(name, value, found)
+        return found
 
     def _named(self, prefix=""):
         """(name, module) of this module and all below it, by each of their names."""
-        yield prefix, self
+        found = [(prefix, self)]
         for name, child in self._children():
             if isinstance(child, Module):
-                yield from child._named(f"{prefix}.{name}" if prefix else name)
+                found += child._named(f"{prefix}.{name}" if prefix else name)
+        return found
 
     def _state(self):
         """(name, module, attribute or None, parameter or None) of each parameter and buffer, by each of its names."""
@@ -162,14 +164,16 @@ class Module:
             parameter.zero_grad()
 
 
-def _entries(name, value):
-    if isinstance(value, (list, tuple)):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
+def _collect(name, value, found):
+    """Add (name, parameter or module) of all that `value` is or, as a list, tuple or dict, holds at any depth."""
+    if isinstance(value, (Parameter, Module)):
+        found.append((name, value))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _collect(f"{name}.{index}", item, found)
+    elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _entries(f"{name}.{key}", item)
-    else:
-        yield name, value
+            _collect(f"{name}.{key}", item, found)
 
 
 def _once(named):

@@ -136,7 +136,13 @@ class Trainer:
         ordinary = dataclasses.replace(r, decay="standard", decay_strength=None)
         self._decays = r.scale_decay(model), ordinary.scale_decay(model)
         self._ring = _Ring(model.device)
-        self._saved = model.device.zeros((sum(math.prod(a.shape) for a in model.buffer_arrays()),), "float64")
+        self._keepers = [(module, name) for module in model.modules() for name in module.buffers]
+        self._saved = model.device.zeros((sum(math.prod(a.shape) for a in self._statistics),), "float64")
+
+    @property
+    def _statistics(self):
+        """The arrays that a forward pass changes: running means and variances."""
+        return [getattr(module, name) for module, name in self._keepers]
 
     @property
     def decay(self) -> DynamicWeightDecay:
@@ -171,7 +177,7 @@ class Trainer:
         device, optimizer = self.model.device, self.optimizer
         self.model.train()
         optimizer.zero_grad()
-        statistics = self.model.buffer_arrays()
+        statistics = self._statistics
         device.kernels.gather(statistics, self._saved)
         loss = self._loss(x, y)
         loss.backward()
@@ -218,7 +224,7 @@ class Trainer:
         """The error that says where the first number came from that is not finite: the step is made once more, on the
         batch that it had, as far as its gradients. The model stays as it was."""
         model, device = self.model, self.model.device
-        statistics, saved = model.buffer_arrays(), device.zeros(self._saved.shape, "float64")
+        statistics, saved = self._statistics, device.zeros(self._saved.shape, "float64")
         device.kernels.gather(statistics, saved)
         self.optimizer.zero_grad()
         try:
@@ -227,8 +233,9 @@ class Trainer:
                 self.decay.apply()
                 # Backward goes from the last layer to the first, so the last name that is hit was hit first.
                 named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-                name = [name for name, grad in named if not np.isfinite(device.get(grad)).all()][-1]
-                what, first = f"the first gradient that is not finite is that of `{name}`", ""
+                bad = [name for name, grad in named if not np.isfinite(device.get(grad)).all()]
+                whose = f"the first gradient that is not finite is that of `{bad[-1]}`"
+                what, first = whose if bad else "a gradient is not finite", ""
             else:
                 what = f"the loss is {loss}" if code == LOSS else f"the penalty on the scales is {penalty}"
                 where = first_nonfinite(model, lambda: self._loss(x, y))
