@@ -11,13 +11,13 @@ import numpy as np
 from octsod.backend.memory import empty
 
 from . import depthwise, parallel
-from .compile import kernel
+from .compile import kernel, spliced
 from .normalization import batch_norm_backward_of, batch_norm_coefficients_of, batch_statistics_of, coefficients_of
 from .parallel import flat
 from .regions import Extent, Region
 from .steps import gradient_sums_of_channel
 
-_planes, _planes_backward = depthwise.forward, depthwise.backward
+_planes, _planes_backward, _Planes = depthwise.forward_planes, depthwise.backward_planes, depthwise.Planes
 _Source, _Results, _Gradient, _Gradients = (
     depthwise.Source, depthwise.Results, depthwise.Gradient, depthwise.Gradients,
 )  # fmt: skip
@@ -36,6 +36,15 @@ class Layers(NamedTuple):
     statistics: Any
 
 
+class Size(NamedTuple):
+    """Of maps and kernels."""
+
+    channels: int
+    height: int
+    width: int
+    kernel: int
+
+
 class Training(NamedTuple):
     """How batch norm takes its statistics: from the batch if `training`, or else from the running averages."""
 
@@ -44,26 +53,42 @@ class Training(NamedTuple):
     eps: float
 
 
+def _shape(channels, height, width, size):
+    """The depthwise convolutions'. In kernels: that stride and dilation are 1 is then known when they are compiled, and
+    small planes cost up to a third less."""
+    return depthwise.Shape(channels, height, width, height, width, size, size, 1, size // 2, 1)
+
+
+_shape_of = spliced(_shape)
+
+
 @kernel
 def _input(layers, layer, first):
     """What a layer reads: `first`, or the output of the layer before."""
     return _Source(layers.raw[layer - 1], layers.coefficients[layer - 1]) if layer else first
 
 
+@spliced
+def _in_turn(turn, c, images, channels):
+    """The planes of channel c, from the last image to the first in every other turn."""
+    if turn & 1:
+        return _Planes((images - 1) * channels + c, -channels, images, 0)
+    return _Planes(c, channels, images, 0)
+
+
 @kernel
-def _forward(slot, start, stop, first, layers, averages, sums, moments, how, shape, scratch):
+def _forward(slot, start, stop, first, layers, averages, sums, moments, how, size, scratch):
     """Channels start..stop. first: the map, a `Source`; averages (L, 2, C); sums[l] (N*C), of the activation that a
-    layer reads; moments (N, 3, C); how: `Training`."""
-    images, channels = moments.shape[0], shape.channels
+    layer reads; moments (N, 3, C); how: `Training`; size: `Size`."""
+    images, channels = moments.shape[0], size.channels
+    shape = _shape_of(channels, size.height, size.width, size.kernel)
     norm = layers.norm
     for c in range(start, stop):
         for layer in range(layers.weight.shape[0]):
             results = _Results(layers.raw[layer], moments.reshape(-1), how.training, sums[layer])
             source = _input(layers, layer, first)
-            for k in range(images):
-                plane = (images - 1 - k if layer & 1 else k) * channels + c
-                following = (-channels if layer & 1 else channels) if k < images - 1 else 0
-                _planes(slot, plane, plane + 1, source, layers.weight[layer], results, shape, scratch, following)
+            planes = _in_turn(layer, c, images, channels)
+            _planes(slot, planes, source, layers.weight[layer], results, shape, scratch)
             mean, variance = layers.statistics[layer, 0], layers.statistics[layer, 1]
             if how.training:
                 batch_statistics_of(
@@ -78,11 +103,6 @@ def _forward(slot, start, stop, first, layers, averages, sums, moments, how, sha
             )
 
 
-def _shape(channels, height, width, size):
-    """The depthwise convolutions'."""
-    return depthwise.Shape(channels, height, width, height, width, size, size, 1, size // 2, 1)
-
-
 def depthwise_chain(
     x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
 ):
@@ -90,15 +110,14 @@ def depthwise_chain(
     depth, images, channels, height, width = raw.shape
     weight, norm = _packed(layers, weight_scale)
     averages = np.array(running, np.float64)
-    size = layers[0][0].shape[2]
-    shape = _shape(channels, height, width, size)
+    size = Size(channels, height, width, layers[0][0].shape[2])
     slots = parallel.parts(channels)
     sums = empty((depth, images * channels), "float64")
     parallel.run(
         _forward, channels, depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)),
         Layers(weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics),
-        averages, sums, np.empty((images, 3, channels)), Training(training, momentum, eps), shape,
-        depthwise.scratch_for(shape, raw.dtype, slots), slots=slots,
+        averages, sums, np.empty((images, 3, channels)), Training(training, momentum, eps), size,
+        depthwise.scratch_for(_shape(*size), raw.dtype, slots), slots=slots,
     )  # fmt: skip
     if training:
         averages[np.abs(averages) < np.finfo(raw.dtype).tiny] = 0  # as kernels would: see parallel.run
@@ -132,13 +151,14 @@ class Between(NamedTuple):
 
 @kernel
 def _backward(
-    slot, start, stop, g, first, layers, between, target, grad_weight, grad_norm, how, shape, scratch
+    slot, start, stop, g, first, layers, between, target, grad_weight, grad_norm, how, size, scratch
 ):  # fmt: skip
     """Channels start..stop. first: the map, a `Source`; target: the `Gradients` of it, whose partials stay as they
     are."""
     sums, partials, dcoef = between.gradient_sums, between.partials, between.dcoef
     norm, statistics = layers.norm, layers.statistics
-    images, channels = sums.shape[0], shape.channels
+    images, channels = sums.shape[0], size.channels
+    shape = _shape_of(channels, size.height, size.width, size.kernel)
     height, width = shape.height, shape.width
     pixels, taps = height * width, shape.kh * shape.kw
     last = layers.weight.shape[0] - 1
@@ -164,12 +184,8 @@ def _backward(
                 sums.reshape(-1) if layer else target.gradient_sums, target.want or layer > 0,
             )  # fmt: skip
             source = _input(layers, layer, first)
-            for k in range(images):
-                plane = (images - 1 - k if turn & 1 else k) * channels + c
-                following = (-channels if turn & 1 else channels) if k < images - 1 else 0
-                _planes_backward(
-                    slot, plane, plane + 1, upstream, source, layers.weight[layer], gradients, shape, scratch, following
-                )
+            planes = _in_turn(turn, c, images, channels)
+            _planes_backward(slot, planes, upstream, source, layers.weight[layer], gradients, shape, scratch)
             turn += 1
             for k in range(c * taps, (c + 1) * taps):
                 total = 0.0
@@ -185,8 +201,7 @@ def depthwise_chain_backward(
     depth, images, channels, height, width = raw.shape
     weight, norm = _packed(layers, weight_scale)
     grad_weight, grad_norm = np.empty_like(weight), np.empty_like(norm)
-    size = layers[0][0].shape[2]
-    shape = _shape(channels, height, width, size)
+    size = Size(channels, height, width, layers[0][0].shape[2])
     slots = parallel.parts(channels)
     given = grad.gradient_sums is not None
     # Sums of the gradients between layers land in an array of our own: the caller's stays as it is.
@@ -197,15 +212,15 @@ def depthwise_chain_backward(
         _backward, channels, flat(grad.array), depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)),
         Layers(weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics),
         Between(
-            between.reshape(-1), sums, given, np.empty((images, channels * size * size), raw.dtype),
+            between.reshape(-1), sums, given, np.empty((images, channels * size.kernel**2), raw.dtype),
             np.empty(6 * channels, raw.dtype),
         ),
         depthwise.Gradients(
             target.reshape(-1), grad_x is not None and grad_x.accumulate, None,
             np.empty(0) if gx_sums is None else gx_sums.reshape(-1), gx_sums is not None,
         ),
-        grad_weight, grad_norm, Training(training, 0.0, eps), shape,
-        depthwise.scratch_for(shape, raw.dtype, slots), slots=slots,
+        grad_weight, grad_norm, Training(training, 0.0, eps), size,
+        depthwise.scratch_for(_shape(*size), raw.dtype, slots), slots=slots,
     )  # fmt: skip
     grad_weight *= weight.dtype.type(weight_scale)
     for (target, *targets), w, n in zip(grad_layers, grad_weight, grad_norm, strict=True):

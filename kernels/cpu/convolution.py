@@ -195,7 +195,7 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
     )  # fmt: skip
     parallel.run(
         depthwise.forward, planes, depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)), flat(weight), results,
-        shape, depthwise.scratch_for(shape, out.dtype, slots), 1, slots=slots,
+        shape, depthwise.scratch_for(shape, out.dtype, slots), slots=slots,
     )  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
     parallel.run(
         depthwise.backward, planes, depthwise.Gradient(flat(grad.g), flat(grad.raw), coefficients_of(grad).reshape(-1)),
         depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)), flat(weight), gradients, shape,
-        depthwise.scratch_for(shape, x.dtype, slots), 1, slots=slots,
+        depthwise.scratch_for(shape, x.dtype, slots), slots=slots,
     )  # fmt: skip
     if grad_weight is not None:
         grad_weight.reshape(-1)[...] = parallel.sum_over_images(partials)

@@ -67,6 +67,16 @@ class Scratch(NamedTuple):
     origin: int
 
 
+class Planes(NamedTuple):
+    """`count` planes, `step` apart, from `first` on; `after`: by how many the one that is worked on after them lies
+    behind the last, 0 for none. One call for many small planes: a call costs as much as two rows of 14 pixels."""
+
+    first: int
+    step: int
+    count: int
+    after: int
+
+
 class Source(NamedTuple):
     """The map to be convolved, deferred: x (N*C, height, width), coef (4, C)."""
 
@@ -308,9 +318,8 @@ def _filter(ring, scratch, weight, w, shape, out, at, r, two, ahead, reference, 
 
 
 @kernel
-def forward(slot, start, stop, source, weight, results, shape, scratch, following):
-    """Planes start..stop; weight (C, kh, kw). `following`: by how many planes the one that is worked on next lies
-    behind this one. See `Source`, `Results`, `Shape` and `Scratch`."""
+def forward_planes(slot, planes, source, weight, results, shape, scratch):
+    """Convolves planes; weight (C, kh, kw). See `Planes`, `Source`, `Results`, `Shape` and `Scratch`."""
     x, channels, stride = source.x, shape.channels, shape.stride
     sees = (shape.kh - 1) * shape.dilation + 1  # rows of the input that a row of the output sees
     mask = scratch.depth - 1
@@ -319,7 +328,9 @@ def forward(slot, start, stop, source, weight, results, shape, scratch, followin
     ring = scratch.array[slot * scratch.size : (slot + 1) * scratch.size]
     running = (scratch.depth + 1) * scratch.pitch
     three = stride == 1 and shape.kh == 3 and shape.kw == 3
-    for plane in range(start, stop):
+    for number in range(planes.count):
+        plane = planes.first + number * planes.step
+        following = planes.step if number < planes.count - 1 else planes.after
         c = plane % channels
         w = c * shape.kh * shape.kw
         ends = _ends_of(source.coef, c, channels)
@@ -370,6 +381,12 @@ def forward(slot, start, stop, source, weight, results, shape, scratch, followin
         results.activation_sums[plane] = seen
         if results.want:
             _put_three(results.moments, plane, channels, reference, first_moment, second_moment)
+
+
+@kernel
+def forward(slot, start, stop, source, weight, results, shape, scratch):
+    """Planes start..stop: see `forward_planes`."""
+    forward_planes(slot, Planes(start, 1, stop - start, 1), source, weight, results, shape, scratch)
 
 
 @spliced
@@ -570,21 +587,22 @@ def _correlate_row_any(ring, row, scratch, x, begin, ends, weight, w, shape, gra
 
 
 @spliced
-def _spread_out_row(gradient, plane, row, ring, scratch, shape, following):
+def _spread_out_row(gradient, plane, c, row, ring, scratch, shape, following):
     """A row of the output's gradient, with zeros where the stride has left pixels out, into its place in the ring."""
-    channels, stride, out_width = shape.channels, shape.stride, shape.out_width
+    stride, out_width = shape.stride, shape.out_width
     out_pixels = shape.out_height * out_width
     at = (row & (scratch.depth - 1)) * scratch.pitch
-    inside = 0 <= row < shape.out_height * stride and row % stride == 0
-    begin = (plane * shape.out_height + row // stride) * out_width
-    ahead = ahead_of(row // stride * out_width, out_pixels, READ_AHEAD // ring.itemsize, following * out_pixels)
+    # Divisions cost as much as a vector of a row: none without a stride.
+    source = row if stride == 1 else row // stride
+    inside = 0 <= row and source < shape.out_height and (stride == 1 or row % stride == 0)
+    begin = (plane * shape.out_height + source) * out_width
+    ahead = ahead_of(source * out_width, out_pixels, READ_AHEAD // ring.itemsize, following * out_pixels)
     to = at + scratch.origin
-    c = plane % channels
     if inside and stride == 1:
-        _differentiate_row(gradient, begin, out_width, ahead, c, channels, ring, to)
+        _differentiate_row(gradient, begin, out_width, ahead, c, shape.channels, ring, to)
     elif inside:
         line = scratch.depth * scratch.pitch
-        _differentiate_row(gradient, begin, out_width, ahead, c, channels, ring, line)
+        _differentiate_row(gradient, begin, out_width, ahead, c, shape.channels, ring, line)
         for i in range(out_width):
             ring[to + i * stride] = ring[line + i]
     else:
@@ -592,10 +610,9 @@ def _spread_out_row(gradient, plane, row, ring, scratch, shape, following):
 
 
 @kernel
-def backward(slot, start, stop, gradient, source, weight, gradients, shape, scratch, following):
-    """Planes start..stop: from the output's gradient to the input's, the weight's and the gradient sums. `following`:
-    by how many planes the one that is worked on next lies behind this one. See `Gradient`, `Source`, `Gradients`,
-    `Shape` and `Scratch`."""
+def backward_planes(slot, planes, gradient, source, weight, gradients, shape, scratch):
+    """From the output's gradient to the input's, the weight's and the gradient sums, plane by plane. See `Planes`,
+    `Gradient`, `Source`, `Gradients`, `Shape` and `Scratch`."""
     kh, kw, height, width, padding = shape.kh, shape.kw, shape.height, shape.width, shape.padding
     partials, itemsize = gradients.partials, source.x.itemsize
     mask, pitch, pixels = scratch.depth - 1, scratch.pitch, height * width
@@ -604,7 +621,9 @@ def backward(slot, start, stop, gradient, source, weight, gradients, shape, scra
     ring = scratch.array[slot * scratch.size : (slot + 1) * scratch.size]
     running = (scratch.depth + 1) * pitch
     flush = max(2, FLUSH // width)
-    for plane in range(start, stop):
+    for number in range(planes.count):
+        plane = planes.first + number * planes.step
+        following = planes.step if number < planes.count - 1 else planes.after
         c = plane % shape.channels
         ends = _ends_of(source.coef, c, shape.channels)
         ring[:running] = 0
@@ -620,7 +639,7 @@ def backward(slot, start, stop, gradient, source, weight, gradients, shape, scra
         while r < height:
             two = kh == 3 and kw == 3 and shape.dilation == 1 and r < height - 1
             while loaded <= r + two + padding:
-                _spread_out_row(gradient, plane, loaded, ring, scratch, shape, following)
+                _spread_out_row(gradient, plane, c, loaded, ring, scratch, shape, following)
                 loaded += 1
             row = r + padding
             begin = (plane * height + r) * width
@@ -651,6 +670,12 @@ def backward(slot, start, stop, gradient, source, weight, gradients, shape, scra
                 fresh = 0
         if gradients.want:
             _put_three(gradients.gradient_sums, plane, shape.channels, sum0, sum1, sum2)
+
+
+@kernel
+def backward(slot, start, stop, gradient, source, weight, gradients, shape, scratch):
+    """Planes start..stop: see `backward_planes`."""
+    backward_planes(slot, Planes(start, 1, stop - start, 1), gradient, source, weight, gradients, shape, scratch)
 
 
 def scratch_for(shape, dtype, slots):

@@ -8,6 +8,7 @@ reuse as soon as the last node that needs it is through with its backward.
 import contextlib
 import heapq
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -77,7 +78,8 @@ class Context:
     def array(self, index: int) -> Any:
         """In `backward`: an array to write the gradient of input `index` to and return; None if that is not wanted.
 
-        A parameter's is its place in the flat buffer of gradients, so nothing has to be copied there.
+        A parameter's is its place in the flat buffer of gradients, if nobody else holds that: nothing has to be copied
+        there then.
         """
         return self._buffers.array(index) if self.needs[index] else None
 
@@ -272,21 +274,25 @@ def backward_all(tensors: Sequence[Tensor], gradients: Sequence[Any], retain_gra
     while heap:
         node = heapq.heappop(heap)
         grads = _gradients_of(node, pending)
-        if any(g is not None for g in grads):
-            with on(node.device):
-                results = _run_backward(node, grads, pending)
-        else:
-            results = [None] * len(node.edges)
-        del grads
-        for edge, result in zip(node.edges, results, strict=True):
-            if isinstance(edge, tuple):
-                pending[edge].add(result)
-                if edge[0] not in queued:
-                    queued.add(edge[0])
-                    heapq.heappush(heap, edge[0])
-            elif edge is not None and result is not None:
-                _accumulate_leaf(edge, result)
-        del results, result, edge
+        buffers = _Buffers(node, pending)
+        try:
+            if any(g is not None for g in grads):
+                with on(node.device):
+                    results = _run_backward(node, grads, buffers)
+            else:
+                results = [None] * len(node.edges)
+            del grads
+            for edge, result in zip(node.edges, results, strict=True):
+                if isinstance(edge, tuple):
+                    pending[edge].add(result)
+                    if edge[0] not in queued:
+                        queued.add(edge[0])
+                        heapq.heappush(heap, edge[0])
+                elif edge is not None and result is not None:
+                    _accumulate_leaf(edge, result)
+            del results, result, edge
+        finally:
+            buffers.release()
         if not retain_graph:
             node.free()
 
@@ -331,12 +337,36 @@ def _gradients_of(node, pending):
     return grads
 
 
+_leaves = threading.Lock()  # held while it is settled who writes to a leaf's gradient
+
+
+def _holders(leaf):
+    home = leaf._home
+    return sys.getrefcount(home)
+
+
+class _Probe:
+    __slots__ = ("_home",)
+
+
+_probe = _Probe()
+_probe._home = object()
+_NOBODY = _holders(_probe)  # what `_holders` says of a home that only the leaf holds
+
+
+def _is_free(leaf):
+    """Whether the leaf's place in the buffer of gradients may be written: the leaf has one, no other thread writes
+    there, and nobody has kept the gradient that was there before."""
+    return leaf._home is not None and not leaf._lent and _holders(leaf) == _NOBODY
+
+
 class _Buffers:
     """Where a node's backward writes its results: see `Context.array` and `Context.target`."""
 
     def __init__(self, node, pending):
         self._node, self._pending = node, pending
         self._made = []  # arrays that only the node's backward holds
+        self._lent = []  # leaves whose place in the buffer of gradients it has
 
     def array(self, index):
         edge = self._node.edges[index]
@@ -344,11 +374,19 @@ class _Buffers:
             shape, dtype = edge[0].outputs[edge[1]]
         else:
             shape, dtype = edge.shape, edge.dtype
-            if edge._grad is None and edge._home is not None and self._node.edges.count(edge) == 1:
-                return edge._home
+            with _leaves:
+                if edge._grad is None and _is_free(edge):
+                    edge._lent = True
+                    self._lent.append(edge)
+                    return edge._home
         array = empty(shape, dtype)
         self._made.append(array)
         return array
+
+    def release(self):
+        """The backward is over, and its results are where they belong."""
+        for leaf in self._lent:
+            leaf._lent = False
 
     def claim(self, array):
         """Whether `array` is one of those made here, which nobody has claimed."""
@@ -379,9 +417,9 @@ class _Buffers:
         return empty(shape, dtype)
 
 
-def _run_backward(node, grads, pending):
+def _run_backward(node, grads, buffers):
     """The gradient of each input, checked: an array, a DeferredGradient, a GradientTarget, or None."""
-    node.ctx._buffers = buffers = _Buffers(node, pending)
+    node.ctx._buffers = buffers
     try:
         results = node.function.backward(node.ctx, *grads)
     finally:
@@ -420,16 +458,18 @@ def _accumulate_leaf(leaf, value):
     if isinstance(value, DeferredGradient):
         owned = value.coefficients is not None
         value = value.value()
-    if leaf._grad is not None:
-        with on(device_of(value)):
-            kernels.add(leaf._grad, value, leaf._grad)
-    elif leaf._home is None:
-        leaf._grad = value if owned else _copy(value)
-    else:
-        if value is not leaf._home:
+    with _leaves:
+        if leaf._grad is not None:
+            with on(device_of(value)):
+                kernels.add(leaf._grad, value, leaf._grad)
+        elif value is leaf._home:
+            leaf._grad = value
+        elif _is_free(leaf):
             with on(device_of(value)):
                 kernels.copy(value, leaf._home)
-        leaf._grad = leaf._home
+            leaf._grad = leaf._home
+        else:
+            leaf._grad = value if owned else _copy(value)
 
 
 Tensor.backward = backward  # type: ignore[method-assign, assignment]

@@ -26,7 +26,7 @@ class Tensor:
     None; `backward()` adds to it. Both can be set to arrays that fit, of which a copy is kept.
     """
 
-    __slots__ = ("__weakref__", "_computed", "_data", "_grad", "_home", "index", "node", "requires_grad")
+    __slots__ = ("__weakref__", "_computed", "_data", "_grad", "_home", "_lent", "index", "node", "requires_grad")
     __array_ufunc__ = None  # `array * tensor` is the tensor's business
 
     requires_grad: bool
@@ -66,6 +66,7 @@ class Tensor:
     def _set(self, data, requires_grad=False):
         self._data, self.requires_grad = data, requires_grad
         self._grad = self._home = self._computed = self.node = None
+        self._lent = False  # whether a backward has `_home`, where gradients are to be, to write to
         self.index = 0
 
     @classmethod
@@ -195,6 +196,15 @@ class Tensor:
     def detach(self) -> Tensor:
         """The same values, cut off from the graph."""
         return Tensor._of(self._data)
+
+    def __getstate__(self):
+        """For copies and pickles, which have no place in the buffers of an optimiser."""
+        own = {name: getattr(self, name) for name in Tensor.__slots__ if name != "__weakref__"}
+        return {**own, "_home": None, "_lent": False, "_computed": None}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def zero_grad(self) -> None:
         """Forget the gradient."""

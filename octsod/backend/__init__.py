@@ -3,6 +3,7 @@
 from .device import (
     Device,
     Host,
+    MissingKernelError,
     common_device,
     current,
     default_device,
@@ -14,6 +15,7 @@ from .device import (
     is_array,
     kernels,
     launch_with,
+    now,
     on,
     register,
     use_backend,
@@ -23,6 +25,7 @@ from .device import (
 __all__ = [
     "Device",
     "Host",
+    "MissingKernelError",
     "common_device",
     "current",
     "default_device",
@@ -34,6 +37,7 @@ __all__ = [
     "is_array",
     "kernels",
     "launch_with",
+    "now",
     "on",
     "register",
     "use_backend",

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 BACKENDS = ("cpu", "reference")
 
 
+class MissingKernelError(NotImplementedError, AttributeError):
+    """A backend lacks a kernel."""
+
+
 class Kernels:
     """A backend's kernels by name; the backend is a module, which is imported on first use."""
 
@@ -37,7 +41,7 @@ class Kernels:
         try:
             function = getattr(self._module, name)
         except AttributeError:
-            raise NotImplementedError(f"The backend `{self._backend}` has no kernel `{name}`.") from None
+            raise MissingKernelError(f"The backend `{self._backend}` has no kernel `{name}`.") from None
         if _launcher is None or not callable(function):  # such as what the backend says of itself
             return function
         return functools.partial(_launcher, name, function)
@@ -58,6 +62,16 @@ class Device:
 
     def __repr__(self):
         return f"<device {self.name}>"
+
+    def __reduce__(self):  # a copy of a device is that device
+        return get_device, (self.name,)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def shares_memory_with(self, other: "Device") -> bool:
+        """Whether arrays of the other device are this one's, too: so it is of the hosts, which differ in kernels."""
+        return self is other
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> "Array":
         """An uninitialised array."""
@@ -94,6 +108,9 @@ class Host(Device):
     """The processor that Python runs on: arrays are NumPy's, from the pool of memory.py."""
 
     steps_ahead = 1  # all that a step came to is there when it returns
+
+    def shares_memory_with(self, other):
+        return isinstance(other, Host)
 
     def __init__(self, name: str):
         super().__init__(name, Kernels(name))
@@ -163,6 +180,11 @@ def host() -> Host:
     """The device of NumPy arrays: the default one if that is a host, else the CPU."""
     device = _default.get()
     return device if isinstance(device, Host) else _devices["cpu"]  # type: ignore[return-value]
+
+
+def now(device: Device) -> Device:
+    """The device as it is now: of the hosts, whose memory is the same, that which computes."""
+    return host() if isinstance(device, Host) else device
 
 
 def device_of(array: Any) -> Device:
