@@ -1,5 +1,6 @@
 """Devices: arrays that say where they are, ops that run there, and a training that does not wait."""
 
+import gc
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import threading
 import numpy as np
 import opaque
 import pytest
+from small_trainers import batches, trainer_on
 from test_data import Ramp
 
 import octsod
@@ -17,7 +19,6 @@ from octsod import functional as f
 from octsod import nn, optim
 from octsod.autograd import Function
 from octsod.backend import Device, default_device, device_of, empty, kernels, on, zeros
-from octsod.backend.memory import ALIGNMENT
 from octsod.data import Loader, Subset
 from octsod.training import DivergenceError, Recipe, Trainer, Validation, runs, train
 
@@ -171,116 +172,9 @@ def test_a_deferred_map_is_computed_once(monkeypatch):
     assert x.numpy() is first and x.array() is first
 
 
-# --- parameters, gradients and moments in flat buffers ----------------------------------------------------------------
-
-
-def address(array):
-    return array.__array_interface__["data"][0]
-
-
-def test_parameters_and_gradients_are_aligned_views_of_one_buffer():
-    octsod.manual_seed(0)
-    model = octsod.csnet(0.2)
-    before = {name: array.copy() for name, array in model.state_dict().items()}
-    optimizer = optim.Adam(optim.parameter_groups(model, 5e-3), lr=1e-3)
-    (buffer,) = optimizer.buffers
-    assert all(np.array_equal(array, before[name]) for name, array in model.state_dict().items())
-    model(octsod.Tensor(rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32))).sum().backward()
-    for p in model.parameters():
-        for array, flat in ((p.data, buffer.data), (p.grad, buffer.grad)):
-            assert np.shares_memory(array, flat) and array.shape == p.shape and array.flags.c_contiguous
-            assert address(array) % ALIGNMENT == 0
-        pairs = zip(optimizer.moments[id(p)], optimizer._moments[0], strict=True)
-        assert all(np.shares_memory(moment, flat) for moment, flat in pairs)
-    starts = [start for start, _ in buffer.bounds]
-    assert starts == sorted(set(starts)) and len(starts) == len(list(model.parameters()))
-
-
-@pytest.mark.parametrize("placed", [False, True])
-def test_setting_data_and_grad_checks_and_copies(placed):
-    p = nn.Parameter(np.zeros((2, 3), np.float32))
-    if placed:
-        optim.Adam([p], lr=0.1)
-    home, weights = p.data, np.arange(6, dtype=np.float32).reshape(3, 2).T
-    p.data = weights
-    p.grad = 2 * weights
-    assert p.data is home and np.array_equal(p.data, weights) and not np.shares_memory(p.data, weights)
-    assert np.array_equal(p.grad, 2 * weights) and p.grad.flags.c_contiguous
-    weights[...] = 9
-    assert p.data.max() == 5
-    for name in ("data", "grad"):
-        with pytest.raises(ValueError, match=rf"`{name}` has shape \(3, 2\); expected \(2, 3\)"):
-            setattr(p, name, np.zeros((3, 2), np.float32))
-        with pytest.raises(TypeError, match=f"`{name}` has dtype float64; expected float32"):
-            setattr(p, name, np.zeros((2, 3)))
-    assert p.data.max() == 5 and p.grad.max() == 10
-    p.grad = None
-    assert p.grad is None
-
-
-def test_weights_that_were_set_are_the_ones_that_move():
-    p, start = nn.Parameter(np.zeros((2, 3))), np.arange(6.0).reshape(3, 2)
-    p.data = start.T
-    optimizer = optim.Adam([p], lr=0.5)
-    p.data = start.T + 1
-    p.grad = np.ones((3, 2)).T
-    optimizer.step()
-    assert np.allclose(p.data, start.T + 1 - 0.5)
-
-
-def test_a_parameter_without_a_gradient_does_not_move():
-    parameters = [nn.Parameter(np.ones(n)) for n in (3, 1, 5)]
-    groups = [{"params": parameters[:2]}, {"params": parameters[2:], "lr": 1.0}]
-    optimizer = optim.Adam(groups, lr=0.5, weight_decay=0.1)
-    for present in ((0, 2), (1,), (0, 1, 2), ()):
-        before = [p.data.copy() for p in parameters]
-        optimizer.zero_grad()
-        for k in present:
-            parameters[k].grad = np.ones(parameters[k].shape)
-        optimizer.step()
-        for k, (p, old) in enumerate(zip(parameters, before, strict=True)):
-            assert (p.data != old).all() == (k in present)
-    assert optimizer.steps == 4
-
-
-def test_two_optimisers_may_share_parameters():
-    p, q = nn.Parameter(np.ones(3)), nn.Parameter(np.ones(2))
-    first, second = optim.Adam([p, q], lr=0.1), optim.Adam([q, p], lr=0.2)
-    for optimizer, moved in ((first, 0.1), (second, 0.3), (first, 0.4)):
-        p.grad, q.grad = np.ones(3), np.ones(2)
-        optimizer.step()
-        assert np.allclose(p.data, 1 - moved) and np.allclose(q.data, 1 - moved)
-    model = nn.Conv2d(1, 1)
-    optimizer = optim.Adam(model.parameters(), lr=0.1)
-    model.to("opaque")
-    with pytest.raises(RuntimeError, match="moved to opaque after its optimiser was made on cpu"):
-        optimizer.step()
-
-
-def test_both_dtypes_count_each_step_once():
-    p, q = nn.Parameter(np.zeros(3)), nn.Parameter(np.zeros(2, np.float32))
-    optimizer = optim.Adam([p, q], lr=0.25, eps=0.0)
-    for step in (1, 2):
-        p.grad, q.grad = np.ones(3), np.ones(2, np.float32)
-        optimizer.step()
-        assert optimizer.steps == step
-    assert np.allclose(p.data, -0.5) and np.allclose(q.data, -0.5)
-
-
 # --- a training that does not wait ------------------------------------------------------------------------------------
 
 PICTURES = (["0", "1", "2", "3", "4", "5"], ["1", "4"])
-
-
-def trainer_on(backend, total=9, **recipe):
-    octsod.manual_seed(0)
-    with octsod.use_backend(backend):
-        return Trainer(octsod.csnet(0.2, dtype="float64"), Recipe(lr=1e-3, **recipe), total)
-
-
-def batches(count):
-    loader = Loader(Ramp(), 2, 32, seed=3)
-    return [tuple(a.astype(np.float64) for a in b) for k in range(1 + count // 3) for b in loader.epoch(k)][:count]
 
 
 def test_the_device_is_waited_for_once_in_so_many_steps():
@@ -405,3 +299,52 @@ def spoil(trainer, bad, what):
 
     trainer._loss = watched
     trainer._decays = (type("Spoiled", (), {"apply": staticmethod(spoiled)}),) * 2
+
+
+def test_a_batch_that_diverges_may_be_followed_by_frozen_layers():
+    trainer, (first, second) = trainer_on("cpu"), batches(2)
+    trainer.step(*first)
+    with pytest.raises(DivergenceError):
+        trainer.step(second[0] * np.nan, second[1])
+    for p in list(trainer.model.parameters())[:3]:  # whose part of the buffer is full of NaN
+        p.requires_grad = False
+    assert trainer.step(*second) is not None and trainer.steps == 2
+
+
+def test_a_step_that_is_broken_off_leaves_a_trainer_that_goes_on(monkeypatch):
+    trainer, (first, second) = trainer_on("cpu"), batches(2)
+    trainer.step(*first)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer.optimizer, "step", interrupted)
+        trainer.step(*second)
+    assert trainer.steps == trainer.optimizer.steps == 1
+    assert trainer.step(*second) is not None and trainer.steps == 2
+    with pytest.raises(DivergenceError, match="step 3"):
+        trainer.step(second[0] * np.nan, second[1])
+
+
+def test_a_state_with_steps_under_way_is_of_all_of_them():
+    trainer, (first, second) = trainer_on("opaque"), batches(2)
+    trainer.step(*first)
+    assert trainer.state_dict()["steps"] == 1 and len(trainer.collect()) == 1
+    trainer.step(second[0] * np.nan, second[1])
+    with pytest.raises(DivergenceError, match="step 2"):
+        trainer.state_dict()
+
+
+def test_nothing_is_kept_alive_by_a_divergence():
+    gc.collect()
+    gc.disable()
+    try:
+        before = octsod.memory.pool.live
+        trainer, ((x, y),) = trainer_on("cpu"), batches(1)
+        with pytest.raises(DivergenceError):
+            trainer.step(x * np.nan, y)
+        del trainer
+        assert octsod.memory.pool.live == before
+    finally:
+        gc.enable()

@@ -61,6 +61,8 @@ def test_steps_count_until_training_halts(kernels):
 def test_what_a_step_came_to(kernels, loss, penalty, bad, code):
     gradients = [np.ones(100, np.float32), np.ones(30)]
     gradients[1][29] += bad
+    gradients[1][:5] = np.nan  # nobody's
+    gradients = [(gradients[0], np.array([[0, 100, 0]])), (gradients[1], np.array([[5, 9, 0], [9, 30, 1]]))]
     ring, state = np.full((4, 3), -1.0), np.array([6, 0])
     kernels.record_step(np.array(loss, np.float32), np.array([penalty]), gradients, ring, state)
     assert np.array_equal(ring[2], [loss, penalty, code], equal_nan=True)

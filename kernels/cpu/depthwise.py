@@ -594,7 +594,7 @@ def _spread_out_row(gradient, plane, c, row, ring, scratch, shape, following):
     at = (row & (scratch.depth - 1)) * scratch.pitch
     # Divisions cost as much as a vector of a row: none without a stride.
     source = row if stride == 1 else row // stride
-    inside = 0 <= row and source < shape.out_height and (stride == 1 or row % stride == 0)
+    inside = row >= 0 and source < shape.out_height and (stride == 1 or row % stride == 0)
     begin = (plane * shape.out_height + source) * out_width
     ahead = ahead_of(source * out_width, out_pixels, READ_AHEAD // ring.itemsize, following * out_pixels)
     to = at + scratch.origin

@@ -23,7 +23,8 @@ def record_step(loss, penalty, gradients, ring, state):
     if state[1]:
         return
     values = float(loss.reshape(-1)[0]), float(penalty.reshape(-1)[0])
-    checks = [*map(np.isfinite, values), all(np.isfinite(g).all() for g in gradients)]
+    parts = [flat[start:stop] for flat, ranges in gradients for start, stop, _ in ranges]
+    checks = [*map(np.isfinite, values), all(np.isfinite(part).all() for part in parts)]
     code = 0 if all(checks) else 1 + checks.index(False)
     ring[int(state[0]) % len(ring)] = *values, code
     state[1] = code != 0

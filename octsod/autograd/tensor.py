@@ -100,6 +100,11 @@ class Tensor:
     def grad(self, array: Any) -> None:
         self._grad = None if array is None else self._fitting(array, "grad", self._home)
 
+    @property
+    def grad_in_place(self) -> bool:
+        """Whether the gradient lies where an optimiser wants it, or there is no such place."""
+        return self._home is None or self._grad is self._home
+
     def _fitting(self, array, name, out):
         """A copy of `array` on this tensor's device, in `out` if that is given; raises if it does not fit."""
         if isinstance(array, Tensor):

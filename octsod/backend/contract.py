@@ -382,13 +382,14 @@ class Contract(Protocol):
         """
 
     def record_step(
-        self, loss: Array, penalty: Array, gradients: Sequence[Array], ring: Array, state: Array
+        self, loss: Array, penalty: Array, gradients: Sequence[tuple[Array, Array]], ring: Array, state: Array
     ) -> None:
         """Note what a training step came to, before it changes anything.
 
         Row state[0] % R of ring (R, 3) float64 becomes the loss, the penalty (one element each) and a code: 0 if all is
-        finite, else for the first that is not: 1 the loss, 2 the penalty, 3 an element of `gradients`, arrays (n,) of
-        any dtypes. Any code but 0 sets state[1] to 1. If training has halted, nothing is noted. ring, state: updated.
+        finite, else for the first that is not: 1 the loss, 2 the penalty, 3 an element of `gradients`: arrays (n,) of
+        any dtypes with the ranges (K, 3) of them that count, see `adam`. Any code but 0 sets state[1] to 1. If training
+        has halted, nothing is noted. ring, state: updated.
         """
 
     def restore_if_halted(self, arrays: Sequence[Array], saved: Array, state: Array) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..autograd import Tensor
-from ..backend import Device, default_device, device_of, get_device
+from ..backend import Device, default_device, device_of, get_device, is_array
 
 Self = TypeVar("Self", bound="Module")
 
@@ -18,7 +18,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, array: Any):
-        super().__init__(array.copy() if isinstance(array, np.ndarray) else array, requires_grad=True)
+        super().__init__(array if is_array(array) and not isinstance(array, np.ndarray) else np.array(array), True)
 
     @Tensor.data.setter  # type: ignore[attr-defined]
     def data(self, array: Any) -> None:
@@ -27,7 +27,7 @@ class Parameter(Tensor):
     def move(self, device: str | Device) -> None:
         """Move to another device, with the gradient."""
         own, device = self.device, get_device(device)
-        if device is not own:
+        if not device.shares_memory_with(own):
             self._data = device.put(own.get(self._data))
             self._grad = self._grad if self._grad is None else device.put(own.get(self._grad))
             self._home = None
@@ -103,7 +103,8 @@ class Module:
     def to(self: Self, device: str | Device) -> Self:
         """Move all parameters, their gradients and all buffers to `device`, a name or a `Device`; returns the module.
 
-        An optimiser is made after this: it keeps the parameters where they are.
+        An optimiser is made after this: it keeps the parameters where they are. Between hosts ("cpu", "reference")
+        nothing moves, since they share their memory; `use_backend` says which of them computes.
         """
         device = get_device(device)
         for parameter in self.parameters():
@@ -111,7 +112,7 @@ class Module:
         for module in self.modules():
             for name in module.buffers:
                 array = getattr(module, name)
-                if device_of(array) is not device:
+                if not device.shares_memory_with(device_of(array)):
                     setattr(module, name, device.put(device_of(array).get(array)))
         return self
 
@@ -119,6 +120,8 @@ class Module:
         """name -> NumPy array of every parameter and buffer: on a host the array itself, elsewhere a copy."""
         state = {}
         for name, module, attribute, parameter in self._state():
+            if name in state:
+                raise ValueError(f"state_dict: two parameters or buffers are called `{name}`.")
             array = parameter.data if parameter is not None else getattr(module, attribute)
             state[name] = device_of(array).get(array)
         return state
@@ -140,6 +143,8 @@ class Module:
         }
         arrays = {name: np.asarray(value) for name, value in state.items()}
         for name, array in arrays.items():
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"load_state_dict: `{name}` has dtype {array.dtype}; expected numbers.")
             if array.shape != targets[name].shape:
                 raise ValueError(
                     f"load_state_dict: `{name}` has shape {array.shape}; expected {targets[name].shape}, the model's."

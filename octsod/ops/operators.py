@@ -32,9 +32,12 @@ class To(Function):
 
 
 def to(tensor: Tensor, device: str | Device) -> Tensor:
-    """The tensor on `device`, a name or a `Device`; the tensor itself if it is there. Gradients flow back."""
+    """The tensor on `device`, a name or a `Device`; the tensor itself if it is there. Gradients flow back.
+
+    Hosts ("cpu", "reference") share their memory: `use_backend` says which of them computes.
+    """
     device = get_device(device)
-    return tensor if tensor.device is device else To.apply(tensor, device=device)
+    return tensor if device.shares_memory_with(tensor.device) else To.apply(tensor, device=device)
 
 
 def _pair(a, b):

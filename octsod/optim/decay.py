@@ -55,23 +55,23 @@ class DynamicWeightDecay:
         self.factors = [branch_factor ** branches[id(norm)] for norm in self.norms]
 
     def apply(self) -> Tensor:
-        """After backward: add `strength * M * gamma` to the gradients of the scales; returns the unscaled penalty."""
-        missing = any(norm.activation is None or norm.activation.values is None for norm in self.norms)
+        """After backward: add `strength * M * gamma` to the gradients of the scales; returns the unscaled penalty.
+        Scales that require no gradient are left alone."""
+        learned = [(n, f) for n, f in zip(self.norms, self.factors, strict=True) if n.weight.requires_grad]
+        missing = any(norm.activation is None or norm.activation.values is None for norm, _ in learned)
         require(not missing, "DynamicWeightDecay", "model", "has not run", "a training pass before `apply`")
-        sums = [norm.activation.values for norm in self.norms]
-        pixels = [norm.activation.pixels for norm in self.norms]
-        scales = [norm.weight for norm in self.norms]
-        device = scales[0].device
+        sums = [norm.activation.values for norm, _ in learned]
+        pixels = [norm.activation.pixels for norm, _ in learned]
+        scales, factors = [norm.weight for norm, _ in learned], [factor for _, factor in learned]
+        device = self.norms[0].weight.device
         with on(device):
             for scale in scales:
                 if scale.grad is None:
                     scale.grad = device.zeros(scale.shape, scale.dtype)
             metric = self._called(device, sums, pixels) if callable(self.metric) else self.metric
             penalty = device.empty((), "float64")
-            device.kernels.decay_scales(
-                metric, sums, pixels, [s.data for s in scales], self.factors, self.strength, [s.grad for s in scales],
-                penalty,
-            )  # fmt: skip
+            values, gradients = [s.data for s in scales], [s.grad for s in scales]
+            device.kernels.decay_scales(metric, sums, pixels, values, factors, self.strength, gradients, penalty)
         return Tensor._of(penalty)
 
     def _called(self, device, sums, pixels):

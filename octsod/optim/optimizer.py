@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..autograd import Tensor
-from ..backend import on
+from ..backend import Device, on
 from ..checks import require
 from .buffers import FlatBuffer
 
@@ -22,14 +22,19 @@ class Optimizer:
         self, params_or_groups: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]
     ):
         op = type(self).__name__
+        require(not isinstance(params_or_groups, dict), op, "params_or_groups", "is a dict", "a list of dicts")
         entries: list[Any] = list(params_or_groups)
         require(len(entries) > 0, op, "params_or_groups", "is empty", "at least one parameter")
         groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
+        for group in groups:
+            named = isinstance(group, dict) and "params" in group
+            require(named, op, "params_or_groups", "has a group without `params`", "dicts with `params`")
         self.groups = [{**defaults, **group, "params": list(group["params"])} for group in groups]
         seen = set()
         for group in self.groups:
             unknown = group.keys() - defaults.keys() - {"params"}
             require(not unknown, op, "params_or_groups", f"has {', '.join(sorted(unknown))}", ", ".join(defaults))
+            require(len(group["params"]) > 0, op, "params_or_groups", "has an empty group", "at least one parameter")
             for p in group["params"]:
                 leaf = isinstance(p, Tensor) and p.requires_grad and p.node is None
                 expected = "leaf tensors that require gradients"
@@ -44,9 +49,13 @@ class Optimizer:
         require(len(devices) < 2, op, "params_or_groups", f"are on {', '.join(sorted(devices))}", "one device")
         self.buffers = [FlatBuffer(p for p, _ in members) for members in kinds.values()]
         self._rows = [[row for _, row in members] for members in kinds.values()]
-        self.device = next(iter(kinds))[0]
         self.state = self.device.zeros((2,), "int64")
         self._ranges = [(None, None)] * len(self.buffers)
+
+    @property
+    def device(self) -> Device:
+        """Where the parameters are."""
+        return self.buffers[0].device
 
     @property
     def steps(self) -> int:
@@ -63,12 +72,17 @@ class Optimizer:
             for p in group["params"]:
                 p.zero_grad()
 
+    def gradients(self) -> list[tuple[Any, Any]]:
+        """Per buffer, the flat gradients and the `ranges` (see `update`) of those that there are, or None."""
+        for buffer in self.buffers:
+            buffer.reclaim()
+        return [(buffer.grad, self._ranges_of(number)) for number, buffer in enumerate(self.buffers)]
+
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         with on(self.device):
-            for number, buffer in enumerate(self.buffers):
-                buffer.reclaim()
-                ranges = self._ranges_of(number)
+            for number, (_, ranges) in enumerate(self.gradients()):
+                buffer = self.buffers[number]
                 if ranges is not None:
                     self.update(number, buffer, ranges)
             self.device.kernels.count_step(self.state)

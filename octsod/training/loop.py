@@ -121,20 +121,18 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
             under_way.arrived(len(batch.x))
             last = trainer.steps + 1 == end or (trainer.steps + 1) % len(loader) == 0
             due = last or (trainer.steps + 1) % save_every == 0
-            error = None
             try:
                 trainer.step(*(a.astype(trainer.model.dtype, copy=False) for a in batch))
                 if due:
                     trainer.sync()
-            except DivergenceError as caught:  # what was finished before it is logged first
-                error = caught
+            except DivergenceError:
+                yield from under_way.lines(trainer.collect())  # of what was finished before it
+                raise
             lines = under_way.lines(trainer.collect())
-            if last and error is None:
+            if last:
                 model = trainer.model
                 lines[-1].update(gammas=distributions.gammas(model), spreads=distributions.spreads(model))
             yield from lines
-            if error is not None:
-                raise error
         trainer.sync()
         yield from under_way.lines(trainer.collect())
 

@@ -11,6 +11,7 @@ import numpy as np
 from .. import functional as f
 from .. import prune  # complexity is the function
 from ..autograd.tensor import Tensor
+from ..backend import now
 from ..checks import require, require_integer
 from ..errors import OctsodError
 from ..models import CSNet
@@ -98,11 +99,11 @@ class _Ring:
 
     @property
     def full(self):
-        return len(self.waiting) == self.rows.shape[0]
+        return len(self.waiting) >= self.rows.shape[0]
 
     def fetch(self):
         """(number, lr, x, y, loss, penalty, code) of each step that waits. Waits for the device."""
-        rows = self.device.get(self.rows) if self.waiting else ()
+        rows = now(self.device).get(self.rows) if self.waiting else ()
         while self.waiting:
             number, *rest = self.waiting.popleft()
             loss, penalty, code = rows[(number - 1) % len(rows)].tolist()
@@ -151,7 +152,8 @@ class Trainer:
 
     def prune(self) -> prune.Plan:
         """Remove the channels below the recipe's threshold, moments of the optimiser likewise; returns the plan."""
-        require(not self._ring.waiting, "prune", "trainer", "has steps under way", "`sync` before")
+        self.sync()
+        read = self.collect()
         plan = prune.plan(self.model, threshold=self.recipe.threshold)
         pruned, before = prune.apply(self.model, plan), self.state_dict()
         self._take(pruned)
@@ -159,6 +161,7 @@ class Trainer:
         for name, _ in pruned.named_parameters():
             state.update({f"{m}.{name}": plan.slice(name, before[f"{m}.{name}"]) for m in ("first", "second")})
         self.load_state_dict(state)
+        self._ring.read.extend(read)
         return plan
 
     @property
@@ -172,9 +175,12 @@ class Trainer:
         Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay, or None if
         they have not been read: on a host they always are, elsewhere every `device.steps_ahead` steps. `collect` has
         those of all steps. Raises DivergenceError, with the model as it was before, if one of them or a gradient is not
-        finite in a step that is read.
+        finite in a step that is read; x and y must not be changed until then.
         """
         device, optimizer = self.model.device, self.optimizer
+        if not device.shares_memory_with(self._ring.device):
+            was = f"is on {device.name}"
+            require(False, "step", "model", was, f"{self._ring.device.name}, where its trainer was made")
         self.model.train()
         optimizer.zero_grad()
         statistics = self._statistics
@@ -182,13 +188,19 @@ class Trainer:
         loss = self._loss(x, y)
         loss.backward()
         penalty = self.decay.apply()
-        gradients = [buffer.grad for buffer in optimizer.buffers]
+        gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
         device.kernels.record_step(loss.data, penalty.data, gradients, self._ring.rows, optimizer.state)
         device.kernels.restore_if_halted(statistics, self._saved, optimizer.state)
         self._ring.waiting.append((self.steps + 1, self.lr, x, y))
-        optimizer.step()
-        self.schedule.step()
-        self.steps += 1
+        try:
+            optimizer.step()
+            self.schedule.step()
+            self.steps += 1
+        except BaseException:  # such as Ctrl-C: the step counts if the optimiser has made it, but its numbers are lost
+            self._ring.waiting.pop()
+            self.steps = optimizer.steps
+            self.schedule.seek(self.steps)
+            raise
         if not self._ring.full:
             return None
         self.sync()
@@ -199,9 +211,10 @@ class Trainer:
         for number, lr, x, y, loss, penalty, code in self._ring.fetch():
             if code:
                 self._ring.waiting.clear()  # what came after it has changed nothing
-                error = self._divergence(number, code, loss, penalty, x, y)
-                self._seek(number - 1)
-                raise error
+                try:
+                    raise self._divergence(number, code, loss, penalty, x, y)
+                finally:
+                    self._seek(number - 1)
             self._ring.read.append(Step(number, loss, penalty, lr))
 
     def collect(self) -> list[Step]:
@@ -249,7 +262,9 @@ class Trainer:
         """name -> NumPy array of all that `load_state_dict` needs to go on bit by bit: on a host not a copy.
 
         `steps`; per entry NAME of the model's `model.NAME`; per parameter Adam's moments `first.NAME`, `second.NAME`.
+        Waits for the steps under way, and raises as `step` does if one of them was not finite.
         """
+        self.sync()
         get, moments = self.model.device.get, self.optimizer.moments
         state = {"steps": np.array(self.steps)}
         state.update({f"model.{name}": array for name, array in self.model.state_dict().items()})
@@ -259,6 +274,7 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Go where the trainer was that `state` came from; raises ValueError, and changes nothing, if it cannot be."""
+        self._ring.waiting.clear()  # whatever they came to, it is given up
         own = self.state_dict()
         odd = sorted(own.keys() ^ state.keys())
         require(not odd, "load_state_dict", "state", f"has or lacks {', '.join(odd[:3])}", "the trainer's own names")
@@ -273,7 +289,7 @@ class Trainer:
             for kind, moment in zip(("first", "second"), moments[id(p)], strict=True):
                 put(state[f"{kind}.{name}"], moment)
         self._seek(int(state["steps"]))
-        self._ring.waiting.clear()
+        self._ring.read.clear()
 
     def require_finite(self) -> None:
         """Raise DivergenceError, which names the culprit, if anything to be saved is not finite."""
