@@ -347,6 +347,7 @@ def _holders(leaf):
 
 class _Probe:
     __slots__ = ("_home",)
+    _home: Any
 
 
 _probe = _Probe()
