@@ -17,8 +17,8 @@ def relative_error(a, b):
 def agreement(results, expected, typical, worst=None):
     """The largest `relative_error` among arrays of the same names.
 
-    Raises DisagreementError if names or shapes differ, if the median of their errors is above `typical`, or one of them
-    above `worst` (`typical` if that is not given).
+    Raises DisagreementError if names or shapes differ, if the median of the errors is above `typical`, or if one of
+    them is above `worst` (`typical` if that is not given).
     """
     if results.keys() != expected.keys():
         names = sorted(results.keys() ^ expected.keys())

@@ -1,7 +1,7 @@
-"""Implementations in processes of their own, which are asked in turn for one timed step while the others sleep.
+"""Implementations in processes of their own, which take turns: one runs timed steps while the others sleep.
 
-So no implementation meets another one's threads, allocator or floating-point mode, each has a peak memory of its own,
-and what disturbs the machine for a while hits all alike.
+So no implementation meets another one's threads, allocator or floating-point mode, each has its own peak memory, and
+whatever disturbs the machine for a while affects all of them alike.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-PAUSE = 0.02  # seconds: worker threads of the implementation before spin for some milliseconds, then sleep
+PAUSE = 0.02  # seconds: the previous implementation's worker threads spin for some milliseconds, then sleep
 
 
 @dataclass(frozen=True)
 class Block:
-    """Work that is timed: `step` does it, `results` returns what the last step left behind, as the caller needs it."""
+    """Work to be timed: `step` does it, `results` returns what the last step left, in the form the caller needs."""
 
     step: Callable
     results: Callable
@@ -30,9 +30,9 @@ class ChildError(Exception):
 
 
 class Child:
-    """A process that builds a `Block` by `build(*arguments)`, which must be picklable, and then does as it is asked.
+    """A process that builds a `Block` with `build(*arguments)`, which must be picklable, and then answers requests.
 
-    It starts with the environment as it is now. Raises ChildError wherever the child fails or ends by itself.
+    It starts with the current environment. Raises ChildError wherever the child fails or ends by itself.
     """
 
     def __init__(self, build, *arguments):
@@ -44,15 +44,15 @@ class Child:
         self._answer()
 
     def first_results(self):
-        """What the first step leaves behind."""
+        """Run the first step; returns its results."""
         return self._ask("first_results")
 
     def turn(self, warm, timed):
-        """Seconds of each of `timed` steps, after `warm` others."""
+        """The seconds that each of `timed` steps takes, after `warm` others."""
         return self._ask("turn", warm, timed)
 
     def peak_rss_mb(self):
-        """The most memory that the process has held so far, in units of 10**6 bytes."""
+        """The most memory that the process has held so far, in 10**6 bytes."""
         return self._ask("peak_rss_mb")
 
     def close(self):
@@ -82,7 +82,7 @@ class Child:
 
 
 def _serve(connection, build, arguments):
-    """A child's life. It ends with its parent, whose end of the connection is then closed."""
+    """The main loop of a child. It ends when its parent does, since that closes the connection."""
     try:
         block = build(*arguments)
         connection.send(("ok", None))
@@ -108,7 +108,7 @@ def _turn(block, warm, timed):
 
 @contextlib.contextmanager
 def without_garbage():
-    """Within it, no garbage is collected."""
+    """A context in which no garbage is collected."""
     gc.collect()
     gc.disable()
     try:
@@ -118,7 +118,7 @@ def without_garbage():
 
 
 def timed_steps(step, count):
-    """Seconds of each of `count` calls."""
+    """The seconds that each of `count` calls takes."""
     seconds = []
     with without_garbage():
         for _ in range(count):
@@ -130,7 +130,7 @@ def timed_steps(step, count):
 
 def _peak_rss_mb(block):
     try:
-        # Not getrusage: its peak of a young process begins with what its parent held.
+        # Not getrusage: the peak it gives for a young process includes what the parent held.
         for line in pathlib.Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
@@ -144,7 +144,7 @@ _REQUESTS = {"first_results": _first_results, "turn": _turn, "peak_rss_mb": _pea
 
 
 def interleaved(names, rounds):
-    """Names in the order in which their steps are timed: each once per round, nobody always after the same one."""
+    """Names in the order in which their steps are timed: each once per round, none always after the same one."""
     for number in range(rounds):
         first = number % len(names) if names else 0
         yield from names[first:] + names[:first]

@@ -1,4 +1,4 @@
-"""What all measuring commands have in common: their options, and what becomes of their rows."""
+"""What all measuring commands have in common: their options, and what they do with their rows."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ from .rows import comparison, read_rows, write_rows
 
 
 class Outcome(NamedTuple):
-    """rows: see rows.py. lines: what to print of them. failures: a sentence each; they make the command exit with 1."""
+    """rows: see rows.py. lines: what to print about them. failures: a sentence each; with any, the exit code is 1."""
 
     rows: list
     lines: list
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 
 
 def measurement(function):
-    """A click command of a function `(threads, **its own options) -> Outcome`."""
+    """Make a click command of a function `(threads, **its own options) -> Outcome`."""
 
     @click.command(name=function.__name__, help=function.__doc__)
     @threads_option
@@ -52,7 +52,7 @@ rounds_option = functools.partial(
 
 
 class _File(click.Path):
-    """A file to be written in the end: the folder is looked at now."""
+    """A file to be written at the end; its folder is checked now."""
 
     def __init__(self):
         super().__init__(dir_okay=False, writable=True, path_type=pathlib.Path)
@@ -77,8 +77,8 @@ class _Rows(click.ParamType):
 
 
 def use_threads(threads):
-    """For octsod in this process, and for all libraries in the processes that it starts from now on; None for octsod's
-    own choice. Returns the number."""
+    """Set the number of threads for octsod in this process, and for all libraries in the processes that it starts from
+    now on; None for octsod's own choice. Returns the number."""
     threads = threads or octsod.get_num_threads()
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OCTSOD_THREADS"):
         os.environ[variable] = str(threads)
@@ -87,5 +87,5 @@ def use_threads(threads):
 
 
 def say(text):
-    """What is going on, on standard error."""
+    """Report progress on standard error."""
     click.echo(text, err=True)

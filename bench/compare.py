@@ -1,7 +1,7 @@
 """`python -m bench compare COMMIT [OTHER]`: is the working tree, or OTHER, slower than COMMIT?
 
 Both are installed in folders of their own, each with its own cache of kernels, and run in processes of their own. They
-are timed in pairs, whose order alternates: old new, new old. What is not being timed waits at its pipe.
+are timed in pairs, whose order alternates: old new, new old. The one that is not being timed waits at its pipe.
 """
 
 import pathlib
@@ -28,14 +28,14 @@ SLOWER = 1.02  # an interval wholly above it says that the new version is slower
 BATCH = 24
 WARM_STARTS, COLD_STARTS = 10, 2  # pairs at most: a start takes seconds, a cold one compiles for a minute
 
-# (typical, worst) of `agreement`. Where sums are added up in another order, a gradient near zero may change its sign;
-# Adam makes a whole step of it. Logits see no more than rounding.
+# (typical, worst) of `agreement`. If sums are added up in another order, a gradient near zero may change its sign, and
+# Adam makes a whole step of that. Logits differ only by rounding.
 CHANGES, LOGITS = (2e-2, 0.5), (1e-3, 1e-3)
 
 
 def compared(case, versions, work, threads, pairs, turn, tolerances):
     """The rows of one case. versions: "old" and "new" -> `Version`. work: a function that makes a `Block`, and its
-    arguments. Raises DisagreementError before anything is timed if the two do not compute the same."""
+    arguments. Before anything is timed, raises DisagreementError if the two do not compute the same."""
     say(f"{case}: first steps")
     variants = {f"{case}, {name}": (within, version, *work) for name, version in versions.items()}
     with siblings(variants) as (children, results):
@@ -61,7 +61,7 @@ def compared_starts(case, versions, caches, threads, pairs):
 
 
 def rows_of(case, versions, threads, seconds, **more):
-    """A row of each version; seconds: of each pair, by name. The new version's tells the ratio to the old one's."""
+    """A row for each version; seconds: of each pair, by name. The new version's row has its ratio to the old one."""
     ratio, low, high = paired_ratio(seconds["old"], seconds["new"])
     of_pairs = {"ratio": rounded(ratio), "low": low and rounded(low), "high": high and rounded(high), **more}
     return [
@@ -71,7 +71,7 @@ def rows_of(case, versions, threads, seconds, **more):
 
 
 def lines_of(rows):
-    """A table of pairs of rows."""
+    """The lines of a table of pairs of rows."""
     lines = []
     for old, new in zip(rows[::2], rows[1::2], strict=True):
         interval = "" if new["low"] is None else f"{new['low']:.3f} to {new['high']:.3f}"

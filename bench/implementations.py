@@ -1,8 +1,8 @@
 """The implementations of CSNet that are measured: each makes a `Block` of a `Problem`, in a process of its own.
 
-All compute in float32, on `threads` threads, with subnormal numbers flushed to zero, each as its users would have it at
-its fastest. What a training step is: zero_grad, forward, mean binary cross-entropy, backward, Adam. What is compared:
-the loss and the gradients of the first training step, all outputs and gradients of a block, or the logits.
+All compute in float32, on `threads` threads, with subnormal numbers flushed to zero, each configured as its users would
+for the highest speed. A training step is zero_grad, forward, mean binary cross-entropy, backward, Adam. The results to
+compare are the loss and the gradients of the first training step, all outputs and gradients of a block, or the logits.
 """
 
 import functools
@@ -20,7 +20,7 @@ LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Implementation:
-    """build: `(problem, threads) -> Block`, picklable. packages: what it is made of, distributions of these names."""
+    """build: `(problem, threads) -> Block`, picklable. packages: the names of the distributions that it is made of."""
 
     build: Callable
     packages: tuple[str, ...]
@@ -62,7 +62,7 @@ def octsod_inference(problem, threads):
 
 
 def octsod_gradients(problem, threads):
-    """Forward and backward in training mode, without the optimiser: the weights stay as they are."""
+    """Forward and backward in training mode, without the optimiser: the weights do not change."""
     import octsod
     from octsod import functional
     from octsod.interop.sod100k import arrays
@@ -79,7 +79,7 @@ def octsod_gradients(problem, threads):
 
 
 def octsod_block(problem, threads):
-    """Forward and backward of one block, whose outputs are written down, as the peers' are."""
+    """Forward and backward of one block, whose outputs are materialised, as the peers' are."""
     import octsod
     from octsod import functional
     from octsod.interop.sod100k import arrays
@@ -91,7 +91,7 @@ def octsod_block(problem, threads):
     upstream, state = problem.upstream(), {}
 
     def step():
-        state.clear()  # what the step before left may be reused, as it is in training
+        state.clear()  # so that memory of the previous step can be reused, as it is in training
         model.zero_grad()
         for x in maps:
             x.grad = None
@@ -173,7 +173,7 @@ def torch_block(problem, threads, memory_format, compiled=False):
     def step():
         state.clear()
         outputs = _listed(forward(maps))
-        # It hands the gradients over as they are; accumulating into `.grad` might copy them once more.
+        # This returns the gradients as they are; accumulating into `.grad` might copy them once more.
         state["gradients"] = torch.autograd.grad(outputs, leaves, upstream)
         state["outputs"] = [y.detach() for y in outputs]
 
@@ -193,7 +193,7 @@ def torch_inference(problem, threads, memory_format, compiled=False):
     if compiled:
         import torch._inductor.config
 
-        torch._inductor.config.freezing = True  # weights are constants: they are folded, and packed ahead
+        torch._inductor.config.freezing = True  # weights are constants, folded and packed ahead of time
         model = torch.compile(model)
     state = {}
 
@@ -228,7 +228,7 @@ def openvino_inference(problem, threads):
     import openvino
 
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # by itself it takes bfloat16 where the processor can
+        "INFERENCE_PRECISION_HINT": "f32",  # by default it uses bfloat16 where the processor can
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "CPU_DENORMALS_OPTIMIZATION": True,

@@ -1,9 +1,9 @@
 """`python -m bench kernels`: every kernel that a training step launches, at its real shapes, under its roof.
 
-One real step is made, and each launch that is not equal to an earlier one is timed on the spot, on copies of its very
-arguments. Before, a step at batch 2 does the same with the reference beside. A kernel's floor is the time that its
+One real step is run, and each launch that is not equal to an earlier one is timed on the spot, on copies of its actual
+arguments. Before that, a step at batch 2 compares each launch with the reference. A kernel's floor is the time that its
 arithmetic takes at the rate of multiply-adds in registers, or its compulsory traffic at the rate of copying, whichever
-is longer (octsod.machine measures the rates in this run); its share of the roof is the floor over its time.
+is longer (octsod.machine measures the rates in this run). Its share of the roof is the floor over its time.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ FORWARD_TOLERANCE, BACKWARD_TOLERANCE = 1e-4, 1e-2
 """Largest `relative_error` of an array that a kernel leaves behind. In float32 the derivative of a PReLU whose argument
 is within rounding of zero is either one of two; forward, nothing jumps."""
 
-SHOWN = 0.002  # of the step: smaller ones are added up in one line
+SHOWN = 0.002  # of the step: launches below that are added up in one line
 
 
 @dataclasses.dataclass
 class Launch:
-    """Equal launches. count: how many there are in a step. seconds: of one, its samples; empty where not measured."""
+    """Equal launches. count: how many a step has. seconds: the samples of one of them, empty if not measured."""
 
     title: str
     cost: Cost | None
@@ -48,8 +48,8 @@ class Launch:
 
 
 def recorded(step, visit):
-    """Launches of `step()`, in the order of their first appearance; `visit(launch, name, function, arguments)` sees
-    the first of equal ones before it is made."""
+    """Launches of `step()`, in order of first appearance. `visit(launch, name, function, arguments)` is called before
+    the first of equal ones."""
     launches, titles = {}, {}
 
     def launcher(name, function, *arguments):
@@ -70,19 +70,19 @@ def recorded(step, visit):
 
 
 def error_of(name, function, arguments):
-    """How far a kernel's results are from the reference's: the largest `relative_error`, and of which argument."""
+    """How far a kernel's results are from the reference's: the largest `relative_error`, and its argument."""
     reference = getattr(importlib.import_module("octsod.kernels.reference"), name)
     names = inspect.signature(reference)
     ours, expected = _left_behind(function, names, arguments), _left_behind(reference, names, arguments)
-    # Sums of an activation that nobody has written down yet are written by the kernel, or by its op afterwards.
+    # Sums of an activation that have not been computed yet are written by the kernel, or by its op afterwards.
     errors = {path: relative_error(ours[path], expected[path]) for path in ours.keys() & expected.keys()}
     worst = max(errors, key=errors.get)
     return errors[worst], worst
 
 
 def _left_behind(kernel, names, arguments):
-    """All arrays after a launch, by their paths in the arguments. Moments are sums about a value of the kernel's own
-    choice: the mean and variance that they stand for take their place."""
+    """All arrays after a launch, by their paths in the arguments. Moments are sums about a value that the kernel
+    chooses, so they are replaced by the mean and variance that they stand for."""
     arguments = private(arguments)
     kernel(*arguments)
     named = names.bind(*arguments).arguments
@@ -98,7 +98,7 @@ def _left_behind(kernel, names, arguments):
 
 
 def verified(step, select=""):
-    """(titles of the launches that agree with the reference, a sentence about each that does not)."""
+    """(titles of the launches that agree with the reference, a sentence about each one that does not)."""
     titles, failures = set(), []
 
     def visit(launch, name, function, arguments):
@@ -117,7 +117,7 @@ def verified(step, select=""):
 
 
 def timed(step, titles, rounds):
-    """The launches of a step; `seconds` of those of `titles`."""
+    """The launches of a step; those in `titles` have `seconds`."""
 
     def visit(launch, name, function, arguments):
         if launch.title in titles:
@@ -140,7 +140,7 @@ def roofs():
 
 
 def rows_of(launches, step_seconds, bandwidth, arithmetic, threads):
-    """Rows of the launches that were timed, those first that take most of the step, and of the step itself."""
+    """Rows of the timed launches, those that take most of the step first, and of the step itself."""
     step = float(np.median(step_seconds))
     rows = []
     for launch in launches:
@@ -168,7 +168,7 @@ def _row(launch, step, bandwidth, arithmetic, threads):
 
 
 def lines_of(rows):
-    """A table of `rows_of`."""
+    """The lines of a table of `rows_of`."""
     *kernels, step = rows
     shown = [r for r in kernels if r["step_share"] >= SHOWN]
     small = [r for r in kernels if r["step_share"] < SHOWN]

@@ -1,4 +1,4 @@
-"""Launches of kernels: which of them are equal, what they are called and cost, and copies of their arguments."""
+"""Launches of kernels: which of them are equal, their titles and costs, and copies of their arguments."""
 
 import copy
 
@@ -10,7 +10,7 @@ from octsod.backend.deferred import ActivationGradient, ActivationSums, Deferred
 
 
 def signature(value):
-    """What the time of a launch depends on, of its arguments: shapes and settings. Equal for equal work."""
+    """The parts of a launch's arguments that its time depends on: shapes and settings. Equal for equal work."""
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.str
     if isinstance(value, Deferred):
@@ -28,7 +28,7 @@ def signature(value):
 
 
 def arrays_of(value, path=""):
-    """(path, array) of all arrays in a launch's arguments, some of them more than once."""
+    """(path, array) of every array in a launch's arguments; an array may appear more than once."""
     if isinstance(value, np.ndarray):
         yield path, value
     elif isinstance(value, (list, tuple)):
@@ -40,8 +40,8 @@ def arrays_of(value, path=""):
 
 
 def private(arguments):
-    """A copy of a launch's arguments. Its arrays lie as those of a step do: in the pool, aligned. What was one array is
-    one array again, since kernels may write over what they have read."""
+    """A copy of a launch's arguments. Its arrays are placed as in a step: in the pool, aligned. What was one array is
+    one array again, since kernels may overwrite what they have read."""
     memo = {}
     for _, array in arrays_of(arguments):
         if id(array) not in memo:
@@ -51,8 +51,8 @@ def private(arguments):
 
 
 def described(name, arguments):
-    """(title, cost) of a launch. The title tells what of its shapes a reader wants to know, but not the batch. The cost
-    is that of the kernel's op; None where a kernel is a part of an op only."""
+    """(title, cost) of a launch. The title gives the shapes that a reader wants to know, but not the batch. The cost is
+    that of the kernel's op, or None if the kernel is only part of an op."""
     if name in _DESCRIPTIONS:
         details, cost = _DESCRIPTIONS[name](*arguments)
     else:
@@ -75,7 +75,7 @@ def _convolution(inputs, weight, outputs, *notes):
 
 
 def _target(*targets):
-    """Of a backward: where the inputs' gradients go, if not into arrays of their own."""
+    """For a backward kernel: where the inputs' gradients go, if not into arrays of their own."""
     if not any(targets):
         return "weight only"
     return "added" if any(target is not None and target.accumulate for target in targets) else ""

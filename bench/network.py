@@ -29,21 +29,21 @@ from .rows import installed, row, table
 
 @dataclass(frozen=True)
 class Turn:
-    """The steps of a child's turn: `warm` ones that are not counted, then `timed` ones."""
+    """The steps of a child's turn: `warm` ones that are not timed, then `timed` ones."""
 
     warm: int
     timed: int
 
 
-# A long step does not care what ran before it. A picture takes no longer than caches take to fill and threads to wake
-# up, which is no part of its time.
+# What ran before a long step does not matter. A picture takes no longer than caches take to fill and threads to wake
+# up, so warm steps keep that out of its time.
 LONG, SHORT = Turn(0, 1), Turn(2, 5)
 
 
 @dataclass(frozen=True)
 class Work:
     """A case. implementations: ours and all peers, by name. tolerances: how far a peer's results may be from ours,
-    (typical, worst) of `agreement`. facts: for the case's rows."""
+    (typical, worst) of `agreement`. facts: more entries for the case's rows."""
 
     problem: Problem
     implementations: Mapping[str, Implementation]
@@ -53,8 +53,8 @@ class Work:
 
 
 def training(name="x1", batch=24):
-    """A mistake, such as a gradient without its factor, is off by one. PyTorch's channels_last adds up batch norm's
-    sums so that the gradients of some scales, which all but cancel, are off by a fifth."""
+    """A mistake, such as a gradient without its factor, makes an error of about one. PyTorch's channels_last adds up
+    batch norm's sums in such a way that the gradients of some scales, which nearly cancel, are off by a fifth."""
     given = problem(f"train/{name}/b{batch}", configuration(name), batch, straight=True)
     return Work(given, TRAINING, (2e-2, 0.5), LONG)
 
@@ -66,13 +66,13 @@ def part(name, batch=24):
 
 
 def inference(name, batch=1):
-    """With bfloat16, logits are off by a third: random networks blow up errors."""
+    """With bfloat16, logits are off by a third: random networks amplify errors."""
     given = problem(f"infer/{name}/b{batch}", configuration(name), batch)
     return Work(given, INFERENCE, (1e-3, 1e-3), SHORT if batch == 1 else LONG, {"macs": macs(given)})
 
 
 def against_peers(work, peers, threads, rounds):
-    """(rows, failures): ours and the peers, each compared with ours and then timed, in turns."""
+    """(rows, failures) of ours and the peers. Each peer is first compared with ours; then all are timed in turns."""
     case, children, errors, failures = work.problem.case, {}, {}, []
     try:
         # All at once: one of them compiles for a minute.
@@ -109,20 +109,20 @@ def against_peers(work, peers, threads, rounds):
 
 
 def _begun(children, name, *arguments):
-    """What a new child's first step leaves behind; the child becomes `children[name]`."""
+    """Start a child as `children[name]`; returns the results of its first step."""
     children[name] = Child(*arguments)
     return children[name].first_results()
 
 
 def _failed(case, name, error):
-    """The sentence about a peer that is left out; ours failing ends the command."""
+    """The sentence about a peer that is left out; if ours fails, the command ends."""
     if name == OURS:
         raise click.ClickException(f"{case}: {name}: {error}.") from error
     return f"{case}: {name}: {error}."
 
 
 def in_turns(children, rounds, turn, on_failure):
-    """Seconds of all timed steps of each child, by its key; of one that fails, `on_failure(key, error)` is told."""
+    """The seconds of all timed steps of each child, by its key; for one that fails, calls `on_failure(key, error)`."""
     seconds = {key: [] for key in children}
     for key in interleaved(list(children), rounds):
         if key in seconds:
@@ -141,7 +141,7 @@ def close(children):
 
 
 def chosen(peers, implementations):
-    """The peers of a list `A,B` (None for all) that are installed; the others are named on standard error."""
+    """The installed peers of a list `A,B` (None for all); the others are named on standard error."""
     known = [name for name in implementations if name != OURS]
     names = known if peers is None else [name.strip() for name in peers.split(",") if name.strip()]
     for name in names:
@@ -158,7 +158,7 @@ def chosen(peers, implementations):
 
 
 def lines_of(rows):
-    """A table of the rows."""
+    """The lines of a table of the rows."""
     ours = {r["case"]: r["median_ms"] for r in rows if r["impl"] == OURS}
     return table(
         ("case", "implementation", "threads", "median, ms", "IQR, ms", "of ours", "peak, MB"),
@@ -224,13 +224,13 @@ def infer(threads, peers, names, rounds):
 
 
 def fail(case, error):
-    """End the command, since one of ours has failed."""
+    """End the command, because one of ours has failed."""
     raise click.ClickException(f"{case}: {error}.") from error
 
 
 @contextlib.contextmanager
 def siblings(variants):
-    """(children, what their first steps leave behind), by the names of `variants`: name -> arguments of `Child`.
+    """(children, results of their first steps), by the names of `variants`: name -> arguments of `Child`.
 
     The children end with the context; one that fails ends the command.
     """
@@ -247,7 +247,7 @@ def siblings(variants):
 
 
 def among_ourselves(variants, rounds, turn):
-    """(rows, first results by case) of variants of ours, timed in turns; case -> (build, problem, threads)."""
+    """(rows, first results by case) of `variants` of ours, timed in turns: case -> (build, problem, threads)."""
     say(f"{' and '.join(variants)}: {rounds} rounds")
     with siblings(variants) as (children, results):
         seconds = in_turns(children, rounds, turn, fail)

@@ -1,4 +1,4 @@
-"""What all implementations of a case are given: a network with its weights, and pictures."""
+"""The input of all implementations of a case: a network with its weights, and pictures."""
 
 import pathlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ LEARNED = ("L-x1", "L-x2")  # the released models' channel counts, in bench/conf
 
 @dataclass(frozen=True)
 class Problem:
-    """A network and its input; small enough to be sent to a child, which draws the pictures itself.
+    """A network and its input, small enough to be sent to a child, which draws the pictures itself.
 
     configuration: a CSNet's, as JSON. state: the authors' names -> arrays of float32. batch, size: of the pictures
     (batch, 3, size, size).
@@ -72,9 +72,9 @@ def configuration(name):
 class Part:
     """A block of the network.
 
-    ours, theirs: its name in octsod and in the authors' model. inputs, outputs: functions of a `Configuration`, the
-    channels of the maps that it reads and gives. scale: 1 if the finest map is as large as the pictures, 2 if half as
-    wide and high; each map is half as wide and high as the one before.
+    ours, theirs: its name in octsod and in the authors' model. inputs, outputs: functions of a `Configuration` that
+    return the channels of the maps that it reads and writes. scale: 1 if the finest map is as large as the pictures, 2
+    if it is half as wide and high; each map is half as wide and high as the one before.
     """
 
     ours: str
@@ -106,12 +106,12 @@ class BlockProblem(Problem):
     outputs: list
 
     def maps(self):
-        """Of the shapes of `inputs`, float32."""
+        """The input maps, with the shapes of `inputs`, float32."""
         rng = np.random.default_rng(0)
         return [rng.standard_normal(shape, np.float32) for shape in self.inputs]
 
     def upstream(self):
-        """Of the shapes of `outputs`, float32, and of a mean loss's size: about 1 / (numbers per channel)."""
+        """Float32 gradients of the shapes in `outputs`, as large as a mean loss's: about 1 / (numbers per channel)."""
         rng = np.random.default_rng(1)
         return [rng.standard_normal(s, np.float32) / np.float32(s[0] * s[2] * s[3]) for s in self.outputs]
 
@@ -139,8 +139,8 @@ def problem(case, config, batch, size=SIZE, straight=False, tiny=False):
 def drawn(config, straight=False, tiny=False):
     """A CSNet with random weights, always the same. straight: see `straighten`; tiny: see `diminish`.
 
-    Running statistics are those of the activations, more or less: with those of a new network, the activations of a
-    random one in eval mode overflow.
+    Running statistics roughly match the activations: with those of a new network, the activations of a random one
+    overflow in eval mode.
     """
     import octsod
 
@@ -156,15 +156,15 @@ def drawn(config, straight=False, tiny=False):
         diminish(model, rng)
     x = octsod.Tensor(rng.standard_normal((4, 3, *[2 * config.multiple] * 2), np.float32))
     with octsod.no_grad():
-        for _ in range(50):  # of the first statistics, 0.9**50 = 0.5 % is left
+        for _ in range(50):  # 0.9**50 = 0.5 % of the first statistics is left
             model(x)
     return model
 
 
 def straighten(model):
-    """Bring the slopes of PReLU near to one. Where a number is within rounding of a kink its gradient jumps, and a
-    random network blows that up: with ordinary slopes, gradients of two correct implementations in float32 differ by
-    several per cent, or by half where sums are not added up with care. Nothing takes more or less time by it."""
+    """Bring the slopes of PReLU close to one. Where a number is within rounding of a kink, its gradient jumps, and a
+    random network amplifies that: with ordinary slopes, gradients of two correct implementations in float32 differ by
+    several per cent, or by half where sums are not added up with care. This does not affect the time of anything."""
     for name, parameter in model.named_parameters():
         if name.endswith(".slope"):
             parameter.data[...] = 1 + (parameter.data - 0.25) / 5

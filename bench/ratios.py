@@ -1,4 +1,4 @@
-"""What the rows of a run say: ours against each peer, and against the project's targets."""
+"""Ratios from the rows of a run: ours against each peer, and against the project's targets."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ EAGER = ("torch", "torch-channels-last")  # PyTorch eager's two formats, of whic
 
 HEAVY = 0.02  # of the step: kernels that take less have no target
 
-# What must be reached and what is aimed at; where the aim is smaller, less is better.
+# What must be reached and what we aim for; where the aim is the smaller one, less is better.
 TARGETS = {
     "train/x1/b24, 2 threads: time of torch eager / octsod": (7, 12),
     "train/x1/b24, 2 threads: time of torch-compile / octsod": (5, 8),
@@ -26,7 +26,7 @@ TARGETS = {
 
 
 def ratios(rows):
-    """what -> ratio, for all that these rows can tell."""
+    """what -> ratio, for everything that these rows can tell."""
     found, groups = {}, {}
     for row in rows:
         groups.setdefault((row["case"].partition("/")[0], row["threads"]), {}).setdefault(row["case"], {})[
@@ -50,10 +50,10 @@ FEWEST_PAIRS = 6  # with fewer, they all lie on one side of the true median by c
 
 
 def paired_ratio(old, new):
-    """(ratio, low, high): the median of new / old over the pairs, and its interval of CONFIDENCE per cent.
+    """(ratio, low, high): the median of new / old over the pairs, and its CONFIDENCE per cent interval.
 
-    old, new: seconds, one of each pair. The interval is what lies between percentiles of the medians of RESAMPLES
-    bootstrap samples of the pairs, drawn with a fixed seed; None and None for fewer pairs than FEWEST_PAIRS. A median,
+    old, new: seconds, one of each pair. The interval lies between percentiles of the medians of RESAMPLES bootstrap
+    samples of the pairs, drawn with a fixed seed; None and None for fewer pairs than FEWEST_PAIRS. We take the median,
     since a disturbed machine makes some pairs many times as long.
     """
     pairs = np.asarray(new, np.float64) / np.asarray(old, np.float64)

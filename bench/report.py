@@ -19,13 +19,13 @@ SECTIONS = {
 
 
 def document(rows, notes=""):
-    """The Markdown of RESULTS.md. Raises ClickException for a row of no known command."""
+    """The Markdown of RESULTS.md. Raises ClickException for a row that comes from no known command."""
     groups = {}
     for r in rows:
         command = r["case"].partition("/")[0]
         if command not in SECTIONS:
             raise click.ClickException(f"the case {r['case']!r} is of no command of bench.")
-        # Scaling is about several numbers of threads, every other table about one.
+        # The scaling table covers several numbers of threads, every other table one.
         groups.setdefault((command, 0 if command == "scaling" else r["threads"]), []).append(r)
     lines = [
         "# Results",
@@ -48,7 +48,7 @@ def document(rows, notes=""):
 
 
 def _provenance(rows):
-    """Lines: on what machine, when and with what versions the rows were measured."""
+    """Lines that say on what machine, when and with what versions the rows were measured."""
     versions = {}
     for r in rows:
         for name, version in r.get("versions", {}).items():

@@ -24,7 +24,7 @@ def quartiles(samples):
 
 
 def row(case, impl, threads, seconds, packages=("numpy", "numba"), **more):
-    """The row of a case: `seconds` are its samples, `packages` what the implementation is made of."""
+    """The row of a case. seconds: its samples. packages: what the implementation is made of."""
     import octsod
     from octsod.profiling.roofs import processor
 
@@ -48,7 +48,7 @@ def row(case, impl, threads, seconds, packages=("numpy", "numba"), **more):
 
 
 def rounded(value):
-    """To five digits, more than any of our measurements has."""
+    """`value` to five digits, more than any of our measurements has."""
     return float(f"{value:.5g}")
 
 
@@ -61,7 +61,7 @@ def installed(package):
 
 
 def write_rows(path, rows):
-    """One list, one row per line."""
+    """Write one JSON list, one row per line."""
     path.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
 
 
@@ -88,7 +88,7 @@ def by_key(rows):
 
 
 def comparison(rows, base):
-    """A table of the rows that `base` has too, and how many times as fast each is now; lines for those it lacks."""
+    """Lines: a table of the rows that `base` has too, with how many times as fast each is now; then those it lacks."""
     before = by_key(base)
     common = [(key, r) for key, r in by_key(rows).items() if key in before]
     lines = table(
@@ -114,7 +114,7 @@ def times(ratio):
 
 
 def table(header, rows):
-    """Lines of a table that is Markdown and can be read as it is; columns of numbers go to the right."""
+    """Lines of a table that is Markdown but also readable as plain text; columns of numbers are right-aligned."""
     cells = [[("" if cell is None else str(cell)) for cell in r] for r in (header, *rows)]
     right = [all(not c or c[0].isdigit() for c in column) for column in zip(*cells[1:], strict=True)]
     right = right or [False] * len(header)

@@ -1,7 +1,7 @@
-"""Versions of octsod beside one another: how they are installed, and what is run in them.
+"""Versions of octsod side by side: how they are installed, and what is run in them.
 
-Nothing here imports octsod where the module is loaded: a child takes it from the install that it is to measure. What
-runs there uses only names that all versions have, those of octsod's public interface.
+Loading this module does not import octsod: a child imports it from the installation that it measures. What runs there
+uses only names that all versions have, those of octsod's public interface.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ WORKING_TREE = "working tree"
 
 
 class VersionError(click.ClickException):
-    """A version that is not there or cannot be installed; one sentence. Bad input, as far as commands are concerned."""
+    """A version that does not exist or cannot be installed, in one sentence. Commands treat it as bad input."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Version:
-    """title: a commit's short name, or `WORKING_TREE`. packages: the folder that octsod lies in. cache: where its
+    """title: a commit's short name, or `WORKING_TREE`. packages: the folder that contains octsod. cache: where its
     compiled kernels go."""
 
     title: str
@@ -44,7 +44,7 @@ class Version:
 
 @contextlib.contextmanager
 def installed(*revisions, root=ROOT):
-    """A `Version` of each git revision, None for the working tree, in folders that last as long as the context."""
+    """A `Version` for each git revision (None: the working tree), in folders that exist as long as the context."""
     commits = [None if revision is None else commit_of(revision, root) for revision in revisions]
     with tempfile.TemporaryDirectory(prefix="octsod-versions-") as name:
         versions = []
@@ -66,7 +66,7 @@ def commit_of(revision, root=ROOT):
 
 
 def export_commit(commit, folder, root=ROOT):
-    """The files of a commit, into an empty folder."""
+    """Put the files of a commit into an empty folder."""
     with tempfile.TemporaryDirectory() as name:
         archive = os.path.join(name, "commit.zip")
         _git(root, "archive", "--format=zip", f"--output={archive}", commit, no=f"commit {commit}")
@@ -74,7 +74,7 @@ def export_commit(commit, folder, root=ROOT):
 
 
 def export_working_tree(folder, root=ROOT):
-    """The files of the checkout as they are now, new ones as well, but for those that git ignores."""
+    """Put the files of the checkout as they are now into `folder`, new ones too, but not those that git ignores."""
     listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", no="git repository")
     for name in listed.split("\0"):
         if name and (root / name).is_file():  # a file that has been deleted is still listed
@@ -83,7 +83,7 @@ def export_working_tree(folder, root=ROOT):
 
 
 def _git(root, *arguments, no):
-    """What git prints. Raises VersionError; `no` is what is missing then."""
+    """What git prints. If git fails, raises VersionError; `no` is what is then missing."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def _git(root, *arguments, no):
 
 
 def install(title, tree, folder):
-    """The `Version` of the files in the folder `tree`, installed in a folder of its own within `folder`."""
+    """Install the files of the folder `tree` in a folder of its own inside `folder`; returns the `Version`."""
     packages = folder / "packages"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages), str(tree)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -124,8 +124,8 @@ def within(version, build, *arguments):
 def training_step(batch, size, threads):
     """The recipe's step of a new CSNet-x1: forward, binary cross-entropy, backward, dynamic decay, Adam.
 
-    Of two steps, the results are all arrays of the model before, and by how much they have changed: a change is small
-    beside a weight, and a wrong one would not be seen in their sum.
+    The results are all arrays of the model before two steps, and how much these have changed them. A change is small
+    next to a weight, so a wrong one would not show in their sum.
     """
     import octsod
     from octsod.training import Recipe, Trainer
@@ -148,7 +148,7 @@ def training_step(batch, size, threads):
 
 
 def prediction(name, batch, size, threads):
-    """Logits by the network `name` of `problems.configuration`."""
+    """Logits of the network `name` of `problems.configuration`."""
     import octsod
     from octsod import inference
 
@@ -163,9 +163,9 @@ def prediction(name, batch, size, threads):
 
 
 def first_step(version, cache, threads):
-    """Seconds from the start of `octsod train` with its embedded data to the end of its first training step.
+    """Seconds from the start of `octsod train` on its embedded data to the end of its first training step.
 
-    cache: the folder of compiled kernels; an empty one for a cold start. Raises ChildError.
+    cache: the folder of compiled kernels, empty for a cold start. Raises ChildError.
     """
     environment = {**os.environ, "PYTHONPATH": str(version.packages), "OCTSOD_CACHE_DIR": str(cache)}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,13 @@
 """Kernels for CPUs, compiled by Numba.
 
 octsod/backend/contract.py says what each kernel does. The files, in the order of a layer: convolution.py launches the
-convolutions. dense.py and octave.py put them together as programs (programs.py) of small steps (steps.py, scales.py,
-products.py), which interpreter.py takes one after the other; operations.py says how a step is written down, regions.py
-what steps are told of maps. depthwise.py runs plane by plane; chain.py takes one channel through several depthwise
-layers. network.py takes pictures through the whole network, for inference, with the same interpreter (plan.py,
-inference_steps.py, barrier.py). normalization.py, resampling.py, elementwise.py and optimization.py hold the rest. What
-is as fast in plain NumPy comes from the reference. bodies.py is what loops share. tiles.py, simd.py and vector.py reach
-the machine's registers, compile.py and parallel.py its compiler and its cores.
+convolutions. dense.py and octave.py build them as programs (programs.py) of small steps (steps.py, scales.py,
+products.py), which interpreter.py executes one after the other; operations.py encodes a step, and regions.py describes
+maps to steps. depthwise.py runs plane by plane; chain.py takes one channel through several depthwise layers. network.py
+runs the whole network on pictures, for inference, with the same interpreter (plan.py, inference_steps.py, barrier.py).
+normalization.py, resampling.py, elementwise.py and optimization.py hold the rest. What is as fast in plain NumPy comes
+from the reference. bodies.py holds what loops share. tiles.py, simd.py and vector.py give access to the machine's
+registers, compile.py to the compiler, parallel.py to the cores.
 """
 
 from ..reference.arrays import copy, fill, gather
@@ -105,5 +105,5 @@ __all__ = [
     "upsample_bilinear_backward",
 ]
 
-# Of these, maps between layers stay in the cache: see octsod/backend/contract.py.
+# Kernels that keep the maps between layers in the cache: see octsod/backend/contract.py.
 CACHED = frozenset({"depthwise_chain", "depthwise_chain_backward"})

@@ -1,4 +1,4 @@
-"""A barrier for threads inside of kernels: microseconds cheaper than going back to Python between layers."""
+"""A barrier for threads inside kernels: microseconds cheaper than going back to Python between layers."""
 
 import os
 
@@ -9,12 +9,12 @@ from numba.extending import intrinsic
 from .compile import kernel
 from .simd import ARM, X86, Flat
 
-PATIENCE = 1000  # looks, of some 50 ns each, before a thread that waits offers its core to others
+PATIENCE = 1000  # looks, of some 50 ns each, before a waiting thread offers its core to others
 
 
 @intrinsic
 def _arrive(typingctx, counter):
-    """Atomically adds one to counter[0] (int64); everything that was written before is seen by whoever waits for it."""
+    """Atomically add one to counter[0] (int64); whoever waits for it sees everything that was written before."""
 
     def generate(context, builder, signature, arguments):
         flat = Flat(context, builder, signature.args[0], arguments[0])
@@ -57,7 +57,7 @@ def _yield(typingctx):
 
 @kernel
 def wait(counter, total):
-    """Count this thread in and wait until `total` have been, over all barriers so far. counter: (1,) int64."""
+    """Count this thread in and wait until `total` have arrived, over all barriers so far. counter: (1,) int64."""
     _arrive(counter)
     looks = 0
     while _look(counter) < total:

@@ -1,7 +1,7 @@
-"""What loops over a map's pixels have in common: bodies, for one vector each, and how far ahead they fetch.
+"""What loops over a map's pixels have in common: bodies that handle one vector each, and how far ahead they fetch.
 
-A body is given how many elements are left. Loops call it with a whole vector's constant number, and once more for the
-rest of a row: so there are no masks but at a row's end.
+A body is told how many elements are left. Loops call it with the constant number of a whole vector, and once more for
+the rest of a row, so only the end of a row needs masks.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .compile import inlined, kernel, spliced
 from .vector import fma, keep, load, prefetch, spread, where_positive
 
-READ_AHEAD, WRITE_AHEAD = 2048, 4096  # bytes by which maps are fetched before they are read and written
+READ_AHEAD, WRITE_AHEAD = 2048, 4096  # bytes: how far ahead of reading and writing maps are fetched
 
 
 class Activation(NamedTuple):
@@ -21,7 +21,7 @@ class Activation(NamedTuple):
 
 
 class Derivative(NamedTuple):
-    """What makes the gradient of a raw map z, `k0*g*prelu'(z*scale + shift) + k1*z + k2`, each in all lanes."""
+    """Coefficients of a raw map z's gradient, `k0*g*prelu'(z*scale + shift) + k1*z + k2`, each in all lanes."""
 
     activation: Activation
     k0: Any
@@ -31,7 +31,8 @@ class Derivative(NamedTuple):
 
 @spliced
 def activation_of(like, coef, start, channels):
-    """That of a channel; its numbers lie `channels` apart, the first one at `start`: (4, channels) or more rows."""
+    """A channel's `Activation`. Its numbers are `channels` apart, the first at `start`; coef is (4, channels) or has
+    more rows."""
     return Activation(
         spread(like, coef[start]), spread(like, coef[start + channels]), spread(like, coef[start + 2 * channels])
     )
@@ -39,13 +40,13 @@ def activation_of(like, coef, start, channels):
 
 @spliced
 def mean_of(like, coef, start, channels):
-    """The mean, which follows them, of coefficients (4, channels)."""
+    """A channel's mean, the last row of coefficients (4, channels)."""
     return spread(like, coef[start + 3 * channels])
 
 
 @spliced
 def derivative_of(like, coef, start, channels):
-    """That of a channel, of coefficients (6, channels)."""
+    """A channel's `Derivative`, from coefficients (6, channels)."""
     return Derivative(
         activation_of(like, coef, start, channels), spread(like, coef[start + 3 * channels]),
         spread(like, coef[start + 4 * channels]), spread(like, coef[start + 5 * channels]),
@@ -54,22 +55,22 @@ def derivative_of(like, coef, start, channels):
 
 @kernel
 def ahead_of(done, pixels, distance, following):
-    """How far from pixel `done` of a run of pixels lies what will be needed `distance` pixels later: in the run itself
-    or in the one that is worked on next, which begins `following` pixels after this one's beginning."""
+    """How far from pixel `done` of a run of pixels to the one needed `distance` pixels later. That is in the same run,
+    or in the next one, which begins `following` pixels after the beginning of this one."""
     distance = min(distance, pixels)
     return distance if done + distance < pixels else distance - pixels + following
 
 
 @kernel
 def following_run(c, channels, stride, pixels):
-    """From the beginning of channel c's run of pixels to that of the run that is worked on next: the next channel's; of
-    the last channel, the next image's or, where the map is taken in bands, the first channel's next band."""
+    """From the beginning of channel c's run of pixels to the beginning of the next run: that of the next channel. After
+    the last channel comes the next image or, where the map is taken in bands, the first channel's next band."""
     return stride if c + 1 < channels or pixels == stride else pixels - c * stride
 
 
 @spliced
 def argument(v, f):
-    """PReLU's, `v*scale + shift`."""
+    """PReLU's argument, `v*scale + shift`."""
     return fma(v, f.scale, f.shift)
 
 
@@ -99,8 +100,8 @@ def differentiated(g, at, z, beside, left, ahead, ahead_beside, d):
 
 @inlined
 def with_gradient(g, v, u, slope, mean, zero, sums):
-    """The gradient sums, three vectors, with what pixels of raw value v, activation's argument u = v*scale + shift and
-    gradient g add: of e = g*prelu'(u), of e*(v - mean), and of g*u where u <= 0."""
+    """The three vectors of gradient sums, with some pixels added: the sums of e = g*prelu'(u), of e*(v - mean), and of
+    g*u where u <= 0. v is the raw value, u = v*scale + shift the activation's argument, g the gradient."""
     s0, s1, s2 = sums
     s2 = s2 + where_positive(u, zero, g * u)
     e = where_positive(u, g, slope * g)

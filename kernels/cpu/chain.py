@@ -1,7 +1,7 @@
 """A chain of depthwise layers with batch norm and PReLU, forward and backward, one channel of the batch at a time.
 
-A channel's planes of all images go through one layer, then its statistics are complete, then the next layer finds the
-planes written last still in the cache: so every other layer takes the images in reverse.
+A channel's planes of all images go through one layer; then its statistics are complete and the next layer follows. The
+planes written last are still in the cache, so every other layer takes the images in reverse.
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Layers(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of maps and kernels."""
+    """The size of maps and kernels."""
 
     channels: int
     height: int
@@ -46,7 +46,7 @@ class Size(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How batch norm takes its statistics: from the batch if `training`, or else from the running averages."""
+    """Where batch norm takes its statistics from: the batch if `training`, else the running averages."""
 
     training: bool
     momentum: float
@@ -54,8 +54,8 @@ class Training(NamedTuple):
 
 
 def _shape(channels, height, width, size):
-    """The depthwise convolutions'. In kernels: that stride and dilation are 1 is then known when they are compiled, and
-    small planes cost up to a third less."""
+    """The shape of the depthwise convolutions. It is built inside kernels, so that the compiler knows that stride and
+    dilation are 1: small planes then cost up to a third less."""
     return depthwise.Shape(channels, height, width, height, width, size, size, 1, size // 2, 1)
 
 
@@ -70,7 +70,7 @@ def _input(layers, layer, first):
 
 @spliced
 def _in_turn(turn, c, images, channels):
-    """The planes of channel c, from the last image to the first in every other turn."""
+    """The planes of channel c; in every other turn, from the last image to the first."""
     if turn & 1:
         return _Planes((images - 1) * channels + c, -channels, images, 0)
     return _Planes(c, channels, images, 0)
@@ -78,8 +78,8 @@ def _in_turn(turn, c, images, channels):
 
 @kernel
 def _forward(slot, start, stop, first, layers, averages, sums, moments, how, size, scratch):
-    """Channels start..stop. first: the map, a `Source`; averages (L, 2, C); sums[l] (N*C), of the activation that a
-    layer reads; moments (N, 3, C); how: `Training`; size: `Size`."""
+    """Channels start..stop. first: the map, a `Source`; averages (L, 2, C); sums[l] (N*C): of the activation that layer
+    l reads; moments (N, 3, C); how: `Training`; size: `Size`."""
     images, channels = moments.shape[0], size.channels
     shape = _shape_of(channels, size.height, size.width, size.kernel)
     norm = layers.norm
@@ -136,10 +136,10 @@ def _packed(layers, weight_scale):
 
 
 class Between(NamedTuple):
-    """What is used again from layer to layer and, but for the gradients, from channel to channel.
+    """Arrays that every layer uses again and, except for the gradients, every channel too.
 
-    gradients (N*C*H*W): of the activations between layers; gradient_sums (N, 3, C): of the last layer's activation
-    at first, if `given`; partials (N, C*size*size), dcoef (6*C).
+    gradients (N*C*H*W): of the activations between layers; gradient_sums (N, 3, C): if `given`, at first those of the
+    last layer's activation; partials (N, C*size*size), dcoef (6*C).
     """
 
     gradients: Any
@@ -153,8 +153,7 @@ class Between(NamedTuple):
 def _backward(
     slot, start, stop, g, first, layers, between, target, grad_weight, grad_norm, how, size, scratch
 ):  # fmt: skip
-    """Channels start..stop. first: the map, a `Source`; target: the `Gradients` of it, whose partials stay as they
-    are."""
+    """Channels start..stop. first: the map, a `Source`; target: its `Gradients`, whose partials are not touched."""
     sums, partials, dcoef = between.gradient_sums, between.partials, between.dcoef
     norm, statistics = layers.norm, layers.statistics
     images, channels = sums.shape[0], size.channels
@@ -204,7 +203,7 @@ def depthwise_chain_backward(
     size = Size(channels, height, width, layers[0][0].shape[2])
     slots = parallel.parts(channels)
     given = grad.gradient_sums is not None
-    # Sums of the gradients between layers land in an array of our own: the caller's stays as it is.
+    # Sums of the gradients between layers go into an array of our own: the caller's must not change.
     sums = grad.gradient_sums.copy() if given else np.zeros((images, 3, channels))
     target = empty(x.shape, x.dtype) if grad_x is None else grad_x.array
     gx_sums = None if grad_x is None else grad_x.gradient_sums

@@ -23,10 +23,10 @@ def cache_root() -> pathlib.Path:
 
 
 def _fingerprint() -> str:
-    """A hash of all that decides a kernel's machine code.
+    """A hash of everything that decides a kernel's machine code.
 
-    Numba notices an edit of the file that holds a kernel, but not of a helper in another file. So the whole folder's
-    contents name the cache, together with the versions that compile it; an edit or an upgrade starts an empty one.
+    Numba notices an edit of the file that holds a kernel, but not of a helper in another file. So the contents of the
+    whole folder name the cache, together with the versions that compile it; an edit or an upgrade starts an empty one.
     """
     digest = hashlib.sha256()
     for file in sorted(pathlib.Path(__file__).parent.glob("*.py")):
@@ -58,10 +58,10 @@ def cache_folder() -> str | None:
 def kernel(function, **more):
     """Compile `function` with Numba on first call: serial, without the GIL, cached on disk, plain IEEE arithmetic."""
     # No fast math: it would let the compiler choose the order of sums and where to fuse a multiply-add, and it chooses
-    # differently for a function compiled now and the same one out of the cache. Sums and fused operations are spelled
-    # out (vector.py), so results are the same in every run.
-    # No reference counts (`_nrt`): callers keep all arrays alive, no kernel makes one, and two atomic operations per
-    # array and call cost a row of 28 pixels more than its arithmetic.
+    # differently for a function compiled now and the same one from the cache. Sums and fused operations are spelled out
+    # (vector.py), so results are the same in every run.
+    # No reference counts (`_nrt`): callers keep all arrays alive and no kernel makes one. For a row of 28 pixels, two
+    # atomic operations per array and call would cost more than the arithmetic.
     options = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False, **more}
     folder = cache_folder()
     if folder is None:
@@ -75,10 +75,10 @@ def kernel(function, **more):
 
 
 def inlined(function):
-    """The same, for the body of a loop: it becomes part of each kernel that calls it, with what is constant there."""
+    """Like `kernel`, for the body of a loop: it becomes part of each kernel that calls it and sees its constants."""
     return kernel(function, forceinline=True)
 
 
 def spliced(function):
-    """Make `function` a part of whatever calls it before that is compiled: it is not compiled by itself at all."""
+    """Make `function` part of its callers before they are compiled; it is never compiled by itself."""
     return kernel(function, inline="always")

@@ -26,14 +26,14 @@ def conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_wei
 
 
 def dilated_conv2d(x, weights, dilations, out, moments=None):
-    """Parallel dilated convolutions, concatenated: those of weights[i] (O_i, C, k, k), dilated by dilations[i] and
-    padded to keep the size, one after the other."""
+    """Parallel dilated convolutions, their outputs concatenated: each by weights[i] (O_i, C, k, k), dilated by
+    dilations[i] and padded to keep the size."""
     weight, groups = _joined(weights, dilations)
     _dense_forward(_shape(x, weight, groups, 1, False), x, weight, None, out, moments)
 
 
 def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
-    """Gradients of dilated_conv2d with respect to x and to each of the weights, None for one that is not wanted."""
+    """Gradients of dilated_conv2d with respect to x and to each of the weights; None for those that are not wanted."""
     weight, groups = _joined(weights, dilations)
     wanted = any(g is not None for g in grad_weights)
     grad_weight = empty(weight.shape, weight.dtype) if wanted else None
@@ -46,7 +46,7 @@ def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
 
 
 def _joined(weights, dilations):
-    """The weights one after the other, and for each that is not empty its (first, end, dilation, padding)."""
+    """The concatenated weights, and (first, end, dilation, padding) of each that is not empty."""
     ends = np.cumsum([len(weight) for weight in weights]).tolist()
     groups = tuple(
         (end - len(weight), end, d, d * (weight.shape[2] // 2))
@@ -178,7 +178,7 @@ def _octave_shape(inputs, weight, outputs, stride):
 
 
 def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
-    """out (N, C, H', W') = each channel of x * its kernel of weight (C, 1, kh, kw)."""
+    """out (N, C, H', W') = each channel of x * its kernel in weight (C, 1, kh, kw)."""
     batch, channels, height, width = x.shape
     out_height, out_width = out.shape[2:]
     if out.size == 0:
@@ -200,7 +200,7 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
 
 
 def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_weight):
-    """Gradients of depthwise_conv2d with respect to x and weight, from one pass over both."""
+    """Gradients of depthwise_conv2d with respect to x and weight, both from one pass."""
     batch, channels, height, width = x.shape
     out_height, out_width = grad.shape[2:]
     kh, kw = weight.shape[2:]

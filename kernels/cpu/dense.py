@@ -1,9 +1,9 @@
 """Dense convolutions over one scale: conv2d with stride, padding and dilation, and parallel dilated convolutions.
 
-The source lies in scratch as zero-bordered planes, so that a tap of the kernel is a shift. With stride s the source is
-dealt out to s*s planes by the remainders of its row and column; each tap then reads one plane with a plain shift, and
-no product is computed in vain. Rows are `pitch` apart; the zeros between two rows are the right border of one and the
-left border of the next.
+The source is kept in scratch as zero-bordered planes, so that a tap of the kernel is a shift. With stride s the pixels
+of the source are dealt out to s*s planes by the remainders of their row and column; each tap then reads one plane with
+a plain shift, and no product is wasted. Rows are `pitch` apart; the zeros between two rows are the right border of one
+and the left border of the next.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from .operations import ACTIVATE, DIFFERENTIATE, FILL, GRADIENT_SUMS, TRANSFER, 
 from .programs import Program
 from .regions import NOWHERE
 
-BAND_BYTES = 640 << 10  # scratch that a band of rows may fill, to stay within a core's level-2 cache
+BAND_BYTES = 640 << 10  # the scratch that a band of rows may fill and still stay in a core's level-2 cache
 
 
 def band_rows(height, bytes_per_row, multiple=1):
-    """Rows per band so that a band's scratch stays in the cache: a multiple of `multiple`, at most `height`."""
+    """Rows per band that keep a band's scratch in the cache: a multiple of `multiple`, at most `height`."""
     rows = max(BAND_BYTES // max(bytes_per_row, 1), 1)
     return min(max(rows // multiple, 1) * multiple, height)
 
@@ -53,7 +53,7 @@ class Geometry:
             for ty in range(kh):
                 for tx in range(kw):
                     y, x = pad - own + ty * dilation, pad - own + tx * dilation
-                    # Where dilation exceeds the map, a tap may see nothing but border.
+                    # Where the dilation exceeds the map, a tap may see only the border.
                     sees = y - pad < height and y - pad + stride * (self.out_height - 1) >= 0
                     sees = sees and x - pad < width and x - pad + stride * (self.out_width - 1) >= 0
                     if sees:
@@ -77,7 +77,7 @@ class Geometry:
         self.source_size = stride * stride * self.plane_size
         self.gradient_size = (self.top + bottom) * self.pitch + self.left
         self.count = (self.out_height - 1) * self.pitch + self.out_width
-        # Nothing but 1x1: planes are the map itself, results need no scratch, and bands of rows need no neighbours.
+        # Only 1x1: planes are the map itself, results need no scratch, and bands of rows need no neighbours.
         self.pointwise = kh == kw == stride == 1 and pad == 0
 
     def plane_start(self, plane):
@@ -90,7 +90,7 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """What a program depends on: `groups` are (first output channel, end, dilation, padding)."""
+    """Everything that a program depends on; `groups` are (first output channel, end, dilation, padding)."""
 
     itemsize: int
     channels: int
@@ -154,7 +154,7 @@ def forward(c: Convolution, moments: bool, activation_sums: bool):
 
 
 def _ones(program, c, g):
-    """A row of ones in scratch: the bias is the weight of a channel that is 1 everywhere."""
+    """Put a row of ones in scratch: the bias is the weight of a channel that is 1 everywhere."""
     if not c.bias:
         return None
     ones = program.buffer(1, g.count, g.pitch)
@@ -194,7 +194,7 @@ def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, 
             d=c.out_channels,
         )
         count = rows * g.width if g.pointwise else g.count
-        if g.pointwise and rows < height:  # a shorter last band leaves old values behind its end
+        if g.pointwise and rows < height:  # a shorter last band would leave old values behind its end
             program.zero(origin.at(0, count), c.out_channels, program.lanes, once=False)
         if need_weight:
             _load(program, g, x, c.channels, source, row, rows, coef, 1)

@@ -1,12 +1,11 @@
 """Depthwise convolution, forward and backward, one plane (image, channel) at a time.
 
 A ring of rows holds as many activated input rows as the kernel is high, so every map crosses the bus once. With a
-stride, rows are worked out at stride 1 along the row and every `stride`-th pixel is kept; backward, the gradient is
-spread out with zeros in between. So each loop has one form. Ring rows end in zeros, at least a vector of them.
+stride, rows are computed at stride 1 along the row and every `stride`-th pixel is kept; backward, the gradient is
+spread out with zeros in between. So each loop has one form. Ring rows end in at least a vector of zeros.
 
-A 3x3 kernel works out two rows at a time, which share two of the three rows that each of them reads. What is added up
-over pixels runs along in vectors behind the ring, the `running` ones, lane by lane, and goes into float64 every few
-rows.
+A 3x3 kernel computes two rows at a time, which share two of the three rows that each of them reads. Sums over pixels
+are kept lane by lane in the `running` vectors, behind the ring, and go into float64 every few rows.
 """
 
 from typing import Any, NamedTuple
@@ -33,13 +32,13 @@ from .vector import fma, keep, load, prefetch, prefetch_to_write, spread, store,
 
 FLUSH = 2048  # pixels that sums in the storage dtype may cover before they go into float64
 RUNNING = 12  # vectors behind the ring
-# Forward, these are the activation's sum, the output's sum and that of its squares about the reference; backward, 0 to
-# 8 are those of the taps, and 9 to 11 the gradient sums.
+# Forward, these are the sum of the activation, and the output's sum and sum of squares about the reference; backward, 0
+# to 8 are the sums of the taps, and 9 to 11 the gradient sums.
 SEEN, FIRST, SECOND, GRADIENT = 0, 1, 2, 9
 
 
 class Shape(NamedTuple):
-    """Of a convolution: the map's channels and size, the output's size, the kernel's, and what it strides over."""
+    """The shape of a convolution: the map's channels and size, the sizes of output and kernel, and how it strides."""
 
     channels: int
     height: int
@@ -56,8 +55,8 @@ class Shape(NamedTuple):
 class Scratch(NamedTuple):
     """Each thread's ring of rows, `size` elements of `array`.
 
-    depth: the number of rows, a power of two: row r lies at r modulo depth. pitch: from a row to the next. origin:
-    where a row's pixels begin. Behind the last row are a line of its own, and the running vectors.
+    depth: the number of rows, a power of two; row r is at r modulo depth. pitch: from one row to the next. origin:
+    where a row's pixels begin. The last row is followed by a separate line and by the running vectors.
     """
 
     array: Any
@@ -68,8 +67,8 @@ class Scratch(NamedTuple):
 
 
 class Planes(NamedTuple):
-    """`count` planes, `step` apart, from `first` on; `after`: by how many the one that is worked on after them lies
-    behind the last, 0 for none. One call for many small planes: a call costs as much as two rows of 14 pixels."""
+    """`count` planes, `step` apart, from `first` on; `after`: how many planes behind the last one the next call's first
+    plane is, 0 for none. One call for many small planes: a call costs as much as two rows of 14 pixels."""
 
     first: int
     step: int
@@ -85,8 +84,8 @@ class Source(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What the forward pass writes: out (N*C, out_height, out_width), moments (N, 3, C) if `want`ed, the sums of the
-    activations (N, C)."""
+    """What the forward pass writes: out (N*C, out_height, out_width), moments (N, 3, C) if `want`ed, and the sums of
+    the activations (N, C)."""
 
     out: Any
     moments: Any
@@ -95,7 +94,7 @@ class Results(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """That of the output, deferred: g and z (N*C, out_height, out_width), dcoef (6, C)."""
+    """The output's gradient, deferred: g and z (N*C, out_height, out_width), dcoef (6, C)."""
 
     g: Any
     z: Any
@@ -103,8 +102,8 @@ class Gradient(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the backward pass writes: gx, to which it is added if `accumulate`; the weight's, image by image, partials
-    (N, C, kh, kw); the gradient sums of x (N, 3, C) if `want`ed."""
+    """What the backward pass writes: gx, or adds to gx if `accumulate`; the weight's gradient, image by image, as
+    partials (N, C, kh, kw); the gradient sums of x (N, 3, C) if `want`ed."""
 
     gx: Any
     accumulate: bool
@@ -122,7 +121,7 @@ def _clear(ring, running, count):
 
 @kernel
 def _flush(ring, running, k):
-    """The total of the k-th running vector, which starts again at zero."""
+    """The total of the k-th running vector, which is set back to zero."""
     lane = lanes(ring)
     whole = float(total(load(ring, running + k * lane, lane)))
     store(ring, running + k * lane, spread(ring, 0), lane)
@@ -150,7 +149,7 @@ def _in_all_lanes(like, ends):
 
 @kernel
 def _load_row(x, start, width, ahead, ends, ring, at, running):
-    """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; adds to what runs along."""
+    """`ring[at:at + width] = prelu(x*scale + shift)`, then zeros to the end of the vector; adds to the running sum."""
     lane = lanes(x)
     f = _in_all_lanes(x, ends)
     s = load(ring, running, lane)
@@ -182,14 +181,14 @@ def _keep_moments(ring, running, moments):
 
 @inlined
 def _about(v, left, about, moments):
-    """The moments with what v adds: its distance from the reference, and that squared."""
+    """The moments plus what v adds: its distance from the reference, and the square of that."""
     v = keep(v - about, left)
     return moments[0] + v, fma(v, v, moments[1])
 
 
 @kernel
 def _filter_row(ring, rows, weight, w, dilation, out, at, span, reference, running):
-    """A row of a 3x3 convolution at stride 1, from three of the ring's; adds to the running moments."""
+    """A row of a 3x3 convolution at stride 1, from three rows of the ring; adds to the running moments."""
     y0, y1, y2 = rows
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = nine(ring, weight, w)
     about = spread(ring, reference)
@@ -212,14 +211,14 @@ def _filter_row(ring, rows, weight, w, dilation, out, at, span, reference, runni
 
 @inlined
 def _filter_at(ring, rows, i, taps, out, at, under, left, ahead, about, moments):
-    """A vector of each of two rows, the second one at `under`, from pixel i of four of the ring's rows on; returns the
-    moments with what they add."""
+    """A vector of each of two rows, the second one at `under`, from four rows of the ring, pixel i on. Returns the
+    moments plus what they add."""
     lane = lanes(ring)
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = taps
     y0, y1, y2, y3 = rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i
     prefetch_to_write(out, at + ahead)
     prefetch_to_write(out, under + ahead)
-    # Each row's sum is one chain, tap by tap, as it is in inference (inference_steps.py): results are the same bits.
+    # Each row's sum is one chain, tap by tap, as in inference (inference_steps.py): the results are the same bits.
     e, f, g = load(ring, y0, lane), load(ring, y0 + 1, lane), load(ring, y0 + 2, lane)
     v = fma(w2, g, fma(w1, f, w0 * e))
     e, f, g = load(ring, y1, lane), load(ring, y1 + 1, lane), load(ring, y1 + 2, lane)
@@ -248,8 +247,7 @@ def nine(like, weight, w):
 
 @kernel
 def _filter_two_rows(ring, rows, weight, w, out, at, span, ahead, reference, running):
-    """The same for two rows of `span` pixels, one after the other in `out`, from four of the ring's rows, without
-    dilation."""
+    """The same for two rows of `span` pixels, one after the other in `out`, from four rows of the ring; no dilation."""
     taps = nine(ring, weight, w)
     about = spread(ring, reference)
     lane = lanes(ring)
@@ -265,7 +263,7 @@ def _filter_two_rows(ring, rows, weight, w, out, at, span, ahead, reference, run
 
 @kernel
 def _filter_row_any(ring, row, first, scratch, weight, w, shape, out, at, span, reference, running):
-    """`_filter_row` for any kernel size; `row` is the first of the ring's that it reads, each from `first` on."""
+    """`_filter_row` for any kernel size; `row` is the first ring row that it reads, each of them from `first` on."""
     mask, about = scratch.depth - 1, spread(ring, reference)
     lane = lanes(ring)
     moments = _moments_so_far(ring, running)
@@ -282,7 +280,7 @@ def _filter_row_any(ring, row, first, scratch, weight, w, shape, out, at, span, 
 
 @kernel
 def _thin(line, start, stride, out, at, count, reference, running):
-    """`out[at:at + count] = every stride-th pixel of line`, summed up as above."""
+    """`out[at:at + count] = every stride-th pixel of line`; adds to the running moments."""
     lane = lanes(line)
     for i in range(count):
         v = line[start + i * stride]
@@ -296,7 +294,7 @@ def _thin(line, start, stride, out, at, count, reference, running):
 def _filter(ring, scratch, weight, w, shape, out, at, r, two, ahead, reference, running):
     """Row r of the output, or `two` rows, from the ring."""
     mask, pitch = scratch.depth - 1, scratch.pitch
-    first = scratch.origin - shape.padding  # of a ring row's pixels, the first one that an output sees
+    first = scratch.origin - shape.padding  # the first pixel of a ring row that an output sees
     row, line = r * shape.stride, scratch.depth * pitch
     span = (shape.out_width - 1) * shape.stride + 1
     three = shape.stride == 1 and shape.kh == 3 and shape.kw == 3
@@ -337,7 +335,7 @@ def forward_planes(slot, planes, source, weight, results, shape, scratch):
         ring[:running] = 0
         _clear(ring, running, 3)
         seen = 0.0
-        loaded = 0  # rows, counted from the upper border's first
+        loaded = 0  # rows, counted from the first of the upper border
         reference = x.dtype.type(0)
         first_moment = 0.0
         second_moment = 0.0
@@ -358,8 +356,8 @@ def forward_planes(slot, planes, source, weight, results, shape, scratch):
                 loaded += 1
             at = (plane * shape.out_height + r) * shape.out_width
             ahead = ahead_of(r * shape.out_width, out_pixels, write_ahead, following * out_pixels)
-            # The first row goes twice: its mean becomes the reference that the moments are taken about, since
-            # E[y^2] - E[y]^2 would lose a small variance beside a large mean.
+            # The first row is computed twice: its mean becomes the reference that the moments are taken about, since
+            # E[y^2] - E[y]^2 would lose a small variance next to a large mean.
             for again in range(1 + (r == 0)):
                 _filter(ring, scratch, weight, w, shape, results.out, at, r, two, ahead, reference, running)
                 if r == 0 and again == 0:
@@ -391,7 +389,7 @@ def forward(slot, start, stop, source, weight, results, shape, scratch):
 
 @spliced
 def _put_three(out, plane, channels, first, second, third):
-    """A plane's entries of an array (N, 3, C)."""
+    """Write a plane's entries of an array (N, 3, C)."""
     at = plane // channels * 3 * channels + plane % channels
     out[at] = first
     out[at + channels] = second
@@ -414,7 +412,7 @@ def _differentiate_row(gradient, start, width, ahead, c, channels, ring, at):
 
 
 class _Two(NamedTuple):
-    """Two rows of a map, one behind the other: where the first and the second one begin, or a vector in each."""
+    """Two successive rows of a map: where the first and the second one begin, or a vector of each."""
 
     at: int
     under: int
@@ -429,7 +427,7 @@ class _Target(NamedTuple):
 
 @inlined
 def _correlate_at(ring, rows, i, x, two, left, ahead, taps, f, mean, target, running):
-    """A vector of each of two rows, i pixels behind their beginnings; returns the running vectors with what it adds:
+    """A vector of each of two rows, i pixels after their beginnings. Returns the running vectors plus what it adds:
     nine for the taps, and three gradient sums."""
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = taps
     y0, y1, y2, y3 = rows[0] + i, rows[1] + i, rows[2] + i, rows[3] + i
@@ -448,8 +446,8 @@ def _correlate_at(ring, rows, i, x, two, left, ahead, taps, f, mean, target, run
     v_under = load(x, under, left)
     u_under = argument(v_under, f)
     b = keep(prelu(u_under, f), left)
-    # y: the first row's gradient, z: the second's, in two chains each. A row of the ring meets tap row t of the
-    # second and t + 1 of the first.
+    # y: the first row's gradient, z: the second's, in two chains each. A row of the ring meets tap row t of the first
+    # and tap row t + 1 of the second.
     e = load(ring, y3 + 2, lane)
     z = w0 * e
     t0 = fma(b, e, t0)
@@ -528,8 +526,8 @@ def _keep_three(ring, at, three):
 def _correlate_two_rows(ring, rows, x, begin, width, ahead, ends, weight, w, gx, accumulate, running):
     """Two rows of the input's gradient and what they add to the weight's, from the same rows of the output's gradient.
 
-    Of the ring's four rows, the first is the one that the first row's upper taps read, the last that of the second's.
-    ahead: how far to look ahead where it reads, and where it writes.
+    Of the four rows of the ring, the first is the one that the first row's upper taps read, the last the one that the
+    second row's upper taps read. ahead: how far to look ahead where it reads, and where it writes.
     """
     lane = lanes(x)
     taps = nine(x, weight, w)
@@ -555,7 +553,7 @@ def _correlate_two_rows(ring, rows, x, begin, width, ahead, ends, weight, w, gx,
 
 @kernel
 def _correlate_row_any(ring, row, scratch, x, begin, ends, weight, w, shape, gradients, p, running):
-    """A row of the same for any kernel; `row` is the ring's that the upper taps read; p: where its partials begin."""
+    """The same for one row and any kernel; `row` is the ring row that the upper taps read; p: where partials begin."""
     gx = gradients.gx
     f, mean = _in_all_lanes(x, ends), spread(x, ends.mean)
     mask, pitch, origin = scratch.depth - 1, scratch.pitch, scratch.origin + shape.padding
@@ -588,11 +586,11 @@ def _correlate_row_any(ring, row, scratch, x, begin, ends, weight, w, shape, gra
 
 @spliced
 def _spread_out_row(gradient, plane, c, row, ring, scratch, shape, following):
-    """A row of the output's gradient, with zeros where the stride has left pixels out, into its place in the ring."""
+    """Put a row of the output's gradient in its place in the ring, with zeros where the stride left pixels out."""
     stride, out_width = shape.stride, shape.out_width
     out_pixels = shape.out_height * out_width
     at = (row & (scratch.depth - 1)) * scratch.pitch
-    # Divisions cost as much as a vector of a row: none without a stride.
+    # A division costs as much as a vector of a row, so there is none without a stride.
     source = row if stride == 1 else row // stride
     inside = row >= 0 and source < shape.out_height and (stride == 1 or row % stride == 0)
     begin = (plane * shape.out_height + source) * out_width
@@ -616,7 +614,7 @@ def backward_planes(slot, planes, gradient, source, weight, gradients, shape, sc
     kh, kw, height, width, padding = shape.kh, shape.kw, shape.height, shape.width, shape.padding
     partials, itemsize = gradients.partials, source.x.itemsize
     mask, pitch, pixels = scratch.depth - 1, scratch.pitch, height * width
-    # Of a ring row's pixels, the first that the input's first one met.
+    # The first pixel of a ring row that the input's first pixel met.
     first = scratch.origin + padding - (kw - 1) * shape.dilation
     ring = scratch.array[slot * scratch.size : (slot + 1) * scratch.size]
     running = (scratch.depth + 1) * pitch
@@ -679,12 +677,12 @@ def backward(slot, start, stop, gradient, source, weight, gradients, shape, scra
 
 
 def scratch_for(shape, dtype, slots):
-    """The `Scratch` of so many threads for a convolution of this `Shape`."""
+    """The `Scratch` of `slots` threads for a convolution of this `Shape`."""
     lane = VECTOR_BYTES // np.dtype(dtype).itemsize
-    # One row more than a row of the output sees, or of the input's gradient.
+    # One row more than a row of the output, or of the input's gradient, sees.
     depth, left = 1 << ((shape.kh - 1) * shape.dilation + 1).bit_length(), (shape.kw - 1) * shape.dilation
     pixels = max(shape.width, (shape.out_width - 1) * shape.stride + 1, shape.out_width)
-    # Rows and their first pixels lie at whole vectors: of three neighbouring taps, one is then read within a line.
+    # Rows and their first pixels begin at whole vectors: then one of three neighbouring taps is read within a line.
     origin = -(-max(left, shape.padding) // lane) * lane
     pitch = origin + -(-(pixels + 2 * shape.padding + left) // lane) * lane + 2 * lane
     size = max((depth + 1) * pitch + RUNNING * lane, SMALLEST // np.dtype(dtype).itemsize)

@@ -1,4 +1,4 @@
-"""Plain arithmetic, sigmoid, and the loss. What the kernels do is told in octsod/backend/contract.py."""
+"""Plain arithmetic, sigmoid, and the loss. octsod/backend/contract.py says what the kernels do."""
 
 import math
 
@@ -109,7 +109,7 @@ def sum_middle(x, out):
 def _binary_cross_entropy(slot, start, stop, x, target, partials, size):
     for task in range(start, stop):
         total = 0.0
-        product = 0.0  # of all 1 + exp(-|x|) of a few pixels, less 1: their logarithms are added up as one
+        product = 0.0  # of 1 + exp(-|x|) over a few pixels, less 1: one logarithm instead of a sum of several
         for i in range(task * GRAIN, min((task + 1) * GRAIN, size)):
             v = x[i]
             e = float(math.exp(-abs(v)))

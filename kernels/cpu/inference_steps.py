@@ -1,5 +1,4 @@
-"""The steps that inference alone is made of. There, maps are stored activated: batch norm and PReLU finish each
-convolution.
+"""The steps that only inference uses. There, maps are stored activated: batch norm and PReLU finish each convolution.
 
 Sums have the same order as in the kernels of training, so that the logits are those of the model in eval mode.
 
@@ -20,8 +19,8 @@ def product(y, rows, weights, x, table, count):
     """`y[r, i] = finish(sum_k weight[k, r] * x[table[k] + i])` for r < rows, i < count: see `Weights` and `Table`.
 
     The rows of y are the channels of a region. finish(v) is prelu(v*scale + shift), or v if `weights.ends` is so
-    negative that ends + rows is, too. Writes exactly `count` pixels of each row; reads up to MULTIPLY_VECTORS vectors
-    beyond the last pixel of x. Each pixel's sum has one order, wherever it lies in a tile.
+    negative that ends + rows is negative too. Writes exactly `count` pixels of each row; reads up to MULTIPLY_VECTORS
+    vectors beyond the last pixel of x. The order of a pixel's sum does not depend on its place in a tile.
     """
     lane = lanes(x.array)
     blocks = (rows + MULTIPLY_ROWS - 1) // MULTIPLY_ROWS
@@ -48,7 +47,7 @@ def product(y, rows, weights, x, table, count):
 
 @kernel
 def product_by_rows(y, weights, x, table, extent):
-    """The same for each of an extent's rows; its channels are the product's rows."""
+    """The same for each row of an extent, whose channels are the product's rows."""
     for r in range(extent.rows):
         product(
             from_element(y, r * y.pitch), extent.channels, weights, from_element(x, r * x.pitch), table, extent.cols
@@ -57,8 +56,8 @@ def product_by_rows(y, weights, x, table, extent):
 
 @inlined
 def _filter_column(x, a, taps, f, y, at, rows, left):
-    """A column of vectors of a depthwise 3x3 convolution, finished; `a` is where the row before the first of x lies,
-    from one pixel before. A row is read once: what it adds to each of three rows of y is kept in registers."""
+    """A column of vectors of a depthwise 3x3 convolution, finished. `a` is one row and one pixel before the first pixel
+    of x. Each row is read once: what it adds to three rows of y is kept in registers."""
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = taps
     source = x.array
     lane = lanes(source)
@@ -80,9 +79,9 @@ def _filter_column(x, a, taps, f, y, at, rows, left):
 
 @kernel
 def depthwise(x, y, weights, extent):
-    """`y = finish(depthwise 3x3 of x)`, and zeros behind each row.
+    """`y = finish(depthwise 3x3 of x)`, with zeros after each row.
 
-    weights: the kernels (channels, 9) begin at `start`; scales, shifts and slopes (3, channels) at `ends`.
+    weights: the kernels (channels, 9) begin at `start`, the scales, shifts and slopes (3, channels) at `ends`.
     """
     channels, rows, cols = extent
     lane, zero = lanes(x.array), spread(x.array, 0)

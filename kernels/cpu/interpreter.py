@@ -1,8 +1,8 @@
-"""The interpreter of programs: takes one step after the other over arrays whose places it is given.
+"""The interpreter of programs: executes one step after the other on arrays whose addresses it is given.
 
-Training and inference share it, the steps that both have, and the form of a program. What one of them alone has is
-compiled only for that one: in the other's variant, its group of arguments is None, and Numba leaves out what is behind
-`if group is not None`. So both cost as little to compile as with interpreters of their own.
+Training and inference share it, the steps that both have, and the form of a program. What only one of them needs is
+compiled only for that one: in the other's variant its group of arguments is None, and Numba leaves out the code behind
+`if group is not None`. So both are as cheap to compile as with interpreters of their own.
 """
 
 from typing import Any, NamedTuple
@@ -50,8 +50,8 @@ _upsample_add, _upsample_backward = scales.upsample_add, scales.upsample_backwar
 class Arrays(NamedTuple):
     """What steps work on.
 
-    places: of each numbered array, the address that it begins at. parameters: the weights, packed. table: the offsets
-    of products. like: an array of the maps' dtype.
+    places: the address of each numbered array. parameters: the packed weights. table: the offsets of products. like: an
+    array of the maps' dtype.
     """
 
     places: Any
@@ -61,7 +61,7 @@ class Arrays(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What only training's steps need. like64: an array of the dtype of sums. spare: see `multiply`; past: see
+    """What only the steps of training need. like64: an array of the dtype of sums. spare: see `multiply`. past: see
     `write`."""
 
     like64: Any
@@ -78,7 +78,7 @@ class Meeting(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """A row of a program, see `encoded`; x, y and z hold their arrays."""
+    """A row of a program, see `encoded`; here x, y and z hold the arrays themselves."""
 
     operation: int
     extent: Extent
@@ -94,8 +94,8 @@ class _Step(NamedTuple):
 
 
 def before_step(clock, k):
-    """Does nothing. A profiler overloads it, and `after_step`, for a type of clock of its own, and so compiles a
-    variant of `take` that stamps each step with the time."""
+    """Does nothing. A profiler overloads this and `after_step` for a clock type of its own, which compiles a variant of
+    `take` that records the time of each step."""
 
 
 def after_step(clock, k):
@@ -128,9 +128,9 @@ def _decoded(program, k, arrays):
 
 @spliced
 def take(program, first, last, arrays, training, meeting, clock):
-    """Execute steps first..last of `program` (steps, FIELDS) on `arrays`, of a `Training` or at a `Meeting`.
+    """Execute steps first..last of `program` (steps, FIELDS) on `arrays`, with a `Training` or a `Meeting`.
 
-    clock: None, or what a profiler makes `before_step` and `after_step` read.
+    clock: None, or what a profiler's `before_step` and `after_step` read.
     """
     for k in range(first, last):
         before_step(clock, k)
@@ -154,7 +154,7 @@ def take(program, first, last, arrays, training, meeting, clock):
 
 @spliced
 def _train(step, arrays, training):
-    """One of the steps of training alone."""
+    """Execute a step that only training has."""
     operation, extent, x, y, z = step.operation, step.extent, step.x, step.y, step.z
     channels, cols = extent.channels, extent.cols
     a, b, c, d = step.a, step.b, step.c, step.d
@@ -187,7 +187,7 @@ def _train(step, arrays, training):
 
 @spliced
 def _infer(step, arrays, meeting):
-    """One of the steps of inference alone."""
+    """Execute a step that only inference has."""
     operation, extent, x, y, a, b = step.operation, step.extent, step.x, step.y, step.a, step.b
     if operation == PRODUCT:
         weights = Weights(arrays.parameters, a, extent.channels, b)

@@ -1,8 +1,8 @@
 """The whole network in one call: executes a plan (plan.py) over maps that stay in the cache.
 
-Threads share a picture's rows out and meet at a barrier after each block; with at least as many pictures as threads,
-each takes whole pictures instead. A pixel's arithmetic does not depend on where bands or shares end, so results are the
-same for any number of threads.
+Threads divide a picture's rows among themselves and meet at a barrier after each block; with at least as many pictures
+as threads, each takes whole pictures instead. A pixel's arithmetic does not depend on where bands or shares end, so
+results are the same for any number of threads.
 """
 
 import os
@@ -22,14 +22,14 @@ PLACES = 4  # arrays that a plan knows by number
 
 
 class Stack(NamedTuple):
-    """Equal arrays end to end: a flat array, and the elements of one."""
+    """Equal arrays end to end: a flat array, and the number of elements in each."""
 
     array: Any
     size: int
 
 
 class Threads(NamedTuple):
-    """Of places and rounds each thread has a row, see `Arrays` and `Meeting`; the counter is everybody's."""
+    """Places and rounds have a part per thread, see `Arrays` and `Meeting`; all threads share the counter."""
 
     places: Any
     rounds: Any
@@ -43,9 +43,10 @@ def _address(stack, number):
 
 @kernel
 def _pictures(slot, start, stop, program, bounds, batch, memory, scratch, images, logits, arrays, threads):
-    """Pictures start..stop, each in this thread's memory; if there is more than one program, that of all pictures.
+    """Take pictures start..stop through the network, each in this thread's memory. If there is more than one program,
+    execute programs start..stop instead, for all pictures, in memory that the threads share.
 
-    arrays: whose places are this thread's of `threads`, once they are filled in.
+    arrays: its places are replaced by this thread's part of `threads`, filled in here.
     """
     together = bounds.size - 1
     places = threads.places[PLACES * slot : PLACES * (slot + 1)]

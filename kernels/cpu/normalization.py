@@ -1,6 +1,6 @@
 """Batch norm and PReLU around the convolutions: channel statistics, coefficients, and the maps they stand for.
 
-What the kernels do is told in octsod/backend/contract.py. A task is an image, or a channel where there are no maps.
+octsod/backend/contract.py says what the kernels do. A task is an image, or a channel where there are no maps.
 """
 
 import functools
@@ -28,7 +28,7 @@ def _repeated(channels, dtype, gradient):
 
 
 def coefficients_of(x):
-    """Those of a `Deferred` map or `DeferredGradient`; where it has none, coefficients that change nothing."""
+    """The coefficients of a `Deferred` map or `DeferredGradient`; if it has none, some that change nothing."""
     if x.coefficients is not None:
         return x.coefficients
     return _repeated(x.shape[1], x.dtype, isinstance(x, DeferredGradient))
@@ -119,7 +119,7 @@ def batch_statistics_of(c, moments, pixels, momentum, mean, variance, running_me
     for n in range(images):
         total += moments[n, 0, c] * pixels + moments[n, 1, c]
     centre = total / count
-    # Chan's formula: each image's squares about its own mean, plus its mean's distance from the whole.
+    # Chan's formula: each image's squares about its own mean, plus the distance of that mean from the overall one.
     squares = 0.0
     for n in range(images):
         about = moments[n, 1, c] / pixels

@@ -1,9 +1,9 @@
 """Programs of the multi-scale octave convolution (gOctConv), forward and backward, for any number of branches.
 
-Level l is the scale 1 / 2**l of the finest one. At level l lie, channel after channel in one buffer, the inputs that
-output l reads at its own scale: the finer branches, max-pooled, and then branch l itself. So all of them are one
-product. A coarser branch is multiplied at its own scale for all finer outputs at once and upsampled while their rows
-are being written. A 1x1 kernel takes the finest level, by far the largest, in bands of rows.
+Level l is the scale 1 / 2**l of the finest one. A buffer of level l holds, channel after channel, the inputs that
+output l reads at its own scale: the finer branches, max-pooled, and then branch l itself. So one product covers them
+all. A coarser branch is multiplied at its own scale for all finer outputs at once, and upsampled while their rows are
+written. A 1x1 kernel takes the finest level, by far the largest, in bands of rows.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from .programs import Program
 
 @dataclasses.dataclass(frozen=True)
 class Octave:
-    """What a program depends on. `height`, `width`: of the finest level of the outputs (after `pool`, the 2x2 average).
+    """All that a program depends on. `height`, `width`: of the outputs' finest level (after `pool`, the 2x2 average).
 
     ins, outs: channels per branch, zero for a missing one. The kernel is square, odd, and zero-padded to keep the size.
     """
@@ -78,7 +78,7 @@ class Octave:
         return self.band_at(0)
 
     def band_at(self, level):
-        """Rows of a level that are worked on at once; all of them if the kernel looks at neighbours."""
+        """Rows of a level that are processed at once; all of them if the kernel looks at neighbours."""
         height, width = self.size(level)
         if self.padding:
             return height
@@ -87,7 +87,7 @@ class Octave:
 
 
 class _Builder:
-    """Steps that the forward and the backward program share."""
+    """The steps that the forward and the backward program share."""
 
     def __init__(self, c: Octave):
         self.c = c
@@ -112,16 +112,16 @@ class _Builder:
             self.sources.append(source)
 
     def pooled(self, level):
-        """Where the finer inputs, pooled, lie at `level`."""
+        """Where the finer inputs, pooled, are at `level`."""
         return self.sources[level]
 
     def own(self, level):
-        """Where input `level` itself lies: behind the pooled ones."""
+        """Where input `level` itself is: after the pooled ones."""
         c = self.c
         return self.sources[level].at(channel=c.before(level) * (level < len(c.outs)))
 
     def places(self, counts):
-        """For each level a block of `counts[level]` channels: where results lie until they are written to memory."""
+        """For each level a block of `counts[level]` channels, which holds results until they are written to memory."""
         c, program = self.c, self.program
         most = [max((n for _, n in program.blocks(count)), default=0) for count in counts]
         return [program.buffer(n, (c.band_at(j) + 1) * c.pitch(j), c.pitch(j)) for j, n in enumerate(most)]
@@ -136,12 +136,12 @@ class _Builder:
         return [i * region.stride + y * region.pitch + x for y in range(k) for x in range(k) for i in range(channels)]
 
     def offsets_by_channel(self, region, channels):
-        """The same as (channel, tap), as in a weight: the taps of a channel read what lies in the nearest cache."""
+        """The same as (channel, tap), as in a weight: the taps of a channel read what is in the nearest cache."""
         k = self.c.kernel_size
         return [i * region.stride + y * region.pitch + x for i in range(channels) for y in range(k) for x in range(k)]
 
     def offsets_transposed(self, region, channels, base):
-        """Table entries (tap, channel) of a gradient that is correlated back, seen from the first pixel of `base`."""
+        """Table entries (tap, channel) of a gradient that is correlated back, relative to the first pixel of `base`."""
         k, p = self.c.kernel_size, self.c.padding
         start = self.inside(region).start - self.inside(base).start
         return [
@@ -194,7 +194,7 @@ def forward(c: Octave, moments: tuple[bool, ...], activation_sums: tuple[bool, .
     places = b.places(c.outs)
 
     def write(level, row, rows, source):
-        """Multiply `source`, add what comes up from coarser levels, write, sum up: `rows` rows of output `level`."""
+        """`rows` rows of output `level`: multiply `source`, add what comes up from coarser levels, write and sum up."""
         place = places[level]
         outs, cols = c.outs[level], c.size(level)[1]
         depth = c.before(level) + c.in_at(level)
@@ -234,8 +234,8 @@ def forward(c: Octave, moments: tuple[bool, ...], activation_sums: tuple[bool, .
 class _Backward(_Builder):
     """The steps of the backward pass; see `backward` for what it is given.
 
-    deltas: by output, its gradient, zero-bordered. downward: by level, the gradients of the products that went up from
-    it. pooled_grads: by level, the gradients of the finer inputs, pooled.
+    deltas: by output, its zero-bordered gradient. downward: by level, the gradients of the products that went up from
+    it. pooled_grads: by level, the gradients of the pooled finer inputs.
     """
 
     def __init__(self, c, need_weight, need, accumulate, gradient_sums):
@@ -262,7 +262,7 @@ class _Backward(_Builder):
         self.own_places = self.places([n * wanted for n, wanted in zip(c.ins, need, strict=True)])
 
     def _delta(self, level):
-        """A buffer for the gradient of an output: of level 0 a band, unless the kernel looks at neighbours."""
+        """A buffer for the gradient of an output; at level 0 only a band, unless the kernel looks at neighbours."""
         c, program = self.c, self.program
         whole = level or c.padding
         delta = program.buffer(c.outs[level], c.plane(level) if whole else c.band * c.width, c.pitch(level))
@@ -273,14 +273,14 @@ class _Backward(_Builder):
         return delta
 
     def differentiate(self, level, row, rows):
-        """Rows of the gradient of output `level`, and what of it goes down to the coarser inputs."""
+        """Rows of the gradient of output `level`, and the part of it that goes down to the coarser inputs."""
         c, program = self.c, self.program
         outs, cols = c.outs[level], c.size(level)[1]
         for o, n in program.blocks(outs):
             g, z = (maps[level].at(row, channel=o) for maps in (self.grads, self.raws))
             target = self.inside(self.deltas[level].at(channel=o))
             program.contiguous(DIFFERENTIATE, n, rows, cols, g, target, z, coef=self.dcoefs[level], c=o, d=outs)
-            if not level and rows < c.band:  # a shorter last band leaves old values behind its end
+            if not level and rows < c.band:  # a shorter last band would leave old values behind its end
                 program.zero(target.at(0, rows * cols), n, program.lanes, once=False)
             for coarse, products in self.downward.items():
                 if coarse > level:
@@ -291,7 +291,7 @@ class _Backward(_Builder):
                     )  # fmt: skip
 
     def multiply_for_pooled(self, level):
-        """The gradients of the finer inputs, pooled, by output `level`."""
+        """The gradients of the pooled finer inputs from output `level`."""
         c = self.c
         finer, first = sum(c.ins[:level]), sum(c.outs[:level])
         if finer and any(self.need[:level]):
@@ -303,7 +303,7 @@ class _Backward(_Builder):
             self.pooled_grads[level] = pooled
 
     def correlate(self, level, count):
-        """Weight gradients of output `level` by all sources at its level."""
+        """Weight gradients of output `level` for all sources at its level."""
         c, source = self.c, self.sources[level]
         if self.need_weight and c.out_at(level):
             offsets = self.offsets_by_channel(source, c.before(level) + c.in_at(level))
@@ -311,7 +311,7 @@ class _Backward(_Builder):
             self.program.correlate(("same", level), c.outs[level], delta, source, offsets, count)
 
     def correlate_upward(self, level):
-        """Weight gradients of all finer outputs by input `level`."""
+        """Weight gradients of all finer outputs for input `level`."""
         c = self.c
         if self.need_weight and level in self.downward:
             own, delta = self.own(level), self.inside(self.downward[level])
@@ -319,7 +319,7 @@ class _Backward(_Builder):
             self.program.correlate(("up", level), sum(c.outs[:level]), delta, own, offsets, c.count(level))
 
     def _products(self, level, columns):
-        """What the gradient of some channels of input `level` is multiplied from: table entries and weights."""
+        """Table entries and weights of the products that make the gradient of some channels of input `level`."""
         c = self.c
         above = sum(c.outs[:level])
         base = self.deltas[level] if level < len(c.outs) else self.downward.get(level)
@@ -337,7 +337,7 @@ class _Backward(_Builder):
         c, program = self.c, self.program
         channels, cols = c.ins[level], c.size(level)[1]
         count = c.count(level) if c.padding else rows * cols
-        at = row if level else 0  # of level 0, scratch holds a band
+        at = row if level else 0  # at level 0, scratch holds a band
         place, want = self.own_places[level], self.gradient_sums[level]
         to = program.tensor(f"gradient_sums{level}", 3 * channels) if want else 1
         for i, n in program.blocks(channels):
@@ -369,7 +369,7 @@ def backward(
     """The program of the backward pass.
 
     Tensors g, z, dcoef by output (the deferred gradient), x, coef, gx, gradient_sums (3, C) by input; partial weight
-    gradients ("same", l) of output l by the sources at its level, ("up", l) of all finer outputs by input l.
+    gradients: ("same", l) of output l for the sources at its level, ("up", l) of all finer outputs for input l.
     """
     b = _Backward(c, need_weight, need, accumulate, gradient_sums)
     for level in range(1, len(c.outs)):

@@ -4,12 +4,12 @@ from .regions import NOWHERE
 
 FIELDS = 22
 (
-    # of both
+    # in both
     FILL,
     TRANSFER,
     MAX_POOL,
     UPSAMPLE_ADD,
-    # of training
+    # in training only
     ACTIVATE,
     ACTIVATE_AVERAGE,
     DIFFERENTIATE,
@@ -21,7 +21,7 @@ FIELDS = 22
     UPSAMPLE_BACKWARD,
     MULTIPLY,
     CORRELATE,
-    # of inference
+    # in inference only
     PRODUCT,
     DEPTHWISE,
     AVERAGE,
@@ -30,6 +30,6 @@ FIELDS = 22
 
 
 def encoded(operation, channels, rows, cols, x=NOWHERE, y=NOWHERE, z=NOWHERE, coef=0, sums=0, a=0, b=0, c=0, d=0):
-    """The row of a step, `FIELDS` integers. x, y and z are regions, coef and sums numbers of arrays; what the step
-    reads, writes and makes of a, b, c and d, interpreter.py tells."""
+    """The row of a step, `FIELDS` integers. x, y and z are regions, coef and sums are numbers of arrays. interpreter.py
+    shows what each operation reads and writes, and what a, b, c and d mean to it."""
     return operation, channels, rows, cols, *x, *y, *z, coef, sums, a, b, c, d

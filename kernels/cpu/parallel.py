@@ -1,7 +1,7 @@
-"""Shares a kernel's tasks out over threads.
+"""Divides a kernel's tasks among threads.
 
-Kernels are serial functions `(slot, start, stop, ...)` over a range of tasks, compiled without the GIL: that compiles
-three times faster than Numba's own `parallel=True`, works in any Python thread, and leaves the split to us.
+Kernels are serial functions `(slot, start, stop, ...)` over a range of tasks, compiled without the GIL. They compile
+three times faster than with Numba's own `parallel=True`, work in any Python thread, and leave the split to us.
 """
 
 import collections
@@ -32,7 +32,7 @@ _lock = threading.Lock()
 
 
 def _serve(inbox):
-    """A worker: runs what comes, and says so. It flushes subnormal numbers all its life."""
+    """A worker thread: runs what arrives and reports when it is done. It flushes subnormal numbers all its life."""
     _flush()
     while True:
         function, arguments, finished = inbox.get()
@@ -42,11 +42,11 @@ def _serve(inbox):
         except BaseException as caught:
             error = caught
         finished.put(error)
-        del function, arguments, finished, error  # a worker that waits shall not keep buffers alive
+        del function, arguments, finished, error  # a waiting worker must not keep buffers alive
 
 
 def _worker(number):
-    """The inbox of worker `number`, which is started if need be; a plain queue wakes it faster than a future does."""
+    """The inbox of worker `number`, which is started if needed; a plain queue wakes it faster than a future does."""
     with _lock:
         while len(_inboxes) <= number:
             inbox = queue.SimpleQueue()
@@ -71,8 +71,8 @@ def parts(tasks: int) -> int:
 
 
 def _shares(tasks, count):
-    """Ranges that cover `tasks`, the first ones large and the last ones small, for `count` threads to help themselves
-    to: cores are not equally fast, and a fixed share each would have all wait for the slowest."""
+    """Ranges that cover `tasks`, the first ones large and the last ones small, which `count` threads take as they
+    become free: cores are not equally fast, and with fixed shares all would wait for the slowest."""
     start = 0
     while start < tasks:
         stop = start + max((tasks - start) // (2 * count), 1)
@@ -92,7 +92,7 @@ def _work(function, slot, shares, arguments):
 def run(function, tasks, *arguments, slots=None):
     """`function(slot, start, stop, *arguments)` over ranges that cover `tasks`; `slot` numbers the threads.
 
-    Subnormal numbers are flushed to zero meanwhile, in the caller's thread too, whose mode is put back afterwards.
+    Subnormal numbers are flushed to zero meanwhile, in the caller's thread too; its mode is restored afterwards.
     """
     count = min(slots or get_num_threads(), parts(tasks))
     word = _flush()
@@ -116,8 +116,8 @@ def run(function, tasks, *arguments, slots=None):
 
 
 def flat(array):
-    """The array as kernels take it. They are compiled for contiguous writable ones only: another kind means compiling
-    once more."""
+    """The array flattened, as kernels take it. They are compiled only for contiguous writable arrays: any other kind
+    would mean compiling once more."""
     array = np.ascontiguousarray(array)
     return (array if array.flags.writeable else array.copy()).reshape(-1)
 

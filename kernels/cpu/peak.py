@@ -1,4 +1,4 @@
-"""The most that a processor can compute: what kernels' speeds are to be compared with."""
+"""The most that a processor can compute, as the measure for the speed of kernels."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from .regions import UNFINISHED, Region, Table, Weights
 from .simd import VECTOR_BYTES
 from .tiles import MULTIPLY_ROWS, MULTIPLY_VECTORS, multiply_tile
 
-_DEPTH = 64  # steps of a tile: all it reads stays in the first-level cache
+_DEPTH = 64  # steps of a tile: everything it reads stays in the level-1 cache
 
 
 @kernel
@@ -21,8 +21,8 @@ def _multiply_add(slot, start, stop, rounds, out, weights, x, table):
 
 
 def multiply_add(rounds=10_000) -> int:
-    """Keep every thread busy for `rounds` rounds with a float32 register tile; returns how many fused multiply-adds
-    that were."""
+    """Keep every thread busy for `rounds` rounds with a float32 register tile; returns the number of fused
+    multiply-adds."""
     tasks = parallel.get_num_threads()
     row = MULTIPLY_VECTORS * VECTOR_BYTES // 4
     out = np.empty(tasks * MULTIPLY_ROWS * row, np.float32)

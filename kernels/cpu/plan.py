@@ -1,8 +1,8 @@
-"""Plans of the whole network for inference: which maps live where, and which steps each thread takes.
+"""Plans of the whole network for inference: where each map is, and which steps each thread takes.
 
-An ILBlock is worked through in bands of rows: the gOctConv's rows, both depthwise layers behind it, and what the next
-layer reads of the result (pooled, averaged), while the rows are in the cache. Of the maps between its layers only a
-band exists, whose last rows are carried over to the next one.
+An ILBlock is computed in bands of rows: the gOctConv's rows, both depthwise layers after it, and what the next layer
+reads of the result (pooled, averaged), all while the rows are in the cache. Only a band of the maps between its layers
+exists; its last rows are carried over to the next band.
 """
 
 import pathlib
@@ -27,11 +27,11 @@ from .regions import NOWHERE, UNFINISHED, Region
 from .simd import VECTOR_BYTES
 from .tiles import MULTIPLY_VECTORS
 
-MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions lie: per picture, per thread, the call's arrays
+MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions are: per picture, per thread, the call's arrays
 
 
 def _band_bytes():
-    """What the maps of a band may take in a core's level-2 cache; results do not depend on it."""
+    """How much of a core's level-2 cache the maps of a band may take; results do not depend on it."""
     try:
         kilobytes = pathlib.Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip().removesuffix("K")
         return max(int(kilobytes) << 9, 768 << 10)
@@ -43,7 +43,7 @@ BAND_BYTES = _band_bytes()
 
 
 class Map(NamedTuple):
-    """A map of height x width pixels, and the region where it lies."""
+    """A map of height x width pixels, and the region that holds it."""
 
     region: Region
     height: int
@@ -66,8 +66,7 @@ NO_MAP = Map(NOWHERE, 0, 0)
 
 
 class _Octave(NamedTuple):
-    """A gOctConv that has been compiled: per output level what `_rows` needs, and the maps that it reads, see
-    `_sources`."""
+    """A compiled gOctConv: what `_rows` needs, per output level, and the maps that it reads, see `_sources`."""
 
     levels: list
     sources: list
@@ -75,7 +74,7 @@ class _Octave(NamedTuple):
 
 
 class _Heap:
-    """Hands out ranges of an array that grows as need be; what is given back is used again."""
+    """Hands out ranges of an array that grows as needed; what is given back is used again."""
 
     def __init__(self):
         self.size, self._free = 0, []
@@ -108,7 +107,7 @@ class Plan:
         self._steps = [[] for _ in range(threads)]
         self._table, self._parameters, self._parameters_size = [], [], 0
         self._heap, self._blocks = _Heap(), {}
-        self.slack = (MULTIPLY_VECTORS + 1) * self.lanes  # products read so far beyond the end of their source
+        self.slack = (MULTIPLY_VECTORS + 1) * self.lanes  # how far products read beyond the end of their source
         self.scratch_size = 0
         self._build(height, width)
         program = [step for steps in self._steps for step in steps]
@@ -124,7 +123,7 @@ class Plan:
     def _map(self, channels, height, width, margin=1):
         """A map in a picture's memory with room for `margin` rows and columns of zeros around it.
 
-        Its rows begin at whole vectors; what lies behind them, `margin` or more pixels, is before the next ones, too.
+        Its rows begin at whole vectors. The `margin` or more pixels after a row are also the ones before the next.
         """
         pitch, before = self._whole(width + margin), self._whole(margin)
         stride = before + (height + 2 * margin) * pitch + before
@@ -134,22 +133,22 @@ class Plan:
         return map_
 
     def _whole(self, size):
-        """Elements of as many vectors as hold `size`."""
+        """`size`, rounded up to whole vectors."""
         return -(-size // self.lanes) * self.lanes
 
     def _drop(self, *maps):
-        """These maps are not read any more from the next barrier on."""
+        """Free maps that are not read any more after the next barrier."""
         for map_ in maps:
             _, start, size = self._blocks.pop(id(map_))
             self._heap.give_back(start, size)
 
     def _zero_borders(self, map_, channels, margin=1):
-        """By the first thread: what lies around a map, but for what lies behind its rows."""
+        """Let the first thread zero what surrounds a map, except for what follows its rows."""
         self._step(0, FILL, channels, 1, margin * map_.pitch + margin, y=map_.at(-margin, -margin))
         self._step(0, FILL, channels, 1, margin * map_.pitch, y=map_.at(map_.height))
 
     def _parameter(self, *arrays):
-        """Where these numbers lie among the parameters."""
+        """Where these numbers are among the parameters."""
         start = self._parameters_size
         for array in arrays:
             self._parameters.append(np.asarray(array, np.float64).reshape(-1))
@@ -183,18 +182,18 @@ class Plan:
     def _product(self, thread, y, x, rows, row_of_x, weights, depth):
         """`rows` rows of y from x's row `row_of_x` on; weights: (channels, weight, ends or UNFINISHED, table).
 
-        What lies behind the rows is anything afterwards.
+        What follows the rows is undefined afterwards.
         """
         channels, a, b, table = weights
         source = x.at(row_of_x)
-        if y.pitch == x.pitch:  # rows and what lies between them as one run
+        if y.pitch == x.pitch:  # rows and what is between them as one run
             runs, count = 1, (rows - 1) * x.pitch + x.width
         else:
             runs, count = rows, x.width
         self._step(thread, PRODUCT, channels, runs, count, source, y, a=a, b=b, c=table, d=depth)
 
     def _zeros_behind(self, thread, map_, channels, rows):
-        """What lies behind `rows` rows of a map."""
+        """Zero what follows each of `rows` rows of a map."""
         self._step(thread, FILL, channels, rows, map_.pitch - map_.width, y=map_.at(0, map_.width))
 
     # --- gOctConv -----------------------------------------------------------------------------------------------------
@@ -202,9 +201,10 @@ class Plan:
     def _sources(self, octave, maps, multiples):
         """What a gOctConv reads: per level, [(map, channels)] of the finer inputs, pooled, and then its own.
 
-        maps: per branch (map, channels) or None, as the block before writes them. Returns (sources, derived): derived
-        lists (branch, operation, factor, from, to, channels), in order, which whoever writes the maps has to do for its
-        rows; multiples: per branch, of which the rows that are written at a time must be multiples.
+        maps: per branch (map, channels) or None, as the block before writes them. Returns (sources, own, derived). own:
+        per branch, what the gOctConv reads at that branch's scale. derived lists, in order, the (branch, operation,
+        factor, from, to, channels) that whoever writes the maps has to carry out for its rows. multiples is raised so
+        that a branch's rows are written in multiples of its entry.
         """
         derived, own = [], []
         for i, entry in enumerate(maps):
@@ -232,8 +232,8 @@ class Plan:
         return sources, own, derived
 
     def _pooled(self, entry, branch, halvings, stride, derived, multiples, finer):
-        """A map of `entry` (map, channels) halved so often by max-pooling, from the finest that has been made before;
-        finer: (branch, halvings) -> map."""
+        """The map of `entry` (map, channels), halved `halvings` times by max-pooling, starting from the most halved one
+        made so far. finer: (branch, halvings) -> map."""
         whole, channels = entry
         before = max((h for b, h in finer if b == branch), default=0)
         source = finer.get((branch, before), whole)
@@ -245,7 +245,7 @@ class Plan:
         return pooled
 
     def _derive(self, thread, derived, branch, row, rows):
-        """Pool and average rows of a branch's output; what a step reads has been written by one before it."""
+        """Pool and average rows of a branch's output; a step reads what an earlier one has written."""
         done = {}
         for i, operation, factor, source, target, channels in derived:
             if i == branch:
@@ -258,7 +258,7 @@ class Plan:
                 self._zeros_behind(thread, target.at(first // factor), channels, count // factor)
 
     def _compile(self, octave, sources, own):
-        """A gOctConv as `_Octave`, its parameters and tables put away."""
+        """A gOctConv as `_Octave`; stores its parameters and tables."""
         weight, kernel_size = octave.weight, octave.weight.shape[2]
         taps = [(y, x) for y in range(kernel_size) for x in range(kernel_size)]
         pad = kernel_size // 2
@@ -296,14 +296,14 @@ class Plan:
         return _Octave(levels, sources, own)
 
     def _rows(self, thread, octave, level, row, rows, y, height, scratch):
-        """Rows row..row+rows of output `level` to y; `scratch` is where products of coarser inputs may lie."""
+        """Rows row..row+rows of output `level` to y; `scratch` is where products of coarser inputs may go."""
         coarser, same, depth, ends = octave.levels[level]
         source = octave.sources[level][0][0] if depth else y._replace(height=height)
         self._product(thread, y, source, rows, row if depth else 0, same, depth)
         for i, weights, deep in coarser:
             source, _ = octave.own[i]
             factor = 1 << (i - level)
-            # The coarse rows that these rows lie between, at half-pixel centres.
+            # The coarse rows that these rows lie between, with half-pixel centres.
             low = max((2 * row + 1 - factor) // (2 * factor), 0)
             high = min((2 * (row + rows - 1) + 1 - factor) // (2 * factor) + 1, source.height - 1)
             products = self._buffer(scratch, weights[0], high + 1 - low, source.height, source.width)
@@ -314,7 +314,7 @@ class Plan:
             )  # fmt: skip
 
     def _buffer(self, start, channels, rows, height, width):
-        """A map in scratch for `rows` rows, `start` on, with a vector of room before them."""
+        """A map in scratch for `rows` rows, from `start` on, with a vector of room before them."""
         pitch = self._whole(width + 1)
         self.scratch_size = max(self.scratch_size, start + self._buffer_size(channels, rows, width))
         return Map(Region(SCRATCH, start + self.lanes, rows * pitch + self.lanes, pitch), height, width)
@@ -362,7 +362,7 @@ class Plan:
     def _band(self, thread, octave, j, row, rows, first, band, stages, filters, output, scratch):
         """Rows row..row+rows of branch j through gOctConv and both depthwise layers.
 
-        The buffers begin two and one rows before them: what the filters look at beyond the band.
+        The buffers begin two rows and one row earlier, for what the filters read beyond the band.
         """
         target, channels = output
         end, height = row + rows, target.height
@@ -437,7 +437,7 @@ class Plan:
                 self._drop(map_)
 
     def _fusion_sources(self, level, entry, multiples):
-        """Pooled copies of a stage's last output for the coarser levels of the fusion."""
+        """Reserve pooled copies of a stage's last output for the fusion's coarser levels; returns how to make them."""
         fuse = self.frozen.fuse
         if level == 0:
             self._fused_sources = [[] for _ in fuse.outs]

@@ -1,7 +1,7 @@
 """The two products that every dense convolution is made of, over channels-by-pixels scratch in the cache.
 
 A convolution's taps are shifts of the source: entry k of `table` is where the k-th (channel, tap) row begins, relative
-to the pixel asked for. One table of offsets thus describes 1x1, 3x3, dilated, strided and multi-scale convolutions.
+to the output pixel. So a table of offsets can describe 1x1, 3x3, dilated, strided and multi-scale convolutions.
 """
 
 from .compile import kernel
@@ -24,7 +24,7 @@ def multiply(out, rows, weights, x, table, count, spare):
 
     The rows of out are the channels of a region. Writes exactly `count` pixels of each row. Reads up to one vector
     beyond the last pixel of x. `spare` is where in x's array a tile of MULTIPLY_ROWS vectors may be put aside. Rows are
-    shared out evenly (10 = 5 + 5, not 6 + 4), since a tile of few rows waits for the latency of its own sums.
+    divided evenly (10 = 5 + 5, not 6 + 4), since a tile of few rows waits for the latency of its own sums.
     """
     lane = lanes(x.array)
     step = MULTIPLY_VECTORS * lane
@@ -32,8 +32,8 @@ def multiply(out, rows, weights, x, table, count, spare):
     aside = Region(x.array, spare, lane, lane)
     i = 0
     while i < count:
-        # What is left at the end is worked out together with pixels before it, once more: the same numbers, and a whole
-        # tile at a time is faster than its parts.
+        # The rest at the end is computed as a whole tile, which repeats some pixels before it: the numbers are the
+        # same, and a whole tile is faster than its parts.
         wide = count >= step
         i = min(i, max(count - (step if wide else lane), 0))
         source = from_element(x, i)
@@ -56,10 +56,10 @@ def multiply(out, rows, weights, x, table, count, spare):
 
 @kernel
 def correlate(out, rows, d, x, table, count, fresh):
-    """`out[r, k] += sum_i d[r, i] * x[table[k] + i]` for r < rows, i < count: a weight gradient, and `=` if it is
-    `fresh`.
+    """`out[r, k] += sum_i d[r, i] * x[table[k] + i]` for r < rows, i < count: a weight gradient. If it is `fresh`, `=`
+    instead of `+=`.
 
-    The rows of out and d are the channels of regions; those of d must be zero from `count` up to a whole vector, where
+    The rows of out and d are the channels of regions. From `count` up to a whole vector, the rows of d must be zero and
     x must be finite. The table's depth is a multiple of CORRELATE_COLUMNS: the caller pads it with offsets whose
     results it throws away.
     """

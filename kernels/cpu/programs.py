@@ -4,7 +4,7 @@ A layer is bound by memory, so what counts is how often a feature map crosses th
 band of its rows) through all of a layer: activate the inputs into zero-bordered scratch, pool, multiply, upsample, add
 up, write, and sum what batch norm needs, all while the rows are in the cache. The host composes programs from the few
 steps of steps.py, scales.py and products.py, so conv2d, dilated and octave convolutions, forward and backward, are one
-compiled kernel. Images are shared out over threads. Every sum over images is kept per image and added up in a fixed
+compiled kernel. Images are divided among threads. Every sum over images is kept per image and added up in a fixed
 order, so results do not depend on the number of threads.
 """
 
@@ -24,15 +24,15 @@ from .simd import VECTOR_BYTES
 from .tiles import CORRELATE_COLUMNS, MULTIPLY_ROWS
 from .vector import fence
 
-PAST = 16 << 20  # bytes of a batch's largest map from which on results are written past the caches
+PAST = 16 << 20  # bytes: from this size of a batch's largest map on, results are written past the caches
 SCRATCH = 0  # array number 0 is the calling thread's scratch; the others are the tensors of the call
 
 
 class Addresses(NamedTuple):
-    """Where a call's numbered arrays lie.
+    """Where a call's numbered arrays are.
 
-    firsts: the address of each. strides: its bytes per image; of scratch, per thread. here: a row per thread, for those
-    of the image that it is at.
+    firsts: the address of each. strides: its bytes per image; for scratch, per thread. here: a part per thread, for the
+    addresses of the image that it is processing.
     """
 
     firsts: Any
@@ -44,7 +44,7 @@ class Addresses(NamedTuple):
 def _run(slot, start, stop, program, preamble, ready, addresses, arrays, training):
     """Execute `program` for images start..stop; its first `preamble` steps only where `ready[slot]` is not yet set.
 
-    arrays: whose places are this thread's in `addresses`, once they are filled in.
+    arrays: its places are replaced by this thread's part of `addresses.here`, filled in here.
     """
     count = addresses.firsts.size
     places = addresses.here[slot * count : (slot + 1) * count]
@@ -60,7 +60,7 @@ def _run(slot, start, stop, program, preamble, ready, addresses, arrays, trainin
 
 
 class Program:
-    """Builds a program: reserves scratch, numbers the call's tensors, appends steps. Knows shapes, never data."""
+    """Builds a program: reserves scratch, numbers the call's tensors, appends steps. It knows shapes, never data."""
 
     def __init__(self, itemsize):
         self.lanes = VECTOR_BYTES // itemsize
@@ -83,7 +83,7 @@ class Program:
         return Region(self.tensor(name, channels * height * width), 0, height * width, width)
 
     def reserve(self, elements):
-        """Scratch for `elements`, aligned, with room for vectors that begin inside and end outside of it."""
+        """Aligned scratch for `elements`, with room for vectors that begin inside it and end outside."""
         start = self.scratch
         self.scratch += -(-elements // 64) * 64 + 64
         return start
@@ -103,8 +103,8 @@ class Program:
     def step(
         self, operation, channels, rows, cols, x=NOWHERE, y=NOWHERE, z=NOWHERE, coef=1, sums=1, once=False, **more
     ):
-        """Append a step, see `encoded`, unless there is nothing to do. once: to those that a thread takes for its first
-        image only."""
+        """Append a step, see `encoded`, unless there is nothing to do. once: to the steps that a thread takes only for
+        its first image."""
         if channels and rows and cols:
             self.swallow = max(self.swallow, channels)
             row = encoded(operation, channels, rows, cols, x, y, z, coef, sums, **more)
@@ -114,15 +114,15 @@ class Program:
         self.step(FILL, channels, 1, size, y=region, once=once)
 
     def contiguous(self, operation, channels, rows, cols, *regions, **more):
-        """A step over whole rows; rows that lie end to end in every region are taken as one."""
+        """Append a step over whole rows; rows that are end to end in every region are taken as one."""
         if rows > 1 and all(r.pitch == cols for r in regions if r is not NOWHERE):
             rows, cols = 1, rows * cols
         keys = ("x", "y", "z")[: len(regions)]
         self.step(operation, channels, rows, cols, **dict(zip(keys, regions, strict=True)), **more)
 
     def blocks(self, channels):
-        """(first, count) of even blocks of channels that are taken through several steps one after the other, so that
-        what is between them stays in the level-1 cache."""
+        """(first, count) of even blocks of channels. Each block goes through several steps before the next one, so that
+        what the steps pass on stays in the level-1 cache."""
         most = 2 * MULTIPLY_ROWS
         count = -(-channels // most)
         edges = [k * channels // count for k in range(count + 1)] if count else [0]
@@ -139,8 +139,8 @@ class Program:
         self.step(MULTIPLY, rows, 1, count, source, out, a=start, b=rows, c=at, d=depth)
 
     def correlate(self, key, rows, gradient, source, offsets, count):
-        """Adds `gradient @ source^T` over `count` pixels to the partial weight gradient `key`, (rows, padded depth), or
-        begins with it."""
+        """Add `gradient @ source^T` over `count` pixels to the partial weight gradient `key`, (rows, padded depth), or
+        begin it with that."""
         if not rows or not offsets:
             return
         depth = -(-len(offsets) // CORRELATE_COLUMNS) * CORRELATE_COLUMNS
@@ -150,7 +150,7 @@ class Program:
         self.step(CORRELATE, rows, 1, count, source, out, gradient, a=fresh, c=at, d=depth)
 
     def finish(self):
-        """Freeze into arrays."""
+        """Freeze the program into arrays."""
         self.preamble = len(self.preamble_steps)
         self.array = np.array(self.preamble_steps + self.steps, dtype=np.int64).reshape(-1, FIELDS)
         self.table = np.array(self.offsets or [0], dtype=np.int64)
@@ -175,7 +175,7 @@ class Program:
                 array = partials[name[1]] = empty((batch, size), like.dtype)
             else:
                 array = tensors.get(name)
-            # A missing branch has no array: none of the steps looks at it.
+            # A missing branch has no array, and no step looks at it.
             firsts.append(0 if array is None else array.ctypes.data)
             strides.append(0 if array is None else size * array.itemsize)
         slots = like.shape[0]

@@ -1,6 +1,6 @@
-"""What kernels and programs pass around together, by name: in kernels these groups cost nothing.
+"""Named groups of what kernels and programs pass around together; in kernels they cost nothing.
 
-A program knows a `Region`'s array by its number, kernels hold the array itself.
+A program knows a `Region`'s array by its number; kernels hold the array itself.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from .compile import spliced
 
 
 class Region(NamedTuple):
-    """A map inside a flat array: pixel (c, y, x) lies at `start + c*stride + y*pitch + x`.
+    """A map inside a flat array: pixel (c, y, x) is at `start + c*stride + y*pitch + x`.
 
     A feature map in memory and scratch with zero borders are both regions, so one step serves both.
     """
@@ -28,7 +28,7 @@ class Region(NamedTuple):
         return self._replace(pitch=self.pitch * rows)
 
 
-NOWHERE = Region(0, 0, 0, 0)  # where a step has no such region
+NOWHERE = Region(0, 0, 0, 0)  # for a step that has no such region
 UNFINISHED = -(1 << 32)  # in the place of `Weights.ends`: neither batch norm nor PReLU
 
 
@@ -41,17 +41,17 @@ class Extent(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Which channels a step works on: those from `first` on, of a map that has so many in `all`."""
+    """Which channels a step works on: those from `first` on, of a map that has `all` channels."""
 
     first: int
     all: int
 
 
 class Weights(NamedTuple):
-    """The weights of a product: that of row r and depth k lies at `start + k*pitch + r` of `array`.
+    """The weights of a product: that of row r and depth k is at `start + k*pitch + r` of `array`.
 
-    ends: where in the array scales, shifts and slopes (3, pitch) lie, batch norm and PReLU, which finish the sums; or
-    `UNFINISHED`.
+    ends: the position in the array of the scales, shifts and slopes (3, pitch) with which batch norm and PReLU finish
+    the sums; or `UNFINISHED`.
     """
 
     array: Any
@@ -61,7 +61,7 @@ class Weights(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The offsets of a product: entry k, of `depth`, lies at `start + k` of `array`."""
+    """The offsets of a product: entry k, of `depth`, is at `start + k` of `array`."""
 
     array: Any
     start: int
@@ -70,7 +70,7 @@ class Table(NamedTuple):
 
 @spliced
 def from_element(region, elements):
-    """The region that begins so many elements later."""
+    """The region that begins `elements` later."""
     return Region(region.array, region.start + elements, region.stride, region.pitch)
 
 

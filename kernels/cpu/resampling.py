@@ -1,6 +1,6 @@
 """Stand-alone pooling and bilinear resizing of maps (N, C, H, W), and the resizing of pictures.
 
-Inside octave convolutions, see scales.py.
+For those inside octave convolutions, see scales.py.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from .parallel import flat
 
 
 class Window(NamedTuple):
-    """What a pooling takes one number of, size x size pixels, and how the next one lies."""
+    """What pooling reduces to one number: size x size pixels, `stride` from one window to the next."""
 
     size: int
     stride: int
@@ -21,14 +21,14 @@ class Window(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of a map."""
+    """The size of a map."""
 
     height: int
     width: int
 
 
 class Axis(NamedTuple):
-    """For each output pixel along one side the two inputs that it lies between, and the second one's weight."""
+    """For each output pixel along one side, the two inputs that it lies between, and the weight of the second."""
 
     first: Any
     second: Any
@@ -214,7 +214,7 @@ def upsample_bilinear_backward(grad, grad_x):
 
 
 def _mirrored_weights(size, out_size, stride):
-    """The same in float32, but a centre that lies beyond the outermost pixels' is mirrored at them.
+    """The same in float32, except that centres beyond those of the outermost pixels are mirrored at them.
 
     Inputs are given by where they begin, as multiples of `stride`.
     """
@@ -228,7 +228,7 @@ def _mirrored_weights(size, out_size, stride):
 @kernel
 def _resize_picture(slot, start, stop, picture, scale, shift, out, row, rows, cols):
     (y0, y1, ty), (x0, x1, tx) = rows, cols
-    # Slices and unsigned indices: Numba need not look for negative ones, so LLVM vectorises.
+    # Slices and unsigned indices: Numba need not check for negative ones, so LLVM vectorises.
     for r in range(start, stop):
         upper, lower, t = picture[y0[r] :][: row.size], picture[y1[r] :][: row.size], ty[r]
         for i in range(row.size):
@@ -245,8 +245,8 @@ def _resize_picture(slot, start, stop, picture, scale, shift, out, row, rows, co
 def resize_picture(picture, scale, shift, out):
     """out (C, H', W') float32 = picture (H, W, C), uint8 or float32, resized, times scale (C,), plus shift (C,).
 
-    Half-pixel centres, mirrored border, no anti-aliasing. In the calling thread alone: threads that read pictures shall
-    not wait for those that compute.
+    Half-pixel centres, mirrored border, no anti-aliasing. Runs only in the calling thread: threads that read pictures
+    must not wait for those that compute.
     """
     row = np.empty(picture.shape[1] * picture.shape[2], np.float32)
     rows = _mirrored_weights(picture.shape[0], out.shape[1], row.size)

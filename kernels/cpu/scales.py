@@ -1,6 +1,6 @@
 """The steps of a program between two scales: max pooling and bilinear interpolation, and their adjoints.
 
-Factors of 2 and 4, which are all that CSNet has, use vectors.
+Factors of 2 and 4, the only ones in CSNet, use vectors.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from .vector import (
 
 @kernel
 def _load_four(x, at, left):
-    """Elements at, at + 4, at + 8, ... as a vector; those one, two and three further on as three more."""
+    """Elements at, at + 4, at + 8, ... as a vector, and three more vectors of those one, two and three further on."""
     lane = lanes(x)
     v0, v1 = deinterleave(load(x, at, left), load(x, at + lane, left - lane))
     v2, v3 = deinterleave(load(x, at + 2 * lane, left - 2 * lane), load(x, at + 3 * lane, left - 3 * lane))
@@ -70,7 +70,7 @@ def _give_to_largest(x, at, y, b, g, left):
 
 @inlined
 def _pool_by_two(x, a, px, y, b, cols):
-    """A row of y, the largest of 2 x 2 pixels of x each; `px` is the pitch of x."""
+    """A row of y, each pixel the largest of 2 x 2 pixels of x; `px` is the pitch of x."""
     lane = lanes(x)
     under = a + px
     for i in range(0, cols, lane):
@@ -105,7 +105,7 @@ def _pool_by_any(x, a, px, factor, y, b, cols):
 
 @kernel
 def max_pool(x, factor, y, extent):
-    """`y = max of factor x factor pixels of x`, a NaN wins; the extent is y's."""
+    """`y = max of factor x factor pixels of x`; a NaN wins. The extent is y's."""
     for c in range(extent.channels):
         for r in range(extent.rows):
             b = y.start + c * y.stride + r * y.pitch
@@ -198,7 +198,7 @@ def max_pool_backward(x, factor, d, y, extent):
 
 
 class Coarse(NamedTuple):
-    """The smaller one of two maps, height x width, and how many times as large the other one is: a power of two."""
+    """The smaller of two maps, height x width; each side of the other is `factor` times as long, a power of two."""
 
     height: int
     width: int
@@ -206,7 +206,7 @@ class Coarse(NamedTuple):
 
 
 class _Ends(NamedTuple):
-    """What is applied to a sum, if it is the last one."""
+    """What is applied to a sum if it is the last one."""
 
     activation: Any
     finished: bool
@@ -214,7 +214,7 @@ class _Ends(NamedTuple):
 
 @inlined
 def _mix(top, below, v, w, y, at, left, ends):
-    """A vector of a row of y, to which `v*top + w*below` is added."""
+    """Add `v*top + w*below` to a vector of a row of y."""
     u = fma(v, top, fma(w, below, load(y, at, left)))
     if ends.finished:
         u = prelu(argument(u, ends.activation), ends.activation)
@@ -233,7 +233,7 @@ def _with_neighbours(x, at, first, left):
 
 @inlined
 def _stretched_by_two(x, at, first, left):
-    """Two vectors of a row that a vector of x is stretched to."""
+    """The two vectors of a row that a vector of x is stretched to."""
     before, v, after = _with_neighbours(x, at, first, left)
     near, far = spread(x, 0.75) * v, spread(x, 0.25)
     return interleave(fma(far, before, near), fma(far, after, near))
@@ -273,7 +273,7 @@ def _add_four(top, below, v, w, y, at, left, ends):
 
 @inlined
 def _by_two(x, height, left, first_column, y, first, rows, ends):
-    """A column of vectors of x, down its rows, to what lies below in y."""
+    """Take a column of vectors of x, row by row, to the same part of y."""
     v, w = spread(y.array, 0.75), spread(y.array, 0.25)
     low, high = (first + 1) // 2 - 1, (first + rows) // 2 - 1
     top = _stretched_by_two(x.array, x.start + max(low, 0) * x.pitch, first_column, left)
@@ -324,9 +324,9 @@ def _by_any(x, coarse, y, first, rows, ends):
 def upsample_add(x, coarse, y, first, channels, rows, parameters, finish):
     """`y += bilinear upsampling of x` (half-pixel centres, replicated border) for `rows` rows of y from `first` on.
 
-    x is the `coarse` map. finish: where in `parameters` the scales, shifts and slopes (3, channels) lie that are
-    applied to what y then is, as batch norm and PReLU; none if negative. Factors of 2 and 4 go down the columns, so
-    that a row of x is stretched once, in registers.
+    x is the `coarse` map. finish: the position in `parameters` of the scales, shifts and slopes (3, channels) with
+    which batch norm and PReLU finish y; negative for none. Factors of 2 and 4 go down the columns, so that a row of x
+    is stretched once, in registers.
     """
     height, width, factor = coarse
     lane, none = lanes(y.array), spread(y.array, 0)
@@ -350,7 +350,7 @@ def upsample_add(x, coarse, y, first, channels, rows, parameters, finish):
 
 @inlined
 def _shrunk_by_two(d, at, first, left):
-    """The adjoint of `_stretched_by_two`: what a vector of x gets from the row of d; lanes from `left` on are zero."""
+    """The adjoint of `_stretched_by_two`: what a vector of x gets from a row of d; lanes from `left` on are zero."""
     lane = lanes(d)
     u, v = deinterleave(load(d, at, 2 * left), load(d, at + lane, 2 * left - lane))
     last = min(left, lane) - 1
@@ -365,7 +365,7 @@ def _shrunk_by_four(d, at, first, left):
     lane = lanes(d)
     c0, c1, c2, c3 = _load_four(d, at, 4 * left)
     f1, f3, f5, f7 = spread(d, 0.125), spread(d, 0.375), spread(d, 0.625), spread(d, 0.875)
-    u, v = fma(f3, c0, f1 * c1), fma(f3, c3, f1 * c2)  # of the pixel before and after
+    u, v = fma(f3, c0, f1 * c1), fma(f3, c3, f1 * c2)  # for the pixels before and after
     last = min(left, lane) - 1
     to = at + 4 * lane
     after = put(advanced(u), v if left <= lane else fma(f3, spread(d, d[to]), f1 * spread(d, d[to + 1])), last)
@@ -380,7 +380,7 @@ def _add_to(y, at, v, left):
 
 @inlined
 def _back_by_two(d, height, left, first_column, y, first, rows):
-    """A column of vectors of y gets what lies below in d, row by row."""
+    """Add to a column of vectors of y, row by row, what it gets from the same part of d."""
     near, far = spread(y.array, 0.75), spread(y.array, 0.25)
     low, high = (first + 1) // 2 - 1, (first + rows) // 2 - 1
     top = spread(y.array, 0)
@@ -438,7 +438,7 @@ def _back_by_any(d, coarse, y, first, rows):
 
 @kernel
 def upsample_backward(d, coarse, y, first, channels, rows):
-    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, into the `coarse` map y."""
+    """Adjoint of `upsample_add`: adds `rows` fine rows of d, which begin at row `first`, to the `coarse` map y."""
     height, width, factor = coarse
     lane = lanes(y.array)
     for c in range(channels):

@@ -1,4 +1,4 @@
-"""The machine's vectors in LLVM's terms: what the intrinsics of vector.py and tiles.py are made of; flush-to-zero.
+"""The machine's vectors in LLVM's terms, of which the intrinsics of vector.py and tiles.py are made; flush-to-zero.
 
 Everything is generic over float32 and float64.
 """
@@ -13,7 +13,7 @@ from numba.np.arrayobj import populate_array
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
-# Bits of the control word that have results (FTZ) and operands (DAZ) flushed to zero; on ARM, one bit (FZ) does both.
+# Bits of the control word that flush results (FTZ) and operands (DAZ) to zero; on ARM, one bit (FZ) does both.
 FLUSH = 0x8040 if X86 else 1 << 24 if ARM else 0
 
 
@@ -28,7 +28,7 @@ VECTOR_BYTES = _vector_bytes()
 
 
 def vector_type(context, element):
-    """LLVM's type of a vector of elements of this type of Numba's."""
+    """LLVM's type of a vector of elements of this Numba type."""
     scalar = context.get_value_type(element)
     return ir.VectorType(scalar, VECTOR_BYTES // (element.bitwidth // 8))
 
@@ -48,7 +48,7 @@ def splat(builder, value, vector):
 
 def mask(builder, vector, count):
     """Lanes 0..count-1 of a vector of this type, as a vector of bits."""
-    # Compared in 32 bits, one instruction; a count of 2**31 and more is as good as that.
+    # Compared in 32 bits, one instruction; the count is capped, so that 2**31 or more does not wrap around.
     most = ir.Constant(count.type, 1 << 30)
     count = builder.select(builder.icmp_signed("<", count, most), count, most)
     wide = ir.VectorType(ir.IntType(32), vector.count)
@@ -57,7 +57,7 @@ def mask(builder, vector, count):
 
 
 def overloaded(builder, name, vector, result, *arguments):
-    """A call of the LLVM intrinsic `name`, overloaded by a type of vector, which returns a `result`."""
+    """A call of the LLVM intrinsic `name`, overloaded for a vector type, which returns a `result`."""
     kind = "f64" if isinstance(vector.element, ir.DoubleType) else "f32"
     return _call(builder, f"{name}.v{vector.count}{kind}", result, *arguments)
 
@@ -68,7 +68,7 @@ def _call(builder, name, result, *arguments):
 
 
 def add_lanes(builder, value):
-    """The sum over a vector's lanes, by halves: an order of our own, so that no optimiser chooses one."""
+    """The sum over a vector's lanes, by halves: we fix the order, so that no optimiser chooses one."""
     while value.type.count > 1:
         half = value.type.count // 2
         parts = [
@@ -80,8 +80,8 @@ def add_lanes(builder, value):
 
 
 def totals_of(builder, values):
-    """`add_lanes` of each of several vectors, to the digit, with far fewer instructions: the halves of two vectors are
-    added in one, then the quarters of four, and so on."""
+    """`add_lanes` of each of several vectors, to the digit, but with far fewer instructions: the halves of two vectors
+    are added in one instruction, then the quarters of four, and so on."""
     lanes = values[0].type.count
     padded = values + values[:1] * (-len(values) % lanes)
     totals = []
@@ -102,7 +102,7 @@ def totals_of(builder, values):
 
 
 class Flat:
-    """A contiguous 1-D array argument seen from the code generator: vectors and scalars at element offsets."""
+    """A contiguous 1-D array argument as the code generator sees it: vectors and scalars at element offsets."""
 
     def __init__(self, context, builder, array_type, value):
         self.builder = builder
@@ -124,11 +124,11 @@ class Flat:
         self.builder.store(value, self.at(index, value.type)).align = self.bytes
 
     def load_part(self, index, vector, mask):
-        """Lanes outside of the mask are zero and not read."""
+        """Lanes outside the mask are zero and not read."""
         return self._masked("load", vector, vector, self.at(index, vector), self._alignment, mask, zero_of(vector))
 
     def store_part(self, index, value, mask):
-        """Lanes outside of the mask are not written."""
+        """Lanes outside the mask are not written."""
         self._masked("store", value.type, ir.VoidType(), value, self.at(index, value.type), self._alignment, mask)
 
     @property
@@ -152,7 +152,7 @@ def lanes(typingctx, array):
 
 @intrinsic
 def array_at(typingctx, like, address):
-    """A flat array of `like`'s dtype that begins at `address` (an integer), without an end: for offsets from there."""
+    """A flat array of `like`'s dtype that begins at `address` (an integer) and has no end: for offsets from there."""
     kind = types.Array(like.dtype, 1, "C")
 
     def generate(context, builder, signature, arguments):
@@ -201,7 +201,7 @@ def read_control_word(builder):
         slot = cgutils.alloca_once(builder, ir.IntType(32))
         _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), builder.bitcast(slot, ir.IntType(8).as_pointer()))
         return builder.zext(builder.load(slot), word)
-    if ARM:  # no inline assembly: Numba does not initialise LLVM's parser of it
+    if ARM:  # no inline assembly: Numba does not initialise LLVM's parser for it
         return _call(builder, "llvm.aarch64.get.fpcr", word)
     return ir.Constant(word, 0)
 

@@ -1,9 +1,9 @@
 """The steps that a program (programs.py) is made of: each a small loop nest over regions (regions.py) in the cache.
 
-Sums are short partials in the storage dtype, added up in float64.
+Sums are short partial sums in the storage dtype, added up in float64.
 
-Loops with sums, or with neighbours, use explicit vectors; the plain ones run over views of one row: Numba then proves
-their indices non-negative, which `x[start + i]` denies it, and LLVM makes vector instructions of them.
+Loops with sums or neighbours use explicit vectors. Plain loops run over views of one row: Numba can then prove that
+their indices are not negative, as it cannot for `x[start + i]`, and LLVM vectorises them.
 """
 
 from .bodies import (
@@ -37,12 +37,12 @@ from .vector import (
     total,
 )
 
-FLUSH = 1 << 11  # sums in the storage dtype go into float64 about every so many pixels
+FLUSH = 1 << 11  # pixels after which, roughly, sums in the storage dtype go into float64
 
 
 @kernel
 def activate(x, step, coef, y, extent, activation_sums):
-    """`y = prelu(x*scale + shift)` while loading; x is read at every `step`-th column. Adds sums of y per channel.
+    """`y = prelu(x*scale + shift)` while loading; x is read at every `step`-th column. Adds up y per channel.
 
     coef is (4, channels): scale, shift, slope, mean.
     """
@@ -85,7 +85,7 @@ def activate(x, step, coef, y, extent, activation_sums):
 
 @inlined
 def _average_at(x, a, under, y, b, left, ahead, f, quarter):
-    """A vector of y and the sums of four pixels that it is made of."""
+    """Write a vector of y; returns the sums of four pixels that it is made of."""
     lane, n = lanes(x), 2 * left
     for k in range(2):
         prefetch(x, a + k * lane + ahead)
@@ -101,7 +101,7 @@ def _average_at(x, a, under, y, b, left, ahead, f, quarter):
 
 @kernel
 def activate_average(x, coef, y, extent, activation_sums):
-    """`y = mean of 2x2 pixels of prelu(x*scale + shift)`; the extent is y's. Adds sums of all activations."""
+    """`y = mean of 2x2 pixels of prelu(x*scale + shift)`; the extent is y's. Adds up all activations per channel."""
     channels, rows, cols = extent
     source, target = x.array, y.array
     lane = lanes(source)
@@ -179,7 +179,7 @@ def fill(y, extent, value):
 
 @kernel
 def transfer(x, y, step, extent, accumulate):
-    """`y = x`, or `y += x` (of a step above 1 only); y is written at every `step`-th column."""
+    """`y = x`, or `y += x` (only for a step above 1); y is written at every `step`-th column."""
     channels, rows, cols = extent
     for c in range(channels):
         for r in range(rows):
@@ -200,8 +200,8 @@ def transfer(x, y, step, extent, accumulate):
 
 @inlined
 def _reference(x, p, count):
-    """The mean of a map's first pixels: moments are taken about it, since E[x^2] - E[x]^2 would lose a small variance
-    beside a large mean."""
+    """The mean of a map's first pixels. Moments are taken about it, since E[x^2] - E[x]^2 would lose a small variance
+    next to a large mean."""
     lane = lanes(x)
     s = spread(x, 0)
     for i in range(0, count, lane):
@@ -211,7 +211,7 @@ def _reference(x, p, count):
 
 @inlined
 def _about(v, left, reference, s, t):
-    """Sum and sum of squares about the reference, with what v adds."""
+    """Sum and sum of squares about the reference, plus what v adds."""
     v = keep(v - reference, left)
     return s + v, fma(v, v, t)
 
@@ -219,7 +219,7 @@ def _about(v, left, reference, s, t):
 @kernel
 def write(x, y, extent, part, moments, want, begins, past):
     """`y = x`, from the cache to memory, `past` the caches or through them. If `want`ed, adds this band to the moments
-    (3, all channels), see `moments_of` and `Part`; a map `begins` with its first band."""
+    (3, all channels), see `moments_of` and `Part`. begins: whether this is a map's first band."""
     channels, rows, cols = extent
     source, target = x.array, y.array
     lane = lanes(source)
@@ -277,20 +277,20 @@ def _nothing_yet(like):
 
 @inlined
 def _with_totals(whole, sums):
-    """The three gradient sums in float64, with those that have been kept lane by lane."""
+    """The three gradient sums in float64, plus those that have been kept lane by lane."""
     return whole[0] + total(sums[0]), whole[1] + total(sums[1]), whole[2] + total(sums[2])
 
 
 @inlined
 def _add_to(gradient_sums, c, channels, whole):
-    """Add a channel's to `gradient_sums` (3, channels)."""
+    """Add a channel's sums to `gradient_sums` (3, channels)."""
     for k in range(3):
         gradient_sums[k * channels + c] += whole[k]
 
 
 @inlined
 def _give(g, y, at, z, beside, left, ahead, add, f, mean, sums):
-    """Write a vector of a gradient, or add it to y; returns the gradient sums with what it adds. ahead: how far to look
+    """Write a vector of a gradient, or add it to y; returns the gradient sums plus what it adds. ahead: how far to look
     ahead in y and in z."""
     prefetch_to_write(y, at + ahead[0])
     prefetch(z, beside + ahead[1])
@@ -345,7 +345,7 @@ def write_gradient(x, z, coef, y, extent, part, gradient_sums, want, accumulate)
 
 @kernel
 def write_gradient_of_average(x, z, coef, y, extent, part, gradient_sums, want, accumulate):
-    """The same through a 2x2 average: each pixel of x, whose extent this is, goes to four of y with weight 1/4."""
+    """The same through a 2x2 average: each pixel of x goes to four of y with weight 1/4; the extent is x's."""
     channels, rows, cols = extent
     source, raw, target = x.array, z.array, y.array
     lane = lanes(source)
@@ -384,10 +384,10 @@ def write_gradient_of_average(x, z, coef, y, extent, part, gradient_sums, want, 
 
 @kernel
 def moments_of(x, extent, begins, moments):
-    """Adds this band to the channel moments (3, channels): reference value, sum and sum of squares about it.
+    """Add this band to the channel moments (3, channels): reference value, sum and sum of squares about it.
 
-    The reference is the mean of the image's first row, or of its first pixels if rows are taken as one; the band with
-    which an image `begins` sets it.
+    The reference is the mean of the image's first row, or of its first pixels if rows are taken as one. The band that
+    `begins` an image sets it.
     """
     channels, rows, cols = extent
     source = x.array
@@ -417,7 +417,8 @@ def moments_of(x, extent, begins, moments):
 
 @kernel
 def gradient_sums_of_channel(g, z, coef, c, extent, gradient_sums):
-    """Adds to gradient_sums (3, channels) those of channel c, which batch norm's and PReLU's gradients are made of.
+    """Add the sums of channel c, from which the gradients of batch norm and PReLU are made, to `gradient_sums`
+    (3, channels).
 
     With e = g*prelu'(u), u = z*scale + shift: sum e, sum e*(z - mean), sum of g*u where u <= 0. g and z are the regions
     of all channels; coef is (4, channels).
@@ -435,7 +436,7 @@ def gradient_sums_of_channel(g, z, coef, c, extent, gradient_sums):
         for i in range(0, cols, lane):
             n = cols - i
             v = load(raw, d + i, n)
-            e = load(grad, a + i, n)  # zero beyond the row's end, and so are all three terms
+            e = load(grad, a + i, n)  # zero beyond the row's end, so all three terms are too
             sums = with_gradient(e, v, argument(v, f), f.slope, mean, zero, sums)
             if (i + lane) & (FLUSH - 1) == 0:
                 whole, sums = _with_totals(whole, sums), _nothing_yet(raw)

@@ -1,10 +1,11 @@
 """Register tiles: products that hold their sums in registers for their whole depth, as intrinsics of Numba.
 
 LLVM's auto-vectoriser is good at element-wise loops, but in a matrix product it reloads and stores its accumulators
-every few input channels and stops at half of the machine's peak. So these tiles are LLVM vector code, written out. They
-are generic over float32 and float64.
+every few input channels and reaches only half of the machine's peak. So these tiles are LLVM vector code, written out.
+They are generic over float32 and float64.
 
-A tile has up to so many rows. Each number of rows is code of its own, and a switch within the tile chooses it.
+A tile has a largest number of rows. Each number up to that has code of its own, and a switch inside the tile chooses
+it.
 """
 
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ CORRELATE_ROWS, CORRELATE_COLUMNS = (5, 5) if WIDE else (3, 4)
 
 
 def _group(context, builder, kind, value):
-    """A named tuple seen from the code generator: its arrays as `Flat`, its numbers as they are."""
+    """A named tuple as the code generator sees it: its arrays as `Flat`, its numbers as they are."""
     members = zip(kind.fields, kind.types, cgutils.unpack_tuple(builder, value, len(kind.types)), strict=True)
     return SimpleNamespace(**{
         name: Flat(context, builder, type_, part) if isinstance(type_, types.Array) else part
@@ -32,7 +33,7 @@ def _group(context, builder, kind, value):
 
 
 def _by_rows(builder, rows, most, emit):
-    """Emit `emit(r)` for each number of rows r from 1 to `most`, and a switch to the one that fits."""
+    """Call `emit(r)` for each number of rows r from 1 to `most`, and emit a switch to the one that fits."""
     blocks = [builder.append_basic_block(f"rows.{r}") for r in range(1, most + 1)]
     end = builder.append_basic_block("rows.end")
     switch = builder.switch(rows, blocks[0])
@@ -89,7 +90,7 @@ def _finish(builder, vector, sums, weights):
 
 
 def _write(builder, sums, out, store):
-    """`store` (where, value, number of the vector in its row) for each of the sums."""
+    """Call `store(where, value, number of the vector in its row)` for each of the sums."""
     index = out.start.type
     for r, slots in enumerate(sums):
         row = builder.add(out.start, builder.mul(out.stride, ir.Constant(index, r)))
@@ -99,13 +100,13 @@ def _write(builder, sums, out, store):
 
 
 def _multiply(vectors):
-    """A tile of so many vectors a row."""
+    """A tile with `vectors` vectors per row."""
 
     @intrinsic
     def multiply(typingctx, rows, out, weights, x, table):
         """`out[r, i] = sum_k weight[k, r] * x[table[k] + i]`, for i < vectors * lanes.
 
-        out: a `Region`, whose rows are channels; x: a `Region` of which the start counts; `Weights`, `Table`.
+        out: a `Region`, whose rows are channels; x: a `Region`, of which only the start counts; `Weights`, `Table`.
         """
 
         def generate(context, builder, signature, arguments):
@@ -130,7 +131,7 @@ def _multiply_and_finish(vectors):
 
     @intrinsic
     def multiply_and_finish(typingctx, rows, out, weights, x, table, left):
-        """`multiply`, finished as the weights say; of each row, `left` numbers are written at most."""
+        """`multiply`, finished as the weights say; at most `left` numbers of each row are written."""
 
         def generate(context, builder, signature, arguments):
             kinds = signature.args
@@ -161,13 +162,13 @@ def _multiply_and_finish(vectors):
 
 
 def _correlate(columns):
-    """A tile of so many columns."""
+    """A tile of `columns` columns."""
 
     @intrinsic
     def correlate(typingctx, rows, out, d, x, table, count, fresh):
-        """`out[r, k] += sum_i d[r, i] * x[table[k] + i]` for k < columns and i < count, and `=` if it is `fresh`.
+        """`out[r, k] += sum_i d[r, i] * x[table[k] + i]` for k < columns and i < count, or `=` if it is `fresh`.
 
-        out, d: `Region`s, whose rows are channels; x: a `Region` of which the start counts; a `Table`.
+        out, d: `Region`s, whose rows are channels; x: a `Region`, of which only the start counts; a `Table`.
         """
 
         def generate(context, builder, signature, arguments):
@@ -186,7 +187,7 @@ def _correlate(columns):
 
 
 def _correlate_rows(builder, vector, rows, columns, groups, count, fresh):
-    """The code of `correlate` for so many rows."""
+    """The code of `correlate` for a number of rows."""
     out, d, x, table = groups
     index = count.type
     slots = _accumulators(builder, vector, rows * columns)

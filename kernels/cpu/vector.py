@@ -1,8 +1,8 @@
-"""A vector type for kernels: load, store, arithmetic, choice, sum, over as many elements as a register holds.
+"""A vector type for kernels: load, store, arithmetic, choice and sum over as many elements as a register holds.
 
-For loops that LLVM's auto-vectoriser leaves alone: many shifted views of one array (it gives up on proving that none
-overlaps the output) and rows of 28 or 56 pixels (most of which it leaves to a scalar tail). `load` and `store` take the
-number of elements that are left and touch no others, so a row needs no tail.
+It is for loops that LLVM's auto-vectoriser leaves alone: many shifted views of one array (it gives up on proving that
+none overlaps the output) and rows of 28 or 56 pixels (most of which it leaves to a scalar tail). `load` and `store`
+take the number of elements that are left and touch no others, so a row needs no tail.
 """
 
 import operator
@@ -73,8 +73,8 @@ def store(typingctx, array, index, value, left):
 def stream(typingctx, array, index, value):
     """`array[index:index + lanes] = value` at an address that is `aligned`, past the caches.
 
-    An ordinary store first fetches the line that it is about to overwrite: of what crosses the memory bus when a map is
-    copied, that is a third. Before another thread reads what was streamed, a `fence` is due.
+    An ordinary store first fetches the line that it is about to overwrite: a third of what crosses the memory bus when
+    a map is copied. Call `fence` before another thread reads what was streamed.
     """
 
     def generate(context, builder, signature, arguments):
@@ -89,7 +89,7 @@ def stream(typingctx, array, index, value):
 
 @intrinsic
 def aligned(typingctx, array, index):
-    """Whether `array[index]` lies at a multiple of a vector's size."""
+    """Whether the address of `array[index]` is a multiple of a vector's size."""
 
     def generate(context, builder, signature, arguments):
         flat = Flat(context, builder, signature.args[0], arguments[0])
@@ -102,7 +102,7 @@ def aligned(typingctx, array, index):
 
 @intrinsic
 def fence(typingctx):
-    """All that was stored before is visible to other threads before anything that comes later."""
+    """Make all earlier stores visible to other threads before anything that comes later."""
 
     def generate(context, builder, signature, arguments):
         builder.fence("seq_cst")
@@ -185,7 +185,7 @@ def where_positive(typingctx, condition, then, otherwise):
 
 
 def _larger(builder, a, b):
-    """Where b is larger than a, or not a number."""
+    """The lanes where b is larger than a, or not a number."""
     return builder.or_(builder.fcmp_ordered(">", b, a), builder.fcmp_unordered("uno", b, b))
 
 
@@ -215,7 +215,7 @@ def _shuffle(builder, a, b, lanes):
 
 @intrinsic
 def deinterleave(typingctx, a, b):
-    """The even and the odd elements of two vectors that lie end to end."""
+    """The even and the odd elements of two vectors placed end to end."""
     kind = types.UniTuple(a, 2)
 
     def generate(context, builder, signature, arguments):
@@ -228,7 +228,7 @@ def deinterleave(typingctx, a, b):
 
 @intrinsic
 def interleave(typingctx, even, odd):
-    """Two vectors, end to end, whose even and odd elements are given."""
+    """The two vectors, end to end, that have these even and odd elements."""
     kind = types.UniTuple(even, 2)
 
     def generate(context, builder, signature, arguments):
