@@ -8,9 +8,9 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):  # a bare checkout, wher
 
 __version__ = "0.1.0"
 
-# Names are loaded on first use: `octsod --help` shall not wait for Numba.
+# Names are loaded on first use: `octsod --help` should not wait for Numba.
 _NAMES = {
-    "Tensor": "functional",  # where all that can be done with tensors is loaded, too
+    "Tensor": "functional",  # importing this also loads every op on tensors
     "no_grad": "autograd",
     "is_grad_enabled": "autograd",
     "manual_seed": "random",
@@ -49,7 +49,7 @@ _ROOMS = (
     "testing",
     "training",
 )
-# Modules that are asked for so often that they have a short name, too.
+# Modules used so often that they also have a short name.
 _MODULES = {
     "distributions": "prune.scales",
     "figures": "studies.figures",

@@ -1,20 +1,20 @@
-"""Checks of what ops are given: every error names the op, the argument, what it was and what was expected."""
+"""Checks of arguments: every error names the op, the argument, what it was and what was expected."""
 
 
 def require(condition, op, argument, was, expected):
-    """Raise ValueError unless `condition`."""
+    """Raise ValueError unless `condition` holds."""
     if not condition:
         raise ValueError(f"{op}: `{argument}` {was}; expected {expected}.")
 
 
 def described(value):
-    """What an argument is, for `require`: an array's dtype and shape, otherwise a type."""
+    """What an argument is, as text for `require`: an array's dtype and shape, or else a type."""
     array = hasattr(value, "dtype") and hasattr(value, "shape")
     return f"is {value.dtype} {tuple(value.shape)}" if array else f"is a {type(value).__name__}"
 
 
 def require_integer(value, op, argument, least):
-    """A plain integer of at least `least`; returns it."""
+    """Require an integer of at least `least`; returns it as an int."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{op}: `{argument}` is {value!r}; expected an integer.")
     value = value.__index__()
@@ -23,33 +23,33 @@ def require_integer(value, op, argument, least):
 
 
 def require_given(value, op, argument):
-    """Anything but None."""
+    """Require anything but None."""
     require(value is not None, op, argument, "is None", "a tensor")
 
 
 def require_float(x, op, argument="x"):
-    """An array of float32 or float64."""
+    """Require an array of float32 or float64."""
     require_given(x, op, argument)
-    if not (x.dtype.kind == "f" and x.dtype.itemsize in (4, 8)):  # dtypes are slow to print: only if need be
+    if not (x.dtype.kind == "f" and x.dtype.itemsize in (4, 8)):  # dtypes are slow to print, so only on failure
         require(False, op, argument, f"has dtype {x.dtype}", "float32 or float64")
 
 
 def require_map(x, op, argument="x"):
-    """A map (N, C, H, W) of float32 or float64."""
+    """Require a map (N, C, H, W) of float32 or float64."""
     require_given(x, op, argument)
     require(x.ndim == 4, op, argument, f"has shape {tuple(x.shape)}", "four dimensions (N, C, H, W)")
     require_float(x, op, argument)
 
 
 def require_dtype(value, like, op, argument, other="x"):
-    """The dtype of `other`."""
+    """Require the dtype of `other`."""
     require_given(value, op, argument)
     if value.dtype != like.dtype:
         require(False, op, argument, f"has dtype {value.dtype}", f"{like.dtype}, the dtype of `{other}`")
 
 
 def require_channels(value, channels, op, argument, other="x"):
-    """A vector with one entry per channel."""
+    """Require a vector with one entry per channel."""
     require_given(value, op, argument)
     require(
         tuple(value.shape) == (channels,), op, argument, f"has shape {tuple(value.shape)}",

@@ -1,4 +1,4 @@
-"""How many threads the kernels of the CPU use. Light to import: no kernel is loaded for it."""
+"""How many threads the CPU kernels use. Quick to import: it loads no kernels."""
 
 import os
 
@@ -20,7 +20,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(count: int) -> None:
-    """Use `count` threads from now on. Results do not depend on it."""
+    """Use `count` threads from now on. Results do not depend on the number."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"set_num_threads: `count` (={count!r}) must be a positive integer.")
     global _threads

@@ -1,9 +1,9 @@
-"""Deferred normalisation: the types that travel between ops in place of normalised maps.
+"""Deferred normalisation: the types passed between ops in place of normalised maps.
 
 A convolution's raw output, its batch norm and its PReLU are one `Deferred`: the raw map and, per channel, scale, shift
-and slope. Whoever reads it applies them while loading; the normalised activation is never stored. Backward, the
-gradient of a raw map is an affine function of two maps that exist already. So it travels as a `DeferredGradient` and
-is formed while loading, too. All backends share these types.
+and slope. Whoever reads it applies them while loading; the normalised activation is never stored. In the backward pass,
+the gradient of a raw map is an affine function of two maps that already exist. So it is passed on as a
+`DeferredGradient` and computed while loading, too. All backends share these types.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ActivationSums:
     """Sums of an activation over its pixels, (N, C) in float64, filled in by the first op that reads it.
 
-    They are what the metric of dynamic weight decay is made of; the holder outlives the map.
+    The metric of dynamic weight decay is computed from them; this object outlives the map.
     """
 
     __slots__ = ("pixels", "values")
@@ -29,7 +29,7 @@ class ActivationSums:
         self.pixels = pixels
 
     def claim(self, images: int, channels: int) -> Array | None:
-        """The array to fill, or None if somebody has filled it before."""
+        """The array to fill, or None if another op has already claimed it."""
         if self.values is not None:
             return None
         self.values = zeros((images, channels), "float64")
@@ -40,8 +40,8 @@ class Deferred:
     """The map `prelu(raw*scale + shift)` that has not been computed.
 
     raw: (N, C, H, W). coefficients: (4, C), the rows scale, shift, slope and mean (about which sums of gradients are
-    taken), or None for the raw map itself. moments: (N, 3, C) in float64, the raw map's per-image reference value, sum
-    and sum of squares about it, if the op that made it was asked for them.
+    taken), or None for the raw map itself. moments: (N, 3, C) in float64, the raw map's per-image reference value, and
+    its sum and sum of squares about that, if the op that made it was asked for them.
     """
 
     __slots__ = ("activation_sums", "coefficients", "moments", "raw")
@@ -71,7 +71,7 @@ class Deferred:
         return self.raw.ndim
 
     def claim_activation_sums(self) -> Array | None:
-        """The array (N, C) that the next reader shall fill with sums of the activation, or None."""
+        """The array (N, C) that the next reader must fill with sums of the activation, or None."""
         if self.activation_sums is None:
             return None
         return self.activation_sums.claim(*self.raw.shape[:2])
@@ -95,8 +95,8 @@ class DeferredGradient:
     """The gradient `k0*g*prelu'(raw*scale + shift) + k1*raw + k2` that has not been computed.
 
     g, raw: (N, C, H, W); coefficients: (6, C), the rows scale, shift, slope, k0, k1, k2, or None for g itself. spent:
-    nobody needs g after the op that takes this gradient, so that may write its input's gradient over g, while its lines
-    are in the cache.
+    nobody needs g after the op that takes this gradient, so that op may write its input's gradient over g, while g's
+    lines are in the cache.
     """
 
     __slots__ = ("coefficients", "g", "raw", "spent")
@@ -142,7 +142,7 @@ class GradientTarget:
 
 
 class ActivationGradient:
-    """The complete gradient of a normalised map, as the backward of the op that made the map is given it.
+    """The complete gradient of a normalised map, as passed to the backward of the op that made the map.
 
     array: (N, C, H, W). gradient_sums: (N, 3, C) in float64, if the last reader filled them in, else None. spent:
     nobody else holds the array.

@@ -1,8 +1,8 @@
 """Devices: where arrays live, and the kernels that compute on them.
 
-An op never asks where it runs. `Function.apply` looks at the op's inputs and makes their device the current one; what
-the op then calls, `kernels.NAME(...)`, `empty`, `zeros` and `full`, are that device's. See contract.py for what a
-device's arrays and kernels promise.
+An op never asks where it runs. `Function.apply` looks at the op's inputs and makes their device the current one; the
+functions that the op then calls, `kernels.NAME(...)`, `empty`, `zeros` and `full`, are that device's. See contract.py
+for what a device's arrays and kernels promise.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class MissingKernelError(NotImplementedError, AttributeError):
 
 
 class Kernels:
-    """A backend's kernels by name; the backend is a module, which is imported on first use."""
+    """A backend's kernels by name; the backend is a module that is imported on first use."""
 
     def __init__(self, backend: str):
         self._backend = backend
@@ -42,7 +42,7 @@ class Kernels:
             function = getattr(self._module, name)
         except AttributeError:
             raise MissingKernelError(f"The backend `{self._backend}` has no kernel `{name}`.") from None
-        if _launcher is None or not callable(function):  # such as what the backend says of itself
+        if _launcher is None or not callable(function):  # such as facts about the backend
             return function
         return functools.partial(_launcher, name, function)
 
@@ -51,7 +51,7 @@ class Device:
     """Where arrays live, and what computes on them.
 
     name: as in `Tensor.to(name)`. kernels: its kernels by name. steps_ahead: how many training steps may be under way
-    before the host reads what came of them.
+    before the host reads their results.
     """
 
     steps_ahead = 20
@@ -70,7 +70,7 @@ class Device:
         return self
 
     def shares_memory_with(self, other: "Device") -> bool:
-        """Whether arrays of the other device are this one's, too: so it is of the hosts, which differ in kernels."""
+        """Whether arrays of the other device are this one's, too, as among hosts, which differ only in kernels."""
         return self is other
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> "Array":
@@ -82,14 +82,14 @@ class Device:
         return self.full(shape, 0, dtype)
 
     def full(self, shape: Sequence[int], value: float, dtype: DTypeLike) -> "Array":
-        """An array whose elements all are `value`, a number."""
+        """An array whose elements are all `value`, a number."""
         out = self.empty(shape, dtype)
         self.kernels.fill(out, value)
         return out
 
     def put(self, values: Any, out: Any = None, dtype: DTypeLike | None = None) -> Any:
-        """A NumPy array, or nested lists of numbers, on this device: C-contiguous, in `out` if that is given. Does not
-        wait for the device."""
+        """A NumPy array, or nested lists of numbers, on this device: C-contiguous, in `out` if given. Does not wait
+        for the device."""
         raise NotImplementedError
 
     def get(self, array: Any) -> np.ndarray:
@@ -97,7 +97,7 @@ class Device:
         raise NotImplementedError
 
     def adopt(self, value: Any, what: str) -> Any:
-        """What a user's op returned, as an array of this device. Raises TypeError, naming `what`, if it is none."""
+        """What a user's op returned, as an array of this device. Raises TypeError, naming `what`, if it is not one."""
         if not is_array(value) or device_of(value) is not self:
             was = f"on {device_of(value).name}" if is_array(value) else f"a {type(value).__name__}"
             raise TypeError(f"{what} is {was}; expected an array on {self.name}, like the inputs.")
@@ -107,7 +107,7 @@ class Device:
 class Host(Device):
     """The processor that Python runs on: arrays are NumPy's, from the pool of memory.py."""
 
-    steps_ahead = 1  # all that a step came to is there when it returns
+    steps_ahead = 1  # a step's results are there when it returns
 
     def shares_memory_with(self, other):
         return isinstance(other, Host)
@@ -143,7 +143,7 @@ class Host(Device):
 
 
 _devices: dict[str, Device] = {name: Host(name) for name in BACKENDS}
-_array_types: dict[type, Callable[[Any], Device]] = {}  # type of array -> function that gives an array's device
+_array_types: dict[type, Callable[[Any], Device]] = {}  # type of array -> function that returns an array's device
 _default: contextvars.ContextVar[Device] = contextvars.ContextVar("octsod.device", default=_devices["cpu"])
 _launcher: Callable[..., Any] | None = None
 
@@ -156,14 +156,14 @@ _scope = _Scope()
 
 
 def register(device: Device, array_type: type, locate: Callable[[Any], Device] | None = None) -> None:
-    """Make `device` known by its name, and arrays of `array_type` as its own; `locate(array)` gives an array's device
-    where several share the type."""
+    """Register `device` under its name, and arrays of `array_type` as its own; `locate(array)` returns an array's
+    device if several share the type."""
     _devices[device.name] = device
     _array_types[array_type] = locate or (lambda array: device)
 
 
 def get_device(device: str | Device) -> Device:
-    """The device of that name; a `Device` is returned as it is. Raises ValueError if there is none."""
+    """The device of that name; a `Device` is returned unchanged. Raises ValueError if there is none."""
     if isinstance(device, Device):
         return device
     if device not in _devices:
@@ -172,7 +172,7 @@ def get_device(device: str | Device) -> Device:
 
 
 def default_device() -> Device:
-    """The device that new tensors are made on."""
+    """The device on which new tensors are made."""
     return _default.get()
 
 
@@ -183,12 +183,12 @@ def host() -> Host:
 
 
 def now(device: Device) -> Device:
-    """The device as it is now: of the hosts, whose memory is the same, that which computes."""
+    """The device to use now: for any host, the host that currently computes, since they share memory."""
     return host() if isinstance(device, Host) else device
 
 
 def device_of(array: Any) -> Device:
-    """Where an array is. Raises TypeError if it is no array of any device."""
+    """Where an array is. Raises TypeError if it is not an array of any device."""
     if type(array) is np.ndarray:
         return host()
     locate = _array_types.get(type(array))
@@ -219,7 +219,7 @@ def common_device(op: str, arrays: Iterable[Any]) -> Device:
 
 
 def is_array(value: Any) -> bool:
-    """Whether `value` is an array of a device, this one or another."""
+    """Whether `value` is an array of any device."""
     return isinstance(value, np.ndarray) or type(value) in _array_types
 
 
@@ -240,7 +240,7 @@ class on:  # noqa: N801 (reads as in `with on(device):`)
 
 
 def current() -> Device:
-    """The device of the op that this thread runs, or else the default one."""
+    """The device of the op that this thread is running, or else the default one."""
     return _scope.device or _default.get()
 
 
@@ -265,14 +265,14 @@ def zeros(shape: Sequence[int], dtype: DTypeLike) -> "Array":
 
 
 def full(shape: Sequence[int], value: float, dtype: DTypeLike) -> "Array":
-    """An array whose elements all are `value`, on the current device."""
+    """An array whose elements are all `value`, on the current device."""
     return current().full(shape, value, dtype)
 
 
 @contextlib.contextmanager
 def use_backend(device: str | Device) -> Iterator[None]:
-    """Within `with use_backend("reference"):`, new tensors are made on that device, and NumPy arrays are computed on by
-    its kernels if it is a host ("cpu", "reference"). In effect in this thread and what it starts for octsod."""
+    """Within `with use_backend("reference"):`, new tensors are made on that device, and if it is a host ("cpu",
+    "reference"), its kernels compute on NumPy arrays. Applies to this thread and to what it starts for octsod."""
     token = _default.set(get_device(device))
     try:
         yield
@@ -282,7 +282,7 @@ def use_backend(device: str | Device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def launch_with(launcher: Callable[..., Any]) -> Iterator[None]:
-    """Within `with launch_with(f):`, a kernel is run by calling `f(name, function, *arguments)`, which is to call
+    """Within `with launch_with(f):`, a kernel is run by calling `f(name, function, *arguments)`, which must call
     `function(*arguments)`: to count, time or check what ops launch, in all threads."""
     global _launcher
     before, _launcher = _launcher, launcher

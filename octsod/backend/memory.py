@@ -1,7 +1,7 @@
-"""A pool of buffers: `empty()` hands out memory that earlier arrays have given back.
+"""A pool of buffers: `empty()` hands out memory that earlier arrays gave back.
 
 A fresh buffer of 100 MB costs 50 to 100 ms of page faults, a reused one nothing. Memory returns to the pool when the
-last array or view on it dies, by reference count alone, so buffers are reused already during a backward pass.
+last array or view on it dies, by reference count alone, so buffers are reused even during a backward pass.
 """
 
 import collections
@@ -14,16 +14,16 @@ from numpy.typing import DTypeLike
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALLEST = 1 << 14  # below this, NumPy's own allocator is as good
-SLACK = 1.5  # blocks may take this much more than was alive at once; without slack, sizes drive each other out in turn
+SLACK = 1.5  # blocks may take up this much more than was alive at once; without slack, sizes evict each other in turn
 
 
 class Pool:
-    """Free blocks by size. In total, blocks never take more than SLACK times what was alive at once."""
+    """Free blocks by size. In total, blocks never take up more than SLACK times what was alive at once."""
 
     def __init__(self):
-        # Re-entrant, since a collection of garbage may release a block while the lock is held.
+        # Re-entrant, since garbage collection may release a block while the lock is held.
         self._lock = threading.RLock()
-        self._free = collections.OrderedDict()  # bytes -> blocks; the sizes unused for longest come first
+        self._free = collections.OrderedDict()  # bytes -> blocks; the sizes unused for the longest time come first
         self.live = 0  # bytes handed out
         self.free = 0  # bytes waiting for reuse
         self.peak = 0  # the largest `live` so far
@@ -80,7 +80,7 @@ class _Lease:
             "version": 3,
         }
 
-    def __del__(self, pool=pool):  # at the end of the process, arrays may outlive this module's names
+    def __del__(self, pool=pool):  # at process exit, arrays may outlive this module's names
         pool.give_back(self.block)
 
 

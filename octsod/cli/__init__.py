@@ -1,4 +1,4 @@
-"""The command line. Commands are loaded on demand, and what is heavy (NumPy, Numba, pictures) only inside them."""
+"""The command line. Commands load on demand, and only they import heavy modules (NumPy, Numba, pictures)."""
 
 import errno
 import importlib
@@ -9,7 +9,7 @@ import click
 
 from .. import __version__
 
-# Each is a module here, given with its function: `eval` would hide Python's own.
+# Module here -> its function. A function named `eval` would hide Python's own.
 COMMANDS = {
     "train": "train",
     "eval": "evaluate",
@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 
 class Failure(click.ClickException):
-    """What was asked for cannot be done: one line on standard error, exit code 2."""
+    """The command cannot do what was asked: prints one line on standard error and exits with code 2."""
 
     exit_code = 2
 
@@ -37,12 +37,12 @@ class Failure(click.ClickException):
 
 
 def report(error):
-    """Say what went wrong with one of several inputs."""
+    """Print what went wrong with one of several inputs."""
     click.echo(one_line(f"Error: {error}"), err=True)
 
 
 def one_line(text):
-    """`text`, fit for a terminal: names of files may hold line ends, escape sequences, or half a character."""
+    """`text` made safe for a terminal: file names may hold line breaks, escape sequences or half a character."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
@@ -71,17 +71,17 @@ class LazyGroup(click.Group):
 
         from ..errors import OctsodError
 
-        logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say is in the exception, too
+        logging.getLogger("PIL").addHandler(logging.NullHandler())  # its exceptions say the same
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: click.echo(one_line(f"Warning: {message}"), err=True)
-            # Pillow warns of a picture too large to be honest; `octsod.images` makes that an error, which is enough.
+            # Pillow warns of suspiciously large pictures; `octsod.images` raises an error for them, which is enough.
             warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
             try:
                 return super().invoke(ctx)
             except OctsodError as error:
                 raise Failure(str(error)) from error
             except OSError as error:
-                if error.errno == errno.EPIPE:  # the reader of our output has left: click's business
+                if error.errno == errno.EPIPE:  # whoever read our output is gone; click handles that
                     raise
                 where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
                 raise Failure(f"{where}{error.strerror or error}.") from error

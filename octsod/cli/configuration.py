@@ -1,10 +1,10 @@
-"""Settings from a TOML file: they take the place of the defaults of a command's options."""
+"""Settings from a TOML file, which replace the defaults of a command's options."""
 
 import click
 
 from .options import Split
 
-# What a setting may be in a file, by the type of its option.
+# What the value of a setting may be in a file, by the type of its option.
 _TOML = (
     (click.IntRange, (int,), "an integer"),
     (click.FloatRange, (int, float), "a number"),
@@ -14,9 +14,9 @@ _TOML = (
 
 
 def read_configuration(path, ctx, names) -> dict:
-    """The settings in the file, converted as the options `names` of the command would convert them.
+    """The settings in the file, converted just as the command's options `names` convert theirs.
 
-    Raises FileError, which names the file and the key, on anything else.
+    Raises FileError, which names the file and the key, for anything else.
     """
     from ..errors import FileError
 
@@ -52,5 +52,5 @@ def _read(path):
             return tomllib.load(file)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}.") from error
-    except ValueError as error:  # no TOML, or no UTF-8
+    except ValueError as error:  # not TOML, or not UTF-8
         raise FileError(f"{path}: is no TOML: {error}.") from error

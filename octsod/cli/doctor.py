@@ -9,7 +9,7 @@ import warnings
 
 import click
 
-# Distributions, each with what octsod needs it for; of several names, whichever is installed.
+# Distributions, and what octsod needs each one for; of several names, whichever is installed counts.
 PACKAGES = {
     ("numpy",): "arrays",
     ("numba",): "compiles the kernels",
@@ -34,7 +34,7 @@ def doctor(ctx, as_json):
     Exits with 0 if the CPU backend works, else with 1.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they would say is part of the report
+        warnings.simplefilter("ignore")  # the report covers what they would say
         cpu = _cpu()
         works = cpu["works"]
         report = {
@@ -72,7 +72,7 @@ def _versions():
 
 
 def _cpu():
-    """Whether a kernel compiles, runs, and gives what the reference gives."""
+    """Whether a kernel compiles, runs and agrees with the reference."""
     try:
         import numpy as np
 
@@ -85,7 +85,7 @@ def _cpu():
         if np.abs(got - expected).max() < 1e-5:
             return {"works": True, "detail": "a kernel was compiled or loaded, and agrees with the reference"}
         return {"works": False, "detail": "a compiled kernel gives other numbers than the reference"}
-    except Exception as error:  # whatever is wrong with the installation is what this command is for
+    except Exception as error:  # this command exists to report whatever is wrong with the installation
         return {"works": False, "detail": f"{type(error).__name__}: {error}"}
 
 
@@ -101,7 +101,7 @@ def _cuda():
         answers, found = int(cupy.arange(3).sum()) == 3, f"CuPy computes on {device}"
     except ImportError:
         answers, found = False, "CuPy is not installed"
-    except Exception as error:  # no driver, no device, other versions: CuPy's errors are many
+    except Exception as error:  # no driver, no device, wrong versions: CuPy raises many kinds of errors
         answers, found = False, f"CuPy finds no device ({error})"
     return {
         "works": exists and answers,
@@ -110,7 +110,7 @@ def _cuda():
 
 
 def _cache():
-    """Where compiled kernels are kept, and how much that is; other versions of octsod have folders beside."""
+    """Where compiled kernels are kept, and how much they take up; other versions of octsod keep theirs next to it."""
     from ..kernels.cpu.compile import cache_folder, cache_root
 
     folder = cache_folder()
@@ -121,10 +121,10 @@ def _cache():
 
 
 def _contents(folder):
-    """How many files, and how many bytes."""
+    """The number of files in a folder, and of their bytes."""
     sizes = []
     for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # a process that compiles renames files meanwhile
+        with contextlib.suppress(OSError):  # a process that is compiling may rename files meanwhile
             if path.is_file():
                 sizes.append(path.stat().st_size)
     return len(sizes), sum(sizes)
@@ -144,7 +144,7 @@ def _machine(works):
 
 
 def _speed():
-    """What this machine does per second, on one thread and on all, and how long a network takes over a picture."""
+    """What this machine does per second, on one thread and on all, and how long a network takes for a picture."""
     import octsod
 
     from ..profiling.roofs import copy_rate, multiply_add_rate
@@ -163,7 +163,7 @@ def _speed():
 
 
 def _network():
-    """Seconds that CSNet x1 takes over a picture of 224x224."""
+    """Seconds that CSNet x1 takes for a picture of 224x224."""
     import numpy as np
 
     import octsod
@@ -177,7 +177,7 @@ def _network():
 
 
 def _is_warm():
-    """Whether a network has run before with these kernels; to compile them all takes a minute."""
+    """Whether a network has run before with these kernels; compiling them all takes a minute."""
     from ..kernels.cpu.compile import cache_folder
 
     folder = cache_folder()
@@ -185,7 +185,7 @@ def _is_warm():
 
 
 def _sections(report):
-    """(title, rows of name and text), for people."""
+    """The report for people: (title, rows of name and text)."""
     uses = {names[-1]: use for names, use in PACKAGES.items()}
     yield "Installed", [
         (name, f"{version or 'not installed':<14}  {uses.get(name, '')}".rstrip())
@@ -197,7 +197,7 @@ def _sections(report):
     ]
     cache, machine, speed = report["cache"], report["machine"], report["speed"]
     if cache:
-        writable = "" if cache["writable"] else "   not writable: kernels are compiled anew in every process"
+        writable = "" if cache["writable"] else "   not writable: every process compiles the kernels again"
         rows = [
             ("folder", cache["folder"] + writable),
             ("contents", f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB"),

@@ -24,7 +24,7 @@ from .progress import Progress
 @click.option("--per-image", type=click.Path(dir_okay=False), metavar="FILE.csv",
               help="Write each picture's F-measure (f: at the data set's best threshold, max_f: at its own) and MAE.")
 @click.option("--worst", type=(click.IntRange(1, 100), click.Path(dir_okay=False)), metavar="N FILE.png",
-              help="Draw the N pictures of lowest F-measure at the data set's best threshold.")
+              help="Draw the N pictures with the lowest F-measure at the data set's best threshold.")
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
@@ -32,7 +32,7 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
     """Score a network on pictures with masks.
 
     Max F-measure (beta^2 = 0.3, thresholds 0 to 255, precision and recall averaged over the pictures first) and mean
-    absolute error. Pictures without a mask are left out. One that cannot be scored is named, and the rest is done.
+    absolute error. Pictures without a mask are left out. A picture that cannot be scored is named; the rest are scored.
     """
     count, sheet = worst or (0, None)
     for path in filter(None, (per_image, sheet)):
@@ -78,7 +78,7 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
         click.echo(f"MAE       {scores.mae:8.4f}")
         click.echo(f"images    {result.images:8}" + (f"   {failed} failed" if failed else ""))
         click.echo(f"images/s  {result.images_per_s:8.1f}   {outside:.1%} of the time outside the network")
-    # After the scores have been printed: a full disk shall not cost them.
+    # Only now that the scores have been printed: a full disk must not cost them.
     if per_image:
         write_atomically(per_image, _table(result))
     if sheet:
@@ -95,7 +95,7 @@ def _table(result):
     threshold = result.scores.threshold
     for _, name, scores in result.pictures:
         writer.writerow([name, *(f"{value:.6f}" for value in (scores.f[threshold], scores.max_f, scores.mae))])
-    return table.getvalue().encode("utf-8", "surrogateescape")  # names of files need not be text
+    return table.getvalue().encode("utf-8", "surrogateescape")  # file names need not be text
 
 
 def _sheet(result, count, dataset, model, size):

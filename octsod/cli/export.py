@@ -1,4 +1,4 @@
-"""`octsod export`: a network for other engines."""
+"""`octsod export`: writes a network for other engines."""
 
 import click
 
@@ -13,8 +13,8 @@ from .options import check_output, existing_file, overwrite_option, side_for, si
 def export(weights, output, size, overwrite):
     """Write a network as an ONNX file.
 
-    Input `image` (N, 3, SIZE, SIZE), normalised as the file's own description says; outputs `logits` and `salience`,
-    their sigmoid, (N, 1, SIZE, SIZE). Float32, for batches of any length, batch norm folded into the convolutions.
+    Input `image` (N, 3, SIZE, SIZE), normalised as the file's description says; outputs `logits` and `salience`,
+    their sigmoid, (N, 1, SIZE, SIZE). Float32, for batches of any length, with batch norm folded into the convolutions.
     Needs the onnx package: pip install octsod[onnx].
     """
     import octsod

@@ -17,13 +17,13 @@ from .options import existing_file, side_for, size_option, split_option, width_o
 def info(ctx, width, split, weights, size, as_json):
     """Show a network's layers, parameters and MACs.
 
-    MACs (multiply-accumulates) are for one picture, by the count of CSNet's authors.
+    MACs (multiply-accumulates) are for one picture, counted as CSNet's authors count them.
     """
     import octsod
 
     if weights is not None:
         if any(ctx.get_parameter_source(name).name != "DEFAULT" for name in ("width", "split")):
-            raise click.UsageError("--weights says what the network is; leave --width and --split out.")
+            raise click.UsageError("--weights already determines the network; leave --width and --split out.")
         model, facts = octsod.load(weights), {"weights": weights}
     else:
         model, facts = octsod.csnet(width, split), {"width": width, "split": [share / sum(split) for share in split]}

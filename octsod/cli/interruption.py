@@ -9,16 +9,16 @@ RESUMABLE = 75  # stopped cleanly by SIGTERM
 
 
 class Interruption:
-    """`with Interruption() as interruption:` has signals noted; `interruption.code` is the exit code they ask for.
+    """`with Interruption() as interruption:` notes signals; `interruption.code` is the exit code they ask for.
 
-    It is None until one comes. A second Ctrl-C raises KeyboardInterrupt. quiet: do not say that it was heard.
+    It is None until a signal arrives. A second Ctrl-C raises KeyboardInterrupt. quiet: do not acknowledge signals.
     """
 
     def __init__(self, quiet=False):
         self.quiet, self.code = quiet, None
 
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has arrived."""
         return self.code is not None
 
     def __enter__(self):
@@ -36,5 +36,5 @@ class Interruption:
             return
         self.code = INTERRUPTED if number == signal.SIGINT else RESUMABLE
         if not self.quiet:
-            # Not through sys.stderr, in whose own code the signal may have come.
+            # Not through sys.stderr: the signal may have interrupted its own code.
             os.write(2, b"\nFinishing this step, then writing a checkpoint; Ctrl-C stops at once.\n")

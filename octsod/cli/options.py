@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and what they mean."""
 
 import contextlib
 import math
@@ -12,7 +12,7 @@ from . import Failure
 
 
 class Number(click.FloatRange):
-    """A number in a range; click's own lets nan pass, which is in no range."""
+    """A number in a range; click's own type lets nan pass, which is in no range."""
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
@@ -37,7 +37,7 @@ class Split(click.ParamType):
 
 
 def setting_option(*flags, **arguments):
-    """An option for the setting of that name, which says what it may be and its default."""
+    """An option for the setting of that name, which determines its type, bounds and default."""
     setting = SETTINGS[flags[-1].removeprefix("--").replace("-", "_")]
     if isinstance(setting.kind, tuple):
         kind = click.Choice(setting.kind)
@@ -59,17 +59,17 @@ width_option = setting_option("--width", metavar="K", help="Width of the network
 split_option = setting_option("--split", help="Shares of the channels per scale, fine first.")
 
 
-THRESHOLD = "1e-20"  # `prune.THRESHOLD`, which would take NumPy to be asked
+THRESHOLD = "1e-20"  # `prune.THRESHOLD`, whose import would load NumPy
 
 
 def threshold_option(words, default=THRESHOLD):
-    """--threshold, a bound of gamma; default: in words."""
+    """--threshold, a bound on gamma; default: described in words."""
     return setting_option("--threshold", metavar="T", help=f"{words}  [default: {default}]")
 
 
 @contextlib.contextmanager
 def as_options():
-    """Within it, what is wrong with the settings of a training becomes an error of the options that they come from."""
+    """Within it, errors in the settings of a training become errors in the options that they come from."""
     from ..training.session import SettingsError, SetupError
 
     try:
@@ -83,7 +83,7 @@ def as_options():
 
 
 def _as_options(text):
-    """A message with its settings, in backticks, as options: `batch_size` is --batch-size."""
+    """A message with its settings, in backticks, turned into options: `batch_size` becomes --batch-size."""
     return re.sub(r"`([a-z_]+)`", lambda match: f"--{match[1].replace('_', '-')}", text)
 
 
@@ -96,9 +96,9 @@ size_option = click.option(
 
 
 def side_for(model, size):
-    """The side of the square that the network is to see: `size`, or if that is None, the one it was trained at.
+    """The side of the square that the network will see: `size`, or if that is None, the one it was trained at.
 
-    Usage error if the network does not take it.
+    Usage error if the network does not accept it.
     """
     multiple = model.configuration.multiple
     if size is not None and size % multiple:
@@ -106,11 +106,11 @@ def side_for(model, size):
     return size or model.size
 
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist already.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")
 
 
 def check_output(path, overwrite):
-    """Failure, before any work, if the file `path` cannot be written or is there already and may not be replaced."""
+    """Failure, before any work, if the file `path` cannot be written, or exists and must not be replaced."""
     path = pathlib.Path(path)
     if path.exists() and not overwrite:
         raise Failure(f"{path}: exists already; --overwrite replaces it.")

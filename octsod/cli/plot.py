@@ -1,4 +1,4 @@
-"""`octsod plot`: what training has recorded, drawn as in the paper."""
+"""`octsod plot`: draws what training has recorded, as in the paper."""
 
 import json
 import pathlib
@@ -12,21 +12,21 @@ from .options import THRESHOLD, threshold_option
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="DIR",
-              help="Folder for the figures; with several runs it is needed.  [default: RUN/plots]")  # fmt: skip
-@threshold_option("Show the channels that pruning by this threshold of gamma leaves.",
+              help="Folder for the figures; required with several runs.  [default: RUN/plots]")  # fmt: skip
+@threshold_option("Show the channels left by pruning with this threshold of gamma.",
                   f"those that the run's own pruning left, or else {THRESHOLD}")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def plot(runs, output, threshold, as_json):
-    """Draw what runs have recorded, several for comparison.
+    """Draw what one or more runs have recorded, together for comparison.
 
     \b
     gammas.png    the distribution of |gamma|, the scales of the blocks' norms (fig. 5)
     spread.png    the standard deviation of outputs among channels per layer (fig. 4)
-    channels.png  channels per block and scale, before pruning and after it (fig. 10)
-    mae.png       mean absolute error of validation per epoch (fig. 14)
+    channels.png  channels per block and scale, before and after pruning (fig. 10)
+    mae.png       mean absolute error in validation, per epoch (fig. 14)
 
-    Of a run that pruned its network, gammas and spread are of the time before. Prints shares of small |gamma|, the mean
-    spread, MAE and channels of the blocks. Needs the matplotlib package: pip install octsod[plot].
+    If a run pruned its network, gammas and spread show it before pruning. Prints shares of small |gamma|, the mean
+    spread, MAE and the channels of the blocks. Needs the matplotlib package: pip install octsod[plot].
     """
     if output is None and len(runs) > 1:
         raise click.UsageError("Several runs need -o, the folder for their figures.")
@@ -41,7 +41,7 @@ def plot(runs, output, threshold, as_json):
     has = [_recorded(history) for history in histories]
     for run, recorded in zip(runs, has, strict=True):
         if lacking := [f"{name}.png" for name in drawn if not recorded[name]]:
-            click.echo(one_line(f"{run}: left out of {', '.join(lacking)}: nothing of that is recorded yet."), err=True)
+            click.echo(one_line(f"{run}: left out of {', '.join(lacking)}: nothing recorded for that yet."), err=True)
     paths = []
     for name, draw in drawn.items():
         if shown := [history for history, recorded in zip(histories, has, strict=True) if recorded[name]]:
@@ -60,13 +60,13 @@ def plot(runs, output, threshold, as_json):
 
 
 def _names(runs):
-    """What figures call the runs: the names of their folders, or their paths where names alone are ambiguous."""
+    """The runs' names in figures: the names of their folders, or their paths if those names are ambiguous."""
     names = [pathlib.Path(run).resolve().name for run in runs]
     return [one_line(name) for name in (names if len(set(names)) == len(names) else runs)]
 
 
 def _recorded(history):
-    """Whether a run has what a figure shows."""
+    """For each figure, whether the run has recorded what it shows."""
     return {
         "gammas": history.counts is not None, "spread": bool(history.spreads), "channels": history.full is not None,
         "mae": bool(history.mae),

@@ -1,4 +1,4 @@
-"""`octsod predict`: pictures to maps of salience, or to pictures made with them."""
+"""`octsod predict`: turns pictures into maps of salience, or into pictures made with them."""
 
 import concurrent.futures
 import contextlib
@@ -13,7 +13,7 @@ from .options import Number, existing_file, overwrite_option, side_for, size_opt
 from .progress import Progress
 
 MOST_WORKERS = 8  # each may hold a large picture
-PATIENCE = 3.0  # seconds that the first picture may take without a word
+PATIENCE = 3.0  # seconds that the first picture may take before a message explains the wait
 
 
 @click.command()
@@ -25,7 +25,7 @@ PATIENCE = 3.0  # seconds that the first picture may take without a word
 @click.option("--cutout", is_flag=True, help="Write the object alone, with the map as its opacity.")
 @click.option("--crop", is_flag=True, help="Write the picture, its overlay or its cutout cropped to the object.")
 @click.option("--margin", type=Number(0, 100), default=0.1, show_default=True, metavar="PART",
-              help="What --crop leaves around the object, in parts of its size.")  # fmt: skip
+              help="What --crop leaves around the object, as a fraction of its size.")  # fmt: skip
 @size_option
 @threads_option
 @overwrite_option
@@ -34,10 +34,10 @@ PATIENCE = 3.0  # seconds that the first picture may take without a word
 def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, threads, overwrite, quiet):
     """Find the object in pictures.
 
-    IMAGE is a picture, a folder, or - for a picture on standard input. A picture gives a grey map of its own size,
-    white where the object is; --overlay, --cutout and --crop give other pictures instead. A folder's pictures are found
-    in its subfolders, too; OUT mirrors them, with the suffix .png. What exists already is skipped, unless --overwrite.
-    A picture that cannot be read is named, and the rest is done.
+    IMAGE is a picture, a folder, or - for a picture on standard input. For each picture, writes a grey map of the same
+    size, white where the object is; --overlay, --cutout and --crop write other pictures instead. A folder is searched
+    with its subfolders; OUT mirrors them, with the suffix .png. Files that already exist are skipped, unless
+    --overwrite is given. A picture that cannot be read is named, and the rest are done.
     """
     if overlay and cutout:
         raise click.UsageError("--overlay and --cutout are two different pictures; choose one.")
@@ -57,7 +57,7 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
     size = side_for(model, size)
 
     def make(source, target):
-        """Make one picture; returns whether it has what was asked for: an object to crop to."""
+        """Make one picture; returns False if it was to be cropped but has no object to crop to."""
         image = octsod.images.read_image(source)
         salience = octsod.predict(image, model, size)
         box = octsod.pictures.object_box(salience, margin) if crop else None
@@ -73,12 +73,12 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
     failed = uncropped = 0
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(len(todo), "picture", quiet or len(jobs) == 1))
-        # While one picture is in the network, others are read and written: a large one keeps none waiting.
+        # While one picture is in the network, others are read and written: a large one holds none of them up.
         pool = Workers(min(octsod.get_num_threads() + 1, MOST_WORKERS), "octsod-predict")
         stack.callback(pool.shutdown, cancel_futures=True)
         running = [pool.submit(make, source, target) for source, target in todo]
         if not quiet and concurrent.futures.wait(running[:1], PATIENCE).not_done:
-            click.echo("At the first picture; kernels that are not in the cache yet are compiled for it ...", err=True)
+            click.echo("At the first picture; kernels that are not in the cache yet are being compiled ...", err=True)
         for done, ((source, _), making) in enumerate(zip(todo, running, strict=True), 1):
             name = source if isinstance(source, pathlib.Path) else "<stdin>"
             try:
@@ -117,9 +117,9 @@ def _exists(target):
 
 
 def _jobs(images, output):
-    """(picture, output) of all that is to do: paths, or standard input and output.
+    """All pairs (picture, output) to work on: paths, or standard input and output.
 
-    Refused before work starts: outputs that would collide or replace a picture that is read, and names that do not fit.
+    Refuses, before work starts, outputs that would collide or replace an input picture, and names that do not fit.
     """
     single = len(images) == 1 and not os.path.isdir(images[0])
     if "-" in images and not single:
@@ -178,7 +178,7 @@ def _refuse_collisions(jobs):
 
 
 def _pictures(path, output):
-    """(picture, its path relative to the input): a file, or all in a folder but what is hidden or in the output."""
+    """(picture, its path relative to the input): a file, or all in a folder except those hidden or in the output."""
     if not path.is_dir():
         return [(path, pathlib.Path(path.name))]
     from ..data.images import SUFFIXES
@@ -189,7 +189,7 @@ def _pictures(path, output):
     found = []
     for folder, folders, names in os.walk(path, onerror=_raise):
         folder = pathlib.Path(folder)
-        # As in data sets: not what is hidden, nor what macOS puts into archives.
+        # As in data sets: no hidden folders, nor those that macOS puts into archives.
         folders[:] = sorted(n for n in folders if not n.startswith((".", "__")) and (folder / n).resolve() != output)
         files = (folder / name for name in sorted(names) if not name.startswith("."))
         found += [(f, f.relative_to(path)) for f in files if f.suffix.lower() in SUFFIXES and f.is_file()]

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, elsewhere a line per interval, nothing if quiet."""
+"""Progress on standard error: a bar on a terminal, a line per interval elsewhere, nothing if quiet."""
 
 import contextlib
 import sys
@@ -10,23 +10,23 @@ INTERVAL = 10.0  # seconds between lines
 
 
 def duration(seconds) -> str:
-    """Such as 1:02:03 or 2:03."""
+    """Seconds as text, such as 1:02:03 or 2:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Progress:
-    """`with Progress(total, what) as progress: progress.update(done, text)`; a total of None is unknown.
+    """`with Progress(total, what) as progress: progress.update(done, text)`; a total of None means unknown.
 
-    start: how many were done before. interval: seconds between lines where there is no terminal.
+    start: how many were already done. interval: seconds between lines if there is no terminal.
     """
 
     def __init__(self, total, what, quiet=False, interval=INTERVAL, start=0):
         self.total, self.what, self.quiet, self.interval = total, what, quiet, interval
         self._bar = None
         self._done, self._text, self._shown, self._next = start, "", start, 0.0
-        self._first = None  # how many were done when, at the first update: what came before says nothing of the rest
+        self._first = None  # (done, time) at the first update: what came before does not predict the rest
 
     def __enter__(self):
         if not self.quiet and sys.stderr.isatty():
@@ -43,14 +43,14 @@ class Progress:
         return self
 
     def update(self, done, text=""):
-        """`done` of the total are done; `text` says how it stands."""
+        """Show that `done` of the total are done; `text` describes the state."""
         self._done = done
         if self._first is None:
             self._first = done, time.monotonic()
         self.status(text)
 
     def status(self, text):
-        """`text` says how it stands, or what it waits for."""
+        """Show `text`: the current state, or what is being waited for."""
         self._text = text
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, text=text)
@@ -58,7 +58,7 @@ class Progress:
             self._line()
 
     def message(self, text):
-        """A line of its own."""
+        """Print a line of its own."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         elif not self.quiet:
@@ -84,16 +84,17 @@ class Progress:
 
 @contextlib.contextmanager
 def compilation(progress):
-    """Within it, `progress` says which kernels are being compiled, which is done once per machine and version.
+    """Within it, `progress` shows which kernels are being compiled. That happens once per machine and version.
 
-    Gives a function that says how long it took since it was called last, if it was done at all, and returns whether.
+    Yields a function that reports what has been compiled since its last call, and how long that took, if anything
+    was, and returns whether anything was.
     """
     from numba.core import event
 
     class Listener(event.Listener):
         depth, count, seconds = 0, 0, 0.0
 
-        def on_start(self, event):  # a kernel that calls another has that compiled meanwhile
+        def on_start(self, event):  # compiling a kernel also compiles those that it calls
             self.depth += 1
             if self.depth == 1:
                 self.start = time.monotonic()

@@ -1,4 +1,4 @@
-"""`octsod prune`: a smaller network, without the channels that do not count."""
+"""`octsod prune`: makes a network smaller by removing the channels that matter least."""
 
 import json
 import os
@@ -19,19 +19,19 @@ from .options import (
 )
 from .progress import Progress
 
-PICTURES = 8  # that what pruning changes is measured on
+PICTURES = 8  # on which the effect of pruning is measured
 
 
 @click.command()
 @click.argument("source", type=click.Path(exists=True), metavar="RUN|WEIGHTS")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="W.safetensors")
 @click.option("--criterion", type=click.Choice(["gamma", "l1", "geometric-median"]), default="gamma", show_default=True,
-              help="Batch norm's scale, the norm of filters, or how replaceable they are.")  # fmt: skip
-@threshold_option("Remove all channels of a lower score.", f"{THRESHOLD}, of gamma")
+              help="Score by batch norm's scale, the norm of filters, or how replaceable these are.")  # fmt: skip
+@threshold_option("Remove all channels with a lower score.", f"{THRESHOLD}, of gamma")
 @click.option("--ratio", type=Number(0, 1, min_open=True, max_open=True), metavar="R",
               help="Remove this share of all channels instead.")  # fmt: skip
 @click.option("--macs", type=Number(0, min_open=True), metavar="N",
-              help="Remove as few as leave at most N MACs at 224x224 instead, such as 430e6.")  # fmt: skip
+              help="Instead, remove just enough to leave at most N MACs at 224x224, such as 430e6.")  # fmt: skip
 @click.option("--data", type=click.Path(exists=True, file_okay=False), metavar="DIR",
               help="Score both networks on this folder's pictures and masks.")  # fmt: skip
 @size_option
@@ -40,11 +40,12 @@ PICTURES = 8  # that what pruning changes is measured on
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def prune(source, output, criterion, threshold, ratio, macs, data, size, threads, as_json, overwrite, quiet):
-    """Remove the channels that count least from a network.
+    """Remove the channels that matter least from a network.
 
-    Of a run folder, weights/last.safetensors is taken. Shows channels per layer and branch, parameters, MACs and, with
-    --data, scores before and after; and how far salience (0 to 1) moves on a few pictures (of --data, or drawn ones):
-    by taking the removed channels' gammas for zero, and then, near a picture's borders alone, by removing them.
+    From a run folder, takes weights/last.safetensors. Shows channels per layer and branch, parameters, MACs and, with
+    --data, scores, all before and after. Also shows how far salience (0 to 1) moves on a few pictures (of --data, or
+    drawn ones): first when the removed channels' gammas are set to zero, then when these channels are removed, which
+    only changes it near a picture's borders.
     """
     given = {"threshold": threshold, "ratio": ratio, "macs": macs}
     given = {name: value for name, value in given.items() if value is not None}
@@ -112,7 +113,7 @@ def _prepared(pictures, size):
 
 
 def _facts(model, pictures, size, quiet):
-    """What is to be said about a network; scores if there are `pictures` to score it on."""
+    """A network's costs and configuration, and its scores if there are `pictures` to score it on."""
     import octsod
 
     cost = octsod.complexity(model, (size, size))
@@ -125,7 +126,7 @@ def _facts(model, pictures, size, quiet):
 
 
 def _table(before, after):
-    """Lines: a layer, its channels per branch (fine to coarse; of a dilated layer, per dilation) before and after."""
+    """Lines: a layer, its channels per branch (fine to coarse; per dilation in a dilated layer) before and after."""
     yield f"{'layer':<18}{'channels before':>24}{'after':>24}"
     for (name, old), (_, new) in zip(_rows(before), _rows(after), strict=True):
         yield f"{name:<18}{' + '.join(map(str, old)):>24}{' + '.join(map(str, new)):>24}"

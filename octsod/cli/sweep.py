@@ -1,4 +1,4 @@
-"""`octsod sweep`: a training per strength of decay, each pruned: performance against complexity."""
+"""`octsod sweep`: trains and prunes a network per strength of decay: performance against complexity."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from .train import conduct, given_settings, train
 
 
 class Several(click.ParamType):
-    """A comma between any two of what another type takes; each counts once."""
+    """Values of another type, separated by commas; repeated ones count once."""
 
     def __init__(self, item):
         self.item = item
@@ -28,16 +28,16 @@ class Several(click.ParamType):
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF TRAIN]")
 @click.option("--lambda", "weight_decays", type=Several(Number(0)), metavar="L,L,...",
               help="Strengths of ordinary weight decay to try (lambda of equation 1): train's --weight-decay and, with "
-                   "--decay standard, that of the scales, too.")  # fmt: skip
+                   "--decay standard, also the decay of the scales.")  # fmt: skip
 @click.option("--lambda-d", "strengths", type=Several(Number(0)), metavar="L,L,...",
               help="Strengths of dynamic weight decay to try instead (lambda_d of equation 3): train's "
                    "--decay-strength.")  # fmt: skip
 @click.option("--decay", "decays", type=Several(click.Choice(["dynamic", "standard"])), default="dynamic",
               show_default=True, metavar="D,D",
-              help="Decay of the scales to try each with: dynamic, standard.")  # fmt: skip
+              help="Decay of the scales to try each strength with: dynamic, standard.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), metavar="SWEEP",
-              help="Folder of the sweep, new or to go on with.")  # fmt: skip
-@threshold_option("Remove channels of a lower gamma after training.")
+              help="Folder of the sweep, a new one or one to continue.")  # fmt: skip
+@threshold_option("Remove channels with a lower gamma after training.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the results, and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
@@ -48,15 +48,15 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
     octsod sweep --lambda 0.002,0.005,0.01 --decay dynamic,standard -o SWEEP -- --data DUTS-TR --val ECSSD
 
     Each training has its run folder in SWEEP; its last network is pruned (weights/pruned.safetensors) and scored on the
-    pictures of validation. With --learn-channels among train's options, it is taken as finetuning left it. SWEEP gets
-    results.json, a row per point, with MACs at 224x224, and sweep.png. The same command goes on where it was stopped,
-    more strengths add to it. Needs the matplotlib package: pip install octsod[plot].
+    validation pictures. With --learn-channels among train's options, the network is scored as finetuning left it. SWEEP
+    gets results.json, with a row per point and MACs at 224x224, and sweep.png. The same command continues where it was
+    stopped; with more strengths, it adds them. Needs the matplotlib package: pip install octsod[plot].
     """
     if (weight_decays is None) == (strengths is None):
         raise click.UsageError("Give either --lambda or --lambda-d.")
     varied, values = ("decay_strength", strengths) if weight_decays is None else ("weight_decay", weight_decays)
     if varied == "decay_strength" and decays != ("dynamic",):
-        raise click.UsageError("--lambda-d is of dynamic decay alone; leave --decay out.")
+        raise click.UsageError("--lambda-d is the strength of dynamic decay alone; leave --decay out.")
 
     from .. import training
     from ..studies import figures
@@ -97,7 +97,7 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
 
 
 def _settings(ctx, options, varied):
-    """What the options of train give to `training.resolve`; usage error if one of them is the sweep's own."""
+    """The arguments for `training.resolve` from the options of train; usage error if the sweep itself sets one."""
     call = train.make_context("train", list(options), parent=ctx.parent)
     for name in ("decay", varied, "output", "resume", "print_config", "quiet", "verbose"):
         if call.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -106,7 +106,7 @@ def _settings(ctx, options, varied):
 
 
 def _table(rows):
-    """Lines: decay, lambda, and what became of the network."""
+    """Lines: decay, lambda, and the costs and scores of the network."""
     yield f"{'decay':<10}{'lambda':>10}{'parameters':>14}{'MACs':>16}{'max F':>10}{'MAE':>10}"
     for row in rows:
         costs = f"{row['parameters']:>14,}{row['macs']:>16,}"

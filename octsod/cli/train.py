@@ -1,4 +1,4 @@
-"""`octsod train`: a CSNet on a folder of pictures and masks, or on drawn ones, into a run folder."""
+"""`octsod train`: trains a CSNet on a folder of pictures and masks, or on drawn ones, into a run folder."""
 
 import pathlib
 import shlex
@@ -25,7 +25,7 @@ from .progress import INTERVAL, Progress, compilation, duration
 
 
 def _use_file(ctx, param, path):
-    """Let the settings in a file, or those of the run to resume, take the place of the options' defaults."""
+    """Replace the options' defaults with the settings in a file, or with those of the run to resume."""
     if path is None:
         return None
     if param.name == "resume":
@@ -45,7 +45,7 @@ def _run_to_resume(path):
         if folder is None:
             raise Failure("runs: holds no unfinished run; name one with --resume RUN.")
         return folder
-    read_checkpoint(path)  # says so if there is none
+    read_checkpoint(path)  # raises if there is none
     return pathlib.Path(path)
 
 
@@ -56,54 +56,55 @@ def _listed(defaults):
 _folder = click.Path(exists=True, file_okay=False)
 
 
-@click.command(epilog=f"The run without --data has other defaults: {_listed(EMBEDDED)}.")
+@click.command(epilog=f"Without --data, some defaults differ: {_listed(EMBEDDED)}.")
 @click.option("--data", type=_folder, metavar="DIR",
               help="Folder with a folder of pictures and one of masks, such as images and masks.  "
                    "[default: drawn pictures]")  # fmt: skip
 @click.option("--val", type=_folder, metavar="DIR",
-              help="Such a folder to validate on.  [default: a twentieth of --data, held out]")  # fmt: skip
+              help="Folder of the same kind to validate on.  [default: a twentieth of --data, held out]")  # fmt: skip
 @width_option
 @split_option
 @click.option("--init", type=click.Path(dir_okay=False), metavar="FILE",
-              help="Weight file to start from; it says what the network is.")  # fmt: skip
+              help="Weight file to start from; it determines the network.")  # fmt: skip
 @click.option("--finetune", is_flag=True,
-              help=f"Recover from pruning: with --init, other defaults, {_listed(FINETUNE)}.")  # fmt: skip
+              help=f"Recover from pruning: needs --init, and changes defaults to {_listed(FINETUNE)}.")  # fmt: skip
 @setting_option("--epochs", metavar="N", default=None,
                 help=f"Stop after N epochs.  [default: {SETTINGS['epochs'].default}]")  # fmt: skip
 @setting_option("--steps", metavar="N", help="Stop after N steps.")
 @setting_option("-b", "--batch-size", metavar="N")
 @setting_option("--lr", metavar="RATE", help="Learning rate of Adam.")
-@setting_option("--schedule", help="How it falls: to a tenth after 2/3 and again after 5/6 of the run, along half a "
-                                   "cosine, or never.")  # fmt: skip
+@setting_option("--schedule", help="How the learning rate falls: to a tenth after 2/3 and again after 5/6 of the "
+                                   "run, along half a cosine, or never.")  # fmt: skip
 @setting_option("--weight-decay", metavar="LAMBDA", help="L2 on all but the scales of the blocks' norms.")
-@setting_option("--decay", help="Of these scales: dynamic weight decay, L2 as of all else, or none.")
+@setting_option("--decay", help="Decay of these scales: dynamic weight decay, L2 as for everything else, or none.")
 @setting_option("--decay-strength", metavar="LAMBDA",
-                help=f"Its factor.  [default: {DECAYS['dynamic']:g} of dynamic decay, "
+                help=f"Factor of that decay.  [default: {DECAYS['dynamic']:g} of dynamic decay, "
                      f"{DECAYS['standard']:g} of standard]")  # fmt: skip
 @setting_option("--learn-channels", is_flag=False, flag_value=FINETUNE["epochs"], metavar="[N]",
-                help="Remove the channels that have vanished before the last N epochs, which finetune, with standard "
+                help="Before the last N epochs, remove the channels that have vanished, then finetune with standard "
                      f"decay.  [N: {FINETUNE['epochs']} if left out]")  # fmt: skip
-@threshold_option("With --learn-channels: what is less has vanished, of norms' scales.")
+@threshold_option("With --learn-channels: norms' scales below this have vanished.")
 @setting_option("--size", metavar="PIXELS", help="Side of the square that the network sees.")
-@setting_option("--seed", metavar="N", help="For initial weights, hold-out, order and augmentation.")
+@setting_option("--seed", metavar="N", help="Seed of initial weights, hold-out, order and augmentation.")
 @threads_option
 @click.option("-c", "--config", type=existing_file(), is_eager=True, callback=_use_file, metavar="FILE",
-              help="TOML file of settings, such as a run's config.toml; options given here come first.")  # fmt: skip
+              help="TOML file of settings, such as a run's config.toml; options given here override it.")  # fmt: skip
 @click.option("--print-config", is_flag=True, help="Print all settings as TOML and do nothing else.")
 @click.option("--resume", is_eager=True, callback=_use_file, metavar="RUN|auto",
-              help="Go on with the run in this folder, or with the newest unfinished one in ./runs; --epochs or "
-                   "--steps make it longer.")  # fmt: skip
+              help="Continue the run in this folder, or the newest unfinished one in ./runs; --epochs or --steps "
+                   "make it longer.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="RUN",
               help="Run folder.  [default: runs/<time>-<name of the data>]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("-v", "--verbose", is_flag=True, help="A line per step, and all files that are left out.")
+@click.option("-v", "--verbose", is_flag=True, help="Print a line per step, and name all files that are left out.")
 @click.pass_context
 def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
     """Train a CSNet on pictures and masks.
 
     The recipe is the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step),
-    weights/last.safetensors and best.safetensors (by the held-out pictures' max-F), plots of both, and what --resume
-    needs; its path is printed at the end. Ctrl-C ends the step, writes a checkpoint and says how to go on.
+    weights/last.safetensors and best.safetensors (by the held-out pictures' max-F), plots of the log and of what the
+    network finds, and what --resume needs; its path is printed at the end. Ctrl-C finishes the step, writes a
+    checkpoint and says how to continue.
     """
     if resume and (config or output):
         raise click.UsageError("--resume takes folder and settings from the run; leave --config and --output out.")
@@ -134,13 +135,13 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
         ctx.exit(interruption.code)
     if not quiet:
         best = shlex.quote(str(folder / "weights" / "best.safetensors"))
-        click.echo(f"What it finds: {folder / 'plots' / 'predictions.png'}", err=True)
-        click.echo(f"Go on with: octsod predict PHOTO --weights {best} -o map.png", err=True)
+        click.echo(f"What the network finds: {folder / 'plots' / 'predictions.png'}", err=True)
+        click.echo(f"Try it on a picture: octsod predict PHOTO --weights {best} -o map.png", err=True)
     click.echo(folder)
 
 
 def given_settings(ctx):
-    """What a call of `train` gives to `training.resolve`: settings of options and environment, of a file, finetune."""
+    """Arguments for `training.resolve` from `train`: settings from options or environment, from a file, finetune."""
     given, base = {}, {}
     for name in SETTINGS:
         source = ctx.get_parameter_source(name)
@@ -150,7 +151,7 @@ def given_settings(ctx):
 
 
 def conduct(settings, folder, data, checkpoint, stop, quiet, verbose=False):
-    """`training.conduct`, and show how it goes."""
+    """Like `training.conduct`, but show progress."""
     from .. import training
 
     with as_options():
@@ -187,7 +188,7 @@ class _Display:
             self.progress.message(f"{epoch}: pruned, {', '.join(costs)}".replace("macs", "MACs"))
             return
         seconds, waited = self.run.settings["batch_size"] / line["img_s"], line["data_wait_ms"] / 1000
-        if self.steps:  # the first step compiles, and says nothing of the others
+        if self.steps:  # the first step compiles, so its time says nothing about the others
             self.seconds += seconds
             self.waited += waited
         self.steps += 1
@@ -207,7 +208,7 @@ class _Display:
 
 
 def _peak_memory():
-    """The most memory that this process has had, in bytes; None where it is not known."""
+    """The most memory that this process has used, in bytes; None where that is unknown."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""`octsod warmup`: all kernels compiled ahead."""
+"""`octsod warmup`: compiles all kernels ahead of time."""
 
 import warnings
 
@@ -13,12 +13,12 @@ from .progress import compilation
 def warmup(quiet):
     """Compile all kernels ahead of their first use.
 
-    Training, prediction and evaluation compile the kernels that they find missing, which takes half a minute, once per
-    version and machine. They are the same for every network and size of picture. OCTSOD_CACHE_DIR names the folder
-    that they are kept in.
+    Training, prediction and evaluation compile any kernels that are missing, which takes half a minute, once per
+    version and machine. The kernels are the same for every network and picture size. OCTSOD_CACHE_DIR names the folder
+    where they are kept.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they cannot be kept is an error here
+        warnings.simplefilter("ignore")  # here it is an error if they cannot be kept
         from ..kernels.cpu.compile import cache_folder, cache_root
 
         folder = cache_folder()
@@ -32,7 +32,7 @@ def warmup(quiet):
 
 
 class _Lines:
-    """Shows what `compilation` has to say."""
+    """Prints what `compilation` reports."""
 
     def __init__(self, quiet):
         self.quiet = quiet
@@ -45,7 +45,7 @@ class _Lines:
 
 
 def _use_all_kernels():
-    """Training, prediction and evaluation, as short as they get. Kernels are compiled for dtypes, not for shapes."""
+    """Train, predict and evaluate as briefly as possible. Kernels are compiled for dtypes, not for shapes."""
     import numpy as np
 
     import octsod
@@ -57,7 +57,7 @@ def _use_all_kernels():
     picture, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     samples = [Sample("", picture, mask)] * 2
     model = octsod.csnet(0.2)
-    for parameter in model.parameters():  # the answer of an untrained network may overflow; that of this one is zero
+    for parameter in model.parameters():  # the output of an untrained network may overflow; this one's is zero
         parameter.data = np.zeros(parameter.shape, np.float32)
     trainer = Trainer(model)
     for batch in Loader(samples, len(samples), 32, threads=1):

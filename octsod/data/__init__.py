@@ -1,4 +1,4 @@
-"""Data for training: folders of pictures and masks, the authors' augmentation, batches made in the background."""
+"""Data for training: folders of pictures and masks, the authors' augmentation, batches prepared in the background."""
 
 from .augmentation import MARGIN, augment
 from .datasets import LAYOUTS, Dataset, FolderDataset, Sample, Subset, hold_out

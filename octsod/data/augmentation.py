@@ -2,15 +2,15 @@
 
 import numpy as np
 
-MARGIN = 14  # pixels: the most that augmentation cuts off at top and left; one more at bottom and right
+MARGIN = 14  # pixels: the most that augmentation cuts off at the top and left; one more at the bottom and right
 
 
 def augment(image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The authors' augmentation (csnet.md, section 5): a random crop of the border, then a flip with p = 0.5.
 
     image (H, W, 3), mask (H, W) -> views of both, smaller by 1 to 29 pixels on each axis; half of the flips are
-    vertical, as in the authors' code. Of a picture smaller than 60 pixels, less is cut off: at most about half.
-    generator: a numpy Generator, from which as many numbers are drawn whatever they are.
+    vertical, as in the authors' code. A picture smaller than 60 pixels loses less: at most about half.
+    generator: a NumPy Generator, from which the same number of values is always drawn.
     """
     height, width = mask.shape
     (top, bottom), (left, right) = (

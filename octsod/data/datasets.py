@@ -1,4 +1,4 @@
-"""Data sets: folders of pictures and masks, parts of them, and what is held out."""
+"""Data sets: folders of pictures and masks, subsets of them, and held-out pictures."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ LAYOUTS = (
 )
 
 
-HELD_OUT, MOST_HELD_OUT = 20, 500  # one in so many pictures is held out, and so many at most
+HELD_OUT, MOST_HELD_OUT = 20, 500  # one in 20 pictures is held out, and at most 500
 
 
 class Sample(NamedTuple):
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class Dataset(Protocol):
-    """Pictures with masks: anything with a length whose items are `Sample`s. If it has `names`, they name its items."""
+    """Pictures with masks: anything with a length whose items are `Sample`s. Its `names`, if any, name the items."""
 
     def __len__(self) -> int: ...
 
@@ -44,9 +44,9 @@ class Dataset(Protocol):
 class FolderDataset:
     """The pictures under `root` that have a mask of the same stem; `dataset[i]` reads the i-th as a `Sample`.
 
-    root: a folder that holds a pair of folders by one of the usual names (`LAYOUTS`), itself or one level below.
-    pairs: (picture, mask) paths in the order of their stems; names: these stems. unpaired: paths of pictures without a
-    mask and of masks without a picture, which are left out.
+    root: a folder that holds a pair of folders with usual names (`LAYOUTS`), directly or one level below.
+    pairs: (picture, mask) paths, ordered by stem; names: these stems. unpaired: paths of pictures without a mask and of
+    masks without a picture, which are left out.
     Raises FileError, which names the folder, if there is no such pair, more than one, or no picture with a mask.
     """
 
@@ -64,7 +64,7 @@ class FolderDataset:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises FileError if a file cannot be read or picture and mask differ in size."""
+        """Raises FileError if a file cannot be read, or if picture and mask differ in size."""
         path, mask_path = self.pairs[index]
         image, mask = read_image(path), read_mask(mask_path)
         if mask.shape != image.shape[:2]:
@@ -92,7 +92,7 @@ def _find_folders(root):
 
 
 def _folders(folder):
-    """Name -> path of the folders in `folder`; not hidden ones, nor what macOS puts into archives."""
+    """Name -> path of the folders in `folder`, except hidden ones and those that macOS puts into archives."""
     return {p.name: p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))}
 
 
@@ -112,7 +112,7 @@ def _by_stem(folder):
 
 
 class Subset:
-    """The samples of a data set at `indices`. names: what they are called; by their index, if the data set has none."""
+    """The samples of a data set at `indices`. names: their names, or indices if the data set has no names."""
 
     def __init__(self, dataset: Dataset, indices: Iterable[int]):
         self.dataset, self.indices = dataset, [int(i) for i in indices]
@@ -127,13 +127,13 @@ class Subset:
 
 
 def hold_out(dataset: Dataset, seed: int = 0) -> tuple[Subset, Subset]:
-    """The pictures to train on, and those held out to validate with: a twentieth, at least 1 and at most 500.
+    """The pictures to train on, and those held out for validation: a twentieth, at least 1 and at most 500.
 
-    Which ones depends on the seed and the size of the data set alone. Raises ValueError if it has less than two.
+    Which ones depends only on the seed and the size of the data set. Raises ValueError if it has fewer than two.
     """
     count = len(dataset)
     require(count > 1, "hold_out", "dataset", f"has {count} picture", "at least 2: one to train on, one to hold out")
     held = min(max(round(count / HELD_OUT), 1), MOST_HELD_OUT)
-    # Four numbers, which no seed of a `Loader` has.
+    # Four numbers: no seed of a `Loader` has as many.
     order = np.random.default_rng((seed, 0, 0, 1)).permutation(count)
     return Subset(dataset, np.sort(order[held:])), Subset(dataset, np.sort(order[:held]))

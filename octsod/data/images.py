@@ -1,4 +1,4 @@
-"""Pictures: read as they look, resized as the network was trained (csnet.md, section 6), written all or nothing."""
+"""Pictures: read as they look, resized as in the network's training (csnet.md, section 6), written all or nothing."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from ..checks import described, require, require_integer
 from ..errors import FileError
 from ..files import write_atomically
 
-# What a folder is searched for; a file that is named is read whatever it is called.
+# Files with these suffixes are found in folders; a file given by name is read whatever its suffix.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 Source = str | bytes | os.PathLike | IO[bytes]  # a path, or a binary file
@@ -36,15 +36,15 @@ def read_image(source: Source) -> np.ndarray:
     """A picture as people see it: (H, W, 3) uint8 RGB.
 
     source: a path, or a binary file, such as `sys.stdin.buffer`. EXIF orientation is applied; colours are converted to
-    sRGB by the picture's ICC profile, if it has one that can be used; what is transparent shows white; 16-bit channels
-    are brought to 8 bits; of an animation or of several pages, the first is taken. Raises FileError, which names the
-    file, if it is missing, broken, no picture, or larger than Pillow's `Image.MAX_IMAGE_PIXELS`.
+    sRGB by the picture's ICC profile, if it has a usable one; transparent parts become white; 16-bit channels are
+    reduced to 8 bits; of an animation or several pages, the first is read. Raises FileError, which names the file, if
+    it is missing, broken, not a picture, or larger than Pillow's `Image.MAX_IMAGE_PIXELS`.
     """
     return _read(source, "RGB")
 
 
 def read_mask(source: Source) -> np.ndarray:
-    """A mask as (H, W) uint8, 255 for the object; like `read_image`, but what is transparent is no object: 0."""
+    """A mask as (H, W) uint8, 255 for the object; like `read_image`, but transparent parts are 0: no object."""
     return _read(source, "L")
 
 
@@ -69,7 +69,7 @@ def _read(source, mode):
         ) from None
     except Image.UnidentifiedImageError:
         raise FileError(f"{name}: is not a picture in a format that can be read.") from None
-    except Exception as error:  # damage surfaces as whatever a decoder trips over
+    except Exception as error:  # damage surfaces as any error that a decoder trips over
         detail = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
         raise FileError(f"{name}: cannot be read as a picture: {detail.rstrip('.')}.") from error
 
@@ -80,7 +80,7 @@ def _name(file):
 
 
 def _orientation(image):
-    """The EXIF orientation of a picture that is loaded. (Asked earlier, it would load a PNG and swallow the fault.)"""
+    """The EXIF orientation of a loaded picture. (Before that, this would load a PNG and swallow its errors.)"""
     try:
         return image.getexif().get(_ORIENTATION)
     except Exception:  # a broken EXIF block does not spoil the picture
@@ -88,14 +88,14 @@ def _orientation(image):
 
 
 def _converted(image, mode):
-    """`image` in `mode` (RGB or L). Where Pillow's own conversion would clip or uncover hidden colours, ours."""
+    """`image` in `mode` (RGB or L), converted by us where Pillow would clip or uncover hidden colours."""
     from PIL import Image
 
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("holds integers of more than 16 bits")
-        # 65535 becomes 255, rounded to nearest. Pillow would cut everything above 255 off.
+        # 65535 becomes 255, rounded to nearest. Pillow would clip everything above 255.
         image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("holds floating-point numbers, whose range is unknown")
@@ -103,7 +103,7 @@ def _converted(image, mode):
         image = image.convert("RGBA")
     elif image.mode == "P":
         image = image.convert("RGB")
-    if mode == "RGB":  # a mask's numbers are no colours
+    if mode == "RGB":  # a mask's numbers are not colours
         image = _in_srgb(image)
     if image.mode == "RGBA":
         behind = Image.new("RGBA", image.size, "white" if mode == "RGB" else "black")
@@ -112,13 +112,13 @@ def _converted(image, mode):
 
 
 def _in_srgb(image):
-    """`image`, its colours converted by its ICC profile; as it is where there is none, or none that can be used."""
+    """`image`, its colours converted by its ICC profile; unchanged if it has no usable one."""
     profile = image.info.get("icc_profile")
     if not profile:
         return image
     from PIL import ImageCms
 
-    image.load()  # a fault of the pixels is not the profile's
+    image.load()  # errors in the pixels are not the profile's fault
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
@@ -128,9 +128,9 @@ def _in_srgb(image):
 
 
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, half-pixel centres, border mirrored, no anti-aliasing: (..., H, W) numbers -> (..., h, w) float32.
+    """Bilinear, half-pixel centres, mirrored border, no anti-aliasing: (..., H, W) numbers -> (..., h, w) float32.
 
-    size: (h, w). Done in the calling thread alone.
+    size: (h, w). Runs only in the calling thread.
     """
     require(array.ndim >= 2 and array.size > 0, "resize", "array", f"has shape {array.shape}", "(..., H, W), not empty")
     size = tuple(require_integer(n, "resize", "size", 1) for n in size)
@@ -144,10 +144,10 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def prepare(image: np.ndarray, size: int = 224) -> np.ndarray:
-    """What the network is given for a picture: (H, W, 3) uint8 -> (3, size, size) float32, resized and normalised.
+    """The network's input for a picture: (H, W, 3) uint8 -> (3, size, size) float32, resized and normalised.
 
-    Normalised means: in [0, 1], minus `MEAN`, divided by `STD`. size: pixels; what the network takes is up to the
-    network (`model.configuration.multiple`). Done in the calling thread alone.
+    Normalised means: in [0, 1], minus `MEAN`, divided by `STD`. size: pixels; the network determines which sizes
+    it accepts (`model.configuration.multiple`). Runs only in the calling thread.
     """
     require_picture(image, "prepare")
     size = require_integer(size, "prepare", "size", 1)
@@ -175,7 +175,7 @@ def write_png(target: Source, array: np.ndarray) -> None:
     try:
         if not isinstance(target, (str, bytes, os.PathLike)):
             rest = data.getbuffer()
-            while rest:  # with PYTHONUNBUFFERED, standard output may take a part
+            while rest:  # with PYTHONUNBUFFERED, standard output may take only a part
                 rest = rest[target.write(rest) :]
             target.flush()
         else:

@@ -24,15 +24,15 @@ class Batch(NamedTuple):
 class Loader:
     """Batches of a data set, read and augmented ahead of time by background threads.
 
-    `for batch in loader:` is an epoch, and the next one each time: `next_epoch`, from 0, counts them. `epoch(number)`
-    is that one, whatever came before.
+    `for batch in loader:` runs through an epoch, the next one each time: `next_epoch`, from 0, counts them.
+    `epoch(number)` is the epoch of that number, whatever came before.
 
-    dataset: a `Dataset`. batch_size: pictures per batch, at most as many as there
-    are; what does not fill a batch at the end of an epoch is left out.
+    dataset: a `Dataset`. batch_size: pictures per batch, at most as many as the data set has; pictures that do not fill
+    a batch at the end of an epoch are left out.
     size: the side of the square they are resized to, in pixels. augmented: whether pictures are shuffled, cropped and
     flipped. threads: background threads; ahead: batches they prepare beyond the one in use.
 
-    Every random choice is drawn from (seed, epoch, index of the picture): batches do not depend on the threads.
+    Every random choice is seeded by (seed, epoch, index of the picture): batches do not depend on the threads.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Loader:
         return indices[:count].reshape(len(self), self.batch_size)
 
     def epoch(self, number: int, first: int = 0) -> Generator[Batch, None, None]:
-        """The batches of epoch `number`, from 0, from batch `first` on. Raises what reading a picture raises.
+        """The batches of epoch `number`, from 0, starting at batch `first`. Raises what reading a picture raises.
 
-        Kernels run in the background on the backend that is in use at this call.
+        Kernels run in the background, on the backend in use at the time of this call.
         """
         require_integer(number, "epoch", "number", 0)
         require_integer(first, "epoch", "first", 0)

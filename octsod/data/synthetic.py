@@ -1,9 +1,9 @@
-"""The embedded data set: procedural pictures with one salient object each, drawn from a seed when asked for.
+"""The embedded data set: procedural pictures with one salient object each, drawn from a seed on demand.
 
-A picture is what a network needs to have seen before it meets photographs: a background of one texture or of two that
-meet at a horizon, lit unevenly and out of focus here and there; patches and small things that are not the object; and
-one object of a family (its category), textured, shaded, sometimes of two colours, larger than anything else, which
-differs from what is behind it in colour, brightness or texture. Its mask has soft edges. No file is read.
+A picture shows what a network needs to have seen before it meets photographs: a background of one texture, or of two
+that meet at a horizon, unevenly lit and sometimes out of focus; patches and small things that are not the object; and
+one object of a family (its category), textured, shaded, sometimes of two colours, larger than anything else. It differs
+from what is behind it in colour, brightness or texture. Its mask has soft edges. No file is read.
 """
 
 import math
@@ -21,7 +21,7 @@ SMOOTH = 3  # shapes are drawn this much larger, then averaged down
 class SyntheticDataset:
     """`count` pictures of size x size pixels; `dataset[i]` draws the i-th as a `data.Sample`, always the same one.
 
-    category(i) is the family of its object, an index into `CATEGORIES`. Pictures are kept once they are drawn.
+    category(i) is the family of its object, an index into `CATEGORIES`. Pictures are kept once drawn.
     """
 
     def __init__(self, count: int = 1000, size: int = 240, seed: int = 0):
@@ -63,7 +63,7 @@ class SyntheticDataset:
         return Sample(f"synthetic-{index:05d}", _to_bytes(picture), _to_bytes(255 * mask))
 
 
-# While it is drawn, a picture is an array (3, size, size) of float32 from 0 to 255, and a colour an array (3, 1, 1).
+# While being drawn, a picture is a float32 array (3, size, size) from 0 to 255, and a colour an array (3, 1, 1).
 
 
 def _to_bytes(values):
@@ -80,7 +80,7 @@ def _cover(picture, mask, surface):
 
 
 def _background(rng, size):
-    """A picture without an object, and the colours (K, 3, 1, 1) that it is made of."""
+    """A picture without an object, and the colours (K, 3, 1, 1) it is made of."""
     colours = [_colour(rng)]
     picture = colours[0] + _texture(rng, size, rng.gamma(2, 15))
     if rng.random() < 0.55:  # another texture beyond a horizon, or a wall's edge
@@ -107,12 +107,12 @@ def _grid(size):
 
 
 def _colour(rng):
-    """Mostly dull, as the world is: a grey of any brightness and a tint."""
+    """Mostly dull, like the world: a grey of any brightness with a tint."""
     return np.clip(rng.uniform(20, 235) + _normal(rng, rng.choice([8, 20, 45]), 3, 1, 1), 0, 255)
 
 
 def _apart(rng, colours):
-    """A colour at a clear distance from all of `colours`, mostly not far from one."""
+    """A colour clearly different from all of `colours`, but mostly not far from one."""
     least, spread = rng.uniform(35, 105), rng.uniform(30, 90)
     while True:
         near = colours[rng.integers(len(colours))]
@@ -123,10 +123,10 @@ def _apart(rng, colours):
 
 
 def _leaves(rng, size, spread):
-    """Polygons that cover one another, as a picture's differences: `spread` is their colours' standard deviation.
+    """Overlapping polygons, to be added to a picture: `spread` is the standard deviation of their colours.
 
     Dead leaves, whose statistics are much like those of photographs (Lee, Mumford and Huang, "Occlusion models for
-    natural images", 2001): the density of radii falls with their third power.
+    natural images", 2001): the density of radii falls with the third power of the radius.
     """
     count, corners = rng.integers(3, 50), rng.integers(4, 10)
     radii = 1 / np.sqrt(rng.uniform(0.5**-2, 0.04**-2, count))
@@ -144,7 +144,7 @@ def _leaves(rng, size, spread):
 
 
 def _surface(rng, mask, colour):
-    """What an object looks like: a colour, a texture, parts, a pattern, light from one side."""
+    """The look of an object: a colour, a texture, parts, a pattern, light from one side."""
     size = len(mask)
     surface = colour + _texture(rng, size, rng.gamma(2, 15))
     y, x = _grid(size)
@@ -202,13 +202,13 @@ def _blurred(values, radius):
 
 
 def _shape(rng, family, size, radius, centre):
-    """The mask (size, size) in [0, 1] of a random shape; radius and centre in parts of the size."""
+    """The mask (size, size) in [0, 1] of a random shape; radius and centre are fractions of the size."""
     big = SMOOTH * size
     canvas = Image.new("L", (big, big))
     draw = ImageDraw.Draw(canvas)
     turn = rng.uniform(0, 2 * math.pi)
     if family in ("vessel", "creature", "tree"):
-        turn = rng.normal(0, 0.35)  # they mostly stand
+        turn = rng.normal(0, 0.35)  # they mostly stand upright
     where = _Placing(big, radius, centre, turn, rng.uniform(0.65, 1) if family != "bar" else 1, rng.random() < 0.5)
     if family in ("creature", "tree"):
         (_creature if family == "creature" else _tree)(rng, draw, where)
@@ -223,7 +223,7 @@ def _shape(rng, family, size, radius, centre):
 
 
 class _Placing:
-    """From a shape's own coordinates, about -1 to 1, y downwards, to points on a canvas."""
+    """Maps a shape's own coordinates, about -1 to 1, y downwards, to points on a canvas."""
 
     def __init__(self, big, radius, centre, turn, flat, mirrored):
         self.scale, self.flat, self.mirrored = radius * big, flat, mirrored

@@ -1,4 +1,4 @@
-"""Threads that read and resize pictures beside the network."""
+"""Threads that read and resize pictures while the network runs."""
 
 import concurrent.futures
 import contextvars
@@ -7,12 +7,12 @@ from typing import Any
 
 
 class Workers(concurrent.futures.ThreadPoolExecutor):
-    """A pool of `count` threads in which all is done in the context that the pool was made in, backend included."""
+    """A pool of `count` threads whose tasks run in the context that the pool was created in, backend included."""
 
     def __init__(self, count: int, name: str = "octsod-data"):
         super().__init__(count, name)
         self._context = contextvars.copy_context()
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> concurrent.futures.Future:
-        # A context is entered by one thread at a time: each task has a copy.
+        # Only one thread at a time can enter a context, so each task gets a copy.
         return super().submit(self._context.copy().run, function, *arguments, **options)

@@ -1,4 +1,4 @@
-"""Scores of a network on pictures with masks."""
+"""Scores a network on pictures with masks."""
 
 from .metrics import Scores, average, score
 from .scoring import Evaluation, PictureScores, evaluate

@@ -8,19 +8,19 @@ import numpy as np
 
 from ..checks import require
 
-MASK_THRESHOLD = 128  # a mask's pixels above it are the object
+MASK_THRESHOLD = 128  # mask pixels above this belong to the object
 BETA2 = 0.3  # beta squared: precision counts for more than recall
 EPSILON = 1e-4  # added to numerator and denominator of precision and recall
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """How well maps of salience fit their masks: one picture's (`score`), or the average over many (`average`).
+    """How well maps of salience fit their masks: for one picture (`score`), or averaged over many (`average`).
 
-    precision, recall: (256,) float64; entry t belongs to the pixels predicted above t. mae: mean absolute error in
+    precision, recall: (256,) float64; entry t takes the pixels above t as the object. mae: mean absolute error in
     [0, 1]. From these:
-    f: (256,), the F-measure (1 + BETA2)*P*R / (BETA2*P + R) of each threshold; threshold: the one at which it is
-    highest, the lowest of several; max_f: the F-measure there.
+    f: (256,), the F-measure (1 + BETA2)*P*R / (BETA2*P + R) at each threshold; threshold: the one where it is highest,
+    or the lowest such; max_f: the F-measure there.
     """
 
     precision: np.ndarray

@@ -20,13 +20,13 @@ from ..models import CSNet
 from ..threads import get_num_threads
 from .metrics import BETA2, EPSILON, MASK_THRESHOLD, Scores, average, score
 
-AHEAD = 2  # batches that are read before the network needs them, and as many that are scored after it
+AHEAD = 2  # how many batches are read ahead of the network, and how many may wait behind it to be scored
 
 
 class PictureScores(NamedTuple):
     """A picture's place in the data set, its name and its scores."""
 
-    index: int  # type: ignore[assignment]  # a tuple's method is of that name, too
+    index: int  # type: ignore[assignment]  # a method of tuple has that name, too
     name: str
     scores: Scores
 
@@ -35,8 +35,8 @@ class PictureScores(NamedTuple):
 class Evaluation:
     """What `evaluate` found.
 
-    scores: the data set's, with the curves. pictures: those of each picture, in the order of the data set. size: of the
-    square that the network saw. seconds: how long it took; network_seconds: how long of that inside the network.
+    scores: the data set's, with the curves. pictures: the scores of each picture, in the order of the data set. size:
+    that of the square the network saw. seconds: how long it took; network_seconds: how much of that in the network.
     """
 
     scores: Scores
@@ -67,7 +67,7 @@ class Evaluation:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What the scores mean, to be written beside them: a dict of numbers and texts."""
+        """What the scores mean, to be stored with them: a dict of numbers and strings."""
         return {
             "size": self.size,
             "resize": "bilinear, half-pixel centres, mirrored border, no anti-aliasing",
@@ -80,7 +80,7 @@ class Evaluation:
         }
 
     def worst(self, count: int) -> list[PictureScores]:
-        """The `count` pictures of lowest F-measure at the data set's threshold; of equal ones, highest MAE first."""
+        """The `count` pictures with the lowest F-measure at the data set's threshold; if equal, highest MAE first."""
         threshold = self.scores.threshold
         return sorted(self.pictures, key=lambda p: (p.scores.f[threshold], -p.scores.mae, p.index))[:count]
 
@@ -95,15 +95,15 @@ def evaluate(
 ) -> Evaluation:
     """Score a CSNet on pictures with masks.
 
-    data: a folder, as `data.FolderDataset` takes it, or anything with a length whose items are `data.Sample`s.
+    data: a folder, as for `data.FolderDataset`, or anything with a length whose items are `data.Sample`s.
     size: the side in pixels of the square that the network sees, a multiple of `model.configuration.multiple`; by
-    default `model.size`, which it was trained at.
+    default `model.size`, the side it was trained at.
     batch_size: pictures that the network sees at once. on_failure: called with the FileError of each picture that
-    cannot be scored, while the rest is; without it, the first one is raised. on_progress: called with the number of
-    pictures that are done and the name of the last.
+    cannot be scored, while the rest are scored; without it, the first error is raised. on_progress: called with the
+    number of pictures done and the name of the last one.
 
-    Pictures are read, resized and scored by `get_num_threads()` threads beside the network; a few batches are in memory
-    at a time. The scores do not depend on the batch size or the threads. The model is left in its own mode.
+    `get_num_threads()` threads read, resize and score pictures while the network runs; a few batches are in memory at a
+    time. The scores do not depend on the batch size or the threads. The model is left in its own mode.
     Raises FileError if the folder or a picture cannot be read, OctsodError if no picture could be scored or the
     network's output is not finite, ValueError if an argument or a mask's size does not fit.
     """
@@ -111,7 +111,7 @@ def evaluate(
     require(len(dataset) > 0, "evaluate", "data", "is empty", "at least one picture")
     batch_size = require_integer(batch_size, "evaluate", "batch_size", 1)
     size = size or model.size
-    # A size that the network does not take shows here, and its kernels are loaded or compiled before the clock starts.
+    # Rejects sizes that the network does not accept, and loads or compiles its kernels before the clock starts.
     infer(model, prepare(np.zeros((1, 1, 3), np.uint8), size)[None])
 
     pictures, done, network_seconds, start = [], 0, 0.0, time.perf_counter()
@@ -149,7 +149,7 @@ def evaluate(
 
 
 def _delayed(items, count):
-    """The items, each of them yielded when `count` more have been fetched: what those started goes on meanwhile."""
+    """The items, each yielded once `count` more have been fetched, so that the work these start runs meanwhile."""
     waiting = collections.deque()
     for item in items:
         waiting.append(item)
@@ -159,7 +159,7 @@ def _delayed(items, count):
 
 
 def _read(dataset, index, x):
-    """Prepare picture `index` in `x` (3, S, S); returns what scoring it needs."""
+    """Prepare picture `index` in `x` (3, S, S); returns what is needed to score it."""
     name, image, mask = dataset[index]
     was = f"has a mask {mask.shape} for the picture {name} {image.shape}"
     require(mask.shape == image.shape[:2], "evaluate", "data", was, "equal sizes")
@@ -168,7 +168,7 @@ def _read(dataset, index, x):
 
 
 def _result(future, on_failure):
-    """What a thread has read; None if it could not, and `on_failure` knows."""
+    """What a thread has read; None if it failed and `on_failure` was told."""
     try:
         return future.result()
     except FileError as error:

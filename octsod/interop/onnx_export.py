@@ -1,8 +1,8 @@
 """CSNet as an ONNX graph, for other engines: batch norm folded into the convolutions, few and large nodes.
 
-All that an output of a gOctConv reads at its own scale (the finer branches, max-pooled, and its own) is concatenated
-and convolved at once. Weights and biases take in weight scale and batch norm in float64 and are then rounded to
-float32.
+Everything that an output of a gOctConv reads at its own scale (the max-pooled finer branches and its own branch) is
+concatenated and convolved at once. Weight scale and batch norm are folded into weights and biases in float64, which are
+then rounded to float32.
 """
 
 import functools
@@ -23,7 +23,7 @@ from ..nn.layers import WEIGHT_SCALE
 if TYPE_CHECKING:
     import onnx
 
-OPSET, IR_VERSION = 17, 8  # of 2022: every engine in use reads them
+OPSET, IR_VERSION = 17, 8  # from 2022: every engine in use can read them
 
 DESCRIPTION = """\
 CSNet, salient object detection. `image` (N, 3, H, W): pictures resized to H x W bilinearly (half-pixel centres, no \
@@ -39,13 +39,13 @@ def export_onnx(
 
 
 def to_onnx(model: CSNet, size: tuple[int, int] | None = None) -> "onnx.ModelProto":
-    """A CSNet in eval mode as an `onnx.ModelProto` in float32, for batches of any length of pictures of one size.
+    """A CSNet in eval mode as an `onnx.ModelProto` in float32, for batches of any length, with pictures of one size.
 
     size: (height, width); by default, the square that the network was trained at.
 
-    Input `image` (N, 3, H, W), normalised pictures; outputs `logits` (N, 1, H, W), as of `model(x)`, and `salience`,
-    their sigmoid. Its doc_string says how to normalise, its metadata hold `mean`, `std` and the network's
-    `configuration`. Raises ValueError if the network does not take this size, OctsodError without the onnx package.
+    Input `image` (N, 3, H, W), normalised pictures; outputs `logits` (N, 1, H, W), as from `model(x)`, and `salience`,
+    their sigmoid. Its doc_string says how to normalise; its metadata hold `mean`, `std` and the network's
+    `configuration`. Raises ValueError if the network does not accept this size, OctsodError without the onnx package.
     """
     try:
         import onnx
@@ -76,7 +76,7 @@ def to_onnx(model: CSNet, size: tuple[int, int] | None = None) -> "onnx.ModelPro
 
 
 class _Graph:
-    """Nodes and constants of a graph. A map is known by its name, which is that of the node that makes it."""
+    """Nodes and constants of a graph. A map is identified by its name, that of the node that makes it."""
 
     def __init__(self, onnx, model):
         self.onnx, self.nodes, self.constants = onnx, [], []
@@ -133,7 +133,7 @@ class _Graph:
 
 
 def _rounded(array):
-    """In float32; what would be subnormal there is zero, since some processors take 100 times longer over it."""
+    """In float32, with subnormal values set to zero, since some processors take 100 times longer over them."""
     rounded = array.astype(np.float32)
     return np.where(np.abs(rounded) < np.finfo(np.float32).tiny, np.float32(0), rounded)
 
@@ -156,7 +156,7 @@ def _csnet(graph, model):
     graph.node("Sigmoid", [graph.upsample(x, 2, "logits")], "salience")
 
 
-# Each layer takes and gives one name per branch, None for a missing one, and has batch norm and PReLU at its end.
+# Each layer takes and returns one name per branch, None for a missing one, and ends with batch norm and PReLU.
 
 
 def _octave(graph, layer, inputs, name):
@@ -165,7 +165,7 @@ def _octave(graph, layer, inputs, name):
 
     @functools.cache
     def same(j):
-        """All that output j reads at its own scale: the finer branches, max-pooled, and branch j; None for nothing."""
+        """All that output j reads at its own scale: the max-pooled finer branches and branch j; None if nothing."""
         finer = same(j - 1) if j else None
         maps = [finer and graph.pool("MaxPool", finer, f"{name}.{j}.max"), *inputs[j : j + 1]]
         maps = [x for x in maps if x is not None]
@@ -186,7 +186,7 @@ def _octave(graph, layer, inputs, name):
         for i in range(j + 1, len(inputs)):
             if inputs[i] is None:
                 continue
-            # A 1x1 convolution may as well follow the upsampling, which engines are slow at: of the fewer channels.
+            # A 1x1 convolution may as well follow the upsampling; engines are slow at that, so take the fewer channels.
             if layer.kernel_size == 1 and layer.in_channels[i] < scale.size:
                 maps.append(graph.upsample(inputs[i], 1 << (i - j), f"{at}.upsample{i}"))
                 weights.append(columns[i])
@@ -197,7 +197,7 @@ def _octave(graph, layer, inputs, name):
             x = graph.concatenate(maps, f"{at}.concat")
             terms.append(graph.convolve(x, np.concatenate(weights, axis=1), bias, f"{at}.conv"))
         for i in far:
-            # Interpolation leaves a bias what it is: any one of the terms can bring it.
+            # Interpolation does not change a bias, so any one of the terms can add it.
             x = graph.convolve(inputs[i], columns[i], None if terms else bias, f"{at}.conv{i}")
             terms.append(graph.upsample(x, 1 << (i - j), f"{at}.upsample{i}"))
         total = functools.reduce(lambda a, b: graph.node("Add", [a, b], f"{b}.sum"), terms)

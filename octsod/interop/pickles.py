@@ -35,7 +35,7 @@ _PROTOCOL = 1001  # second pickle; the third describes the machine that wrote th
 _MAX_PICKLE_BYTES = 32 << 20  # CSNet-x1 with the state of its optimiser: 0.14 MB
 _MAX_OPCODES = 1_000_000  # the same: 32 thousand
 _MAX_NESTING = 32  # of tuples, of axes, of lists of layers
-_MAX_LAYER_ENTRIES = 100_000  # one array may stand in many places: bounds what a short file unfolds to
+_MAX_LAYER_ENTRIES = 100_000  # one array may occur in many places: bounds what a short file unfolds to
 _MAX_COUNT = 2**31 - 1
 
 _GETS = {"BINGET", "LONG_BINGET"}
@@ -55,7 +55,7 @@ class _FaultError(Exception):
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[BinaryIO, int]]:
-    """Open ``path`` and give it with its size in bytes; turn every exception raised meanwhile into a FileError."""
+    """Open ``path`` and yield it with its size in bytes; turn every exception raised meanwhile into a FileError."""
     name = os.fsdecode(path)
     try:
         if os.path.exists(name) and not os.path.isfile(name):  # a pipe or a device may never end
@@ -64,19 +64,19 @@ def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[BinaryIO,
             yield file, os.fstat(file.fileno()).st_size
     except _FaultError as fault:
         raise FileError(f"{name}: {fault}.") from None
-    except Exception as error:  # damage surfaces as whatever pickle, zipfile or NumPy trip over, MemoryError included
+    except Exception as error:  # damage surfaces as any error of pickle, zipfile or NumPy, MemoryError included
         detail = getattr(error, "strerror", None) or f"it is damaged ({type(error).__name__}: {_shown(error)})"
         raise FileError(f"{name}: cannot be read as {kind}: {detail}.") from error
 
 
 def _shown(text: object) -> str:
-    """Text out of the file, fit for a message: one line, no control characters, not long."""
+    """Text from the file, made fit for a message: one line, no control characters, not long."""
     escaped = ascii(str(text))[1:-1]
     return escaped if len(escaped) <= 120 else escaped[:117] + "..."
 
 
 def _are_counts(*values: object) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)  # `type`, not isinstance: True is no size
+    return all(type(value) is int and value >= 0 for value in values)  # `type`, not isinstance: True is not a size
 
 
 # --- running a pickle -------------------------------------------------------------------------------------------------
@@ -93,12 +93,12 @@ class _Builder:
     def __call__(self, *args: Any) -> Any:
         return self._function(*args)
 
-    def __setstate__(self, state: object) -> None:  # what BUILD goes through, where there is one
+    def __setstate__(self, state: object) -> None:  # BUILD calls this if it exists
         raise _FaultError("sets attributes of a function")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's unpickler for the pickle that starts where ``stream`` stands; leaves the stream behind its end."""
+    """Python's unpickler for the pickle at the current position of ``stream``; leaves the stream after its end."""
 
     def __init__(self, stream: io.BytesIO, known: dict[str, Any], content: str, storage: Callable[..., Any]) -> None:
         self._known, self._content, self._storage = known, content, storage
@@ -117,7 +117,7 @@ class _Unpickler(pickle.Unpickler):
 def _screened(stream: io.BytesIO, find_class: Callable[[str, str], Any]) -> bytes:
     """The bytes of the next pickle, without its frames, after a look at every opcode.
 
-    The stack is followed with the nesting of tuples in place of the values. What an opcode makes of values that are not
+    The stack is simulated with the nesting of tuples instead of values. What an opcode makes from values other than
     tuples keeps their nesting: a little too strict, never too lax.
     """
     start = stream.tell()
@@ -128,7 +128,7 @@ def _screened(stream: io.BytesIO, find_class: Callable[[str, str], Any]) -> byte
     opcodes: Iterator[tuple[Any, Any, Any]] = pickletools.genops(stream)  # their arguments have the types they name
     for done, (opcode, arg, position) in enumerate(opcodes):
         name = opcode.name
-        if name in ("GLOBAL", "INST"):  # before the check of the opcode: of the two, this name tells more
+        if name in ("GLOBAL", "INST"):  # before the check of the opcode: this name tells more
             find_class(*arg.split(" ", 1))
         if name not in _OPCODES:
             raise _FaultError(f"uses the pickle opcode {name} at byte {position}, which no such file needs")
@@ -168,7 +168,7 @@ class _StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """A flat run of ``numel`` numbers, elsewhere in the file."""
+    """A flat run of ``numel`` numbers elsewhere in the file."""
 
     key: str
     dtype: np.dtype
@@ -190,7 +190,7 @@ class _Tensor(NamedTuple):
 
 class _Dict(OrderedDict):
     def __setstate__(self, state: object) -> None:
-        pass  # modules leave version numbers here (`_metadata`), which octsod has no use for
+        pass  # modules leave version numbers here (`_metadata`), which octsod does not need
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *flags: Any) -> _Tensor:
@@ -252,7 +252,7 @@ class _Storages(dict):
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the state dict of a PyTorch checkpoint, in the legacy or the zip format, without PyTorch.
 
-    The state dict is what stands under ``state_dict`` or ``model``, or the whole object. A ``module.`` in front of all
+    The state dict is found under ``state_dict`` or ``model``, or is the whole object. A ``module.`` in front of all
     names (``DataParallel``) is dropped. A file that holds anything but tensors, containers, numbers and strings is
     refused; nothing in it is ever executed.
 
@@ -261,7 +261,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         float64, float32, float16, int64, int32, int16, int8, uint8 or bool.
 
     Raises:
-        FileError: the file is missing, damaged, hostile or no such checkpoint; the message says what is wrong.
+        FileError: the file is missing, damaged, hostile or not such a checkpoint; the message says what is wrong.
     """
     with _opened(path, "a PyTorch checkpoint") as (file, size):
         zipped = file.read(4) == b"PK\x03\x04"
@@ -347,7 +347,7 @@ def _state_dict(found: Any) -> dict[str, _Tensor]:
 
 
 def _arrays(state: dict[str, _Tensor], read: Callable[[_Storage], bytes], budget: int) -> dict[str, np.ndarray]:
-    """Copy every tensor out of its storage. ``budget`` bounds the bytes that shared and expanded tensors add up to."""
+    """Copy every tensor out of its storage. ``budget`` bounds the total bytes of shared and expanded tensors."""
     raws: dict[str, bytes] = {}
     arrays: dict[str, np.ndarray] = {}
     for name, (storage, offset, size, stride) in state.items():
@@ -364,7 +364,7 @@ def _arrays(state: dict[str, _Tensor], read: Callable[[_Storage], bytes], budget
         if 0 in size:  # its offset and strides mean nothing
             arrays[name] = np.zeros(size, dtype.newbyteorder("="))
             continue
-        # A step along an axis of length 1 is never taken and may be any number, even one that overflows in bytes.
+        # A step along an axis of length 1 is never taken, so it may be any number, even one that overflows in bytes.
         strides = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
         stored = np.dtype("u1") if dtype.kind == "b" else dtype
         view = np.ndarray(size, stored, raw, offset * dtype.itemsize, strides)
@@ -378,7 +378,7 @@ def _arrays(state: dict[str, _Tensor], read: Callable[[_Storage], bytes], budget
 
 
 class _Dtype:
-    """``numpy.dtype(code, align, copy)``; BUILD tells the byte order."""
+    """``numpy.dtype(code, align, copy)``; BUILD gives the byte order."""
 
     __slots__ = ("code",)
 
@@ -394,7 +394,7 @@ class _Dtype:
 
 
 class _Array:
-    """``numpy.core.multiarray._reconstruct(...)``, an array without values; BUILD brings them."""
+    """``numpy.core.multiarray._reconstruct(...)``, an array without values; BUILD provides them."""
 
     __slots__ = ("values",)
 
@@ -414,7 +414,7 @@ class _Array:
 _LAYER_GLOBALS: dict[str, Any] = {
     "numpy.core.multiarray._reconstruct": _Builder(_Array),
     "numpy._core.multiarray._reconstruct": _Builder(_Array),
-    "numpy.ndarray": None,  # only ever an argument
+    "numpy.ndarray": None,  # only ever used as an argument
     "numpy.dtype": _Builder(_Dtype),
 }
 
@@ -422,13 +422,13 @@ _LAYER_GLOBALS: dict[str, Any] = {
 def read_layers(path: str | os.PathLike[str]) -> list:
     """Read the authors' ``.bin`` layer file, a pickle of nested lists and NumPy arrays of channel counts.
 
-    Only the form is checked (nested lists of integers from 0 to 2**31 - 1), not whether the layers make a network.
+    Checks only the form (nested lists of integers from 0 to 2**31 - 1), not whether the layers make a network.
 
     Returns:
         The nested lists, with a list of int for each array (nested lists for an array of several axes).
 
     Raises:
-        FileError: the file is missing, damaged, hostile or no such list; the message says what is wrong.
+        FileError: the file is missing, damaged, hostile or not such a list; the message says what is wrong.
     """
     with _opened(path, "a layer file") as (file, size):
         stream = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
@@ -445,7 +445,7 @@ def _no_storage(pid: object) -> None:
 
 
 def _plain(value: Any, left: list[int], nesting: int = 0) -> Any:
-    """``value`` as nested lists of int; ``left[0]`` more entries may be made."""
+    """``value`` as nested lists of int; may make at most ``left[0]`` more entries."""
     if isinstance(value, _Array) and value.values is not None:
         left[0] -= value.values.size
         value = value.values.tolist() if left[0] >= 0 else None

@@ -1,4 +1,4 @@
-"""The authors' names for a CSNet's parameters (their released checkpoints, and the golden files made with them).
+"""The authors' names for a CSNet's parameters (in their released checkpoints, and in the golden files made with them).
 
 Ours on the left, theirs on the right:
 
@@ -50,7 +50,7 @@ def authors_name(name: str) -> str:
 
 
 def load_arrays(model: CSNet, mapping: Mapping[str, np.ndarray]) -> None:
-    """Copy arrays by the authors' names into a CSNet (`num_batches_tracked` is ignored); a misfit changes nothing."""
+    """Copy arrays, by the authors' names, into a CSNet (ignoring `num_batches_tracked`); none if one does not fit."""
     given = {name: value for name, value in mapping.items() if not name.endswith("num_batches_tracked")}
     own = {authors_name(name): name for name in model.state_dict()}
     model.load_state_dict({own.get(name, name): value for name, value in given.items()})

@@ -11,11 +11,11 @@ DILATIONS = 5
 BLOCKS = (1, 3, 4, 6, 4)  # per stage
 MULTIPLES = (1, 1, 2, 4, 4)  # of the base width
 FUSED = (2, 3, 4)  # the stages whose last outputs are fused
-MOST_BLOCKS, MOST_BRANCHES = 100, 8  # of a stage and of a block: far more than of use; bounds what a file may ask for
+MOST_BLOCKS, MOST_BRANCHES = 100, 8  # per stage and per block: far more than useful; bounds what a file may ask for
 
 
 def split_channels(total: int, split: Iterable[float]) -> tuple[int, ...]:
-    """`total` channels shared out by `split`: bounds are round(total * cumulative share)."""
+    """`total` channels divided according to `split`: bounds are round(total * cumulative share)."""
     bounds = [0, *(round(total * share) for share in itertools.accumulate(split))]
     bounds[-1] = total
     return tuple(b - a for a, b in itertools.pairwise(bounds))
@@ -100,8 +100,8 @@ class Configuration:
     def require_at_most(self, count: int) -> None:
         """Raise ValueError if the convolutions of this network have more than `count` weights.
 
-        To be asked before a network is built that a file describes, with the count of the numbers in it: otherwise, a
-        small file could claim all memory.
+        Call this before building a network that a file describes, with the count of the numbers in it: otherwise,
+        a small file could claim all memory.
         """
         layers: list[tuple[Sequence[int], Sequence[int]]] = []
         for inputs, outputs in zip(self.inputs(), self.stages, strict=True):
@@ -114,7 +114,7 @@ class Configuration:
 
     @property
     def multiple(self) -> int:
-        """Of which an input's height and width must be multiples: 16, or more where a stage has over two branches."""
+        """An input's height and width must be multiples of this: 16, or more if a stage has over two branches."""
         strides = (1, 1, 2, 4, 8)
         return max(16, *(s << len(block) - 1 for s, stage in zip(strides, self.stages, strict=True) for block in stage))
 

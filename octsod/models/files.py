@@ -23,7 +23,7 @@ def save(model: CSNet, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> CSNet:
-    """The CSNet in a weight file. Raises FileError, which names the file, on anything else."""
+    """The CSNet in a weight file. Raises FileError, which names the file, for anything else."""
     import safetensors
     import safetensors.numpy
 
@@ -61,7 +61,7 @@ def load(path: str | os.PathLike[str]) -> CSNet:
 
 
 def _size(metadata, configuration):
-    """The size that a weight file names, or else the paper's; ValueError if the network does not take it."""
+    """The size that a weight file names, or else the paper's; ValueError if the network does not accept it."""
     text, multiple = metadata.get("size", "224"), configuration.multiple
     if not re.fullmatch("[1-9][0-9]{0,4}", text) or int(text) % multiple:
         raise ValueError(f"its size is {text[:20]!r}; expected a multiple of {multiple}")

@@ -53,8 +53,8 @@ class CrossStageFusion(nn.Module):
 class CSNet(nn.Module):
     """Salient object detection: images (N, 3, H, W), normalised, H and W multiples of 16 -> logits (N, 1, H, W).
 
-    size: the side in pixels of the square pictures that it is trained on; of a new network, the paper's 224 or the next
-    multiple that it takes. It finds objects best at this size, so `octsod.predict` and `octsod.evaluate` use it, and
+    size: the side in pixels of the square pictures it is trained on; for a new network, the paper's 224 or the next
+    multiple that it accepts. It finds objects best at this size, so `octsod.predict` and `octsod.evaluate` use it, and
     weight files keep it.
     """
 

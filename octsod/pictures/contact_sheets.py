@@ -9,7 +9,7 @@ from ..checks import require
 
 GAP = 8  # pixels between cells and around the sheet
 FONT_SIZE = 14
-LINE = 22  # pixels that a line of text takes
+LINE = 22  # height in pixels of a line of text
 PAPER, INK = "white", "black"
 
 
@@ -22,8 +22,8 @@ def contact_sheet(
     """One picture (H, W, 3) uint8 that shows many.
 
     rows: sequences of equal length of pictures, (h, w) or (h, w, 3) uint8 of any size; each is fitted into a square
-    cell of `cell` pixels, its proportions kept. captions: a line of text above each row; headings: one above each
-    column. What is too long for its place is cut short.
+    cell of `cell` pixels, keeping its proportions. captions: a line of text above each row; headings: one above each
+    column. Text that is too long for its place is cut short.
     """
     table = [list(row) for row in rows]
     columns = len(table[0]) if table else 0
@@ -55,14 +55,14 @@ def _fitted(image, cell):
 
 
 class _Writer:
-    """Draws lines of text that end where there is no more room."""
+    """Draws lines of text, cut short where there is no more room."""
 
     def __init__(self, sheet):
         self.draw = ImageDraw.Draw(sheet)
         self.font = ImageFont.load_default(FONT_SIZE)
 
     def __call__(self, text, x, y, width):
-        text = " ".join(text.encode("utf-8", "replace").decode().split())  # names of files may hold anything
+        text = " ".join(text.encode("utf-8", "replace").decode().split())  # file names may hold anything
         shown = text
         while text and self.draw.textlength(shown, self.font) > width:
             text = text[:-1]

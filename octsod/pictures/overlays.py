@@ -1,4 +1,4 @@
-"""What can be made of a picture and its map of salience: an overlay, a cutout, a crop. All on arrays of uint8."""
+"""What can be made from a picture and its map of salience: an overlay, a cutout, a crop. All work on uint8 arrays."""
 
 import math
 
@@ -7,18 +7,18 @@ import numpy as np
 from ..checks import described, require
 from ..data.images import require_picture
 
-OBJECT = 128  # from here on, a pixel counts as the object's: the network thinks that more likely than not
+OBJECT = 128  # from this value on, a pixel counts as the object's: the network finds that more likely than not
 
-ACCENT = (0, 220, 255)  # RGB of the outline: rare in what people photograph, and never in the grey around it
+ACCENT = (0, 220, 255)  # RGB of the outline: rare in photographs, and never found in the grey around it
 DIMMED = 0.45  # brightness of what is not the object
-OUTLINE = 1 / 250  # half the outline's width, in parts of the picture's longer side
+OUTLINE = 1 / 250  # half the outline's width, as a fraction of the picture's longer side
 
 
 def overlay(image: np.ndarray, salience: np.ndarray) -> np.ndarray:
-    """The object in its colours, outlined, before a background that is dimmed and grey: (H, W, 3) uint8.
+    """The object in colour, outlined, in front of a dimmed grey background: (H, W, 3) uint8.
 
-    image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` gives it; the map is the opacity of the colours, so
-    how far they fade shows how sure the network is. The outline runs where the map crosses one half.
+    image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` returns it; the map is the opacity of the colours,
+    so how far they fade shows how sure the network is. The outline runs where the map crosses one half.
     """
     from PIL import Image, ImageFilter
 
@@ -34,21 +34,21 @@ def overlay(image: np.ndarray, salience: np.ndarray) -> np.ndarray:
 
 
 def cutout(image: np.ndarray, salience: np.ndarray) -> np.ndarray:
-    """The object on nothing: (H, W, 4) uint8 RGBA, the picture with its map as opacity.
+    """The object on a transparent background: (H, W, 4) uint8 RGBA, the picture with its map as opacity.
 
-    image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` gives it. What is fully transparent is black.
+    image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` returns it. Fully transparent pixels are black.
     """
     _require_map(salience, image, "cutout")
     result = np.dstack([image, salience])
-    result[salience == 0] = 0  # compresses better, and hides nothing that someone meant to cut away
+    result[salience == 0] = 0  # compresses better, and keeps nothing that someone meant to cut away
     return result
 
 
 def object_box(salience: np.ndarray, margin: float = 0.1) -> tuple[slice, slice] | None:
-    """Where the object is: slices (rows, columns) for `image[box]`, or None if no pixel is more likely than not its.
+    """Where the object is: slices (rows, columns) for `image[box]`, or None if no pixel is likely to be the object's.
 
-    salience: (H, W) uint8, as `predict` gives it. margin: what to leave around the object, as far as the picture goes,
-    in parts of its height and of its width.
+    salience: (H, W) uint8, as `predict` returns it. margin: how much to leave around the object, as far as the picture
+    goes, as a fraction of the object's height and width.
     """
     op = "object_box"
     fits = isinstance(salience, np.ndarray) and salience.dtype == np.uint8 and salience.ndim == 2

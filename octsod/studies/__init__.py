@@ -1,1 +1,1 @@
-"""What runs tell: their histories, the figures of the paper, sweeps."""
+"""What runs have recorded: their histories, the paper's figures, sweeps."""

@@ -1,7 +1,7 @@
 """The paper's figures of networks in training, drawn with matplotlib (`pip install octsod[plot]`).
 
-Each function takes `history.History`s, or a sweep's points, and returns a `matplotlib.figure.Figure`; `write` gives it
-the common style and writes it. Nothing needs a display, and the same input gives the same picture.
+Each function takes `history.History`s, or a sweep's points, and returns a `matplotlib.figure.Figure`; `write` applies
+the common style and writes it. No display is needed, and the same input gives the same picture.
 """
 
 import io
@@ -20,7 +20,7 @@ from .history import POWERS, History, block_channels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
 GREY, PALE, INK = "#d4d7dc", "#8a909a", "#282c34"
@@ -40,7 +40,7 @@ STYLE = {
 
 
 def require_matplotlib() -> Any:
-    """The package matplotlib; OctsodError, which says how to get it, if it is missing."""
+    """The matplotlib package; if it is missing, raises OctsodError, which says how to get it."""
     try:
         import matplotlib.figure
         import matplotlib.style
@@ -51,14 +51,14 @@ def require_matplotlib() -> Any:
 
 def write(path: str | os.PathLike[str], draw: Callable[..., "Figure"], *arguments: Any) -> None:
     """Write the figure that `draw(*arguments)` makes as a PNG file, all or nothing. Raises OSError if that fails."""
-    with require_matplotlib().style.context(["default", STYLE]):  # whatever the user's own defaults are
+    with require_matplotlib().style.context(["default", STYLE]):  # regardless of the user's own defaults
         data = io.BytesIO()
         draw(*arguments).savefig(data, format="png")
     write_atomically(path, data.getvalue())
 
 
 def _figure(width, height, *grid, **options):
-    """A figure of so many inches, and an array of its plots."""
+    """A figure of `width` by `height` inches, and an array of its plots."""
     figure = require_matplotlib().figure.Figure((width, height), layout="constrained")
     return figure, figure.subplots(*grid, squeeze=False, **options)
 
@@ -69,13 +69,13 @@ def _looks():
 
 
 def _plain(name):
-    """A run's name as matplotlib shows it as it is: no mathematics, and not hidden from legends."""
+    """A run's name, escaped so that matplotlib shows it as it is: no mathematics, and not hidden from legends."""
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 
 def gammas(histories: Sequence[History]) -> "Figure":
-    """The distribution of |gamma| (paper, figure 5), a row per run: at the last record, and how it came about.
+    """The distribution of |gamma| (paper, figure 5), a row per run: at the last record, and epoch by epoch.
 
     Each run needs a record of scales: `History.counts`.
     """
@@ -112,7 +112,7 @@ def gammas(histories: Sequence[History]) -> "Figure":
 
 
 def _head(plot, title, words):
-    """A title, and a line of words between it and the plot."""
+    """Add a title, and a line of words between it and the plot."""
     plot.set_title(title, pad=18)
     plot.text(0, 1.03, words, transform=plot.transAxes, va="bottom", fontsize=8.5)
 
@@ -143,7 +143,7 @@ def _scale(branch, branches):
 
 
 def _mark_stages(plots, stages):
-    """Lines between the stages of what stands at 0, 1, 2, ..., and their names below."""
+    """Draw lines between the stages of what stands at 0, 1, 2, ..., and write their names below."""
     starts = [i for i, stage in enumerate(stages) if i == 0 or stage != stages[i - 1]]
     middles = [(start + end - 1) / 2 for start, end in itertools.pairwise([*starts, len(stages)])]
     for plot in plots:
@@ -155,16 +155,16 @@ def _mark_stages(plots, stages):
 
 
 def _legend(plot):
-    """A legend beside the plot's title, where it hides nothing, in as many columns as there is room for."""
+    """Add a legend beside the plot's title, where it hides nothing, in as many columns as there is room for."""
     longest = max(map(len, plot.get_legend_handles_labels()[1]))
     columns = max(110 // (longest + 6), 1)  # characters of its size that fit beside a title
     plot.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=columns, borderpad=0, columnspacing=1.5)
 
 
 def channels(histories: Sequence[History]) -> "Figure":
-    """Channels per ILBlock and scale (paper, figure 10): of the full network in grey, what is left in colour.
+    """Channels per ILBlock and scale (paper, figure 10): the full network in grey, what is left in colour.
 
-    Each run needs both its configurations.
+    Each run needs both of its configurations.
     """
     before, after = ([block_channels(getattr(h, name)) for h in histories] for name in ("full", "learned"))
     blocks = sorted({place for run in before for place in run})
@@ -191,7 +191,7 @@ def _count(channels, branch):
 
 
 def mae(histories: Sequence[History]) -> "Figure":
-    """Mean absolute error of validation per epoch (paper, figure 14). Each run needs one that was validated."""
+    """Mean absolute error in validation, per epoch (paper, figure 14). Each run needs at least one validated epoch."""
     figure, ((plot,),) = _figure(6.5, 3.8)
     for history, (colour, marker) in zip(histories, _looks(), strict=False):
         epochs, values = list(history.mae), list(history.mae.values())
@@ -218,7 +218,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], varied: str) -> "Figure":
         for plot, cost, unit in zip(plots, ("macs", "parameters"), (1e6, 1e3), strict=True):
             x, y = [row[cost] / unit for row in points], [row["max_f"] for row in points]
             plot.plot(x, y, color=colour, marker=marker, label=f"{kind} decay")
-            for row, *place in zip(points, x, y, strict=True):  # lines tend to rise: below them to the right is room
+            for row, *place in zip(points, x, y, strict=True):  # lines tend to rise: there is room below, to the right
                 below = {"xytext": (3, -10), "textcoords": "offset points"}
                 plot.annotate(f"{row['lambda']:g}", place, **below, fontsize=8, color=colour)
     plots[0].set(xlabel="multiply-accumulates at 224x224 (millions)", ylabel="max F-measure")

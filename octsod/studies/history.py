@@ -1,4 +1,4 @@
-"""What a run has recorded of its network, read from its folder: what the figures are drawn from."""
+"""What a run has recorded about its network, read from its folder; the figures are drawn from this."""
 
 import dataclasses
 import os
@@ -14,19 +14,19 @@ from ..models.files import load
 from ..prune.scales import bin_edges, share_below
 from ..training.runs import LOG, read_log
 
-POWERS = (-3, -10, -20)  # of ten: of |gamma|, below which shares are told; the paper prunes below the last
+POWERS = (-3, -10, -20)  # of ten: shares of |gamma| below these are given; the paper prunes below the last
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class History:
-    """What a run has recorded; epochs are counted from 1, as those that were done.
+    """What a run has recorded; epochs are counted from 1, as epochs completed.
 
-    gammas: epoch -> how many scales lie in each bin of `distributions.bin_edges`, (bins,) int64. spreads: of each norm
+    gammas: epoch -> how many scales lie in each bin of `distributions.bin_edges`, (bins,) int64. spreads: for each norm
     of an ILBlock, the standard deviation of its outputs among channels, by (stage, block, layer, branch); layer 0 is
-    the gOctConv, 1 and 2 are depthwise. Of a run that pruned its network both are of the time before, when what was to
-    vanish was still there. Empty before the end of the first epoch.
-    mae: epoch -> mean absolute error of validation. pruned: after so many epochs the network was pruned; None if never.
-    full, learned: the network's configuration before pruning and after it; None if its weights are gone.
+    the gOctConv, 1 and 2 are depthwise. If a run pruned its network, both are from before pruning, when the channels
+    that vanished were still there. Empty before the end of the first epoch.
+    mae: epoch -> mean absolute error in validation. pruned: how many epochs came before pruning; None if never pruned.
+    full, learned: the network's configuration before and after pruning; None if its weights are gone.
     """
 
     name: str
@@ -39,15 +39,15 @@ class History:
 
     @property
     def counts(self) -> np.ndarray | None:
-        """The last of `gammas`; None without one, or of a network without ILBlocks."""
+        """The last of `gammas`; None if there is none, or for a network without ILBlocks."""
         counts = list(self.gammas.values())[-1:]
         return counts[0] if counts and counts[0].any() else None
 
     def summary(self) -> dict[str, Any]:
-        """What can be told in numbers, fit for JSON; None stands for what has not been recorded.
+        """The history in numbers, fit for JSON; None stands for what has not been recorded.
 
-        below: power of ten -> share of the scales of less |gamma|. spread: the mean of `spreads`. mae, best_mae: the
-        last and the lowest since pruning. channels: of the ILBlocks, before pruning and after it.
+        below: power of ten -> share of the scales with |gamma| below it. spread: mean of `spreads`. mae, best_mae: the
+        last and the lowest since pruning. channels: of the ILBlocks, before and after pruning.
         """
         counts, since = self.counts, [mae for epoch, mae in self.mae.items() if epoch > (self.pruned or 0)]
         return {
@@ -64,10 +64,11 @@ class History:
 def read_history(
     folder: str | os.PathLike[str], name: str | None = None, threshold: float | None = None
 ) -> History:
-    """The history of the run in a folder, by default named as the folder is.
+    """The history of the run in a folder, by default named after the folder.
 
-    A network that has not been pruned is taken for pruned by `threshold` of gamma, by default the paper's; with a
-    threshold, one that has been pruned is pruned anew. Raises FileError, which names what is missing or damaged.
+    If the network has not been pruned, `learned` is as if it were, by `threshold` of gamma, by default the paper's. One
+    that has been pruned is pruned anew if a threshold is given. Raises FileError, which names what is missing or
+    damaged.
     """
     folder = pathlib.Path(folder)
     gammas, spreads, mae, pruned = {}, {}, {}, None
@@ -100,7 +101,7 @@ def _place(norm):
 
 
 def _configurations(weights, threshold):
-    """The network's configuration before pruning and after it: see `read_history`."""
+    """The network's configuration before and after pruning: see `read_history`."""
     if not (weights / "last.safetensors").exists():
         return None, None
     last = load(weights / "last.safetensors")

@@ -4,7 +4,7 @@
     for point in sweep.left():
         sweep.run(point)
 
-`sweep.rows` then tells parameters, MACs and scores of each; `figures.sweep` draws them.
+`sweep.rows` then holds the parameters, MACs and scores of each; `figures.sweep` draws them.
 """
 
 import json
@@ -26,7 +26,7 @@ VARIED = ("weight_decay", "decay_strength")
 
 
 class Point(NamedTuple):
-    """A training of a sweep. name: of its run folder. decay: of the scales. value: of the setting that is varied."""
+    """A training of a sweep. name: of its run folder. decay: of the scales. value: of the setting being varied."""
 
     name: str
     decay: str
@@ -34,19 +34,19 @@ class Point(NamedTuple):
 
 
 class Sweep:
-    """A folder of runs that differ in their decay alone, and results.json, which is written anew with each point.
+    """A folder of runs that differ only in their decay, and results.json, which is rewritten after each point.
 
-    varied: "weight_decay", lambda of equation 1, which with standard decay is that of the scales, too; or
+    varied: "weight_decay", lambda of equation 1, which with standard decay applies to the scales, too; or
     "decay_strength", lambda_d of equation 3, of dynamic decay. values: of that setting. decays: "dynamic", "standard";
-    each value is tried with each. given, base, finetune: all other settings, as `training.resolve` takes them.
+    each value is tried with each. given, base, finetune: all other settings, as for `training.resolve`.
     threshold: of gamma, by which networks are pruned after training; by default the paper's, or that of the settings if
     these learn channels.
 
-    points: all that the sweep is to have. rows: of those that are done, also by an earlier sweep in this folder: dicts
-    of run, decay, lambda, parameters, macs (at 224x224), max_f, mae and settings. facts: what results.json holds.
+    points: all points that the sweep will have. rows: of those that are done, also by an earlier sweep in this folder:
+    dicts of run, decay, lambda, parameters, macs (at 224x224), max_f, mae and settings. facts: what results.json holds.
     data: the pictures, see `training.open_data`.
-    Raises SettingsError if settings do not go together, FileError if results.json is damaged or of other settings,
-    SetupError if the folder is no sweep's.
+    Raises SettingsError if settings conflict, FileError if results.json is damaged or from other settings, SetupError
+    if the folder is not a sweep's.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Sweep:
         self.points = [Point(f"{decay}-{value:.12g}", decay, value) for value in values for decay in decays]
         if not self.points:
             raise SettingsError("is empty; expected at least one number.", "values")
-        first, *_ = map(self.settings, self.points)  # all of them shall be sound
+        first, *_ = map(self.settings, self.points)  # check them all
         if "learn_channels" in first and threshold is not None:
             raise SettingsError("`learn_channels` prunes by train's own `threshold`; leave the sweep's out.")
         self.threshold = first.get("threshold", threshold or prune.THRESHOLD)
@@ -101,11 +101,11 @@ class Sweep:
         conduct: Callable[[dict, pathlib.Path, Data, Checkpoint | None], bool] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any] | None:
-        """Train the network of a point, or go on with it, then prune and score it.
+        """Train the network of a point, or continue its training, then prune and score it.
 
-        Returns its row, which is then in results.json; None if `stop()` prevented that: it can be gone on with.
-        conduct: what trains, given settings, run folder, data and checkpoint (None for a new run); returns whether that
-        is done. Raises DivergenceError if training diverges.
+        Returns its row, which is then in results.json; None if `stop()` prevented that; it can be continued later.
+        conduct: trains, given settings, run folder, data and checkpoint (None for a new run), and returns whether the
+        training is complete. Raises DivergenceError if training diverges.
         """
         settings, folder = self.settings(point), self.folder / point.name
         checkpoint = read_checkpoint(folder) if (folder / CHECKPOINT).exists() else None
@@ -155,12 +155,12 @@ class Sweep:
                     float(row[name])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(f"{self.path}: is damaged, or none of octsod's.") from error
-        if rows:  # before the first one, nothing has been done that depends on the sweep's own settings
+        if rows:  # without any, nothing done so far depends on the sweep's own settings
             self._require_same(facts, {name: fact for name, fact in self.facts.items() if name != "points"})
         return rows
 
     def _require_same(self, before, after):
-        """Raise FileError if settings differ by more than the number of threads."""
+        """Raise FileError if settings differ in more than the number of threads."""
         if changed := changes(before, after, ("threads",)):
             raise FileError(f"{self.folder}: was started with {changed}; other settings need another folder.")
 

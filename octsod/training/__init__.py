@@ -1,8 +1,8 @@
-"""Training: the settings of a run, a trainer that makes steps, the loop of a run, and the folder that it leaves."""
+"""Training: the settings of a run, a trainer that takes steps, the loop of a run, and the folder it leaves behind."""
 
 import importlib
 
-# Names are loaded on first use: the command line reads `settings`, and shall not wait for the rest.
+# Names are loaded on first use: the command line reads `settings` and should not wait for the rest.
 _NAMES = {
     "DECAYS": "settings",
     "SCHEDULES": "settings",

@@ -1,4 +1,4 @@
-"""Line charts, drawn with Pillow alone: what a training's log looks like."""
+"""Line charts of a training's log, drawn with Pillow alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SCALE = 3  # drawn this much larger, then averaged down: smooth lines
+SCALE = 3  # drawn this much larger, then averaged down for smooth lines
 WIDTH, HEIGHT = 460, 280  # of a chart, in pixels
 LEFT, TOP, RIGHT, BOTTOM = 62, 40, 18, 34  # around its plot
 
@@ -48,7 +48,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def chart(title: str, lines: Sequence[Line]) -> np.ndarray:
-    """Lines over steps from 0, on a common grid: a picture (HEIGHT, WIDTH, 3) uint8. Without a point it says so."""
+    """Lines over steps from 0, on a common grid: a picture (HEIGHT, WIDTH, 3) uint8. Without any points, it says so."""
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
     draw = ImageDraw.Draw(image)
     text = lambda x, y, words, anchor, size=12, fill=PALE: draw.text(  # noqa: E731
@@ -87,7 +87,7 @@ def chart(title: str, lines: Sequence[Line]) -> np.ndarray:
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers, evenly spaced, from at most `low` to at least `high`; at least two."""
     size = max(abs(low), abs(high))
-    span = high - low if high - low > 1e-9 * size else size or 1.0  # what differs by rounding alone is equal
+    span = high - low if high - low > 1e-9 * size else size or 1.0  # values that differ only by rounding count as equal
     step = 10.0 ** math.floor(math.log10(span / count))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if factor * step * count >= span * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -99,7 +99,7 @@ def _averaged(image):
 
 
 def _thinned(x, y, limit=WIDTH) -> tuple[np.ndarray, np.ndarray]:
-    """At most `limit` points, each the mean of as many neighbours."""
+    """At most `limit` points, each the mean of equally many neighbours."""
     if not len(x):
         return x, y
     starts = np.arange(0, len(x), -(-len(x) // limit))

@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from: for the one line that a diverged training ends with."""
+"""Finds where a non-finite number came from, for the error message of a training that diverged."""
 
 import contextlib
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from ..nn import Module
 
 
 def first_nonfinite(model: Module, forward: Callable[[], Any]) -> str | None:
-    """What first became infinite or not a number: a parameter of `model`, or else an op of `forward()`, run again.
+    """What first became infinite or not a number: a parameter of `model`, or else an op when `forward()` is run again.
 
     Returns words such as "OctaveConv2d in `extractor.stages.2.0.mix`", or None if all is finite. In training mode,
-    batch norm takes the pass into its running statistics.
+    the pass updates batch norm's running statistics.
     """
     for name, parameter in model.named_parameters():
         if not np.isfinite(parameter.numpy()).all():
@@ -34,7 +34,7 @@ def first_nonfinite(model: Module, forward: Callable[[], Any]) -> str | None:
 
 @contextlib.contextmanager
 def _tracked(model, layers):
-    """While it lasts, `layers` is the stack of the names of the modules whose forward is running."""
+    """Within it, `layers` is the stack of names of the modules whose forward is running."""
 
     def tracked(name, forward):
         def run(*inputs, **keywords):
@@ -48,7 +48,7 @@ def _tracked(model, layers):
 
     modules = list(model.named_modules())
     for name, module in modules:
-        module.forward = tracked(name, module.forward)  # on the instance, before the method of its class
+        module.forward = tracked(name, module.forward)  # on the instance, where it hides the method of the class
     try:
         yield
     finally:

@@ -23,13 +23,13 @@ class _StoppedError(Exception):
 
 
 class Validation:
-    """Pictures held out, a data set of `data.Sample`s: what scores has a model on them, what does it make of some?"""
+    """Held-out pictures, a data set of `data.Sample`s: scores a model on them, and shows what it finds in some."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
 
     def scores(self, model: CSNet, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-        """max_f and mae by the evaluation protocol (csnet.md, section 6); None if `stop()` said so on the way."""
+        """max_f and mae by the evaluation protocol (csnet.md, section 6); None if `stop()` became true meanwhile."""
 
         def check(done, name):
             if stop():
@@ -42,7 +42,7 @@ class Validation:
         return {"max_f": result.max_f, "mae": result.mae}
 
     def sheet(self, model: CSNet, columns: int = 8) -> np.ndarray:
-        """A picture (H, W, 3) uint8 of some of the pictures, their masks, and what the model finds."""
+        """A sheet (H, W, 3) uint8 of some of the pictures, their masks, and what the model finds."""
         chosen = np.unique(np.linspace(0, len(self.dataset) - 1, columns).astype(int))
         samples = [self.dataset[int(index)] for index in chosen]
         rows = zip(*((s.image, s.mask, predict(s.image, model)) for s in samples), strict=True)
@@ -53,18 +53,18 @@ def train(
     trainer: Trainer, loader: Any, run: Any, validation: Validation | None = None, save_every: int = 100,
     on_line: Callable[[dict], None] | None = None, stop: Callable[[], bool] = lambda: False,
 ) -> bool:  # fmt: skip
-    """Make the steps that are left of `trainer.total`; returns whether that is done, which `stop()` can prevent.
+    """Make the remaining steps up to `trainer.total`; returns whether all are done, which `stop()` can prevent.
 
-    loader: a `data.Loader`, of which a trainer with n steps behind it gets batch n; its size becomes the model's. run:
-    a `runs.Run`. It logs a line per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second,
+    loader: a `data.Loader`; a trainer that has made n steps gets its batch n next. Its size becomes the model's. run: a
+    `runs.Run`. It logs a line per step (step, from 1; epoch, from 0; loss, penalty, lr; img_s, pictures per second,
     waiting included; data_wait_ms; at the end of an epoch, of the run and before pruning also the gammas and spreads of
-    `distributions`), per validation, and where the network is pruned (parameters and macs, before and after). It gets a
-    checkpoint every `save_every` steps, before pruning, after each validation and at the end.
-    validation: a `Validation`, asked after each epoch and at the end; if `stop()` cuts one short, resuming the run
-    makes up for it. on_line: called with each line of the log.
+    `distributions`), per validation, and where the network is pruned (parameters and macs, before and after). It writes
+    a checkpoint every `save_every` steps, before pruning, after each validation and at the end.
+    validation: a `Validation`, run after each epoch and at the end; if `stop()` cuts one short, it is made up for when
+    the run is resumed. on_line: called with each line of the log.
 
-    Raises DivergenceError if a number is not finite (the checkpoint written last is good), FileError if a picture
-    cannot be read or the run folder not be written.
+    Raises DivergenceError if a number is not finite (the last checkpoint written is good), FileError if a picture
+    cannot be read or the run folder cannot be written.
     """
     require(trainer.total is not None, "train", "trainer", "has no `total`", "the number of steps to make")
     require_integer(save_every, "train", "save_every", 1)
@@ -84,7 +84,7 @@ def train(
         if finished:
             break
         if trainer.steps == trainer.pruned_after:
-            run.checkpoint(trainer)  # of this step, from before: a run that is resumed there is pruned anew
+            run.checkpoint(trainer)  # of this step, before pruning: a run that is resumed there is pruned again
             run.keep(trainer.model, "wide")
             before = complexity(trainer.model)
             trainer.prune()
@@ -93,7 +93,7 @@ def train(
                     "macs": [before.macs, after.macs], "pruned": True}  # fmt: skip
             run.log(line)
             note(line)
-        # Closed in any case: the loader's threads shall not outlive a training that stops in the middle of an epoch.
+        # Always closed, so that the loader's threads do not outlive a training that stops in the middle of an epoch.
         with contextlib.closing(_steps(trainer, loader, epoch, position, save_every, stop)) as lines:
             for line in lines:
                 run.log(line)
@@ -105,9 +105,9 @@ def train(
 
 
 def _steps(trainer, loader, epoch, position, save_every, stop):
-    """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log's line of each.
+    """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log line of each.
 
-    The numbers of steps are read when the trainer says so, before a checkpoint is due, and at the end.
+    The results of steps are read whenever the trainer has them, when a checkpoint is due, and at the end.
     """
     wide = trainer.pruned_after is not None and trainer.steps < trainer.pruned_after
     end = trainer.pruned_after if wide else trainer.total
@@ -126,7 +126,7 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
                 if due:
                     trainer.sync()
             except DivergenceError:
-                yield from under_way.lines(trainer.collect())  # of what was finished before it
+                yield from under_way.lines(trainer.collect())  # of the steps completed before it
                 raise
             lines = under_way.lines(trainer.collect())
             if last:
@@ -138,7 +138,7 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
 
 
 class _UnderWay:
-    """The lines of the log for steps whose numbers have not been read yet."""
+    """The log lines of steps whose results have not been read yet."""
 
     def __init__(self, trainer, epoch):
         self.trainer, self.epoch = trainer, epoch
@@ -146,17 +146,17 @@ class _UnderWay:
         self._start = self._asked = 0.0
 
     def begin(self):
-        """A batch is asked for."""
+        """A batch is requested."""
         self._asked = time.perf_counter()
         if not self._waiting:
             self._start = self._asked
 
     def arrived(self, pictures):
-        """The batch is there."""
+        """The batch has arrived."""
         self._waiting.append((pictures, round(1000 * (time.perf_counter() - self._asked), 2)))
 
     def lines(self, results):
-        """A line for each of the steps that have been read; they share the time that has passed."""
+        """A line for each of the steps that have been read; the elapsed time is divided among them."""
         seconds, lines = time.perf_counter() - self._start, []
         rate = sum(self._waiting[k][0] for k in range(len(results))) / seconds
         for step in results:

@@ -1,18 +1,18 @@
-"""Run folders: what a training was asked for, its log, its checkpoints, and how it goes on from one.
+"""Run folders: a training's settings, its log, its checkpoints, and how to resume from one.
 
-    config.toml   the settings, all resolved; serves as --config of another run
-    env.json      versions and machine, and those of each resume
-    data.json     the names of the pictures that are trained on and of those that are held out
+    config.toml   the settings, all resolved; can serve as --config of another run
+    env.json      versions and machine, and those of each resumption
+    data.json     the names of the pictures to train on and of those held out
     log.jsonl     a line per step and per validation
-    weights/      last.safetensors, and best.safetensors of the validation with the highest max-F; of a run that learns
-                  channels, wide.safetensors as it was before pruning, and best is of those after it; of one that is
-                  part of a sweep, pruned.safetensors, which was scored
-    state/        checkpoint.safetensors: weights, moments of the optimiser, where the run is
+    weights/      last.safetensors, and best.safetensors of the validation with the highest max-F; if the run learns
+                  channels, also wide.safetensors from before pruning, and best is from after it; if the run is part of
+                  a sweep, also pruned.safetensors, the network that was scored
+    state/        checkpoint.safetensors: weights, moments of the optimiser, position in the run
     plots/        curves.png, predictions.png; what `octsod plot` draws
 
 The checkpoint is one file, so that what belongs together is written together or not at all; weights/last is derived
-from it. weights/best is written before the checkpoint that mentions it: a kill in between is made up for when the
-resumed run validates again.
+from it. weights/best is written before the checkpoint that mentions it: if the run is killed in between, it validates
+again when it is resumed.
 """
 
 import contextlib
@@ -47,15 +47,16 @@ Pictures = tuple[Sequence[str], Sequence[str]]  # names to train on, names held 
 CHECKPOINT = pathlib.Path("state", "checkpoint.safetensors")
 LOG = "log.jsonl"
 
-# What may differ when a run is resumed: its length, and what results do not depend on.
+# What may differ when a run is resumed: its length, and settings that do not affect results.
 FREE = ("epochs", "steps", "threads")
 
 
 class Checkpoint(NamedTuple):
     """What a run's checkpoint holds.
 
-    path: its file. state: `Trainer.state_dict()`. configuration: the network's. settings: the run's. total: the steps
-    it is to have. validated: the step of the last validation, or 0. best: the best one's line of the log, or None.
+    path: its file. state: `Trainer.state_dict()`. configuration: the network's. settings: the run's. total: how many
+    steps the run is to have. validated: the step of the last validation, or 0. best: the log line of the best
+    validation, or None.
     """
 
     path: pathlib.Path
@@ -71,7 +72,7 @@ class Checkpoint(NamedTuple):
         return int(self.state["steps"])
 
     def finished(self, total: int | None = None) -> bool:
-        """Whether a run of `total` steps (by default, those it was to have) has nothing more to do."""
+        """Whether a run of `total` steps (by default, as many as it was to have) has nothing left to do."""
         return (total or self.total) <= self.steps == self.validated
 
     def model(self) -> CSNet:
@@ -83,7 +84,7 @@ class Checkpoint(NamedTuple):
         return model
 
     def restore(self, trainer: Trainer) -> None:
-        """Put a trainer of that network where the run was. Raises FileError if it is of another one."""
+        """Bring a trainer of that network to where the run was. Raises FileError if its network is another one."""
         try:
             trainer.load_state_dict(self.state)
         except ValueError as error:
@@ -123,7 +124,7 @@ def _checksum(state, facts):
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], free: Sequence[str] = ()) -> str:
-    """How settings differ, but for those in `free`, in words; nothing if they do not."""
+    """How settings differ, except those in `free`, in words; empty if they do not."""
     return "; ".join(
         f"{name} = {before.get(name)!r}, not {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
@@ -132,9 +133,9 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], free: Sequence[
 
 
 def read_log(folder: Folder) -> list[dict[str, Any]]:
-    """The lines of a run's log; half a line at its end, by a kill or being written just now, is left out.
+    """The lines of a run's log, except half a line at its end, left by a kill or being written just now.
 
-    Raises FileError, which names the folder or the line, if there is no log or it is damaged.
+    Raises FileError, which names the folder or the line, if the log is missing or damaged.
     """
     folder = pathlib.Path(folder)
     path = folder / LOG
@@ -158,7 +159,7 @@ def read_log(folder: Folder) -> list[dict[str, Any]]:
 
 
 def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
-    """The run folder in `root` whose checkpoint was written last, of those that are not finished; None without one."""
+    """The unfinished run folder in `root` whose checkpoint was written last; None if there is none."""
     found = [path.parents[1] for path in pathlib.Path(root).glob(f"*/{CHECKPOINT.as_posix()}")]
     found.sort(key=lambda folder: (folder / CHECKPOINT).stat().st_mtime_ns, reverse=True)
     return next((folder for folder in found if not read_checkpoint(folder).finished()), None)
@@ -168,13 +169,13 @@ class Run:
     """A run folder that is being written: `with Run.create(...) as run:` or `with Run.resume(...) as run:`.
 
     validated and best: as in `Checkpoint`. All methods raise FileError, which names the folder, if it cannot be
-    written; what was there is intact then.
+    written; earlier contents then stay intact.
     """
 
     def __init__(self, folder: Folder, settings: Mapping[str, Any], checkpoint: Checkpoint | None = None):
         self.folder, self.settings = pathlib.Path(folder), settings
         self.validated, self.best = (checkpoint.validated, checkpoint.best) if checkpoint else (0, None)
-        self._saved: tuple[int, ...] | None = None  # what the checkpoint on the disk is of: steps, total, validated
+        self._saved: tuple[int, ...] | None = None  # steps, total and validated of the checkpoint on the disk
         self._log: Any = None  # a binary file
 
     @classmethod
@@ -194,14 +195,14 @@ class Run:
     def resume(
         cls, folder: Folder, settings: Mapping[str, Any], pictures: Pictures, checkpoint: Checkpoint
     ) -> "Run":
-        """Go on from `checkpoint`; the log is cut back to its step.
+        """Continue from `checkpoint`; the log is cut back to its step.
 
-        Raises FileError if the settings are others than those it was made with (but for `FREE`), or the pictures.
+        Raises FileError if the settings (other than `FREE`) or the pictures differ from those it was made with.
         """
         run = cls(folder, settings, checkpoint)
         run._require_same_settings(checkpoint.settings)
         run._require_same_pictures(pictures)
-        run._saved = (checkpoint.steps,)  # that much is safe, but all is written anew: weights/last may be older
+        run._saved = (checkpoint.steps,)  # this step is safe, but everything is written anew: weights/last may be older
         environment = run._read_json("env.json")
         with run._writing():
             run._open_log(checkpoint.steps, checkpoint.validated)
@@ -212,14 +213,14 @@ class Run:
 
     @property
     def kept(self) -> str:
-        """What is safe on the disk, in words; nothing before the first checkpoint."""
+        """What is safe on the disk, in words; empty before the first checkpoint."""
         return "" if self._saved is None else f"the checkpoint of step {self._saved[0]} in {self.folder} is intact"
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(OSError):  # a line that the disk had no room for
+        with contextlib.suppress(OSError):  # there was no room on the disk for a line
             self._log.close()
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -233,9 +234,9 @@ class Run:
         return read_log(self.folder)
 
     def record(self, trainer: Trainer, scores: Mapping[str, Any]) -> dict[str, Any]:
-        """Log a validation and keep the weights if they are the best: highest max-F, lowest MAE where that is equal.
+        """Log a validation and keep the weights if they are the best: highest max-F, then lowest MAE.
 
-        scores: max_f, mae and whatever else. Writes a checkpoint, draws plots/curves.png, and returns the line.
+        scores: max_f, mae and any others. Writes a checkpoint, draws plots/curves.png, and returns the log line.
         """
         line = {"step": trainer.steps, **scores}
         rank = lambda scores: (scores["max_f"], -scores["mae"])  # noqa: E731
@@ -259,7 +260,7 @@ class Run:
         write_png(self.folder / "plots" / f"{name}.png", picture)
 
     def checkpoint(self, trainer: Trainer) -> None:
-        """Write state/checkpoint.safetensors and weights/last.safetensors, unless they are of this very state.
+        """Write state/checkpoint.safetensors and weights/last.safetensors, unless they already hold this very state.
 
         Raises DivergenceError, and writes nothing, if a number is not finite.
         """
@@ -282,7 +283,7 @@ class Run:
             save(trainer.model, self.folder / "weights" / "last.safetensors")
 
     def _open_log(self, steps, validated):
-        """Open the log for this process alone and cut it back to its first `steps` and what `validated` them."""
+        """Open the log for this process alone; cut it back to its first `steps` and validations up to `validated`."""
         self._log = open(self.folder / LOG, "a+b")  # noqa: SIM115 (closed by __exit__)
         if fcntl is not None:
             try:
@@ -297,11 +298,11 @@ class Run:
         for line in self._log:
             try:
                 entry = json.loads(line)
-                # A run that is resumed where it was pruned is pruned anew: see `training.train`.
+                # A run that is resumed where it was pruned is pruned again: see `training.train`.
                 last = validated if "max_f" in entry else steps - ("pruned" in entry)
                 if not line.endswith(b"\n") or entry["step"] > last:
                     break
-            except (ValueError, TypeError, KeyError):  # half a line, by a kill
+            except (ValueError, TypeError, KeyError):  # half a line, left by a kill
                 break
             end += len(line)
         self._log.truncate(end)

@@ -1,9 +1,9 @@
-"""A training from its settings to its run folder: data sets, loader, network, trainer, run.
+"""A training, from its settings to its run folder: data sets, loader, network, trainer, run.
 
     settings = resolve({"data": "DUTS-TR", "val": "ECSSD", "epochs": 100})
     conduct(settings, "runs/first")
 
-`octsod train` does no more than that, and shows how it goes.
+`octsod train` does just that, and shows progress.
 """
 
 import datetime
@@ -27,18 +27,18 @@ from .runs import Checkpoint, Run
 from .settings import DECAYS, EMBEDDED, FINETUNE, LENGTHS, SETTINGS
 from .trainer import DivergenceError, Recipe, Trainer
 
-EMBEDDED_PICTURES = 1200  # drawn for a run without data
+EMBEDDED_PICTURES = 1200  # that a run without data draws
 EMBEDDED_SIZE = 112  # of a drawn picture, in pixels; augmentation cuts off its border
 LOADER_THREADS = 2  # at most
-SHOWN = 3  # names of files that are left out
+SHOWN = 3  # how many left-out files a note names
 
 
 class SetupError(OctsodError):
-    """A training cannot be started, or gone on with, as it is asked for. Messages name settings in backticks."""
+    """A training cannot be started or continued as requested. Messages name settings in backticks."""
 
 
 class SettingsError(SetupError, ValueError):
-    """Settings that make no sense, by themselves or together.
+    """Settings that make no sense, alone or together.
 
     setting: the one whose value is at fault, or None. detail: what is wrong with it.
     """
@@ -49,7 +49,7 @@ class SettingsError(SetupError, ValueError):
 
 
 class Data(NamedTuple):
-    """training, held_out: the pictures to train on and to validate on. notes: what is to be said about them."""
+    """training, held_out: the pictures to train on and to validate on. notes: lines to print about them."""
 
     training: Subset
     held_out: Subset
@@ -57,13 +57,13 @@ class Data(NamedTuple):
 
 
 def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, finetune: bool = False) -> dict[str, Any]:
-    """All settings of a training, as config.toml holds them, from those that are given.
+    """All settings of a training, as config.toml holds them, completed from the given ones.
 
     given: values by the names in `settings.SETTINGS`; None stands for a value that is not given. base: likewise, such
-    as the contents of another run's config.toml: what it says comes after `given` and before the defaults. finetune:
-    take `settings.FINETUNE` for defaults, to recover from pruning; it needs `init`.
-    What a run has none of (`val`, `init`, ...) is left out of the result. Paths become absolute.
-    Raises SettingsError, which names the setting, if a value is none of its kind or settings do not go together.
+    as the contents of another run's config.toml: `given` takes precedence over it, and it takes precedence over the
+    defaults. finetune: use `settings.FINETUNE` as defaults, to recover from pruning; it needs `init`.
+    Settings that a run does not have (`val`, `init`, ...) are left out of the result. Paths become absolute.
+    Raises SettingsError, which names the setting, if a value is not of its kind or settings conflict.
     """
     given, base = _checked(given), _checked(base or {})
     known = {**base, **given}
@@ -92,13 +92,13 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
             raise SettingsError("`threshold` needs `learn_channels`.")
     elif values["threshold"] is None:
         values["threshold"] = THRESHOLD
-    values["split"] = values["split"] and list(values["split"])  # as it is read from a file
+    values["split"] = values["split"] and list(values["split"])  # as when read from a file
     values["threads"] = values["threads"] or get_num_threads()
     return {name: values[name] for name in SETTINGS if values[name] is not None}
 
 
 def _lengths(given, base, finetune, has_data):
-    """`epochs` and `steps`. What is given of them replaces both of `base`: to make a run longer, one is enough."""
+    """`epochs` and `steps`. If either is given, both of `base` are replaced: to make a run longer, one is enough."""
     paper = {"epochs": SETTINGS["epochs"].default}
     for source in (given, base, FINETUNE if finetune else {}, paper if has_data else EMBEDDED):
         if any(name in source for name in LENGTHS):
@@ -106,7 +106,7 @@ def _lengths(given, base, finetune, has_data):
 
 
 def _checked(values):
-    """Values of the kinds that config.toml holds, without those that are None. Raises SettingsError."""
+    """The values as config.toml holds them, without those that are None. Raises SettingsError."""
     if odd := [name for name in values if name not in SETTINGS]:
         raise SettingsError(f"`{odd[0]}` is no setting; known are {', '.join(SETTINGS)}.")
     return {name: _value(name, value) for name, value in values.items() if value is not None}
@@ -136,10 +136,10 @@ def _value(name, value):
 
 
 def open_data(settings: Mapping[str, Any], verbose: bool = False) -> Data:
-    """The pictures that a training is about: those of `data` and `val`, or drawn ones.
+    """The pictures for a training: those of `data` and `val`, or drawn ones.
 
-    verbose: have the notes name all files that are left out. Raises FileError if a folder is no data set, SetupError if
-    it has too few pictures.
+    verbose: have the notes name all files that are left out. Raises FileError if a folder is not a data set, SetupError
+    if it has too few pictures.
     """
     if "data" not in settings:
         drawn = SyntheticDataset(EMBEDDED_PICTURES, EMBEDDED_SIZE, settings["seed"])
@@ -165,9 +165,9 @@ def open_data(settings: Mapping[str, Any], verbose: bool = False) -> Data:
 
 
 def new_folder(settings: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """A folder for a new run: `folder`, or else runs/<time>-<name of the data>, which is not there yet.
+    """A folder for a new run: `folder`, or else runs/<time>-<name of the data>, which does not exist yet.
 
-    Raises SetupError if `folder` holds anything.
+    Raises SetupError if `folder` is not empty.
     """
     if folder is not None:
         folder = pathlib.Path(folder)
@@ -183,11 +183,11 @@ def new_folder(settings: Mapping[str, Any], folder: str | os.PathLike[str] | Non
 
 
 class Session:
-    """A training that is put together: `with Session(settings, folder) as session: session.conduct()`.
+    """A training with all its parts: `with Session(settings, folder) as session: session.conduct()`.
 
-    settings: see `resolve`. folder: of the run: new, or with the `checkpoint` in it, from which it goes on. data: see
-    `open_data`, which is asked by default. data, loader, trainer, validation, run: what the training is made of.
-    Raises SetupError if settings, pictures and checkpoint do not go together, FileError if a file is at fault.
+    settings: see `resolve`. folder: of the run, either new or holding the `checkpoint` to continue from. data: by
+    default, what `open_data` returns. data, loader, trainer, validation, run: the parts of the training.
+    Raises SetupError if settings, pictures and checkpoint do not fit together, FileError if a file is at fault.
     """
 
     def __init__(
@@ -222,9 +222,9 @@ class Session:
     def conduct(
         self, on_line: Callable[[dict], None] | None = None, stop: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Train; returns whether that is done, which `stop()` can prevent. on_line: called with each line of the log.
+        """Train; returns whether training is complete, which `stop()` can prevent. on_line: called with each log line.
 
-        The kernels use as many threads meanwhile as the settings say. Raises DivergenceError, which says what is
+        Meanwhile, the kernels use as many threads as the settings say. Raises DivergenceError, which says what is
         intact, if a number is not finite.
         """
         before = get_num_threads()
@@ -245,10 +245,10 @@ def conduct(
     on_line: Callable[[dict], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train as the settings say, in a new run folder or, with its checkpoint, a run's: see `Session`.
+    """Train as the settings say, in a new run folder or, given its checkpoint, in a run's: see `Session`.
 
-    Returns whether that is done, which `stop()` can prevent; the run can then be gone on with. on_line: called with
-    each line of the log. Raises SetupError if a new run's folder holds anything; for the rest, see `Session`.
+    Returns whether training is complete, which `stop()` can prevent; the run can then be continued. on_line: called
+    with each line of the log. Raises SetupError if a new run's folder is not empty; for other errors, see `Session`.
     """
     if checkpoint is None:
         folder = new_folder(settings, folder)
@@ -264,7 +264,7 @@ def _loader(settings, pictures):
 
 
 def _model(settings, checkpoint) -> CSNet:
-    """The network that the run is about."""
+    """The network that the run trains."""
     if checkpoint is not None:
         return checkpoint.model()
     if "init" in settings:
@@ -274,7 +274,7 @@ def _model(settings, checkpoint) -> CSNet:
 
 
 def _trainer(settings, steps_per_epoch, checkpoint):
-    """A trainer of the run's network, for as many steps as the run is to have."""
+    """A trainer for the run's network, for as many steps as the run will have."""
     model = _model(settings, checkpoint)
     size, multiple = settings["size"], model.configuration.multiple
     if size % multiple:

@@ -1,7 +1,7 @@
-"""The settings of a training: what each may be, and what it is by default.
+"""The settings of a training: what values each may have, and its default.
 
-All of this is told here alone: `Recipe`, `session.resolve` and the options of the command line read it. It is light to
-import, since `octsod --help` does.
+All of this is defined here alone: `Recipe`, `session.resolve` and the options of the command line read it. It is quick
+to import, since `octsod --help` does.
 """
 
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ DECAYS = {"dynamic": 3.0, "standard": 5e-3, "none": 0.0}  # of the ILBlocks' sca
 
 
 class Setting(NamedTuple):
-    """What a setting may be.
+    """What values a setting may have.
 
-    kind: int, float, "path", "split" (shares of the channels per scale, fine first), or a tuple of texts to choose
-    from. default: the paper's, or None. least, most: bounds of a number; None is no bound. above: it is more than
-    `least`, not equal to it.
+    kind: int, float, "path", "split" (shares of the channels per scale, fine first), or a tuple of strings to choose
+    from. default: the paper's, or None. least, most: bounds of a number; None means no bound. above: the number must be
+    more than `least`, not equal to it.
     """
 
     kind: Any
@@ -26,7 +26,7 @@ class Setting(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """What it may be, in words."""
+        """The values it may have, in words."""
         if isinstance(self.kind, tuple):
             return " or ".join(self.kind)
         if self.kind not in (int, float):
@@ -59,14 +59,14 @@ SETTINGS = {
     "threads": Setting(int, None, 1, 1024),
 }
 
-# The defaults of a run without `data`, which a laptop shall do while one waits: where they differ from the paper's.
-# Without decay of any kind: so short a run is only slowed down by it.
+# The defaults of a run without `data`, where they differ from the paper's: a laptop should finish it while one waits.
+# There is no decay of any kind: it would only slow down so short a run.
 EMBEDDED = {
     "batch_size": 16, "lr": 1e-2, "schedule": "cosine", "decay": "none", "weight_decay": 0.0, "size": 96, "width": 0.5,
     "steps": 600,
 }  # fmt: skip
 
-# Those of finetuning: the last 20 of the paper's 300 epochs, whose learning rate has fallen twice by then.
+# The defaults of finetuning: the last 20 of the paper's 300 epochs, by when the learning rate has fallen twice.
 FINETUNE = {"epochs": 20, "lr": 1e-6, "schedule": "constant", "decay": "standard"}
 
-LENGTHS = ("epochs", "steps")  # a run ends with the first of them
+LENGTHS = ("epochs", "steps")  # a run ends with whichever comes first

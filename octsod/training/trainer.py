@@ -1,4 +1,4 @@
-"""The authors' training recipe (csnet.md, section 5), and a trainer that makes steps."""
+"""The authors' training recipe (csnet.md, section 5), and a trainer that follows it step by step."""
 
 import collections
 import dataclasses
@@ -21,8 +21,8 @@ from ..optim.schedules import CosineLR, MultiStepLR
 from .diagnosis import first_nonfinite
 from .settings import DECAYS, SCHEDULES, SETTINGS
 
-LOSS, PENALTY, GRADIENT = 1, 2, 3  # what the kernel `record_step` found not to be finite
-WARMUP = 500  # steps of the cosine's warm-up at most; a twentieth of a shorter run
+LOSS, PENALTY, GRADIENT = 1, 2, 3  # what the kernel `record_step` found to be non-finite
+WARMUP = 500  # most steps of the cosine's warm-up; a twentieth of a shorter run
 
 
 class DivergenceError(OctsodError):
@@ -31,16 +31,16 @@ class DivergenceError(OctsodError):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What is minimised and how; the defaults are the paper's.
+    """What is minimised, and how; the defaults are the paper's.
 
     schedule: "milestones" divides lr by 10 after two thirds and again after five sixths of the run (the paper's epochs
-    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to nothing along half a cosine, "constant" keeps
-    it. weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: what those get, "dynamic"
-    (csnet.md, section 3), "standard", ordinary L2 as all others, or "none". decay_strength: its factor; None stands for
-    that in `DECAYS`. metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
+    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to zero along half a cosine, "constant" keeps it.
+    weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: that of these scales, "dynamic"
+    (csnet.md, section 3), "standard", ordinary L2 as for all others, or "none". decay_strength: its factor; None stands
+    for that in `DECAYS`. metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
 
-    finetuning: so many steps before its end, the network is pruned by `threshold` of gamma (paper, algorithm 1) and
-    goes on with standard decay; 0 for never.
+    finetuning: this many steps before the end of the run, the network is pruned by `threshold` of gamma (paper,
+    algorithm 1) and trained further with standard decay; 0 for never.
     """
 
     lr: float = SETTINGS["lr"].default
@@ -63,7 +63,7 @@ class Recipe:
         require_integer(self.finetuning, "Recipe", "finetuning", 0)
 
     def scale_decay(self, model: CSNet) -> DynamicWeightDecay:
-        """What decays the scales of the ILBlocks' norms; without decay, it still tells the penalty of dynamic decay."""
+        """What decays the scales of the ILBlocks' norms; without decay, it still gives the penalty of dynamic decay."""
         strength = DECAYS[self.decay] if self.decay_strength is None else self.decay_strength
         if self.decay == "standard":
             return DynamicWeightDecay(model, strength, "constant")
@@ -71,7 +71,7 @@ class Recipe:
 
 
 def _schedule(optimizer, name, total):
-    """The learning rate of each of `total` steps; a run without an end keeps the one that it starts with."""
+    """The learning rate of each of `total` steps; a run without an end keeps the rate it starts with."""
     if total is None or name == "constant":
         return MultiStepLR(optimizer, ())
     if name == "milestones":
@@ -80,7 +80,7 @@ def _schedule(optimizer, name, total):
 
 
 class Step(NamedTuple):
-    """What came of a step. number: from 1. loss: before it. penalty: of the scales' decay, unscaled. lr: used in it."""
+    """A step's results. number: from 1. loss: before it. penalty: of the scales' decay, unscaled. lr: used in it."""
 
     number: int
     loss: float
@@ -89,20 +89,20 @@ class Step(NamedTuple):
 
 
 class _Ring:
-    """The latest steps' numbers, kept on the device until they are read, with the batches that they were made on."""
+    """The latest steps' results, kept on the device until they are read, with the batches they were made on."""
 
     def __init__(self, device):
         self.device = device
         self.rows = device.zeros((device.steps_ahead, 3), "float64")
-        self.waiting = collections.deque()  # (number, lr, x, y) of steps whose numbers have not been read
-        self.read = collections.deque(maxlen=device.steps_ahead)  # `Step`s that nobody has asked for
+        self.waiting = collections.deque()  # (number, lr, x, y) of steps whose results have not been read
+        self.read = collections.deque(maxlen=device.steps_ahead)  # `Step`s that have not been collected
 
     @property
     def full(self):
         return len(self.waiting) >= self.rows.shape[0]
 
     def fetch(self):
-        """(number, lr, x, y, loss, penalty, code) of each step that waits. Waits for the device."""
+        """(number, lr, x, y, loss, penalty, code) of each waiting step. Waits for the device."""
         rows = now(self.device).get(self.rows) if self.waiting else ()
         while self.waiting:
             number, *rest = self.waiting.popleft()
@@ -111,13 +111,13 @@ class _Ring:
 
 
 class Trainer:
-    """A model on its way, with all that the next step depends on but the data: optimiser, schedule, decay.
+    """A model in training, with all that the next step depends on except the data: optimiser, schedule, decay.
 
-    total: the steps that the run is to have, over which the learning rate falls; None keeps it. steps: those made.
-    pruned_after: the number of steps after which `prune` is due, or None.
+    total: how many steps the run will have, over which the learning rate falls; None keeps it. steps: how many were
+    made. pruned_after: the number of steps after which `prune` is due, or None.
 
     A step does not wait for the model's device. Loss and penalty stay there until `device.steps_ahead` steps are under
-    way, or `sync` is called. A step with a number that is not finite changes nothing, nor does any after it.
+    way, or `sync` is called. A step with a number that is not finite changes nothing, and neither do later steps.
     """
 
     def __init__(self, model: CSNet, recipe: Recipe | None = None, total: int | None = None):
@@ -151,7 +151,7 @@ class Trainer:
         return self._decays[self.pruned_after is not None and self.steps >= self.pruned_after]
 
     def prune(self) -> prune.Plan:
-        """Remove the channels below the recipe's threshold, moments of the optimiser likewise; returns the plan."""
+        """Remove the channels below the recipe's threshold, also from the optimiser's moments; returns the plan."""
         self.sync()
         read = self.collect()
         plan = prune.plan(self.model, threshold=self.recipe.threshold)
@@ -173,9 +173,9 @@ class Trainer:
         """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
 
         Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay, or None if
-        they have not been read: on a host they always are, elsewhere every `device.steps_ahead` steps. `collect` has
-        those of all steps. Raises DivergenceError, with the model as it was before, if one of them or a gradient is not
-        finite in a step that is read; x and y must not be changed until then.
+        they have not been read: on a host they always are, elsewhere every `device.steps_ahead` steps. `collect`
+        returns those of all steps. Raises DivergenceError, with the model as it was before, if one of them or a
+        gradient is not finite in a step that is read; x and y must not be changed until then.
         """
         device, optimizer = self.model.device, self.optimizer
         if not device.shares_memory_with(self._ring.device):
@@ -196,7 +196,7 @@ class Trainer:
             optimizer.step()
             self.schedule.step()
             self.steps += 1
-        except BaseException:  # such as Ctrl-C: the step counts if the optimiser has made it, but its numbers are lost
+        except BaseException:  # such as Ctrl-C: the step counts if the optimiser has made it, but its results are lost
             self._ring.waiting.pop()
             self.steps = optimizer.steps
             self.schedule.seek(self.steps)
@@ -207,10 +207,10 @@ class Trainer:
         return self._ring.read[-1][1:3]
 
     def sync(self) -> None:
-        """Read the numbers of all steps under way. Waits for the device; raises as `step` does."""
+        """Read the results of all steps under way. Waits for the device; raises as `step` does."""
         for number, lr, x, y, loss, penalty, code in self._ring.fetch():
             if code:
-                self._ring.waiting.clear()  # what came after it has changed nothing
+                self._ring.waiting.clear()  # later steps have changed nothing
                 try:
                     raise self._divergence(number, code, loss, penalty, x, y)
                 finally:
@@ -218,7 +218,7 @@ class Trainer:
             self._ring.read.append(Step(number, loss, penalty, lr))
 
     def collect(self) -> list[Step]:
-        """What came of the steps that have been read since this was last asked: up to `device.steps_ahead` of them."""
+        """The results of the steps that have been read since the last call: up to `device.steps_ahead` of them."""
         steps = list(self._ring.read)
         self._ring.read.clear()
         return steps
@@ -228,14 +228,14 @@ class Trainer:
         return f.binary_cross_entropy_with_logits(self.model(x), y)
 
     def _seek(self, steps):
-        """Count `steps` steps, and go on from there."""
+        """Set the count of steps to `steps`, and continue from there."""
         self.steps = steps
         self.optimizer.seek(steps)
         self.schedule.seek(steps)
 
     def _divergence(self, number, code, loss, penalty, x, y):
-        """The error that says where the first number came from that is not finite: the step is made once more, on the
-        batch that it had, as far as its gradients. The model stays as it was."""
+        """The error that says where the first non-finite number came from: the step is repeated on its batch, as far
+        as its gradients. The model stays as it was."""
         model, device = self.model, self.model.device
         statistics, saved = self._statistics, device.zeros(self._saved.shape, "float64")
         device.kernels.gather(statistics, saved)
@@ -244,7 +244,7 @@ class Trainer:
             if code == GRADIENT:
                 self._loss(x, y).backward()
                 self.decay.apply()
-                # Backward goes from the last layer to the first, so the last name that is hit was hit first.
+                # Backward goes from the last layer to the first, so of the names affected, the last one was first.
                 named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
                 bad = [name for name, grad in named if not np.isfinite(device.get(grad)).all()]
                 whose = f"the first gradient that is not finite is that of `{bad[-1]}`"
@@ -259,9 +259,9 @@ class Trainer:
         return DivergenceError(f"training stopped in step {number}: {what}{first}.")
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """name -> NumPy array of all that `load_state_dict` needs to go on bit by bit: on a host not a copy.
+        """name -> NumPy array of all that `load_state_dict` needs to continue bit for bit; on a host, not a copy.
 
-        `steps`; per entry NAME of the model's `model.NAME`; per parameter Adam's moments `first.NAME`, `second.NAME`.
+        `steps`; per entry NAME of the model's, `model.NAME`; per parameter, Adam's moments `first.NAME`, `second.NAME`.
         Waits for the steps under way, and raises as `step` does if one of them was not finite.
         """
         self.sync()
@@ -273,8 +273,8 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go where the trainer was that `state` came from; raises ValueError, and changes nothing, if it cannot be."""
-        self._ring.waiting.clear()  # whatever they came to, it is given up
+        """Continue where the trainer of `state` was; raises ValueError, and changes nothing, if that does not fit."""
+        self._ring.waiting.clear()  # their results are discarded
         own = self.state_dict()
         odd = sorted(own.keys() ^ state.keys())
         require(not odd, "load_state_dict", "state", f"has or lacks {', '.join(odd[:3])}", "the trainer's own names")
