@@ -1,5 +1,6 @@
 """`octsod train`: trains a CSNet on a folder of pictures and masks, or on drawn ones, into a run folder."""
 
+import gc
 import pathlib
 import shlex
 import sys
@@ -124,12 +125,15 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
             folder, checkpoint = pathlib.Path(resume), training.read_checkpoint(resume)
         else:
             folder, checkpoint = training.new_folder(settings, output), None
+    gc.freeze()  # what has been imported stays: the collector need not look through it while kernels are loaded
     try:
         with Interruption(quiet) as interruption:
             done = conduct(settings, folder, data, checkpoint, interruption.requested, quiet, verbose)
     except training.DivergenceError as error:
         report(error)
         ctx.exit(1)
+    finally:
+        gc.unfreeze()
     if not done:
         click.echo(f"Interrupted. Go on with: octsod train --resume {shlex.quote(str(folder))}", err=True)
         ctx.exit(interruption.code)
