@@ -69,7 +69,8 @@ def test_modules_move_with_gradients_and_statistics():
     before = {name: array.copy() for name, array in model.state_dict().items()}
     grads = {name: p.grad.copy() for name, p in model.named_parameters()}
     assert model.to("opaque") is model and model.device is opaque.device
-    assert all(isinstance(a, opaque.OpaqueArray) for a in model.buffer_arrays())
+    statistics = [getattr(module, name) for module in model.modules() for name in module.buffers]
+    assert statistics and all(isinstance(a, opaque.OpaqueArray) for a in statistics)
     for name, p in model.named_parameters():
         assert isinstance(p.data, opaque.OpaqueArray) and np.array_equal(values(p.grad), grads[name])
     for name, array in model.state_dict().items():

@@ -82,6 +82,23 @@ def test_prelu(shape, seed, rounded):
     assert np.array_equal(f.prelu(x, slope).numpy(), np.where(x > 0, x, slope[:, None, None] * x))
 
 
+def test_running_statistics_that_change_before_backward():
+    """The gradients are of the normalisation that was done, not of the statistics as they are by then."""
+    x, mean, variance, gamma, beta = normals(3, (2, 3, 4, 5), 3, 3, 3, 3)
+
+    def gradients(change):
+        tensors = [Tensor(a, requires_grad=True) for a in (x, gamma, beta)]
+        running = put(mean.copy()), put(variance**2 + 0.5)
+        y = f.batch_norm(tensors[0], *running, *tensors[1:], training=False)
+        if change:
+            f.batch_norm(x + 3.0, *running, gamma, beta, momentum=0.9)
+        (y * y).sum().backward()
+        return [get(t.grad) for t in tensors]
+
+    for kept, changed in zip(gradients(False), gradients(True), strict=True):
+        assert np.array_equal(kept, changed)
+
+
 @pytest.mark.parametrize("shape", [(1, 2, 1, 1), (2, 3, 4, 5), (3, 1, 1, 7)])
 @pytest.mark.parametrize("through_moments", [False, True])
 def test_running_statistics(shape, through_moments):

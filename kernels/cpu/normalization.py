@@ -160,7 +160,6 @@ def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bia
 
 
 def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
-    mean, variance = (np.asarray(a, np.float64) for a in (mean, variance))
     parallel.run(
         _batch_norm_coefficients, mean.size, mean, variance, eps, weight, bias, slope, out.reshape(-1), slots=1
     )
@@ -210,7 +209,6 @@ def _batch_norm_backward(
 def batch_norm_backward(
     sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
 ):
-    mean, variance = (np.asarray(a, np.float64) for a in (mean, variance))
     parallel.run(
         _batch_norm_backward, mean.size, sums, count, training, mean, variance, eps, weight, bias, slope,
         out.reshape(-1), grad_weight, grad_bias, grad_slope, slots=1,

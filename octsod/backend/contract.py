@@ -292,8 +292,7 @@ class Contract(Protocol):
     ) -> None:
         """out (4, C) = scale, shift, slope and mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`.
 
-        scale = weight/sqrt(variance + eps), shift = bias - mean*scale. mean and variance (C,) are float64 or of the
-        map's dtype.
+        scale = weight/sqrt(variance + eps), shift = bias - mean*scale. mean and variance (C,) are float64.
         """
 
     def batch_norm_backward(

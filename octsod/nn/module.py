@@ -91,10 +91,6 @@ class Module:
         """All parameters, in the order of definition."""
         return (parameter for _, parameter in self.named_parameters())
 
-    def buffer_arrays(self) -> list[Any]:
-        """The arrays of the device that are saved and not learned, such as running statistics."""
-        return [getattr(module, name) for module in self.modules() for name in module.buffers]
-
     @property
     def device(self) -> Device:
         """Where the first parameter is; the default device, if there is none."""

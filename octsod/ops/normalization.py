@@ -58,7 +58,10 @@ class BatchNormPReLU(Function):
                 unused if running_mean is None else running_mean, unused if running_var is None else running_var,
             )  # fmt: skip
         else:
-            mean, variance = running_mean, running_var
+            # Copies: the running ones may change before backward, which needs those that were used.
+            mean, variance = empty((channels,), "float64"), empty((channels,), "float64")
+            kernels.copy(running_mean, mean)
+            kernels.copy(running_var, variance)
         coefficients = empty((4, channels), x.dtype)
         kernels.batch_norm_coefficients(mean, variance, eps, weight, bias, slope, coefficients)
         out = Deferred(x.raw, coefficients, activation_sums=activation_sums)
