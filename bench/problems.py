@@ -1,7 +1,6 @@
 """The input of all implementations of a case: a network with its weights, and pictures."""
 
 import pathlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import click
@@ -70,26 +69,16 @@ def configuration(name):
 
 @dataclass(frozen=True)
 class Part:
-    """A block of the network.
-
-    ours, theirs: its name in octsod and in the authors' model. inputs, outputs: functions of a `Configuration` that
-    return the channels of the maps that it reads and writes. scale: 1 if the finest map is as large as the pictures, 2
-    if it is half as wide and high; each map is half as wide and high as the one before.
-    """
+    """A block of the network: its name in octsod and in the authors' model."""
 
     ours: str
     theirs: str
-    inputs: Callable
-    outputs: Callable
-    scale: int
 
 
 PARTS = {
-    "il-stage1": Part("extractor.stages.1.0", "stage1.0", lambda c: c.stages[0][-1], lambda c: c.stages[1][0], scale=1),
-    "il-stage2": Part("extractor.stages.2.1", "stage2.1", lambda c: c.stages[2][0], lambda c: c.stages[2][1], scale=2),
-    "fusion": Part(
-        "fusion", "oct_fuse", lambda c: [stages[-1][0] for stages in c.stages[2:]], lambda c: [c.merge], scale=2
-    ),
+    "il-stage1": Part("extractor.stages.1.0", "stage1.0"),
+    "il-stage2": Part("extractor.stages.2.1", "stage2.1"),
+    "fusion": Part("fusion", "oct_fuse"),
 }
 
 
@@ -117,14 +106,15 @@ class BlockProblem(Problem):
 
 
 def block(case, config, part, batch, size=SIZE):
-    """The `BlockProblem` of a part."""
+    """The `BlockProblem` of a part, whose finest input is as large as its finest output."""
+    first, *_, last = (layer for layer in config.layers() if layer.name.startswith(f"{part.ours}."))
 
     def shapes(channels):
-        sizes = [size // part.scale >> i for i in range(len(channels))]
-        return [(batch, count, side, side) for count, side in zip(channels, sizes, strict=True)]
+        sides = (size >> last.scale >> i for i in range(len(channels)))
+        return [(batch, count, side, side) for count, side in zip(channels, sides, strict=True)]
 
     whole = problem(case, config, batch, size, straight=True)
-    inputs, outputs = shapes(part.inputs(config)), shapes(part.outputs(config))
+    inputs, outputs = shapes(first.inputs), shapes(last.outputs)
     return BlockProblem(**vars(whole), ours=part.ours, theirs=part.theirs, inputs=inputs, outputs=outputs)
 
 

@@ -22,6 +22,14 @@ def require_integer(value, op, argument, least):
     return value
 
 
+def require_share(value, op, argument):
+    """Require a number of at least 0 and less than 1; returns it as a float."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{op}: `{argument}` is {value!r}; expected a number.")
+    require(0 <= value < 1, op, argument, f"is {value}", "at least 0 and less than 1")
+    return float(value)
+
+
 def require_given(value, op, argument):
     """Require anything but None."""
     require(value is not None, op, argument, "is None", "a tensor")

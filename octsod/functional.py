@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from . import ops
+from . import ops, random
 from .autograd import Tensor
 from .backend import device_of
-from .checks import require, require_integer
+from .checks import require, require_dtype, require_float, require_integer, require_share
 
 TensorLike = Tensor | ArrayLike
 
@@ -136,6 +136,11 @@ def avg_pool2d(x: TensorLike, kernel_size: int, stride: int | None = None, paddi
     return ops.AvgPool2d.apply(x, kernel_size=kernel_size, stride=stride, padding=padding)
 
 
+def global_average_pool(x: TensorLike) -> Tensor:
+    """The mean of each plane: (N, C, H, W) -> (N, C)."""
+    return ops.GlobalAveragePool.apply(x)
+
+
 def upsample_bilinear(
     x: TensorLike, size: int | Sequence[int] | None = None, scale_factor: int | None = None
 ) -> Tensor:
@@ -162,6 +167,99 @@ def binary_cross_entropy_with_logits(logits: TensorLike, target: TensorLike) -> 
     target: probabilities in [0, 1], without a gradient. Returns a tensor of shape ().
     """
     return ops.BinaryCrossEntropyWithLogits.apply(logits, target)
+
+
+def iou_loss(logits: TensorLike, target: TensorLike) -> Tensor:
+    """The soft Jaccard loss (Rahman and Wang 2016), averaged over pictures.
+
+    logits and target (N, ...), of one shape; target: probabilities in [0, 1]. With p = sigmoid(logits), t the target
+    and sums over all axes but the first, the loss of a picture is
+    `1 - (sum(p*t) + 1) / (sum(p) + sum(t) - sum(p*t) + 1)`. Returns a tensor of shape ().
+    """
+    both, p, t = _overlap("iou_loss", logits, target)
+    return (1 - (both + 1) / (p + t - both + 1)).mean()
+
+
+def dice_loss(logits: TensorLike, target: TensorLike) -> Tensor:
+    """The soft Dice loss (Milletari et al. 2016, here with sums in place of sums of squares), averaged over pictures.
+
+    As `iou_loss`, with `1 - (2*sum(p*t) + 1) / (sum(p) + sum(t) + 1)` for a picture.
+    """
+    both, p, t = _overlap("dice_loss", logits, target)
+    return (1 - (both * 2 + 1) / (p + t + 1)).mean()
+
+
+def _overlap(op, logits, target):
+    """The sums of p*t, p and t over each picture (N,)."""
+    logits, target = _tensor(logits), _tensor(target)
+    require_float(logits, op, "logits")
+    require_dtype(target, logits, op, "target", "logits")
+    require(
+        tuple(logits.shape) == tuple(target.shape), op, "target", f"has shape {tuple(target.shape)}",
+        f"{tuple(logits.shape)}, the shape of `logits`",
+    )  # fmt: skip
+    require(
+        logits.ndim > 0 and logits.shape[0] > 0, op, "logits", f"has shape {tuple(logits.shape)}",
+        "(N, ...) with at least one picture",
+    )  # fmt: skip
+    p, pixels = sigmoid(logits), tuple(range(1, logits.ndim))
+    return (p * target).sum(pixels), p.sum(pixels), target.sum(pixels)
+
+
+def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
+    """`x - log(sum(exp(x)))` with the sum along `axis`: logarithms of probabilities, without overflow."""
+    return ops.LogSoftmax.apply(x, axis=axis)
+
+
+def cross_entropy(logits: TensorLike, labels: TensorLike, label_smoothing: float = 0.0) -> Tensor:
+    """The mean over rows of the cross-entropy, in nats, between softmax(logits) (N, K) and labels (N,) int64.
+
+    label_smoothing: the share, from 0 to 1, of the target that is spread evenly over all K classes (Szegedy et al.
+    2016). Raises ValueError for labels outside of [0, K) on a host; elsewhere that would mean waiting for the device,
+    and they make the loss NaN. Returns a tensor of shape ().
+    """
+    return ops.CrossEntropy.apply(logits, labels, label_smoothing=label_smoothing)
+
+
+def exp(x: TensorLike) -> Tensor:
+    """e ** x, any shape."""
+    return _tensor(x).exp()
+
+
+def log(x: TensorLike) -> Tensor:
+    """The natural logarithm of x, any shape."""
+    return _tensor(x).log()
+
+
+def sqrt(x: TensorLike) -> Tensor:
+    """The square root of x, any shape."""
+    return _tensor(x).sqrt()
+
+
+def relu(x: TensorLike) -> Tensor:
+    """x where it is positive, else 0, any shape. The gradient at 0 is 0."""
+    return ops.ReLU.apply(x)
+
+
+def dropout(x: TensorLike, p: float = 0.5, training: bool = True) -> Tensor:
+    """In training, x with each element set to 0 with probability p, in [0, 1), and the others divided by 1 - p; else x.
+
+    Each call draws a seed from `octsod.random` (see `random.stream`). Which elements are dropped is a function of the
+    seed alone, the same on every backend (Srivastava et al. 2014).
+    """
+    p = require_share(p, "dropout", "p")
+    return ops.Dropout.apply(x, p=p, seed=random.draw_seed()) if training and p > 0 else _tensor(x)
+
+
+def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) -> Tensor:
+    """x @ weight.T + bias: x (N, I), weight (O, I), bias (O,) -> (N, O)."""
+    return ops.Linear.apply(x, weight, bias)
+
+
+def matmul(a: TensorLike, b: TensorLike) -> Tensor:
+    """a @ b, as NumPy has it: matrices in the last two axes, leading axes broadcast; vectors are rows of a and columns
+    of b, and the result lacks their axis."""
+    return _tensor(a) @ b
 
 
 def add(a: TensorLike, b: TensorLike) -> Tensor:
@@ -194,6 +292,12 @@ def sum(x: TensorLike, axis: int | Sequence[int] | None = None, keepdims: bool =
     return _tensor(x).sum(axis, keepdims)
 
 
+def max(x: TensorLike, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+    """The largest elements of x over `axis`, by default over all; a NaN wins. With keepdims, those axes stay, with
+    length 1. Of equal ones, the first in C order gets the gradient."""
+    return _tensor(x).max(axis, keepdims)
+
+
 def mean(x: TensorLike, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """The mean of x over `axis`, by default over all. With keepdims, those axes stay, with length 1."""
     return _tensor(x).mean(axis, keepdims)
@@ -202,6 +306,16 @@ def mean(x: TensorLike, axis: int | Sequence[int] | None = None, keepdims: bool 
 def reshape(x: TensorLike, shape: int | Sequence[int]) -> Tensor:
     """The same elements in another shape; one length may be -1."""
     return _tensor(x).reshape(shape)
+
+
+def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> Tensor:
+    """x with its axes in another order: axis i of the result is axis axes[i] of x. Reversed if `axes` is None."""
+    return ops.Transpose.apply(x, axes=axes)
+
+
+def concatenate(tensors: Iterable[TensorLike], axis: int = 0) -> Tensor:
+    """Tensors side by side along `axis`; all their other lengths agree."""
+    return ops.Concatenate.apply(*tensors, axis=axis)
 
 
 def _tensor(value: TensorLike) -> Tensor:

@@ -1,11 +1,36 @@
-"""The library's random numbers: one named generator, seeded by `manual_seed`, whose state can be saved."""
+"""The library's random numbers: one named generator, seeded by `manual_seed`, whose state can be saved; and streams of
+their own for what must not depend on what was drawn before."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import numpy as np
 
 generator = np.random.default_rng()
+_stream: contextvars.ContextVar[np.random.Generator | None] = contextvars.ContextVar("octsod.stream", default=None)
 
 
 def manual_seed(seed: int) -> None:
     """Make all that the library draws from now on (initial weights) reproducible."""
     global generator
     generator = np.random.default_rng(seed)
+
+
+@contextlib.contextmanager
+def stream(*entropy: int) -> Iterator[None]:
+    """Within `with stream(seed, step):`, `draw_seed` draws numbers that depend on these integers, at least 0, alone.
+
+    So each step of a training draws the same masks, whether it comes first or after a pause. Applies to this thread.
+    """
+    token = _stream.set(np.random.default_rng(entropy))
+    try:
+        yield
+    finally:
+        _stream.reset(token)
+
+
+def draw_seed() -> int:
+    """A seed for a kernel, in [0, 2**63): from the stream that is in effect, else from `generator`."""
+    source = _stream.get()
+    return int((generator if source is None else source).integers(1 << 63))

@@ -60,7 +60,7 @@ def weights(tmp_path_factory):
     import octsod
 
     octsod.manual_seed(0)
-    trainer = octsod.training.Trainer(octsod.csnet(0.2))
+    trainer = octsod.training.Recipe().trainer(octsod.csnet(0.2))
     for epoch in range(20):
         for batch in octsod.data.Loader(Ramp(), 3, 32).epoch(epoch):
             trainer.step(*batch)

@@ -5,13 +5,13 @@ from test_data import Ramp
 
 import octsod
 from octsod.data import Loader
-from octsod.training import Recipe, Trainer
+from octsod.training import Recipe
 
 
 def trainer_on(backend, total=9, **recipe):
     octsod.manual_seed(0)
     with octsod.use_backend(backend):
-        return Trainer(octsod.csnet(0.2, dtype="float64"), Recipe(lr=1e-3, **recipe), total)
+        return Recipe(lr=1e-3, **recipe).trainer(octsod.csnet(0.2, dtype="float64"), total=total)
 
 
 def batches(count):

@@ -40,9 +40,17 @@ def test_chart():
 
 def test_training_curves():
     steps = [{"step": n, "loss": 1 / n, "lr": 1e-3} for n in range(1, 1001)]
-    scores = [{"step": 500, "max_f": 0.5, "mae": 0.2}, {"step": 1000, "max_f": 0.7, "mae": 0.1}]
-    full = training_curves(steps + scores)
+    scores = [
+        {"step": 500, "max_f": 0.5, "mae": 0.2, "best": [""], "size": 32},
+        {"step": 1000, "max_f": 0.7, "mae": 0.1, "best": [""], "size": 32},
+    ]
+    titles = {"loss": "Loss", "max_f": "max F", "mae": "MAE"}
+    full = training_curves(steps + scores, titles)
     assert full.shape == (2 * HEIGHT, 2 * WIDTH, 3) and full.dtype == np.uint8
     for lines in ([], steps[:1], steps[:1] + scores[:1]):
-        picture = training_curves(lines)
+        picture = training_curves(lines, titles)
         assert picture.shape == full.shape and (picture != full).any()
+    averaged = [{**line, "average": {"max_f": 0.6, "mae": 0.3}} for line in scores]
+    assert (training_curves(steps + averaged, titles) != full).any()
+    unnamed = training_curves([*steps, {"step": 9, "top1": 0.5, "best": []}])
+    assert unnamed.shape == full.shape and (unnamed[HEIGHT:, WIDTH:] == 255).all(), "one score, and an empty place"

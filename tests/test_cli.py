@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from commands import ROOT, octsod_process, refused, run
 
 import octsod
 from octsod.cli import options
-from octsod.models import Configuration, CSNet
+from octsod.cli.info import _table
+from octsod.models import Configuration, CSNet, files
+from octsod.models.configuration import VARIANTS
+from octsod.training import settings
 
 # --- the group --------------------------------------------------------------------------------------------------------
 
@@ -50,6 +54,10 @@ def test_as_a_module():
     assert process.returncode == 0 and err == "" and json.loads(out)["width"] == 0.2
 
 
+def test_the_variants_of_the_options_are_those_of_the_models():
+    assert tuple(VARIANTS) == settings.VARIANTS
+
+
 def test_the_threshold_in_help_is_that_of_pruning():
     assert f"{octsod.prune.THRESHOLD:g}" == options.THRESHOLD
     for command in ("train", "sweep", "prune", "plot"):
@@ -68,6 +76,9 @@ PUBLISHED = [
     (["--split", "3,1"], 210_985, 780_457_104),
     (["--split", "1,3"], 210_985, 467_162_864),
     (["--split", "0,1"], 210_985, 350_029_344),
+    (["--fused", "3,4"], 203_133, 510_962_592),
+    (["--variant", "extractor", "--split", "5,5"], 179_501, 448_207_312),
+    (["--variant", "vanilla"], 1_456_781, 3_309_015_472),
 ]
 
 LEARNED_X1 = Configuration(
@@ -115,9 +126,36 @@ def test_published_counts_of_learned_models(tmp_path, configuration, parameters,
 
 def test_info_table():
     lines = run("info", "--split", "3,1", "--size", "64").stdout.splitlines()
-    assert lines[1].split() == ["stage0.0", "64", "15", "+", "5", "1,080"]
+    assert lines[1].split() == ["extractor.stages.0.0", "64", "15", "+", "5", "1,080"]
+    assert lines[-3].split() == ["classifier", "32", "1", "66"]
     assert sum(int(line.split()[-1].replace(",", "")) for line in lines[1:-2]) == 210_985
     assert lines[-1].startswith("210,985 parameters, ") and lines[-1].endswith(" MACs at 64x64")
+
+
+def test_info_of_a_variant():
+    facts = json.loads(run("info", "--width", "0.2", "--variant", "vanilla", "--fused", "3,4", "--json").stdout)
+    assert (facts["variant"], facts["fused"]) == ("vanilla", [3, 4])
+    assert json.loads(run("info", "--width", "0.2", "--variant", "extractor", "--json").stdout)["fused"] == [4]
+    lines = run("info", "--width", "0.2", "--variant", "extractor").stdout.splitlines()
+    assert lines[-3].split()[:2] == ["classifier", "28"]  # an eighth of 224
+    assert not any("fusion" in line for line in lines)
+
+
+def test_info_marks_what_exists_in_training_only():
+    with_sides = list(_table(Configuration.standard(sides=True), 64))
+    sides = [line for line in with_sides if line.endswith("  in training only")]
+    assert [line.split()[:5] for line in sides] == [
+        ["sides.0", "32", "1", "41", "in"], ["sides.1", "16", "1", "81", "in"], ["sides.2", "8", "1", "81", "in"],
+    ]  # fmt: skip
+    assert [line for line in with_sides if line not in sides] == list(_table(Configuration.standard(), 64))
+
+
+def test_info_of_a_classifier(tmp_path):
+    network = octsod.csnet(0.2, classes=7)
+    octsod.save(network, tmp_path / "w.safetensors")
+    lines = run("info", "--weights", tmp_path / "w.safetensors").stdout.splitlines()
+    assert lines[-3].split()[:3] == ["classifier", "28", "7"]
+    assert lines[-1] == "{:,} parameters, {:,} MACs at 224x224".format(*vars(octsod.complexity(network)).values())
 
 
 def test_info_of_weights_is_at_their_size(weights):
@@ -132,10 +170,49 @@ def test_info_bad_input(tmp_path, weights):
         assert "--width" in refused("info", "--width", width)
     for split in ("a,b", "1,2,3,4", "0,0", "-1,2", "nan,1", "inf,1", ""):
         assert "--split" in refused("info", "--split", split)
-    assert "leave --width" in refused("info", "--weights", weights, "--width", "1")
+    for fused in ("", "2", "2,3", "3,2,4", "2,2,4", "0,4", "2,4,5", "2,x", "4,"):
+        line = refused("info", "--fused", fused)
+        assert "--fused" in line and "such as 2,3,4" in line
+    assert "--variant" in refused("info", "--variant", "unet")
+    for option, value in (("--width", "1"), ("--variant", "csnet"), ("--fused", "4")):
+        line = refused("info", "--weights", weights, option, value)
+        assert "leave --width, --split, --variant and --fused out" in line
     assert "none.safetensors" in refused("info", "--weights", tmp_path / "none.safetensors")
     (tmp_path / "w.safetensors").write_bytes(weights.read_bytes()[:1000])
     assert "w.safetensors: not a weight file" in refused("info", "--weights", tmp_path / "w.safetensors")
+
+
+# --- networks that find no objects ------------------------------------------------------------------------------------
+
+
+class Other(octsod.nn.Module):
+    """A network that is no CSNet."""
+
+    architecture = "other"
+
+    def __init__(self):
+        self.conv = octsod.nn.Conv2d(3, 1)
+
+
+def test_networks_that_find_no_objects(tmp_path, monkeypatch):
+    path, picture, output = tmp_path / "w.safetensors", tmp_path / "p.png", tmp_path / "out.png"
+    octsod.images.write_png(picture, np.zeros((8, 8, 3), np.uint8))
+    commands = [
+        ("predict", picture, "--weights", path, "-o", output), ("eval", "--data", tmp_path, "--weights", path),
+        ("export", "--weights", path, "-o", tmp_path / "m.onnx"),
+    ]  # fmt: skip
+    octsod.save(octsod.csnet(0.2, classes=7), path)
+    for command in commands[0], commands[2]:
+        line = refused(*command)
+        assert f"{path}: `network` tells 7 classes of pictures apart; expected a CSNet that finds" in line
+    octsod.save(Other(), path)
+    for command in (*commands, ("info", "--weights", path)):
+        assert f"{path}: holds a network of the architecture 'other'; known are csnet" in refused(*command)
+    monkeypatch.setattr(files, "_architectures", dict(files._architectures))
+    octsod.models.register("other", lambda configuration, dtype, count: Other())
+    for command in (*commands, ("info", "--weights", path)):
+        assert f"{path}: holds a network of the architecture 'other', not a CSNet." in refused(*command)
+    assert not output.exists() and not (tmp_path / "m.onnx").exists()
 
 
 # --- convert ----------------------------------------------------------------------------------------------------------

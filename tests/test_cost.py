@@ -1,9 +1,20 @@
 """Costs against numbers worked out by hand."""
 
+import inspect
+
 import pytest
 
 from octsod import ops, optim
+from octsod.autograd import Function
 from octsod.ops import Cost
+
+
+def test_every_op_has_a_cost():
+    for name in ops.__all__:
+        op = getattr(ops, name)
+        if inspect.isclass(op) and issubclass(op, Function):
+            parameters = inspect.signature(op.cost).parameters
+            assert parameters["itemsize"].default == 4 and parameters["backward"].default is False, name
 
 
 def test_convolutions():
@@ -52,6 +63,31 @@ def test_octave_convolution():
     assert ops.OctaveConv2d.cost((2, 3, 1, 1), (1, 3, 8, 8), **arguments, grad_inputs=False) == Cost(
         2 * 64 * 6, 4 * (2 * 128 + 192 + 2 * 6)
     )
+
+
+def test_products_of_matrices():
+    # 5 pairs, each 2x3 by 3x4, which the leading axis of b is too short for.
+    assert ops.Matmul.cost((5, 2, 3), (1, 3, 4)) == Cost(2 * 5 * 2 * 3 * 4, 4 * (30 + 12 + 40))
+    backward = ops.Matmul.cost((5, 2, 3), (1, 3, 4), 8, backward=True)
+    assert backward == Cost(2 * 2 * 5 * 2 * 3 * 4, 8 * (2 * 30 + 2 * 12 + 40))
+    assert ops.Matmul.cost((3,), (3, 4)) == Cost(2 * 3 * 4, 4 * (3 + 12 + 4))
+    assert ops.Linear.cost((6, 3), (4, 3), (4,)) == Cost(2 * 6 * 3 * 4 + 24, 4 * (18 + 12 + 4 + 24))
+    assert ops.Linear.cost((6, 3), (4, 3)) == Cost(2 * 6 * 3 * 4, 4 * (18 + 12 + 24))
+    assert ops.Linear.cost((6, 3), (4, 3), (4,), backward=True) == Cost(4 * 6 * 3 * 4 + 24, 4 * (36 + 24 + 4 + 24))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_what_passes_over_memory_once(backward):
+    for op in (ops.Exp, ops.Log, ops.Sqrt, ops.ReLU):
+        assert op.cost((2, 3), 8, backward) == Cost(6 * (1 + backward), 8 * 6 * (2 + backward))
+    assert ops.Dropout.cost((2, 3), 8, backward) == Cost(6, 8 * 12)
+    assert ops.Transpose.cost((2, 3), 8, backward) == Cost(0, 8 * 12)
+    assert ops.Slice.cost((2, 3), (2,), 8, backward) == Cost(0, 8 * (2 + 6 if backward else 2 + 2))
+    assert ops.Concatenate.cost([(2, 3), (1, 3)], 8, backward) == Cost(0, 8 * 2 * 9)
+    assert ops.Max.cost((2, 3), (2,), 8, backward) == Cost(6, 8 * (6 + 2 + 6 * backward))
+    assert ops.LogSoftmax.cost((2, 3), 8, backward) == Cost(6 * (5 - backward), 8 * 6 * (2 + backward))
+    assert ops.CrossEntropy.cost((2, 3), 4, backward) == Cost(6 * (4 + 2 * backward), 4 * 6 * (1 + backward) + 16)
+    assert ops.GlobalAveragePool.cost((2, 3, 4, 5), 8, backward) == Cost(6 if backward else 126, 8 * 126)
 
 
 def test_adam():

@@ -159,18 +159,18 @@ def test_batches_depend_on_the_seed_alone():
     assert len(once) == 6
     for other in (batches(threads=4, ahead=3), batches(threads=3, ahead=1)):
         for a, b in zip(once, other, strict=True):
-            np.testing.assert_array_equal(a.x, b.x)
-            np.testing.assert_array_equal(a.y, b.y)
-    assert any((a.x != b.x).any() for a, b in zip(once, batches(seed=8), strict=True))
+            np.testing.assert_array_equal(a[0], b[0])
+            np.testing.assert_array_equal(a[1], b[1])
+    assert any((a[0] != b[0]).any() for a, b in zip(once, batches(seed=8), strict=True))
     x, y = once[0]
     assert x.shape == (2, 3, 16, 16) and y.shape == (2, 1, 16, 16) and x.dtype == y.dtype == np.float32
     for epoch in range(2):  # each picture once; the order changes
-        values = [round(float(v) * 255 / 40) for batch in once[3 * epoch : 3 * epoch + 3] for v in batch.y[:, 0, 0, 0]]
+        values = [round(float(v) * 255 / 40) for batch in once[3 * epoch : 3 * epoch + 3] for v in batch[1][:, 0, 0, 0]]
         assert sorted(values) == list(range(6))
     assert (Loader(Ramp(), 2).order(0) != Loader(Ramp(), 2).order(1)).any()
     later = list(Loader(Ramp(), 2, 16, seed=7).epoch(1, first=2))
     assert len(later) == 1
-    np.testing.assert_array_equal(later[0].x, once[5].x)
+    np.testing.assert_array_equal(later[0][0], once[5][0])
 
 
 def test_loader_without_augmentation():
@@ -178,8 +178,8 @@ def test_loader_without_augmentation():
     assert len(loader) == 1  # what does not fill a batch is left out
     (batch,) = loader.epoch(0)
     for i in range(4):
-        np.testing.assert_array_equal(batch.x[i], prepare(Ramp()[i].image, 16))
-        np.testing.assert_allclose(batch.y[i], 40 * i / 255, rtol=1e-6)
+        np.testing.assert_array_equal(batch[0][i], prepare(Ramp()[i].image, 16))
+        np.testing.assert_allclose(batch[1][i], 40 * i / 255, rtol=1e-6)
     for options in ({"batch_size": 0}, {"batch_size": 7}, {"seed": -1}, {"threads": 0}, {"size": 0}):
         with pytest.raises(ValueError, match="Loader"):
             Loader(Ramp(), **options)
@@ -190,10 +190,10 @@ def test_iterating_is_an_epoch_each_time():
     assert len(list(loader)) == len(loader) == 3
     for number in (1, 2):  # the next one each time, also where the last one was left in the middle
         for batch, expected in zip(loader, loader.epoch(number), strict=True):
-            np.testing.assert_array_equal(batch.x, expected.x)
+            np.testing.assert_array_equal(batch[0], expected[0])
         assert loader.next_epoch == number + 1
     next(iter(loader))
-    np.testing.assert_array_equal(next(iter(loader)).x, next(loader.epoch(4)).x)
+    np.testing.assert_array_equal(next(iter(loader))[0], next(loader.epoch(4))[0])
     for arguments in ((-1,), (0, -1)):
         with pytest.raises(ValueError, match="at least 0"):
             loader.epoch(*arguments)
@@ -221,3 +221,42 @@ def test_threads_end_with_the_epoch():
     next(epoch)
     epoch.close()
     assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
+
+
+def test_stronger_augmentation():
+    """Parts of the picture with their masks; colours between black and white; by default, neither."""
+    from octsod.data import prepare_pair, recolour
+
+    sample, plain = Ramp()[4], prepare_pair(Ramp()[4], 16, np.random.default_rng(3))
+    same = prepare_pair(sample, 16, np.random.default_rng(3), 1.0, 0.0)
+    assert all((a == b).all() for a, b in zip(plain, same, strict=True))
+    mask = np.arange(40 * 50, dtype=np.int64).reshape(40, 50) // 8
+    sample = Sample("", np.repeat(mask[..., None], 3, axis=2).astype(np.uint8), mask.astype(np.uint8))
+    spans = []
+    for seed in range(50):
+        x, y = prepare_pair(sample, 40, np.random.default_rng(seed), scale_crop=0.3)
+        grey = x[0] * 0.229 + 0.485
+        np.testing.assert_allclose(grey, y[0], atol=1e-6, err_msg="picture and mask are not cut alike")
+        spans.append(np.ptp(y))
+    assert min(spans) < 0.45 * max(spans)
+
+    x = prepare(np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8), 8)
+    deviation, mean = np.array([0.229, 0.224, 0.225])[:, None, None], np.array([0.485, 0.456, 0.406])[:, None, None]
+
+    class Fixed:
+        def __init__(self, *values):
+            self.values = np.array(values)
+
+        def uniform(self, low, high, count):
+            assert (low, high, count) == (0.5, 1.5, 3)
+            return self.values
+
+    colours = x * deviation + mean
+    grey = np.tensordot([0.299, 0.587, 0.114], colours, 1)
+    for factors, expected in (
+        ((1, 1, 1), colours), ((1.4, 1, 1), 1.4 * colours), ((0.8, 0.6, 1), 0.8 * (0.6 * colours + 0.4 * grey.mean())),
+        ((1, 1, 0.5), 0.5 * colours + 0.5 * grey),
+    ):  # fmt: skip
+        found = recolour(x, Fixed(*factors), 0.5)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found * deviation + mean, expected.clip(0, 1), atol=2e-6)

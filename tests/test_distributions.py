@@ -9,7 +9,7 @@ from octsod import nn
 from octsod.data import Loader
 from octsod.optim import decayed_norms
 from octsod.prune import scales as distributions
-from octsod.training import Trainer
+from octsod.training import Recipe
 
 
 def bin_of(size):
@@ -35,7 +35,7 @@ def test_every_scale_is_counted_once():
 def test_shares():
     model = nn.ILBlock((3,), (4,), dtype="float64")
     sizes = np.array([1e-3, 0.999e-3, 1e-10, 0.999e-10, 1e-20, 0, 1, 1, 1, 1, 1, 1])
-    for norm, part in zip(model.norms(), sizes.reshape(3, 4), strict=True):
+    for norm, part in zip(decayed_norms(model), sizes.reshape(3, 4), strict=True):
         norm.weight.data = part.copy()
     counts = distributions.gammas(model)
     for power in (-3, -10, -20):
@@ -47,7 +47,7 @@ def test_spreads_are_those_of_the_outputs():
     octsod.manual_seed(1)
     rng = np.random.default_rng(0)
     block = nn.ILBlock((3,), (4, 0, 3), dtype="float64")
-    for norm in block.norms():
+    for norm in decayed_norms(block):
         for parameter in (norm.weight, norm.bias):
             parameter.data[...] = rng.normal(1, 0.5, parameter.shape)
     assert distributions.spreads(block) == {}  # it has not run
@@ -69,7 +69,7 @@ def test_spreads_are_those_of_the_outputs():
 def test_spreads_of_a_training_step():
     """Every norm of an ILBlock has one, under its own name, and no other has."""
     octsod.manual_seed(0)
-    trainer = Trainer(octsod.csnet(0.2))
+    trainer = Recipe().trainer(octsod.csnet(0.2))
     trainer.step(*next(Loader(Ramp(), 2, 32).epoch(0)))
     found = distributions.spreads(trainer.model)
     modules = dict(trainer.model.named_modules())

@@ -16,7 +16,7 @@ from octsod import evaluation
 from octsod.data import FolderDataset, Sample
 from octsod.data.images import prepare
 from octsod.errors import FileError, OctsodError
-from octsod.evaluation import Evaluation, PictureScores, Scores, average, evaluate, score
+from octsod.evaluation import Evaluation, PictureScores, Scores, average, average_all, evaluate, score, score_all
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,15 @@ def test_scores_are_those_of_the_pictures(model, data):
     assert 0 < result.mae < 1 and 0 < result.network_seconds < result.seconds
     assert result.images_per_s == 5 / result.seconds and result.protocol["size"] == 32
     assert seen == [(2, "b"), (4, "d,e"), (5, "f")] and model.training and no_threads_left()
+
+
+def test_all_scores(model, data):
+    expected = [score_all(octsod.predict(image, model, 32), mask).as_dict() for _, image, mask in FolderDataset(data)]
+    result, plain = evaluate(model, data, 32, 2, all_scores=True), evaluate(model, data, 32)
+    assert [picture.all_scores.as_dict() for picture in result.pictures] == expected
+    assert result.all_scores == average_all(picture.all_scores for picture in result.pictures).as_dict()
+    assert (result.max_f, result.mae) == (plain.max_f, plain.mae) and "all_scores" in result.protocol
+    assert plain.all_scores is None and all(picture.all_scores is None for picture in plain.pictures)
 
 
 def test_scores_depend_on_neither_batches_nor_threads(model, data):
@@ -185,7 +194,7 @@ def test_eval(weights, data, tmp_path):
     assert "picture 5/5" in done.stderr
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, (_, name, scores) in zip(rows, result.pictures, strict=True):
+    for row, (_, name, scores, _) in zip(rows, result.pictures, strict=True):
         numbers = (scores.f[result.scores.threshold], scores.max_f, scores.mae)
         assert row == {"name": name, **dict(zip(("f", "max_f", "mae"), (f"{n:.6f}" for n in numbers), strict=True))}
     with Image.open(sheet) as image:
@@ -204,6 +213,27 @@ def test_eval_json(weights, data):
     assert facts["protocol"] == result.protocol and facts["protocol"]["beta2"] == 0.3
     assert facts["protocol"]["size"] == 32  # the network's
     assert json.loads(run(*arguments, "--size", 48).stdout)["protocol"]["size"] == 48
+
+
+def test_eval_all_scores(weights, data, tmp_path):
+    table = tmp_path / "scores.csv"
+    arguments = ("eval", "--weights", weights, "--data", data, "--all-scores", "-q")
+    result = octsod.evaluate(octsod.load(weights), data, 32, all_scores=True)
+    facts = json.loads(run(*arguments, "--json").stdout)
+    assert {name: facts[name] for name in result.all_scores} == result.all_scores
+    assert (facts["max_f"], facts["protocol"]) == (result.max_f, result.protocol)
+    lines = run(*arguments, "--per-image", table).stdout.splitlines()
+    assert [line[:10].rstrip() for line in lines] == [
+        "max F", "MAE", "S-measure", "E max", "E mean", "E adaptive", "weighted F", "mean F", "adaptive F", "max F",
+        "images", "images/s",
+    ]  # fmt: skip
+    assert [line[10:18] for line in lines[2:10]] == [f"{value:8.4f}" for value in result.all_scores.values()]
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, picture in zip(rows, result.pictures, strict=True):
+        scores = picture.all_scores.as_dict()
+        assert list(row) == ["name", "f", "max_f", "mae", *scores]
+        assert {name: row[name] for name in scores} == {name: f"{value:.6f}" for name, value in scores.items()}
 
 
 def test_eval_names_what_cannot_be_scored(weights, data):

@@ -36,8 +36,10 @@ def test_parameters_and_gradients_are_aligned_views_of_one_buffer():
         for array, flat in ((p.data, buffer.data), (p.grad, buffer.grad)):
             assert np.shares_memory(array, flat) and array.shape == p.shape and array.flags.c_contiguous
             assert address(array) % ALIGNMENT == 0
-        pairs = zip(optimizer.moments[id(p)], optimizer._moments[0], strict=True)
-        assert all(np.shares_memory(moment, flat) for moment, flat in pairs)
+        moments = optimizer.state_of(p)
+        assert moments.keys() == {"first", "second"}
+        for name, moment in moments.items():
+            assert np.shares_memory(moment, optimizer.slot(name, 0)) and moment.shape == p.shape
     starts = [start for start, _ in buffer.bounds]
     assert starts == sorted(set(starts)) and len(starts) == len(list(model.parameters()))
 

@@ -1,17 +1,19 @@
 """The inference path: the model in eval mode, to the last bits, for any network, size, batch and number of threads."""
 
+import dataclasses
 import importlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import configurations, lived_in
 
 import octsod
 from octsod import functional as f
 from octsod import nn
 from octsod.inference import freeze, logits, prediction, snapshots
-from octsod.models import Configuration, CSNet
+from octsod.models import Configuration
 
 network = importlib.import_module("octsod.kernels.cpu.network")
 plan = importlib.import_module("octsod.kernels.cpu.plan")
@@ -20,54 +22,14 @@ plan = importlib.import_module("octsod.kernels.cpu.plan")
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
 
-def lived_in(configuration, seed, dtype):
-    """A network in eval mode whose scales, biases and slopes are of either sign or zero, with statistics that fit."""
-    octsod.manual_seed(seed)
-    model = CSNet(configuration, dtype)
-    rng = np.random.default_rng(seed)
-    for name, array in model.state_dict().items():
-        if name.endswith((".bias", ".slope")):
-            array[...] = rng.normal(0, 0.3, array.shape)
-        elif ".norms." in name and name.endswith(".weight"):
-            array[...] = rng.choice([1, 1.3, 0.6, -0.8, 0], array.shape)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.NormAct, "momentum", 1.0)  # one pass gives the running statistics
-        side = 2 * configuration.multiple
-        model.train()(octsod.Tensor(rng.standard_normal((2, 3, side, side)).astype(dtype)))
-    return model.eval()
-
-
 def in_eval_mode(model, x):
     with octsod.no_grad():
         return model(octsod.Tensor(x)).numpy()
 
 
-def learned(rng):
-    """A configuration such as pruning leaves behind: any counts, some branches and dilations without channels."""
-    count = lambda high: int(rng.integers(1, high))  # noqa: E731
-    stages = []
-    for stage, blocks in enumerate((1, 2, 2, 3, 1)):
-        outs = [(count(9), count(9)) if rng.random() < 0.7 else (count(9), 0) for _ in range(blocks)]
-        outs = [(0, count(9)) if rng.random() < 0.1 else pair for pair in outs]
-        stages.append((*outs[:-1], (count(12),)) if stage >= 2 else outs)
-    fuse = [count(9), count(9) if rng.random() < 0.7 else 0, count(9)]
-    dilated = [[int(n) for n in rng.integers(0, 4, 5)] if ins else [0] * 5 for ins in fuse]
-    dilated[0][0] += 1
-    return Configuration(stages, fuse, dilated, count(9))
-
-
-CONFIGURATIONS = st.one_of(
-    st.tuples(
-        st.sampled_from([0.2, 0.35, 0.5]),
-        st.sampled_from([(0.5, 0.5), (1, 0), (0, 1), (0.25, 0.25, 0.5), (0.7, 0.3), (1,)]),
-    ).map(lambda drawn: Configuration.standard(*drawn)),
-    st.integers(0, 2**32 - 1).map(lambda seed: learned(np.random.default_rng(seed))),
-)
-
-
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=40)
 @given(
-    configuration=CONFIGURATIONS, units=st.tuples(st.integers(1, 4), st.integers(1, 4)), batch=st.integers(1, 4),
+    configuration=configurations(), units=st.tuples(st.integers(1, 4), st.integers(1, 4)), batch=st.integers(1, 4),
     band=st.sampled_from([1, 1 << 14, 768 << 10]), dtype=st.sampled_from(["float32", "float64"]),
     seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
@@ -90,7 +52,7 @@ def test_it_is_the_model_in_eval_mode(configuration, units, batch, band, dtype, 
 
 
 @settings(deadline=None, max_examples=8)
-@given(configuration=CONFIGURATIONS, seed=st.integers(0, 2**32 - 1))
+@given(configuration=configurations(), seed=st.integers(0, 2**32 - 1))
 def test_it_is_the_same_on_the_reference(configuration, seed):
     model = lived_in(configuration, seed, "float64")
     x = np.random.default_rng(seed).standard_normal((1, 3, configuration.multiple, 2 * configuration.multiple))
@@ -145,3 +107,46 @@ def test_bad_input(shape, words):
     assert words in str(error.value)
     with pytest.raises(ValueError, match="float64"):
         logits(frozen, np.zeros((1, 3, 32, 32)))
+
+
+def memory(configuration):
+    """Elements that the maps of a picture of 64x64 take."""
+    return plan.Plan(freeze(lived_in(configuration, 6, "float32")), 64, 64, 1).memory_size
+
+
+def test_memory_is_used_again():
+    """A map lives until its last reader: more blocks of the same width do not take more memory."""
+    c = Configuration.standard(0.3)
+    deep = dataclasses.replace(c, stages=(c.stages[0], c.stages[1] * 5, *c.stages[2:]))
+    assert memory(deep) == memory(c)
+
+
+def test_what_is_there_for_training_is_left_out():
+    model = lived_in(Configuration.standard(0.2, sides=True), 7, "float32")
+    x = np.random.default_rng(4).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    frozen = freeze(model)
+    assert [part.layer for part in frozen.layers] == list(model.configuration.deployed().layers())
+    assert logits(frozen, x).tobytes() == logits(freeze(model.deployed()), x).tobytes()
+
+
+class Other(nn.Module):
+    """A network that is no CSNet."""
+
+    def __init__(self):
+        self.conv = nn.Conv2d(3, 1)
+
+
+@pytest.mark.parametrize("make, words", [
+    (Other, "is of the architecture 'Other'"),
+    (lambda: octsod.csnet(0.2, classes=7), "tells 7 classes of pictures apart"),
+])  # fmt: skip
+def test_other_networks_are_refused(make, words):
+    model, picture = make(), np.zeros((8, 8, 3), np.uint8)
+    for call, name in (
+        (lambda: freeze(model), "freeze"),
+        (lambda: octsod.predict(picture, model), "predict"),
+        (lambda: octsod.evaluate(model, "nowhere"), "evaluate"),
+    ):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert str(error.value) == f"{name}: `model` {words}; expected a CSNet that finds salient objects."

@@ -1,5 +1,6 @@
-"""Kernels of arithmetic, sums, the loss and Adam against the reference."""
+"""Kernels of arithmetic, dropout, sums and the loss against the reference."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from kernel_contract import both_dtypes, verify
@@ -32,6 +33,43 @@ def test_power(dtype, exponent, case):
         if exponent % 1 == 0:
             base *= arena.rng.choice([-1, 1], case.size)
         kernels.power(arena.array(base), arena.array([exponent]), arena.output("out", (case.size,)))
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", ["exp", "log", "sqrt"])
+@given(case=strategies.vectors())
+def test_functions(dtype, name, case):
+    def launch(kernels, arena):
+        values = arena.rng.standard_normal(case.size)
+        x = arena.array(values if name == "exp" else np.abs(values))
+        getattr(kernels, name)(x, arena.output("out", (case.size,)))
+        same = arena.output("in place", None, values=x)
+        getattr(kernels, name)(same, same)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.vectors())
+def test_relu(dtype, case):
+    def launch(kernels, arena):
+        x, grad = arena.array(arena.steps(case.size)), arena.normal(case.size)
+        kernels.relu(x, arena.output("out", (case.size,)))
+        kernels.relu_backward(grad, x, arena.output("grad_x", (case.size,)))
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.dropouts())
+def test_dropout(dtype, case):
+    def launch(kernels, arena):
+        x = arena.normal(case.size)
+        kernels.dropout(x, case.probability, case.mask, arena.output("out", (case.size,)))
+        same = arena.output("in place", None, values=x)
+        kernels.dropout(same, case.probability, case.mask, same)
 
     verify(dtype, case.seed, launch)
 

@@ -146,3 +146,79 @@ def test_nan_passes_through_conv2d(dtype, case):
         kernels.conv2d(x, weight, None, arena.output("out", case.out_shape), *case.settings)
 
     verify(dtype, case.seed, launch, nans=True)
+
+
+EDGES = {"float32": (104.0, 1e-40), "float64": (745.0, 1e-310)}  # exp(-edge) is subnormal; a subnormal number
+
+
+@both_dtypes
+def test_functions_at_their_limits(dtype):
+    edge, subnormal = EDGES[dtype]
+    values = [-np.inf, -1.0, -0.0, 0.0, np.inf, np.nan, edge, -edge / 1.02, -edge, -2 * edge, subnormal, 1.0]
+    x, tiny = np.array(values, dtype), np.finfo(dtype).tiny
+    for kernels in (*BACKENDS, reference):
+        results = {}
+        for name in ("exp", "log", "sqrt", "relu"):
+            results[name] = np.full(len(x), 7, dtype)
+            getattr(kernels, name)(x, results[name])
+        exp, log, sqrt, relu = results.values()
+        with np.errstate(all="ignore"):
+            expected = np.exp(x.astype(np.float64)).astype(dtype)
+        expected[np.abs(expected) < tiny] = 0
+        np.testing.assert_allclose(np.where(exp < tiny, 0, exp) if kernels is reference else exp, expected, rtol=1e-6)
+        np.testing.assert_array_equal(np.isnan(log), [1, 1, 0, 0, 0, 1, 0, 1, 1, 1, 0, 0])
+        assert (log[[2, 3, 10]] == -np.inf).all() and log[4] == np.inf and log[11] == 0
+        np.testing.assert_array_equal(np.isnan(sqrt), [1, 1, 0, 0, 0, 1, 0, 1, 1, 1, 0, 0])
+        np.testing.assert_array_equal(relu[:10], [0, 0, 0, 0, np.inf, np.nan, edge, 0, 0, 0])
+        grad = np.full(len(x), 7, dtype)
+        kernels.relu_backward(np.ones(len(x), dtype), x, grad)
+        np.testing.assert_array_equal(grad[:10], [0, 0, 0, 0, 1, 1, 1, 0, 0, 0])
+
+
+@both_dtypes
+@given(case=strategies.middles())
+def test_nan_passes_through_max_middle(dtype, case):
+    """And has the gradient: the first one of several."""
+    outer, _, inner = case.shape
+
+    def launch(kernels, arena):
+        x, grad = with_nans(arena, arena.array(arena.steps(*case.shape))), arena.normal(outer, inner)
+        kernels.max_middle(x, arena.output("out", (outer, inner)))
+        kernels.max_middle_backward(grad, x, arena.output("grad_x", case.shape))
+
+    verify(dtype, case.seed, launch, nans=True)
+
+
+@both_dtypes
+@given(case=strategies.middles())
+def test_nan_passes_through_log_softmax(dtype, case):
+    def launch(kernels, arena):
+        x, out = with_nans(arena, arena.normal(*case.shape)), arena.output("out", case.shape)
+        kernels.log_softmax(x, out)
+        assert np.array_equal(np.isnan(out), np.isnan(x).any(axis=1, keepdims=True) & np.ones(x.shape, bool))
+
+    verify(dtype, case.seed, launch, nans=True)
+
+
+@both_dtypes
+@given(case=strategies.matmuls())
+def test_nan_passes_through_matmul(dtype, case):
+    """To its row and its column, and to no other."""
+
+    def launch(kernels, arena):
+        a, b = (with_nans(arena, arena.normal(*shape)) for shape in (case.a_shape, case.b_shape))
+        kernels.matmul(a, b, arena.output("out", case.out_shape), case.transpose_a, case.transpose_b)
+
+    verify(dtype, case.seed, launch, nans=True)
+
+
+@both_dtypes
+def test_a_label_that_is_out_of_range_makes_its_row_nan(dtype):
+    """On any device, and nothing is read there."""
+    logits, grad_logits = np.zeros((4, 3), dtype), np.zeros((4, 3), dtype)
+    labels, loss = np.array([0, 3, -1, 2]), np.zeros((), dtype)
+    for kernels in (*BACKENDS, reference):
+        kernels.cross_entropy(logits, labels, 0.1, loss)
+        kernels.cross_entropy_backward(np.ones((), dtype), logits, labels, 0.1, grad_logits)
+        assert np.isnan(loss) and np.isnan(grad_logits).all(axis=1).tolist() == [False, True, True, False]
+        assert not np.isnan(grad_logits[[0, 3]]).any()

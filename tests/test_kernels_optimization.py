@@ -1,5 +1,7 @@
 """The kernels that end a training step, and those that move arrays as a whole."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,28 +11,121 @@ from kernel_contract import BACKENDS, both_dtypes, reference, verify
 from octsod.testing import strategies
 
 every_backend = pytest.mark.parametrize("kernels", [*BACKENDS, reference])
-SETTINGS = np.array([[0.01, 0.9, 0.99, 1e-8, 0.005], [0.1, 0.5, 0.75, 1e-3, 0.0]])
+ADAM = np.array([
+    [0.01, 0.9, 0.99, 1e-8, 0.005, 0], [0.1, 0.5, 0.75, 1e-3, 0.0, 0], [0.1, 0.9, 0.75, 1e-3, 0.25, 1],
+])  # fmt: skip
+SGD = np.array([
+    [0.01, 0, 0, 0, 0.005], [0.1, 0.9, 0, 0, 0], [0.1, 0.75, 0.25, 0, 0.5], [0.2, 0.9, 0, 1, 0.1], [0.1, 0, 0.5, 0, 0],
+])  # fmt: skip
+CUTS = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
-@both_dtypes
-@given(case=strategies.vectors(), cuts=st.tuples(st.floats(0, 1), st.floats(0, 1)), steps=st.integers(0, 5))
-def test_adam(dtype, case, cuts, steps):
+def between(case, cuts, rows):
+    """Two ranges of a vector, and the gap between them."""
     start, stop = sorted(int(cut * case.size) for cut in cuts)
-    ranges = np.array([[0, start, 0], [stop, case.size, 1]])
+    return np.array([[0, start, rows[0]], [stop, case.size, rows[1]]]), slice(start, stop)
+
+
+def verify_update(dtype, case, gap, update):
+    """`update(kernels, parameter, gradient, slots, halted)` moves what it should, and nothing else."""
 
     def launch(kernels, arena):
         grad = arena.normal(case.size)
         parameter, first = (arena.output(n, None, values=arena.rng.standard_normal(case.size)) for n in "pm")
         second = arena.output("v", None, values=arena.rng.uniform(0.1, 1, case.size))
-        before = parameter.copy(), first.copy(), second.copy()
-        kernels.adam(parameter, grad, first, second, ranges, SETTINGS, np.array([steps, 0]))
-        for array, old in zip((parameter, first, second), before, strict=True):
-            assert array[start:stop].tobytes() == old[start:stop].tobytes(), "moved outside of the ranges"
-        halted = parameter.copy()
-        kernels.adam(parameter, grad, first, second, ranges, SETTINGS, np.array([steps, 1]))
-        assert parameter.tobytes() == halted.tobytes(), "moved although training has halted"
+        arrays = parameter, first, second
+        before = [array.copy() for array in arrays]
+        update(kernels, *arrays, grad, False)
+        for array, old in zip(arrays, before, strict=True):
+            assert array[gap].tobytes() == old[gap].tobytes(), "moved outside of the ranges"
+        halted = [array.copy() for array in arrays]
+        update(kernels, *arrays, grad, True)
+        for array, old in zip(arrays, halted, strict=True):
+            assert array.tobytes() == old.tobytes(), "moved although training has halted"
 
     verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@given(case=strategies.vectors(), cuts=CUTS, rows=st.tuples(*[st.integers(0, 2)] * 2), steps=st.integers(0, 5))
+def test_adam(dtype, case, cuts, rows, steps):
+    ranges, gap = between(case, cuts, rows)
+
+    def update(kernels, parameter, first, second, grad, halted):
+        kernels.adam(parameter, grad, first, second, ranges, ADAM, np.array([steps, halted]))
+
+    verify_update(dtype, case, gap, update)
+
+
+@both_dtypes
+@given(case=strategies.vectors(), cuts=CUTS, rows=st.tuples(*[st.integers(0, 4)] * 2), steps=st.integers(0, 2))
+def test_sgd(dtype, case, cuts, rows, steps):
+    ranges, gap = between(case, cuts, rows)
+
+    def update(kernels, parameter, velocity, _, grad, halted):
+        kernels.sgd(parameter, grad, velocity, ranges, SGD, np.array([steps, halted]))
+
+    verify_update(dtype, case, gap, update)
+
+
+@both_dtypes
+@given(case=strategies.vectors(), cuts=CUTS, max_norm=st.sampled_from([1e-3, 1.0, 5.0, 1e4]))
+def test_clipping(dtype, case, cuts, max_norm):
+    ranges, gap = between(case, cuts, (0, 1))
+
+    def launch(kernels, arena):
+        a, b = (arena.output(n, None, values=arena.rng.standard_normal(case.size)) for n in "ab")
+        before = a.copy(), b.copy()
+        kernels.clip_gradients([(a, ranges), (b, np.array([[0, case.size, 0]]))], max_norm)
+        assert a[gap].tobytes() == before[0][gap].tobytes(), "moved outside of the ranges"
+        counted = [np.delete(np.arange(case.size), gap), slice(None)]
+        norm = math.sqrt(sum((array[c].astype(float) ** 2).sum() for array, c in zip(before, counted, strict=True)))
+        factor = min(1, max_norm / (norm + 1e-6))
+        for array, old, c in zip((a, b), before, counted, strict=True):
+            assert np.allclose(array[c], old[c] * factor, rtol=1e-6, atol=0 if arena.tiny is None else 1e-30)
+
+    verify(dtype, case.seed, launch)
+
+
+@every_backend
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+def test_gradients_without_a_finite_norm_stay_as_they_are(kernels, bad):
+    gradient = np.array([3.0, bad, 4.0])
+    kernels.clip_gradients([(gradient, np.array([[0, 3, 0]]))], 1.0)
+    assert np.array_equal(gradient, [3.0, bad, 4.0], equal_nan=True)
+    kernels.clip_gradients([(gradient, np.array([[0, 1, 0], [2, 3, 0]]))], 1.0)  # whose is nobody's does not count
+    assert np.allclose(gradient, [0.6, bad, 0.8], rtol=1e-6, equal_nan=True)
+    large = np.array([3e30, 4e30], np.float32)  # their squares are beyond float32
+    kernels.clip_gradients([(large, np.array([[0, 2, 0]]))], 1.0)
+    assert np.allclose(large, [0.6, 0.8], rtol=1e-6)
+    kernels.clip_gradients([], 1.0)
+
+
+@given(case=strategies.lists_of_arrays(), weight=st.sampled_from([0.0, 0.001, 0.25, 0.9, 1.0]))
+def test_averages(case, weight):
+    def launch(kernels, arena):
+        dtypes = np.float32, np.float64
+        sources = [arena.array(arena.rng.standard_normal(s), dtypes[wide]) for s, wide, _ in case.arrays]
+        targets = [
+            arena.output(f"target{k}", None, dtypes[wide], values=arena.rng.standard_normal(s))
+            for k, (s, _, wide) in enumerate(case.arrays)
+        ]
+        kernels.average(sources, targets, weight, np.array([7, 0]))
+        halted = [target.copy() for target in targets]
+        kernels.average(sources, targets, weight, np.array([7, 1]))
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(targets, halted, strict=True)), "moved although halted"
+
+    verify("float32", case.seed, launch)
+
+
+@every_backend
+def test_an_average_of_weight_one_is_the_source(kernels):
+    target = np.array([1.0, 2.0])
+    kernels.average([np.array([3.0, 5.0], np.float32)], [target], 0.5, np.array([0, 0]))
+    assert target.tolist() == [2.0, 3.5]
+    kernels.average([np.array([3.0, 5.0])], [target], 1.0, np.array([0, 0]))
+    kernels.average([], [], 1.0, np.array([0, 0]))
+    assert target.tolist() == [3.0, 5.0]
 
 
 @every_backend
@@ -38,7 +133,7 @@ def test_adam_makes_a_known_step(kernels):
     """In its first step, whatever the gradient's size, Adam moves by the learning rate, against the sign."""
     parameter, grad = np.zeros(3), np.array([0.5, -2.0, 7.0])
     ranges = np.array([[0, 3, 0]])
-    settings = np.array([[0.25, 0.9, 0.999, 0.0, 0.0]])
+    settings = np.array([[0.25, 0.9, 0.999, 0.0, 0.0, 0]])
     kernels.adam(parameter, grad, np.zeros(3), np.zeros(3), ranges, settings, np.array([0, 0]))
     assert np.allclose(parameter, [-0.25, 0.25, -0.25], rtol=1e-12)
 
@@ -55,7 +150,7 @@ def test_steps_count_until_training_halts(kernels):
 
 @every_backend
 @pytest.mark.parametrize("loss, penalty, bad, code", [
-    (1.5, 2.5, 0.0, 0), (np.nan, 2.5, 0.0, 1), (1.5, np.inf, 0.0, 2), (1.5, 2.5, -np.inf, 3),
+    (1.5, 2.5, 0.0, 0), (np.nan, 2.5, 0.0, 1), (1.5, np.inf, 0.0, 2), (1.5, 2.5, -np.inf, 4),
     (np.inf, np.nan, np.nan, 1),
 ])  # fmt: skip
 def test_what_a_step_came_to(kernels, loss, penalty, bad, code):
@@ -63,14 +158,14 @@ def test_what_a_step_came_to(kernels, loss, penalty, bad, code):
     gradients[1][29] += bad
     gradients[1][:5] = np.nan  # nobody's
     gradients = [(gradients[0], np.array([[0, 100, 0]])), (gradients[1], np.array([[5, 9, 0], [9, 30, 1]]))]
-    ring, state = np.full((4, 3), -1.0), np.array([6, 0])
-    kernels.record_step(np.array(loss, np.float32), np.array([penalty]), gradients, ring, state)
-    assert np.array_equal(ring[2], [loss, penalty, code], equal_nan=True)
+    ring, state = np.full((4, 4), -1.0), np.array([6, 0])
+    kernels.record_step([np.array(loss, np.float32), np.array([penalty]), np.array(7.0)], gradients, ring, state)
+    assert np.array_equal(ring[2], [loss, penalty, 7.0, code], equal_nan=True)
     assert (ring[[0, 1, 3]] == -1).all()
     assert state.tolist() == [6, int(code != 0)]
     before = ring.copy()
     state[1] = 1
-    kernels.record_step(np.array(0.0), np.array([0.0]), [], ring, state)
+    kernels.record_step([np.array(0.0)] * 3, [], ring, state)
     assert np.array_equal(ring, before, equal_nan=True), "noted although training has halted"
 
 

@@ -13,7 +13,7 @@ from octsod.models import Configuration
 
 def tiny(dtype="float64", split=(0.5, 0.5), seed=0):
     octsod.manual_seed(seed)
-    return octsod.csnet(0.25, split, dtype)
+    return octsod.csnet(0.25, split, dtype=dtype)
 
 
 def image(model, size=(32, 48), batch=2, seed=0):
@@ -93,9 +93,12 @@ def test_model_refuses_wrong_input(shape, dtype, words):
         tiny()(octsod.Tensor(np.zeros(shape, dtype)))
 
 
-@pytest.mark.parametrize("arguments", [(0,), (-1,), (0.1,), (1, (0, 0)), (1, (-1, 2)), (1, ()), (1, (0.5,), "int32")])
-def test_csnet_refuses_nonsense(arguments):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(("arguments", "word"), [
+    ((0,), "width"), ((-1,), "width"), ((0.1,), "width"), ((1, (0, 0)), "split"), ((1, (-1, 2)), "split"),
+    ((1, ()), "split"), ((1, (0.5,), "csnet", None, 0, False, "int32"), "dtype"), ((1, (0.5,), "float64"), "variant"),
+])  # fmt: skip
+def test_csnet_refuses_nonsense(arguments, word):
+    with pytest.raises(ValueError, match=f"csnet: `{word}` is"):
         octsod.csnet(*arguments)
 
 

@@ -32,9 +32,9 @@ COARSE_AT_LAST = Configuration(
 )
 
 
-def short(split):
+def short(split, *kind, **more):
     """A standard network with one or two blocks per stage: in the whole one, float32 differs from itself by 1e-4."""
-    standard = Configuration.standard(0.4, split)
+    standard = Configuration.standard(0.4, split, *kind, **more)
     return dataclasses.replace(standard, stages=tuple(stage[-2:] for stage in standard.stages))
 
 
@@ -42,6 +42,8 @@ CONFIGURATIONS = {
     **{f"split {split}": short(split) for split in [(1, 1), (1, 0), (0, 1), (3, 1), (1, 1, 1)]},
     "learned": LEARNED,
     "coarse at last": COARSE_AT_LAST,
+    **{variant: short((1, 1), variant) for variant in ("extractor", "vanilla")},
+    **{f"fused {fused}": short((1, 1), fused=fused) for fused in [(4,), (2, 4), (1, 2, 3, 4)]},
 }
 
 
@@ -115,6 +117,12 @@ def test_what_the_file_says(tmp_path):
     assert facts["mean"] in proto.doc_string and facts["std"] in proto.doc_string
 
 
+def test_side_outputs_are_left_out(tmp_path):
+    octsod.manual_seed(0)
+    network = CSNet(dataclasses.replace(LEARNED, sides=True)).eval()
+    assert exported(network, tmp_path).graph == exported(network.deployed(), tmp_path).graph
+
+
 def test_weights_that_dynamic_decay_has_driven_out_are_zero(tmp_path):
     """Numbers that are subnormal in float32 would make many engines slow; float64 networks have numbers below that."""
     network = CSNet(LEARNED, "float64")
@@ -134,6 +142,12 @@ def test_bad_input(tmp_path, monkeypatch):
             octsod.export_onnx(network, path, size)
     with pytest.raises(TypeError, match="export_onnx: `size` is"):
         octsod.export_onnx(network, path, (32.0, 32))
+    for other, words in (
+        (octsod.csnet(0.2, classes=7), "tells 7 classes of pictures apart"),
+        (nn.Conv2d(3, 1), "is of the architecture 'Conv2d'"),
+    ):
+        with pytest.raises(ValueError, match=f"export_onnx: `model` {words}; expected a CSNet that finds"):
+            octsod.export_onnx(other, path)
     monkeypatch.setitem(sys.modules, "onnx", None)  # importing it raises ImportError
     with pytest.raises(octsod.errors.OctsodError, match=r"pip install octsod\[onnx\]"):
         octsod.export_onnx(network, path)

@@ -1,4 +1,4 @@
-"""Arithmetic, sums, sigmoid and the loss: gradients, and values against NumPy."""
+"""Arithmetic, sums, sigmoid and the losses of maps: gradients, and values against NumPy."""
 
 import numpy as np
 import pytest
@@ -135,3 +135,31 @@ def test_the_loss_does_not_overflow():
     loss.backward()
     assert loss.item() == pytest.approx(5e3)
     assert np.allclose(get(x.grad), [0, 0, -0.25, 0.25])
+
+
+def overlap_losses(x, target):
+    """(IoU loss, Dice loss) picture by picture, written out."""
+    losses = []
+    for p, t in zip(1 / (1 + np.exp(-x)), target, strict=True):
+        both, total = (p * t).sum(), p.sum() + t.sum()
+        losses.append((1 - (both + 1) / (total - both + 1), 1 - (2 * both + 1) / (total + 1)))
+    return np.mean(losses, axis=0)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 1, 5, 4), (3, 7), (3, 0), (2, 20_001)])
+def test_overlap_losses(shape):
+    x, target = normals(0, shape, shape)
+    target = 1 / (1 + np.exp(-2 * target))
+    expected = overlap_losses(x, target)
+    for op, value in zip((f.iou_loss, f.dice_loss), expected, strict=True):
+        check(lambda x, op=op: op(x, Tensor(target)), x)
+        loss = op(x, target)
+        assert loss.shape == () and loss.item() == pytest.approx(value, rel=1e-12, abs=1e-14)
+
+
+def test_overlap_losses_at_their_ends():
+    """None for what is found, or where there is nothing and nothing is found; nearly 1 for what is missed."""
+    target = np.concatenate([np.ones((1, 1, 20, 20)), np.zeros((1, 1, 20, 20))])
+    for op, missed in ((f.iou_loss, 1 - 1 / 401), (f.dice_loss, 1 - 1 / 401)):
+        assert op(np.where(target > 0, 1e4, -1e4), target).item() == pytest.approx(0, abs=1e-14)
+        assert op(np.where(target > 0, -1e4, 1e4), target).item() == pytest.approx(missed, rel=1e-12)

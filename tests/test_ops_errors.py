@@ -13,6 +13,7 @@ from octsod import functional as f
 X, W, D = np.ones((1, 2, 5, 4)), np.ones((3, 2, 3, 3)), np.ones((2, 1, 3, 3))
 SINGLE = np.ones((1, 2, 5, 4), np.float32)
 C = np.ones(2)
+LABELS = np.zeros(5, np.int64)
 HALF = np.ones((1, 2, 2, 2))
 EVEN = np.ones((1, 2, 4, 4))
 OCT = np.ones((3, 4, 1, 1))
@@ -134,6 +135,52 @@ BAD_CALLS = [
         "(0, 2, 5, 4)", "at least one element"),
     (lambda: f.binary_cross_entropy_with_logits(X, Tensor(X, requires_grad=True)), "binary_cross_entropy_with_logits",
         "target", "requires a gradient", "constants"),
+    (lambda: f.iou_loss(X, C), "iou_loss", "target", "(2,)", "(1, 2, 5, 4), the shape of `logits`"),
+    (lambda: f.iou_loss(X.astype(int), X), "iou_loss", "logits", "int64", "float32 or float64"),
+    (lambda: f.dice_loss(X, SINGLE), "dice_loss", "target", "float32", "float64, the dtype of `logits`"),
+    (lambda: f.dice_loss(X[:0], X[:0]), "dice_loss", "logits", "(0, 2, 5, 4)", "at least one picture"),
+    (lambda: f.dice_loss(1.0, 1.0), "dice_loss", "logits", "()", "at least one picture"),
+    (lambda: f.max(X, axis=4), "max", "axis", "4", "less than 4"),
+    (lambda: f.max(X, axis=(0, -5)), "max", "axis", "-5", "at least -4"),
+    (lambda: f.max(X, axis="0"), "max", "axis", "'0'", "an integer"),
+    (lambda: f.max(X[:0]), "max", "x", "(0, 2, 5, 4)", "at least one element"),
+    (lambda: f.max(X[:0], axis=0), "max", "x", "(0, 2, 5, 4)", "at least one element along axis 0"),
+    (lambda: f.max(X.astype(int)), "max", "x", "int64", "float32 or float64"),
+    (lambda: f.log_softmax(X, axis=4), "log_softmax", "axis", "4", "less than 4"),
+    (lambda: f.log_softmax(X, axis=None), "log_softmax", "axis", "None", "an integer"),
+    (lambda: f.log_softmax(1.0), "log_softmax", "x", "()", "at least one dimension"),
+    (lambda: f.log_softmax(X.astype(int)), "log_softmax", "x", "int64", "float32 or float64"),
+    (lambda: f.cross_entropy(X, LABELS), "cross_entropy", "logits", "(1, 2, 5, 4)", "two dimensions (N, K)"),
+    (lambda: f.cross_entropy(X[0, 0, :0], LABELS[:0]), "cross_entropy", "logits", "(0, 4)", "at least 1"),
+    (lambda: f.cross_entropy(X[0, 0], LABELS[:2]), "cross_entropy", "labels", "(2,)", "int64 (5,)"),
+    (lambda: f.cross_entropy(X[0, 0], LABELS.astype(np.int32)), "cross_entropy", "labels", "int32", "int64 (5,)"),
+    (lambda: f.cross_entropy(X[0, 0], LABELS * 1.0), "cross_entropy", "labels", "float64", "int64 (5,)"),
+    (lambda: f.cross_entropy(X[0, 0], LABELS, 1.5), "cross_entropy", "label_smoothing", "1.5", "from 0 to 1"),
+    (lambda: f.matmul(X, W), "matmul", "b", "(3, 2, 3, 3)", "4 rows, as many as `a`, of shape (1, 2, 5, 4), has"),
+    (lambda: f.matmul(X, np.ones((3, 4, 2))), "matmul", "b", "(3, 4, 2)", "with those of `a`, of shape (1, 2, 5, 4)"),
+    (lambda: f.matmul(X, 2.0), "matmul", "b", "()", "at least one dimension"),
+    (lambda: f.matmul(X, np.ones(4, np.float32)), "matmul", "b", "float32", "float64, the dtype of `a`"),
+    (lambda: f.matmul(X.astype(int), X), "matmul", "a", "int64", "float32 or float64"),
+    (lambda: f.linear(X, C), "linear", "x", "(1, 2, 5, 4)", "two dimensions (N, I)"),
+    (lambda: f.linear(X[0, 0], np.ones((2, 3))), "linear", "weight", "(2, 3)", "(O, 4)"),
+    (lambda: f.linear(X[0, 0], None), "linear", "weight", "None", ""),
+    (lambda: f.linear(X[0, 0], SINGLE[0, 0]), "linear", "weight", "float32", "float64, the dtype of `x`"),
+    (lambda: f.linear(X[0, 0], X[0, 0], C), "linear", "bias", "(2,)", "(5,)"),
+    (lambda: f.dropout(X, 1), "dropout", "p", "1", "at least 0 and less than 1"),
+    (lambda: f.dropout(X, -0.1, training=False), "dropout", "p", "-0.1", "at least 0"),
+    (lambda: f.dropout(X, "0.5"), "dropout", "p", "'0.5'", "a number"),
+    (lambda: f.dropout(X.astype(int)), "dropout", "x", "int64", "float32 or float64"),
+    (lambda: f.global_average_pool(X[0]), "global_average_pool", "x", "(2, 5, 4)", "four dimensions"),
+    (lambda: f.global_average_pool(X[..., :0]), "global_average_pool", "x", "(1, 2, 5, 0)", "at least one pixel"),
+    (lambda: f.transpose(X, (0, 1, 2)), "transpose", "axes", "(0, 1, 2)", "each of 4 axes once"),
+    (lambda: f.transpose(X, (0, 1, 2, -2)), "transpose", "axes", "(0, 1, 2, -2)", "each of 4 axes once"),
+    (lambda: f.transpose(X, (0, 1, 2, 0.5)), "transpose", "axes", "0.5", "an integer"),
+    (lambda: f.concatenate([]), "concatenate", "tensors", "empty", "at least one tensor"),
+    (lambda: f.concatenate([1.0]), "concatenate", "tensors", "()", "at least one dimension"),
+    (lambda: f.concatenate([X, SINGLE]), "concatenate", "tensors", "float32", "float64, the dtype of `tensors[0]`"),
+    (lambda: f.concatenate([X, W]), "concatenate", "tensors", "(3, 2, 3, 3)", "(1, 2, 5, 4) but for axis 0"),
+    (lambda: f.concatenate([X, C]), "concatenate", "tensors", "(2,)", "(1, 2, 5, 4) but for axis 0"),
+    (lambda: f.concatenate([X], axis=4), "concatenate", "axis", "4", "less than 4"),
     (lambda: f.sum(X, axis=4), "sum", "axis", "4", ""),
     (lambda: f.sum(X, axis=(0, -5)), "sum", "axis", "-5", "at least -4"),
     (lambda: f.sum(X, axis=0.5), "sum", "axis", "0.5", "an integer"),
@@ -151,6 +198,8 @@ for _name in ("add", "subtract", "multiply", "divide"):
         (lambda op=_name: getattr(f, op)(X, SINGLE), _name, "b", "float32", "float64, the dtype of `a`"),
         (lambda op=_name: getattr(f, op)(X, np.ones((5, 3))), _name, "b", "(5, 3)", "broadcasts with (1, 2, 5, 4)"),
     ]
+for _name in ("exp", "log", "sqrt", "relu"):
+    BAD_CALLS.append((lambda op=_name: getattr(f, op)(X.astype(int)), _name, "x", "int64", "float32 or float64"))
 for _name in ("max_pool2d", "avg_pool2d"):
     BAD_CALLS += [
         (lambda op=_name: getattr(f, op)(X[0], 2), _name, "x", "(2, 5, 4)", "four dimensions"),

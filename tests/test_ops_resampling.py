@@ -70,3 +70,30 @@ def test_upsample_bilinear_by_a_factor():
         assert np.array_equal(f.upsample_bilinear(x, scale_factor=factor).numpy(), f.upsample_bilinear(x, size).numpy())
     assert np.array_equal(f.upsample_bilinear(x, scale_factor=1).numpy(), x)
     assert np.array_equal(f.upsample_bilinear(x, np.int64(5)).numpy(), f.upsample_bilinear(x, 5).numpy())
+
+
+@examples(20)
+@given(MAPS, SEEDS)
+@example((0, 2, 3, 4), 0)
+def test_global_average_pool(shape, seed):
+    (x,) = normals(seed, shape)
+    got, expected = f.global_average_pool(x), x.mean(axis=(2, 3))
+    assert got.shape == expected.shape and np.allclose(got.numpy(), expected, rtol=1e-12, atol=1e-14)
+    check(f.global_average_pool, x)
+
+
+def test_global_average_pool_of_a_deferred_map():
+    x, gamma, beta = normals(0, (2, 3, 4, 5), (3,), (3,))
+
+    def pooled(x, gamma, beta):
+        y = f.batch_norm_prelu(x, None, None, gamma, beta, np.full(3, 0.25))
+        return f.global_average_pool(y) + f.global_average_pool(y * y)
+
+    check(pooled, x, gamma, beta)
+
+
+def test_global_average_pool_adds_up_in_float64():
+    """In float32, a million ones and a half would be a million ones and no half, or several."""
+    x = np.ones((1, 1, 1000, 1000), np.float32)
+    x[0, 0, 0, :500] += np.float32(2**-10)
+    assert f.global_average_pool(x).item() == np.float32(x.astype(np.float64).mean())

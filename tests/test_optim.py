@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import octsod
 from octsod import functional as f
@@ -76,6 +78,49 @@ def test_schedules():
     assert seen == pytest.approx([2 * f for f in [0.5, 1.0, *cosine, 0.1]])
 
 
+@given(total=st.integers(3, 3000), warmup=st.floats(0, 0.99))
+def test_one_cycle_goes_up_and_then_down(total, warmup):
+    optimizer = optim.Adam([nn.Parameter(np.zeros(1))], lr=2.0)
+    schedule = optim.OneCycleLR(optimizer, total, warmup, start=0.1, end=1e-3)
+    seen, peak = rates(schedule, optimizer, total), schedule.peak
+    assert peak == min(round(warmup * (total - 1)), total - 2)
+    assert seen[0] == (0.2 if peak else 2.0) and seen[peak] == 2.0 and seen[-1] == 2e-3
+    assert (np.diff(seen[: peak + 1]) > 0).all() and (np.diff(seen[peak:]) < 0).all()
+    assert optimizer.groups[0]["lr"] == 2e-3  # and so it stays
+    schedule.seek(peak)
+    assert optimizer.groups[0]["lr"] == 2.0
+
+
+def test_one_cycle_by_its_formula():
+    optimizer = optim.SGD([nn.Parameter(np.zeros(1))], lr=1.0)
+    seen = rates(optim.OneCycleLR(optimizer, 11), optimizer, 11)
+    up = [0.04 + 0.96 * (1 - math.cos(math.pi * k / 3)) / 2 for k in range(3)]
+    down = [1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * k / 7)) / 2 for k in range(8)]
+    assert seen == pytest.approx(up + down, rel=1e-12)
+    assert rates(optim.OneCycleLR(optimizer, 1), optimizer, 2)[0] == seen[-1]  # one step: that of the group's own rate
+
+
+@pytest.mark.parametrize("bad", [{"total": 0}, {"warmup": 1.0}, {"start": 2.0}, {"end": -1e-3}])
+def test_one_cycle_refuses(bad):
+    optimizer = optim.Adam([nn.Parameter(np.zeros(1))], lr=2.0)
+    with pytest.raises(ValueError, match=f"OneCycleLR: `{next(iter(bad))}`"):
+        optim.OneCycleLR(optimizer, **{"total": 5, **bad})
+
+
+def test_a_schedule_moves_to_another_optimiser():
+    optimizer = optim.Adam([{"params": [nn.Parameter(np.zeros(1))]}], lr=2.0)
+    schedule = optim.MultiStepLR(optimizer, [2, 4])
+    schedule.seek(2)
+    p, q = (nn.Parameter(np.zeros(1)) for _ in range(2))
+    other = optimizer.rebuilt([{"params": [p]}, {"params": [q], "lr": 1.0}])
+    schedule.move_to(other)
+    schedule.step()
+    assert [group["lr"] for group in other.groups] == pytest.approx([0.2, 0.1])
+    schedule.step()
+    assert [group["lr"] for group in other.groups] == pytest.approx([0.02, 0.01])
+    assert optimizer.groups[0]["lr"] == pytest.approx(0.2)
+
+
 def test_parameter_groups_spare_exactly_the_decayed_scales():
     model = octsod.csnet(0.25)
     others, gammas = optim.parameter_groups(model, 5e-3)
@@ -128,31 +173,32 @@ def test_dynamic_decay_needs_a_training_pass():
     model = octsod.csnet(0.25)
     with pytest.raises(ValueError, match="has not run"):
         optim.DynamicWeightDecay(model, 1.0).apply()
-    with pytest.raises(ValueError, match="no ILBlock"):
+    with pytest.raises(ValueError, match=r"no norms whose scales may decay; expected .* method `decayed_norms`"):
         optim.DynamicWeightDecay(nn.Conv2d(1, 1), 1.0)
 
 
 def trained_once(recipe, seed=0):
-    """A model after one step by the recipe, and the penalty."""
+    """After one step by the recipe: (model, decay, scales before it, penalty)."""
     octsod.manual_seed(seed)
-    trainer = training.Trainer(octsod.csnet(0.25, (0.25, 0.25, 0.5), dtype="float64"), recipe, 1)
+    trainer = recipe.trainer(octsod.csnet(0.25, (0.25, 0.25, 0.5), dtype="float64"), total=1)
+    decay = trainer.hook(training.ScaleDecay).decay
     rng = np.random.default_rng(seed)
-    for norm in trainer.decay.norms:
+    for norm in decay.norms:
         norm.weight.data[...] = rng.uniform(-1, 1, norm.weight.shape)
-    gammas = [norm.weight.data.copy() for norm in trainer.decay.norms]
-    _, penalty = trainer.step(rng.standard_normal((2, 3, 64, 64)), np.ones((2, 1, 64, 64)))
-    return trainer, gammas, penalty
+    gammas = [norm.weight.data.copy() for norm in decay.norms]
+    step = trainer.step(rng.standard_normal((2, 3, 64, 64)), np.ones((2, 1, 64, 64)))
+    return trainer.model, decay, gammas, step.terms["penalty"]
 
 
 def test_standard_decay_is_ordinary_weight_decay():
     """As if Adam had it: coupled L2."""
-    trainer, gammas, penalty = trained_once(training.Recipe(decay="standard", decay_strength=0.4))
+    _, decay, gammas, penalty = trained_once(training.Recipe(decay="standard", decay_strength=0.4))
     assert penalty == pytest.approx(0.5 * sum((g**2).sum() for g in gammas))
-    plain, _, _ = trained_once(training.Recipe(decay="none"))
-    for norm, bare, gamma in zip(trainer.decay.norms, plain.decay.norms, gammas, strict=True):
+    _, plain, _, _ = trained_once(training.Recipe(decay="none"))
+    for norm, bare, gamma in zip(decay.norms, plain.norms, gammas, strict=True):
         assert np.allclose(norm.weight.grad, bare.weight.grad + 0.4 * gamma, rtol=1e-12, atol=1e-15)
-    usual, _, _ = trained_once(training.Recipe(decay="standard"))
-    assert usual.decay.strength == usual.recipe.weight_decay
+    _, usual, _, _ = trained_once(training.Recipe(decay="standard"))
+    assert usual.strength == training.Recipe().weight_decay
 
 
 def test_a_metric_of_ones_own_and_a_factor_of_branches():
@@ -163,16 +209,59 @@ def test_a_metric_of_ones_own_and_a_factor_of_branches():
         return np.arange(1.0, 1 + sums.shape[1])
 
     recipe = training.Recipe(decay_strength=2.0, metric=metric, branch_factor=0.25)
-    trainer, gammas, _ = trained_once(recipe)
-    plain, _, _ = trained_once(training.Recipe(decay="none"))
-    model = trainer.model
+    model, decay, gammas, _ = trained_once(recipe)
+    _, plain, _, _ = trained_once(training.Recipe(decay="none"))
     first = model.extractor.stages[0][0].mix.norms
     assert asked[:3] == [((2, norm.weight.size), 64 * 64 >> 2 * k) for k, norm in enumerate(first)]
     branch = {id(norm): k for module in model.modules() if hasattr(module, "norms") and isinstance(module.norms, list)
               for k, norm in enumerate(module.norms)}  # fmt: skip
-    for norm, bare, gamma in zip(trainer.decay.norms, plain.decay.norms, gammas, strict=True):
+    for norm, bare, gamma in zip(decay.norms, plain.norms, gammas, strict=True):
         added = 2.0 * 0.25 ** branch[id(norm)] * np.arange(1.0, 1 + gamma.size) * gamma
         assert np.allclose(norm.weight.grad, bare.weight.grad + added, rtol=1e-12, atol=1e-15)
+
+
+class TwoBranches(nn.Module):
+    """A block of one's own: a map and its half, each with a norm."""
+
+    def __init__(self):
+        self.layers = {"coarse": nn.NormAct(2, "float64"), "fine": nn.NormAct(2, "float64")}
+
+    def decayed_norms(self):
+        return [(self.layers["fine"], 0), (self.layers["coarse"], 1)]
+
+    def forward(self, x):
+        fine, coarse = self.layers["fine"](x), self.layers["coarse"](f.avg_pool2d(x, 2))
+        return (fine * fine).sum() + (coarse * coarse).sum()
+
+
+class Holder(nn.Module):
+    """Holds blocks, one of them by two names, and a norm that does not decay."""
+
+    def __init__(self):
+        self.first, self.last, self.norm = TwoBranches(), TwoBranches(), nn.NormAct(2, "float64")
+        self.again = self.first
+
+    def forward(self, x):
+        return self.first(x) + self.last(self.norm(x))
+
+
+def test_a_block_of_ones_own_declares_its_norms():
+    model = Holder()
+    blocks = model.first, model.last
+    norms = [norm for block in blocks for norm in (block.layers["fine"], block.layers["coarse"])]
+    assert optim.decayed_norms(model) == norms
+    decay = optim.DynamicWeightDecay(model, 3.0, "constant", branch_factor=0.25)
+    assert decay.norms == norms and decay.factors == [1, 0.25] * 2
+    others, gammas = optim.parameter_groups(model, 0.5)
+    assert {id(p) for p in gammas["params"]} == {id(norm.weight) for norm in norms}
+    assert len(others["params"]) == 3 + 4 * 2 and model.norm.weight in others["params"]
+    rng = np.random.default_rng(0)
+    model(octsod.Tensor(rng.standard_normal((2, 2, 4, 4)))).backward()
+    before = [norm.weight.grad.copy() for norm in norms]
+    penalty = float(decay.apply())
+    for norm, grad, factor in zip(norms, before, decay.factors, strict=True):
+        assert np.allclose(norm.weight.grad, grad + 3 * factor * norm.weight.data, rtol=1e-12)
+    assert penalty == pytest.approx(0.5 * 2 * (1 + 0.25) * 2)
 
 
 def test_bad_decay():

@@ -62,7 +62,7 @@ def test_training_on_the_reference_backend_loads_no_compiler():
         with octsod.use_backend("reference"):
             import octsod.training
             samples = [octsod.data.Sample("a", np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8))] * 2
-            trainer = octsod.training.Trainer(octsod.csnet(0.2))
+            trainer = octsod.training.Recipe().trainer(octsod.csnet(0.2))
             for batch in octsod.data.Loader(samples, 2, 32):
                 trainer.step(*batch)
             assert trainer.steps == 1

@@ -11,10 +11,12 @@ from PIL import Image
 from test_data import write_pairs
 
 import octsod
+from octsod.models import Configuration, files
+from octsod.models.configuration import block_layer
 from octsod.optim import decayed_norms
 from octsod.prune import scales as distributions
 from octsod.studies import figures
-from octsod.studies.history import block_channels, read_history
+from octsod.studies.history import History, block_channels, read_history
 
 pytest.importorskip("matplotlib", reason="needs the matplotlib package")
 
@@ -53,8 +55,8 @@ def test_history(runs):
     assert list(plain.gammas) == [1, 2] and plain.counts.tolist() == distributions.gammas(last)
     recorded = lines_of(runs[0], "spreads")[-1]["spreads"]
     assert [*plain.spreads.values()] == [*recorded.values()] and len(recorded) == len(decayed_norms(last))
-    assert plain.spreads[2, 1, 2, 1] == recorded["extractor.stages.2.1.depthwise.1.norms.1"]
-    assert plain.spreads[4, 3, 0, 0] == recorded["extractor.stages.4.3.mix.norms.0"]
+    assert plain.spreads["extractor.stages.2.1.depthwise.1", 1] == recorded["extractor.stages.2.1.depthwise.1.norms.1"]
+    assert plain.spreads["extractor.stages.4.3.mix", 0] == recorded["extractor.stages.4.3.mix.norms.0"]
     assert plain.mae == {1 + line["epoch"]: line["mae"] for line in lines_of(runs[0], "mae")} and len(plain.mae) == 2
     assert plain.pruned is None and plain.name == "plain"
     assert plain.full == plain.learned == last.configuration
@@ -83,6 +85,57 @@ def test_history_of_a_pruned_run(runs):
 
 def channels_in(configuration):
     return sum(sum(block) for stage in configuration.stages for block in stage)
+
+
+def recorded_run(folder, model):
+    """A run folder of one epoch, as training would leave it."""
+    norms = [name for name, module in model.named_modules() if isinstance(module, octsod.nn.NormAct)]
+    spreads = {name: 0.5 for name in norms if "fusion" not in name}
+    line = {"step": 1, "epoch": 0, "gammas": [1] * (len(distributions.bin_edges()) - 1), "spreads": spreads}
+    (folder / "weights").mkdir(parents=True)
+    (folder / "log.jsonl").write_text(json.dumps(line) + "\n")
+    octsod.save(model, folder / "weights" / "last.safetensors")
+    return folder
+
+
+def test_layers_of_blocks_are_told_by_their_names():
+    for variant in ("csnet", "vanilla"):
+        c = Configuration.standard(0.2, variant=variant)
+        places = [place for layer in c.layers() if (place := block_layer(layer.name))]
+        assert places == [(s, b, k) for s, stage in enumerate(c.stages) for b in range(len(stage)) for k in range(3)]
+    assert block_layer("fusion.fuse") is block_layer("blocks.0.mix") is None
+
+
+def test_runs_of_other_networks(runs, tmp_path, monkeypatch):
+    """Of an extractor; of a vanilla one, which cannot be pruned; and of one that has blocks but is no CSNet."""
+    extractor = octsod.csnet(0.2, variant="extractor")
+    extractor.extractor.stages[0][0].mix.norms[0].weight.data[1:] = 0
+    vanilla = octsod.csnet(0.2, variant="vanilla")
+    folders = [recorded_run(tmp_path / "extractor", extractor), recorded_run(tmp_path / "vanilla", vanilla)]
+    pruned, whole = map(read_history, folders)
+    assert block_channels(pruned.full)[0, 0] == (2, 2) and block_channels(pruned.learned)[0, 0] == (1, 2)
+    assert whole.full == whole.learned == vanilla.configuration
+    assert read_history(folders[1], threshold=1e9).learned == vanilla.configuration
+    assert ("extractor.stages.1.2.full.1", 0) in whole.spreads
+
+    class Other(octsod.nn.Module):
+        def __init__(self):
+            self.blocks = [octsod.nn.ILBlock((3,), (4,)), octsod.nn.ILBlock((4,), (4, 2))]
+
+    monkeypatch.setattr(files, "_architectures", dict(files._architectures))
+    files.register("Other", lambda *description: Other())
+    folders.append(recorded_run(tmp_path / "other", Other()))
+    other = read_history(folders[2])
+    assert other.full is other.learned is None and len(other.spreads) == 9
+    plots = figures.spreads([read_history(runs[0]), other]).axes
+    assert [line.get_xdata().size for line in plots[0].lines[:2]] == [18 * 3 + 6] * 2
+    assert [text.get_text() for text in plots[-1].get_xticklabels()] == ["", *(f"stage {s}" for s in range(5))]
+
+    result = run("plot", *folders, runs[0], "-o", tmp_path / "plots")
+    assert result.exit_code == 0, result.output
+    assert f"{folders[2]}: left out of channels.png, mae.png" in result.stderr
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == set(FIGURES)
+    assert run("plot", folders[1]).exit_code == 0
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -139,6 +192,13 @@ def test_one_record_of_vanished_scales(runs, tmp_path):
     drawn = figures.gammas([type(history)(**{**vars(history), "gammas": {1: counts}})])
     assert "zeros" in drawn.axes[0].get_xlabel() and drawn.axes[0].get_xlim()[0] == distributions.bin_edges()[0]
     assert any("100.0 % below $10^{-20}$" in text.get_text() for text in drawn.axes[0].texts)
+
+
+def test_two_scales_that_are_not_the_first():
+    """Their names, high and low, are of the first two."""
+    spreads = {("extractor.stages.0.0.mix", 0): 0.5, ("extractor.stages.0.0.mix", 2): 0.25}
+    plots = figures.spreads([History("odd", {}, spreads, {}, None, None, None)]).axes
+    assert [plot.get_title(loc="left") or plot.get_title() for plot in plots] == ["Scale 1/1", "Scale 1/4"]
 
 
 # --- octsod plot ------------------------------------------------------------------------------------------------------

@@ -5,30 +5,41 @@ import json
 import numpy as np
 import pytest
 from commands import refused, run
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_data import write_pairs
 
 import octsod
 from octsod import nn, prune, training
-from octsod.inference import freeze, logits
 from octsod.models import Configuration, CSNet
 from octsod.prune import channels
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def random_configuration(rng):
-    """One or two blocks per stage, few channels, some branches, dilations and scales without any."""
+# Of all kinds that can be pruned, but for those that tell classes apart.
+NETWORKS = (
+    {}, {"fused": (4,)}, {"fused": (3, 4), "sides": True}, {"fused": (2, 4)}, {"fused": (1, 2, 3, 4), "sides": True},
+    {"variant": "extractor", "fused": (4,)}, {"variant": "extractor", "sides": True},
+)  # fmt: skip
+CLASSIFIERS = ({"classes": 5, "fused": (2, 4)}, {"classes": 5, "variant": "extractor", "fused": (4,)})
+
+
+def random_configuration(rng, variant="csnet", fused=(2, 3, 4), **kind):
+    """One or two blocks in each of the first stages, one in the others, which reach far; few channels, some branches,
+    dilations and scales without any."""
     count = lambda: int(rng.integers(2, 6))  # noqa: E731
     stages = []
     for stage in range(5):
-        blocks = [(count(), count()) if rng.random() < 0.7 else (count(), 0) for _ in range(rng.integers(1, 3))]
-        stages.append((*blocks[:-1], (count() + 1,)) if stage >= 2 else blocks)
-    fuse = [count(), count() if rng.random() < 0.7 else 0, count()]
+        number = rng.integers(1, 3) if stage < 3 else 1
+        blocks = [(count(), count()) if rng.random() < 0.7 else (count(), 0) for _ in range(number)]
+        stages.append((*blocks[:-1], (count() + 1,)) if stage in fused else blocks)
+    if variant == "extractor":
+        return Configuration(stages, variant=variant, fused=fused, **kind)
+    fuse = [count() if stage in (fused[0], 4) or rng.random() < 0.7 else 0 for stage in range(fused[0], 5)]
     dilated = [[int(n) for n in rng.integers(0, 4, 5)] if ins else [0] * 5 for ins in fuse]
     dilated[0][0] += 2
-    return Configuration(stages, fuse, dilated, count())
+    return Configuration(stages, fuse, dilated, count(), fused=fused, **kind)
 
 
 def random_model(configuration, rng, dtype="float64"):
@@ -45,21 +56,35 @@ def random_model(configuration, rng, dtype="float64"):
     return model.eval()
 
 
+def answers(model, x):
+    """What the network makes of x in eval mode: its logits, and those of its side outputs, in their own sizes."""
+    with octsod.no_grad():
+        maps = [y for y in model.extractor(octsod.Tensor(x)) if y is not None]
+        sides = [side(y) for side, y in zip(model.sides, maps, strict=bool(model.sides))]
+        return [y.numpy() for y in (model(octsod.Tensor(x)), *sides)]
+
+
 def chains(model):
-    """Per layer, per branch, the norms that a channel goes through."""
-    blocks = [block for stage in model.extractor.stages for block in stage]
-    layers = [[(b.mix.norms[i], *(d.norms[i] for d in b.depthwise)) for i in range(len(b.mix.norms))] for b in blocks]
-    fusion = model.fusion
-    return layers + [[(norm,) for norm in part.norms] for part in (fusion.fuse, fusion.dilated, fusion.merge)]
+    """Per layer that makes channels, per branch, the norms that a channel goes through."""
+    modules, found = dict(model.named_modules()), {}
+    for name, module in modules.items():
+        if isinstance(module, (nn.OctaveLayer, nn.DilatedLayer)):
+            block = modules[name.removesuffix(".mix")]
+            parts = (module, *block.depthwise) if isinstance(block, nn.ILBlock) else (module,)
+            found[name] = [tuple(part.norms[i] for part in parts) for i in range(len(module.norms))]
+    return found
+
+
+FUSION = ("fusion.fuse", "fusion.dilated", "fusion.merge")
 
 
 def zero_gammas(model, rng, share):
     """Set a random norm's gamma to zero in `share` of the channels; each layer keeps one alive, of the fusion's finest
     scale, so that a path leads through. Returns how many."""
     zeroed = 0
-    for layer in chains(model):
+    for name, layer in chains(model).items():
         places = [(i, c) for i, chain in enumerate(layer) if chain[0] is not None for c in range(chain[0].weight.size)]
-        alive = rng.integers(layer[0][0].weight.size) if len(layer) == 3 else rng.integers(len(places))
+        alive = rng.integers(layer[0][0].weight.size) if name in FUSION else rng.integers(len(places))
         for i, c in np.delete(places, alive, axis=0):
             if rng.random() < share:
                 layer[i][rng.integers(len(layer[i]))].weight.data[c] = 0
@@ -79,15 +104,15 @@ def channels_in(configuration):
 def radius(configuration):
     """How far from a pixel of the logits what it depends on can lie, in pixels of the input: an upper bound.
 
-    Per block, the taps' reach at its coarsest branch and the next pixel that interpolation takes; the fusion's
-    dilations reach 16 pixels at its coarsest scale, and interpolation takes the next pixel thrice.
+    Per layer, its taps' reach at its coarsest branch, and where scales are mixed, the next pixel that interpolation
+    takes. At last, the logits are interpolated.
     """
-    total, strides = 0, (1, 1, 2, 4, 8)
-    for s, (stage, stride) in enumerate(zip(configuration.stages, strides, strict=True)):
-        for b, block in enumerate(stage):
-            coarsest = stride << (sum(block[1:]) > 0)
-            total += coarsest * ((b == 0 and s != 1) + 2 + 1)
-    return total + 8 * (16 + 2) + 2
+    total = 2
+    for layer in configuration.layers():
+        coarsest = max(branch for side in (layer.inputs, layer.outputs) for branch, n in enumerate(side) if n)
+        reach = 16 if layer.kind == "dilated" else layer.kernel_size // 2
+        total += (reach + (layer.kind == "octave")) << (layer.scale + coarsest)
+    return total
 
 
 def interior_difference(model, pruned):
@@ -95,63 +120,105 @@ def interior_difference(model, pruned):
     reach = radius(model.configuration)
     side = -(-(2 * reach + 16) // 16) * 16
     x = np.random.default_rng(1).standard_normal((1, 3, side, side))
-    before, after = (logits(freeze(m), x)[..., reach:-reach, reach:-reach] for m in (model, pruned))
-    return np.abs(after - before).max(), np.ptp(before)
+    differences, spread = [], 0
+    for before, after in zip(answers(model, x), answers(pruned, x), strict=True):
+        border = -(-reach * before.shape[-1] // side)
+        before, after = (y[..., border:-border, border:-border] for y in (before, after))
+        differences.append(np.abs(after - before).max())
+        spread = spread or np.ptp(before)
+    return max(differences), spread
 
 
-@settings(deadline=None, max_examples=8)
-@given(seed=SEEDS, share=st.sampled_from([0.3, 0.7, 0.9]))
-def test_channels_of_gamma_zero_change_nothing_but_near_borders(seed, share):
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, share=st.sampled_from([0.3, 0.7, 0.9]), kind=st.sampled_from(NETWORKS))
+def test_channels_of_gamma_zero_change_nothing_but_near_borders(seed, share, kind):
     rng = np.random.default_rng(seed)
-    model = random_model(random_configuration(rng), rng)
+    model = random_model(random_configuration(rng, **kind), rng)
     zeroed = zero_gammas(model, rng, share)
     pruned = prune.apply(model, prune.plan(model, threshold=prune.THRESHOLD))
     assert channels_in(pruned.configuration) <= channels_in(model.configuration) - zeroed
     difference, spread = interior_difference(model, pruned)
-    assert difference < 1e-10 and difference < 1e-5 * spread  # what is left of the network has a say
+    assume(spread > 1e-4)  # what is left of the network has a say
+    assert difference < 1e-10
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=SEEDS, ratio=st.sampled_from([0.2, 0.5, 0.8]), kind=st.sampled_from(NETWORKS))
+def test_what_is_left_is_the_network_whose_least_gammas_are_zero(seed, ratio, kind):
+    """Whatever these gammas were. Where all that a dilated branch reads is gone, it is constant without."""
+    rng = np.random.default_rng(seed)
+    model = random_model(random_configuration(rng, **kind), rng)
+    plan = prune.plan(model, ratio=ratio)
+    pruned = prune.apply(model, plan)
+    for name, layer in chains(model).items():
+        for branch, (chain, mask) in enumerate(zip(layer, plan.kept[name], strict=True)):
+            if mask.size and not (name == "fusion.dilated" and not plan.kept["fusion.fuse"][branch].any()):
+                least = np.argmin([np.abs(norm.weight.data) for norm in chain], axis=0)
+                for c in np.flatnonzero(~mask):
+                    chain[least[c]].weight.data[c] = 0
+    assert interior_difference(model, pruned)[0] < 1e-10
 
 
 READERS = (
     "extractor.stages.1.0.mix.norms.0.running_mean", "extractor.stages.1.0.mix.norms.1.running_mean",
     "extractor.stages.2.0.mix.norms.0.running_mean", "fusion.fuse.norms.0.running_mean",
-    "fusion.dilated.norms.0.running_mean", "fusion.merge.norms.0.running_mean", "classifier.bias",
+    "fusion.dilated.norms.0.running_mean", "fusion.merge.norms.0.running_mean", "classifier.bias", "sides.0.bias",
 )  # fmt: skip
 
 
 def test_each_readers_share_of_the_constants_counts(monkeypatch):
     """The test of the test: a reader that is not told of the constants shows in the interior."""
     rng = np.random.default_rng(0)
-    configuration = Configuration([[(4, 4)], [(4, 4)], [(5,)], [(5,)], [(5,)]], (3, 3, 3), [[2] * 5] * 3, 4)
-    model = random_model(configuration, rng)
+    stages = [[(4, 4)], [(4, 4)], [(5,)], [(5,)], [(5,)]]
+    model = random_model(Configuration(stages, (3, 3, 3), [[2] * 5] * 3, 4, sides=True), rng)
     zero_gammas(model, rng, 0.5)
-    plan, folded = prune.plan(model, threshold=prune.THRESHOLD), channels._folded
+    plan, folded = prune.plan(model, threshold=prune.THRESHOLD), channels.folded
     assert interior_difference(model, prune.apply(model, plan))[0] < 1e-10
     assert set(READERS) <= folded(model, plan).keys()
     for reader in READERS:
-        monkeypatch.setattr(channels, "_folded", lambda *a, r=reader: {n: v for n, v in folded(*a).items() if n != r})
+        monkeypatch.setattr(channels, "folded", lambda *a, r=reader: {n: v for n, v in folded(*a).items() if n != r})
         assert interior_difference(model, prune.apply(model, plan))[0] > 1e-5, reader
 
 
-@settings(deadline=None, max_examples=12)
-@given(seed=SEEDS, ratio=st.floats(0.1, 0.95))
-def test_linked_channels(seed, ratio):
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, ratio=st.floats(0.1, 0.95), kind=st.sampled_from(NETWORKS + CLASSIFIERS))
+def test_linked_channels(seed, ratio, kind):
     """Without constants, so with nothing to fold and nothing that borders do, all of the output stays as it is."""
     rng = np.random.default_rng(seed)
-    model = random_model(random_configuration(rng), rng)
+    model = random_model(random_configuration(rng, **kind), rng)
     plan = prune.plan(model, ratio=ratio)
-    for layer, kept in zip(chains(model), plan.kept.values(), strict=True):
-        for chain, mask in zip(layer, kept, strict=True):
+    assert plan.kept.keys() == chains(model).keys()
+    for name, layer in chains(model).items():
+        for chain, mask in zip(layer, plan.kept[name], strict=True):
             if mask.size:
                 chain[-1].weight.data[~mask] = chain[-1].bias.data[~mask] = 0
     before = {name: array.copy() for name, array in model.state_dict().items()}
     pruned = prune.apply(model, plan)
     x = rng.standard_normal((2, 3, 32, 48))
-    expected = logits(freeze(model), x)
-    assert np.abs(logits(freeze(pruned), x) - expected).max() <= 1e-11 * np.abs(expected).max()
+    for expected, actual in zip(answers(model, x), answers(pruned, x), strict=True):
+        assert np.abs(actual - expected).max() <= 1e-11 * np.abs(expected).max()
     assert all((array == before[name]).all() for name, array in model.state_dict().items())
     assert pruned.configuration == plan.configuration and pruned.dtype == model.dtype and not pruned.training
-    assert octsod.complexity(pruned) == octsod.complexity(CSNet(plan.configuration))
     assert prune.apply(model.train(), plan).training
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_constants_reach_classes(kind):
+    """The average of a constant is that constant: of channels that are constant to the border, nothing is lost."""
+    rng = np.random.default_rng(8)
+    model = random_model(random_configuration(rng, **kind), rng)
+    model.labels = tuple("abcde")
+    *_, last = chains(model).values()
+    last[-1][-1].weight.data[1:] = 0
+    plan = prune.plan(model, threshold=prune.THRESHOLD)
+    pruned, x = prune.apply(model, plan), rng.standard_normal((2, 3, 32, 48))
+    assert pruned.classifier.weight.shape == (5, 1) and pruned.labels == model.labels
+    (before,), (after,) = answers(model, x), answers(pruned, x)
+    assert before.shape == (2, 5) and np.abs(after - before).max() < 1e-12 < np.ptp(before, axis=0).min()
+    alike = prune.change(model, plan, x)
+    assert alike.gammas == (0, 0) and alike.borders[1] < 1e-12
+    moved = prune.change(model, prune.plan(model, ratio=0.5), x)
+    assert 0 < moved.gammas[0] < moved.gammas[1] < 1 and 0 < moved.borders[1] < 1
 
 
 def test_change_tells_gammas_from_borders():
@@ -161,14 +228,16 @@ def test_change_tells_gammas_from_borders():
     assert zero_gammas(model, rng, 0.4)
     dead = prune.change(model, prune.plan(model, threshold=prune.THRESHOLD), x)
     assert dead.gammas == (0, 0) and 0 < dead.borders[0] < dead.borders[1]
-    alive = prune.change(model, prune.plan(model, ratio=0.6), x)
+    state = {name: array.copy() for name, array in model.state_dict().items()}
+    alive = prune.change(model.train(), prune.plan(model, ratio=0.6), x)
     assert 0 < alive.gammas[0] < alive.gammas[1] <= 1
-    for layer in chains(model):  # without constants, borders are like the interior
-        for norm in (norm for chain in layer for norm in chain if norm is not None):
-            norm.bias.data[...] = 0
-    for layer in chains(model)[:-3]:
+    assert model.training and all((array == state[name]).all() for name, array in model.state_dict().items())
+    for name, layer in chains(model).items():  # without constants, borders are like the interior
         for chain in layer:
-            if chain[0] is not None:
+            for norm in chain:
+                if norm is not None:
+                    norm.bias.data[...] = 0
+            if name not in FUSION and chain[0] is not None:
                 chain[-1].weight.data[np.min([np.abs(norm.weight.data) for norm in chain], axis=0) == 0] = 0
     assert prune.change(model, prune.plan(model, threshold=prune.THRESHOLD), x).borders[1] < 1e-12
 
@@ -184,11 +253,55 @@ def test_float32_is_kept():
 # --- plans ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("criterion", prune.CRITERIA)
+@pytest.mark.parametrize("kind", NETWORKS + CLASSIFIERS)
+def test_a_plan_fits_its_network(kind, criterion):
+    """All of its names and no others, and what is left is a network with as many numbers as are counted."""
+    rng = np.random.default_rng(7)
+    model = random_model(random_configuration(rng, **kind), rng)
+    plan = prune.plan(model, criterion, ratio=0.5)
+    state, pruned = model.state_dict(), CSNet(plan.configuration, model.dtype)
+    sliced = {name: plan.slice(name, array) for name, array in state.items()}
+    assert {name: array.shape for name, array in pruned.state_dict().items()} == {
+        name: array.shape for name, array in sliced.items() if array.size
+    }
+    deployed = sum(parameter.size for parameter in pruned.deployed().parameters())
+    cost = octsod.complexity(plan.configuration)
+    assert cost == octsod.complexity(pruned) and cost.parameters == deployed
+    assert channels_in(plan.configuration) <= channels_in(model.configuration) - round(0.5 * flat(plan).size)
+    same = {field: getattr(model.configuration, field) for field in ("variant", "fused", "classes", "sides")}
+    assert same == {field: getattr(plan.configuration, field) for field in same}
+    everything = {name: tuple(mask | True for mask in masks) for name, masks in plan.kept.items()}
+    assert prune.Plan(model.configuration, everything).configuration == model.configuration
+
+
+def test_a_scale_that_is_left_out_stays_out():
+    model = random_model(Configuration.standard(0.4, fused=(2, 4)), np.random.default_rng(9))
+    assert model.configuration.fuse[1] == 0
+    plan = prune.plan(model, ratio=0.3)
+    assert [[mask.size for mask in plan.kept[name]][1] for name in FUSION[:2]] == [0, 0]
+    c = prune.apply(model, plan).configuration
+    assert c.fusion_inputs[1] == c.fuse[1] == sum(c.dilated[1]) == 0 and c.fused == (2, 4)
+    with pytest.raises(ValueError, match=r"`name` is 'fusion.fuse.norms.1.weight'"):
+        plan.slice("fusion.fuse.norms.1.weight", np.zeros(0))
+
+
+def test_networks_that_cannot_be_pruned():
+    for model, words in (
+        (octsod.csnet(0.2, variant="vanilla"), "`model` is a CSNet of variant 'vanilla'; expected a CSNet whose"),
+        (nn.Conv2d(1, 1), "`model` is a network of the architecture 'Conv2d'; expected a CSNet whose"),
+    ):
+        assert not prune.prunable(model)
+        for op, arguments in ((prune.plan, ()), (prune.apply, (None,)), (prune.change, (None, None))):
+            with pytest.raises(ValueError, match=f"{op.__name__}: {words}"):
+                op(model, *arguments)
+
+
 @settings(deadline=None, max_examples=10)
 @given(seed=SEEDS)
 def test_slices_of_adams_moments_fit(seed):
     rng = np.random.default_rng(seed)
-    trainer = training.Trainer(random_model(random_configuration(rng), rng), total=1)
+    trainer = training.Recipe().trainer(random_model(random_configuration(rng), rng), total=1)
     plan = prune.plan(trainer.model, ratio=0.5)
     pruned = prune.apply(trainer.model, plan)
     own, sliced = trainer.state_dict(), {"steps": np.array(1)}
@@ -200,7 +313,7 @@ def test_slices_of_adams_moments_fit(seed):
                 sliced[f"{part}.{name}"] = plan.slice(name, own[f"{part}.{name}"])
             if name != "classifier.bias":  # which is folded into
                 assert (sliced[f"first.{name}"] == array).all()
-    after = training.Trainer(pruned, total=2)
+    after = training.Recipe().trainer(pruned, total=2)
     after.load_state_dict(sliced)
     after.step(rng.standard_normal((2, 3, 32, 32)), np.ones((2, 1, 32, 32)))
 
@@ -209,7 +322,7 @@ def least_gammas(model):
     """Of each channel, in the order of the layers."""
     return np.concatenate([
         np.min([np.abs(norm.weight.data) for norm in chain], axis=0)
-        for layer in chains(model) for chain in layer if chain[0] is not None
+        for layer in chains(model).values() for chain in layer if chain[0] is not None
     ])  # fmt: skip
 
 
@@ -220,7 +333,7 @@ def flat(plan):
 def best_of_layers(model):
     """A mask of the channels that have the largest least gamma of their layer."""
     masks = []
-    for layer in chains(model):
+    for layer in chains(model).values():
         values = [np.min([np.abs(n.weight.data) for n in chain], axis=0) for chain in layer if chain[0] is not None]
         masks.append(np.concatenate(values) == max(v.max() for v in values))
     return np.concatenate(masks)
@@ -234,7 +347,7 @@ def test_a_threshold_in_a_gap():
     """As the paper's figure 5: any threshold between the small and the large gammas removes the same channels."""
     rng = np.random.default_rng(4)
     model = wide_model()
-    for layer in chains(model):
+    for layer in chains(model).values():
         for chain in layer:
             chain[0].weight.data[1::2] *= 1e-8 * rng.choice([-1, 1], chain[0].weight.data[1::2].shape)
     found = [prune.plan(model, threshold=t) for t in (1e-7, 1e-4, 1e-2)]
@@ -275,13 +388,15 @@ def test_every_layer_keeps_its_best():
     model = wide_model()
     model.fusion.dilated.norms[1].weight.data[0] = 9  # the best, but of a scale
     model.fusion.fuse.norms[1].weight.data[...] = 0  # that leads nowhere
+    model.fusion.fuse.norms[2].weight.data[1], model.fusion.dilated.norms[2].weight.data[2] = 3, 2
     plan = prune.plan(model, threshold=1e9)
     kept = {name: np.concatenate(masks).sum() for name, masks in plan.kept.items()}
     assert set(kept.values()) == {1}
     first, dilated = ([mask.any() for mask in plan.kept[f"fusion.{name}"]] for name in ("fuse", "dilated"))
-    assert first == dilated and not first[1]
+    assert first == dilated == [False, False, True]
+    assert plan.kept["fusion.fuse"][2][1] and plan.kept["fusion.dilated"][2][2]
     x = np.zeros((1, 3, 32, 32))
-    assert np.isfinite(logits(freeze(prune.apply(model, plan)), x)).all()
+    assert np.isfinite(answers(prune.apply(model, plan), x)).all()
 
 
 def test_a_scale_of_the_fusion_goes_as_a_whole():
@@ -307,7 +422,7 @@ def test_filters_of_small_norm_go_first():
     layer = model.extractor.stages[3][1].mix
     layer.weight.data *= 1e6  # batch norm hides it
     layer.weight.data[7] *= 1e-3
-    assert first_to_go(model, "l1") == ("extractor.stages.3.1", 7)
+    assert first_to_go(model, "l1") == ("extractor.stages.3.1.mix", 7)
     weights = model.fusion.dilated.weights[2]
     weights[1].data[0] *= 1e-9
     first = weights[0].shape[0]
@@ -322,7 +437,7 @@ def test_the_filter_in_the_middle_of_the_others_goes_first():
     weight[...] = np.random.default_rng(5).uniform(-1, 1, weight.shape) + 100
     weight[4] = np.delete(weight, 4, axis=0).mean(axis=0)
     model.extractor.stages[2][1].mix.weight.data[...] = weight
-    assert first_to_go(model, "geometric-median") == ("extractor.stages.2.1", 4)
+    assert first_to_go(model, "geometric-median") == ("extractor.stages.2.1.mix", 4)
 
 
 def test_bad_arguments():
@@ -391,6 +506,27 @@ def test_prune_a_run_with_scores(weights, tmp_path):
     assert (after["max_f"], after["mae"]) == (expected.max_f, expected.mae)
     assert Configuration(**after["configuration"]) == octsod.load(out).configuration
     assert after["parameters"] < facts["before"]["parameters"] and len(facts["change"]["borders"]) == 2
+
+
+def test_prune_other_networks(tmp_path):
+    """An extractor; one that tells classes of pictures apart; a vanilla one, which is refused."""
+    file, out = tmp_path / "w.safetensors", tmp_path / "small.safetensors"
+    kinds = (NETWORKS[5], "stage4.0", "salience"), (CLASSIFIERS[0], "fusion.merge", "probabilities")
+    for kind, last, answer in kinds:
+        rng = np.random.default_rng(1)
+        octsod.save(random_model(random_configuration(rng, **kind), rng), file)
+        result = run("prune", file, "-o", out, "--size", 32, "--ratio", 0.5, "--overwrite")
+        assert result.exit_code == 0, result.output
+        rows = [line.split("  ")[0] for line in result.stdout.splitlines()]
+        assert rows[rows.index("") - 1] == last and f"{answer} move" in result.stdout
+        assert channels_in(octsod.load(out).configuration) < channels_in(octsod.load(file).configuration)
+    assert "w.safetensors: tells classes of pictures apart; --data scores" in refused(
+        "prune", file, "-o", out, "--data", tmp_path, "--overwrite"
+    )
+    octsod.save(octsod.csnet(0.2, variant="vanilla"), file)
+    assert "w.safetensors: plan: `model` is a CSNet of variant 'vanilla'" in refused(
+        "prune", file, "-o", out, "--overwrite"
+    )
 
 
 def test_prune_bad_input(weights, tmp_path):

@@ -41,15 +41,15 @@ def test_defaults_are_told_once(data):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"epoch": 3}, "`epoch` is no setting; known are data, val, "),
+        ({"epoch": 3}, "`epoch` is no setting; known are task, data, val, "),
         ({"epochs": 0}, "`epochs`: is 0; expected an integer of at least 1"),
         ({"epochs": True}, "`epochs`: is True; expected an integer"),
         ({"batch_size": 2.5}, "`batch_size`: is 2.5; expected an integer"),
         ({"lr": 0}, "`lr`: is 0; expected a finite number above 0"),
         ({"lr": "fast"}, "`lr`: is 'fast'; expected"),
         ({"weight_decay": float("nan")}, "`weight_decay`: is nan; expected a finite number of at least 0"),
-        ({"size": 1 << 20}, "`size`: is 1048576; expected an integer from 16 to 16384"),
-        ({"schedule": "linear"}, "`schedule`: is 'linear'; expected milestones or cosine or constant"),
+        ({"size": 1 << 20}, "`size`: is 1048576; expected pixels from 16 to 16384"),
+        ({"schedule": "linear"}, "`schedule`: is 'linear'; expected milestones or cosine or one-cycle or constant"),
         ({"split": [0, 0]}, "`split`: is [0, 0]; expected one to three shares"),
         ({"data": 3}, "`data`: is 3; expected a path"),
         ({"val": "x"}, "`val` needs `data`"),

@@ -62,7 +62,8 @@ def write_toml(path, text):
 def test_defaults(data):
     paper = {"epochs": 300, "batch_size": 24, "lr": 1e-4, "schedule": "milestones", "size": 224, "width": 1.0,
              "split": [0.5, 0.5], "seed": 0, "weight_decay": 0.005, "decay": "dynamic",
-             "decay_strength": 3.0}  # fmt: skip
+             "decay_strength": 3.0, "task": "saliency", "variant": "csnet", "loss": "bce",
+             "side_outputs": False, "scale_crop": 1.0, "colour": 0.0, "optimizer": "adam"}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
     del paper["epochs"], paper["decay_strength"]
     drawn = {**paper, **settings.EMBEDDED, "threads": 3, "lr": 0.25}
@@ -132,7 +133,7 @@ def test_bad_configuration_files(tmp_path):
         return line
 
     assert "`batchsize` is no setting; did you mean `batch_size`?" in message("batchsize = 3")
-    assert "`xyz` is no setting; known are data, val, " in message("xyz = 3")
+    assert "`xyz` is no setting; known are task, data, val, " in message("xyz = 3")
     assert "`output` is no setting" in message('output = "runs/a"')
     assert "`lr` is 'fast'; expected a number" in message('lr = "fast"')
     assert "`epochs` is True; expected an integer" in message("epochs = true")

@@ -13,12 +13,12 @@ import octsod
 from octsod import nn
 from octsod.data import Loader, Subset
 from octsod.errors import FileError
-from octsod.training import DivergenceError, Recipe, Trainer, Validation, runs, train
+from octsod.training import DivergenceError, Pruning, Recipe, ScaleDecay, Validated, runs, train
 from octsod.training.diagnosis import first_nonfinite
 
 SETTINGS = {"lr": 1e-3, "steps": 7}
 PICTURES = (["0", "1", "2", "3", "4", "5"], ["1", "4"])
-VALIDATION = Validation(Subset(Ramp(), [1, 4]))
+HELD_OUT = Subset(Ramp(), [1, 4])
 
 
 def small_model(seed=0):
@@ -27,7 +27,7 @@ def small_model(seed=0):
 
 
 def small_trainer(total=7, schedule="cosine"):
-    return Trainer(small_model(), Recipe(lr=1e-3, schedule=schedule), total)
+    return Recipe(lr=1e-3, schedule=schedule).trainer(small_model(), total=total)
 
 
 def loader():
@@ -41,7 +41,7 @@ def start(folder, total=7):
 
 def go_on(folder, total=7):
     checkpoint = runs.read_checkpoint(folder)
-    trainer = Trainer(checkpoint.model(), Recipe(lr=1e-3, schedule="cosine"), total)
+    trainer = Recipe(lr=1e-3, schedule="cosine").trainer(checkpoint.model(), total=total)
     checkpoint.restore(trainer)
     return trainer, runs.Run.resume(folder, SETTINGS, PICTURES, checkpoint)
 
@@ -74,7 +74,7 @@ def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
     trainer, run = start(folder)
     with run:
-        assert train(trainer, loader(), run, VALIDATION, save_every=2)
+        assert train(trainer, loader(), run, HELD_OUT, save_every=2)
     return folder
 
 
@@ -96,20 +96,21 @@ def test_trainer_follows_the_recipe():
     from octsod.optim import Adam, DynamicWeightDecay, parameter_groups
 
     (batch,) = Loader(Ramp(), 6, 32).epoch(0)
-    trainer, model = Trainer(small_model()), small_model()
+    x, y = map(octsod.Tensor, batch)
+    trainer, model = Recipe().trainer(small_model()), small_model()
     optimizer = Adam(parameter_groups(model, 5e-3), 1e-4, (0.9, 0.99))
-    loss = f.binary_cross_entropy_with_logits(model(octsod.Tensor(batch.x)), octsod.Tensor(batch.y))
+    loss = f.binary_cross_entropy_with_logits(model(x), y)
     loss.backward()
     penalty = DynamicWeightDecay(model, 3.0).apply()
     optimizer.step()
-    assert trainer.step(*batch) == (loss.item(), float(penalty))
+    assert trainer.step(*batch) == (1, loss.item(), {"penalty": float(penalty)}, 1e-4)
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(trainer.model.state_dict()[name], array)
 
 
 def test_schedules_fall_over_the_run():
     def rates(total, schedule):
-        trainer = Trainer(small_model(), Recipe(lr=1.0, schedule=schedule), total)
+        trainer = Recipe(lr=1.0, schedule=schedule).trainer(small_model(), total=total)
         found = []
         for step in range(total):
             trainer.schedule.seek(step)
@@ -132,12 +133,14 @@ def test_log_and_run_folder(straight):
     raw = [json.loads(line) for line in (straight / "log.jsonl").read_text().splitlines()]
     assert set(raw[0]) == {"step", "epoch", "loss", "penalty", "lr", "img_s", "data_wait_ms"}
     lines = log_of(straight)
-    assert [(line["step"], line["epoch"]) for line in lines if "loss" in line] == [
+    assert [(line["step"], line["epoch"]) for line in lines if "lr" in line] == [
         (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1), (7, 2),
     ]  # fmt: skip
-    scores = [line for line in lines if "max_f" in line]
+    scores = [line for line in lines if "best" in line]
     assert [(line["step"], line["epoch"]) for line in scores] == [(3, 0), (6, 1), (7, 2)]
-    assert runs.read_checkpoint(straight).best == max(scores, key=lambda line: (line["max_f"], -line["mae"]))
+    best = max(scores, key=lambda line: (line["max_f"], -line["mae"]))
+    assert runs.read_checkpoint(straight).best == {"": {k: v for k, v in best.items() if k != "best"}}
+    assert best["best"] == [""] and {line["size"] for line in scores} == {32}
     files = sorted(p.relative_to(straight).as_posix() for p in straight.rglob("*") if p.is_file())
     assert files == [
         "config.toml", "data.json", "env.json", "log.jsonl", "plots/curves.png", "plots/predictions.png",
@@ -158,8 +161,8 @@ def test_best_is_the_validation_of_highest_max_f(tmp_path):
         ):
             trainer.steps = steps
             trainer.model.classifier.bias.data[...] = steps
-            line = run.record(trainer, {"max_f": max_f, "mae": mae})
-            assert (run.best == line) == better
+            line = run.record(trainer, 0, {"": Validated({"max_f": max_f, "mae": mae}, {})})
+            assert line["best"] == [""] * better and (run.best[""]["step"] == steps) == better
             assert (octsod.load(best).classifier.bias.data == steps).all() == better
 
 
@@ -169,17 +172,17 @@ def test_resume_is_bit_identical(tmp_path, straight, kill):
     trainer, run = start(tmp_path)
 
     def show(line):
-        if line["step"] == kill and "loss" in line:
+        if line["step"] == kill and "lr" in line:
             raise KeyboardInterrupt
 
     with run, pytest.raises(KeyboardInterrupt):
-        train(trainer, loader(), run, VALIDATION, save_every=2, on_line=show)
+        train(trainer, loader(), run, HELD_OUT, save_every=2, on_line=show)
     with open(tmp_path / "log.jsonl", "ab") as log:
         log.write(b'{"step": 9, "lo')
     trainer, run = go_on(tmp_path)
     assert trainer.steps == {1: 0, 3: 2, 5: 4, 7: 6}[kill]
     with run:
-        assert train(trainer, loader(), run, VALIDATION, save_every=2)
+        assert train(trainer, loader(), run, HELD_OUT, save_every=2)
     assert_same_run(tmp_path, straight)
     assert len(json.loads((tmp_path / "env.json").read_text())["resumed"]) == 1
 
@@ -189,12 +192,12 @@ def test_a_stop_loses_nothing(tmp_path, straight, questions, steps, validated):
     """Before all, in the middle of an epoch, in a validation, after one: what was done is in the checkpoint."""
     trainer, run = start(tmp_path)
     with run:
-        assert not train(trainer, loader(), run, VALIDATION, stop=Stop(questions))
+        assert not train(trainer, loader(), run, HELD_OUT, stop=Stop(questions))
     checkpoint = runs.read_checkpoint(tmp_path)
     assert (checkpoint.steps, checkpoint.validated) == (steps, validated)
     trainer, run = go_on(tmp_path)
     with run:
-        assert train(trainer, loader(), run, VALIDATION)
+        assert train(trainer, loader(), run, HELD_OUT)
     assert_same_run(tmp_path, straight)
 
 
@@ -210,15 +213,15 @@ def test_killed_between_two_files(tmp_path, straight, monkeypatch):
 
     monkeypatch.setattr(runs, "save", killed)
     with run, pytest.raises(KeyboardInterrupt):
-        train(trainer, loader(), run, VALIDATION, save_every=2)
+        train(trainer, loader(), run, HELD_OUT, save_every=2)
     monkeypatch.undo()
     stale = last.read_bytes()
     assert runs.read_checkpoint(tmp_path).steps == 2
     trainer, run = go_on(tmp_path)
     with run:
-        train(trainer, loader(), run, VALIDATION, save_every=9, stop=lambda: True)
+        train(trainer, loader(), run, HELD_OUT, save_every=9, stop=lambda: True)
         assert last.read_bytes() != stale
-        assert train(trainer, loader(), run, VALIDATION, save_every=2)
+        assert train(trainer, loader(), run, HELD_OUT, save_every=2)
     assert_same_run(tmp_path, straight)
 
 
@@ -227,11 +230,11 @@ def test_a_longer_run(tmp_path, straight):
     assert runs.read_checkpoint(straight).finished() and not runs.read_checkpoint(straight).finished(8)
     trainer, run = start(tmp_path, total=2)
     with run:
-        assert train(trainer, loader(), run, VALIDATION)
+        assert train(trainer, loader(), run, HELD_OUT)
     trainer, run = go_on(tmp_path, total=4)
-    assert trainer.lr == Trainer(small_model(), Recipe(1e-3, "cosine"), 4).schedule.factor(2) * 1e-3
+    assert trainer.lr == small_trainer(4).schedule.factor(2) * 1e-3
     with run:
-        assert train(trainer, loader(), run, VALIDATION)
+        assert train(trainer, loader(), run, HELD_OUT)
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 2, 3, 3, 4, 4]
 
 
@@ -256,9 +259,9 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
     assert "for validation" in line and "new" in line
     octsod.manual_seed(0)
     with pytest.raises(FileError, match="does not fit the run"):
-        checkpoint.restore(Trainer(octsod.csnet(0.3)))
+        checkpoint.restore(Recipe().trainer(octsod.csnet(0.3)))
     before = contents(tmp_path)
-    trainer = Trainer(small_model())
+    trainer = Recipe().trainer(small_model())
     checkpoint.restore(trainer)
     assert trainer.steps == checkpoint.steps == 1
     assert contents(tmp_path) == before
@@ -330,7 +333,8 @@ def test_divergence_names_the_gradient(monkeypatch):
     """Of two gradients, the one that backward reaches first; the optimiser has changed nothing."""
     (batch,) = Loader(Ramp(), 6, 32).epoch(0)
     trainer = small_trainer()
-    apply, model = trainer.decay.apply, trainer.model
+    decay, model = trainer.hook(ScaleDecay).decay, trainer.model
+    apply = decay.apply
 
     def spoiled():
         penalty = apply()
@@ -338,13 +342,13 @@ def test_divergence_names_the_gradient(monkeypatch):
         model.extractor.stages[0][0].mix.weight.grad[0] = np.nan
         return penalty
 
-    monkeypatch.setattr(trainer.decay, "apply", spoiled)
+    monkeypatch.setattr(decay, "apply", spoiled)
     before = {name: p.data.copy() for name, p in model.named_parameters()}
     with pytest.raises(DivergenceError, match=r"gradient that is not finite is that of `classifier\.weight`"):
         trainer.step(*batch)
     assert all((p.data == before[name]).all() for name, p in model.named_parameters())
-    monkeypatch.setattr(trainer.decay, "apply", lambda: octsod.Tensor(np.inf))
-    with pytest.raises(DivergenceError, match="the penalty on the scales is inf"):
+    monkeypatch.setattr(decay, "apply", lambda: octsod.Tensor(np.inf))
+    with pytest.raises(DivergenceError, match="the penalty is inf"):
         trainer.step(*batch)
 
 
@@ -369,7 +373,7 @@ def test_no_checkpoint_of_a_number_that_is_not_finite(tmp_path, name):
         with pytest.raises(DivergenceError, match=f"after step 1: `model.{name}` is not finite"):
             run.checkpoint(trainer)
         with pytest.raises(DivergenceError):
-            run.record(trainer, {"max_f": 1.0, "mae": 0.0})
+            run.record(trainer, 0, {"": Validated({"max_f": 1.0, "mae": 0.0}, {})})
     assert contents(tmp_path) == before
 
 
@@ -393,7 +397,7 @@ def test_full_disk(tmp_path, monkeypatch, good):
             left[0] = good
 
     with run, pytest.raises(FileError) as caught:
-        train(trainer, loader(), run, VALIDATION, save_every=3, on_line=fill)
+        train(trainer, loader(), run, HELD_OUT, save_every=3, on_line=fill)
     kept = runs.read_checkpoint(tmp_path).steps
     assert kept == (0 if good < 2 else 3)
     message = str(caught.value)
@@ -438,7 +442,7 @@ def test_learned_channels(tmp_path, kill, finetuning):
     recipe = Recipe(lr=1e-3, finetuning=finetuning, threshold=0.5)
 
     def wide(steps=7):
-        trainer = Trainer(small_model(), recipe, steps)
+        trainer = recipe.trainer(small_model(), total=steps)
         trainer.model.extractor.stages[3][1].mix.norms[0].weight.data[:3] = 1e-3
         return trainer
 
@@ -447,13 +451,13 @@ def test_learned_channels(tmp_path, kill, finetuning):
         model = trainer.model
         stops = {None: lambda: False, "pruned": lambda: trainer.model is not model}
         with run:
-            if train(trainer, loader(), run, VALIDATION, stop=stops.get(kill, lambda: trainer.steps >= kill)):
+            if train(trainer, loader(), run, HELD_OUT, stop=stops.get(kill, lambda: trainer.steps >= kill)):
                 return trainer
         checkpoint = runs.read_checkpoint(folder)
-        trainer = Trainer(checkpoint.model(), recipe, 7)
+        trainer = recipe.trainer(checkpoint.model(), total=7)
         checkpoint.restore(trainer)
         with runs.Run.resume(folder, SETTINGS, PICTURES, checkpoint) as run:
-            assert train(trainer, loader(), run, VALIDATION)
+            assert train(trainer, loader(), run, HELD_OUT)
         return trainer
 
     trainer = learn(tmp_path / "run", kill)
@@ -461,9 +465,10 @@ def test_learned_channels(tmp_path, kill, finetuning):
     (line,) = [line for line in log_of(tmp_path / "run") if "pruned" in line]
     wide_weights = tmp_path / "run" / "weights" / "wide.safetensors"
     costs = [octsod.complexity(model).parameters for model in (octsod.load(wide_weights), trainer.model)]
-    assert line["step"] == 7 - finetuning and line["parameters"] == costs
+    assert line["step"] == {1: 6, 3: 6, 4: 3}[finetuning] and line["parameters"] == costs
     assert costs[0] == octsod.complexity(small_model()).parameters > costs[1]
-    assert trainer.decay.metric == "constant" and trainer.decay.strength == 5e-3
+    decay = trainer.hook(ScaleDecay).decay
+    assert decay.metric == "constant" and decay.strength == 5e-3
     assert octsod.load(tmp_path / "run" / "weights" / "best.safetensors").configuration == trainer.model.configuration
     if kill is not None:
         learn(tmp_path / "whole")
@@ -473,17 +478,17 @@ def test_learned_channels(tmp_path, kill, finetuning):
 
 
 def test_pruning_takes_the_moments_along():
-    trainer = Trainer(small_model(), Recipe(lr=1e-3, finetuning=1, threshold=0.5), 3)
+    trainer = Recipe(lr=1e-3, finetuning=1, threshold=0.5).trainer(small_model(), total=3)
     for _ in range(2):
-        assert trainer.decay.metric == "average_pooling"
+        assert trainer.hook(ScaleDecay).decay.metric == "average_pooling"
         trainer.step(*next(loader().epoch(0)))
     trainer.model.extractor.stages[1][1].depthwise[0].norms[1].weight.data[0] = 0
     before = {name: array.copy() for name, array in trainer.state_dict().items()}
-    plan = trainer.prune()
+    plan = trainer.hook(Pruning).prune(trainer)
     after = trainer.state_dict()
     assert trainer.model.configuration.stages[1][1] == (2, 1) and trainer.steps == 2
     names = [name for name, _ in trainer.model.named_parameters()]
     for name in (f"{moment}.{name}" for moment in ("first", "second") for name in names):
         assert (after[name] == plan.slice(name.partition(".")[2], before[name])).all() and after[name].any()
     with pytest.raises(ValueError, match="7 of them of finetuning"):
-        Trainer(small_model(), Recipe(finetuning=7), 7)
+        Recipe(finetuning=7).trainer(small_model(), total=7)

@@ -17,7 +17,7 @@ AFTERWARDS = """
     import octsod
     from octsod.cli import main
     from octsod.data import Loader, Sample
-    from octsod.training import Trainer
+    from octsod.training import Recipe
 
     def signatures():
         return {
@@ -34,7 +34,7 @@ AFTERWARDS = """
         for i in range(3)
     ]
     for width, split, size in ((1, (1, 1), 96), (0.5, (1, 0), 32), (0.5, (0, 1), 48), (0.5, (1, 1, 1), 32)):
-        trainer = Trainer(octsod.csnet(width, split))
+        trainer = Recipe().trainer(octsod.csnet(width, split))
         for batch in Loader(samples, 3, size).epoch(0):
             trainer.step(*batch)
         for parameter in trainer.model.parameters():

@@ -9,13 +9,14 @@ import struct
 import numpy as np
 import pytest
 from commands import refused
+from networks import lived_in
 from pickle_writer import Writer
 
 import octsod
+from octsod import nn
 from octsod.errors import FileError
 from octsod.interop.sod100k import arrays
-from octsod.models import Configuration, CSNet
-from octsod.models.configuration import FUSED
+from octsod.models import Configuration, CSNet, files
 
 
 def tiny(seed=0):
@@ -54,6 +55,103 @@ def test_a_file_keeps_the_size(tmp_path, parts):
     facts = {name: text for name, text in header["__metadata__"].items() if name != "size"}
     (tmp_path / "w.safetensors").write_bytes(joined({**header, "__metadata__": facts}, numbers))
     assert octsod.load(tmp_path / "w.safetensors").size == 224
+
+
+@pytest.mark.parametrize("arguments", [
+    {"variant": "extractor", "split": (1, 0)}, {"variant": "vanilla"}, {"fused": (1, 2, 3, 4)}, {"fused": (2, 4)},
+    {"classes": 3},
+], ids=str)  # fmt: skip
+def test_variants_survive_their_files(tmp_path, arguments):
+    model = octsod.csnet(0.2, **arguments, dtype="float64")
+    octsod.save(model, tmp_path / "w.safetensors")
+    loaded = octsod.load(tmp_path / "w.safetensors")
+    assert loaded.configuration == model.configuration and loaded.dtype == np.float64
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all((loaded.state_dict()[name] == array).all() for name, array in state.items())
+
+
+def test_files_hold_what_is_of_use_after_training(tmp_path):
+    model = lived_in(Configuration.standard(0.2, sides=True), 0, "float32")
+    model.size = 48
+    octsod.save(model, tmp_path / "w.safetensors")
+    loaded = octsod.load(tmp_path / "w.safetensors")
+    assert loaded.configuration == octsod.csnet(0.2).configuration and loaded.size == 48
+    left_out = model.state_dict().keys() - loaded.state_dict().keys()
+    assert left_out == {f"sides.{k}.{name}" for k in range(3) for name in ("weight", "bias")}
+    x = octsod.Tensor(np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32))
+    with octsod.no_grad():
+        assert (loaded.eval()(x).numpy() == model.eval()(x).numpy()).all()
+    assert loaded.deployed() is loaded
+
+
+def test_a_file_keeps_the_labels(tmp_path, parts):
+    model, path = octsod.csnet(0.2, classes=3), tmp_path / "w.safetensors"
+    octsod.save(model, path)
+    assert octsod.load(path).labels == ()
+    model.labels = ("cat", "dög", "cow")
+    octsod.save(model, path)
+    assert octsod.load(path).labels == model.labels
+    header, numbers = parts
+    for text in ("", "{}", "[1]", '"cat"', "[" * 100_000):
+        path.write_bytes(joined({**header, "__metadata__": {**header["__metadata__"], "labels": text}}, numbers))
+        with pytest.raises(FileError, match="its labels are no"):
+            octsod.load(path)
+
+
+class Other(nn.Module):
+    """A network of another kind, with a configuration of its own."""
+
+    def __init__(self, channels):
+        self.configuration = {"channels": channels}
+        self.conv = nn.Conv2d(3, channels)
+        self.norm = nn.NormAct(channels)
+
+
+def test_other_architectures(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_architectures", dict(files._architectures))
+    path, built = tmp_path / "w.safetensors", []
+    model = Other(5)
+    octsod.save(model, path)
+    with pytest.raises(FileError, match="architecture 'Other'; known are csnet"):
+        octsod.load(path)
+
+    def build(configuration, dtype, count):
+        built.append((configuration, dtype, count))
+        return Other(**configuration)
+
+    octsod.models.register("Other", build)
+    loaded = octsod.load(path)
+    assert built == [({"channels": 5}, "float32", 5 * 3 + 5 + 5 * 5)]
+    assert type(loaded) is Other
+    assert all((loaded.state_dict()[name] == array).all() for name, array in model.state_dict().items())
+    octsod.models.register("Other", lambda *_: Other(4))
+    with pytest.raises(FileError, match="has shape"):
+        octsod.load(path)
+
+
+def test_load_into_a_network(tmp_path):
+    """It keeps its identity, and takes over only what is of its kind."""
+    path, model, other = tmp_path / "w.safetensors", tiny(0), tiny(1)
+    model.size = 64
+    octsod.save(model, path)
+    assert octsod.load(path, other) is other and other.size == 64
+    assert all((other.state_dict()[name] == array).all() for name, array in model.state_dict().items())
+    for wrong, word in ((octsod.csnet(0.3), "its configuration is"), (Other(3), "its architecture is csnet; expected")):
+        before = {name: array.copy() for name, array in wrong.state_dict().items()}
+        with pytest.raises(FileError, match=word):
+            octsod.load(path, wrong)
+        assert all((wrong.state_dict()[name] == array).all() for name, array in before.items())
+
+
+def test_load_into_a_network_takes_honest_files_only(tmp_path, parts):
+    header, numbers = parts
+    path, model = tmp_path / "w.safetensors", tiny(1)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    path.write_bytes(joined(header, numbers[:-4] + np.float32(np.nan).tobytes()))
+    with pytest.raises(FileError, match="not finite"):
+        octsod.load(path, model)
+    assert all((model.state_dict()[name] == array).all() for name, array in before.items())
 
 
 def test_a_new_network_takes_its_size():
@@ -103,12 +201,12 @@ def hostile_files(header, numbers):
     yield "offsets", joined({**header, first: {**header[first], "data_offsets": [0, 1 << 60]}}, numbers), "not a weight"
     yield "pickle", pickle.dumps({"a": 1}), "not a weight file"
     foreign = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-    yield "foreign", joined(foreign, bytes(4)), "holds no CSNet"
-    yield "other-format", data.replace(b"octsod-csnet-1", b"octsod-csnet-9"), "holds no CSNet"
+    yield "foreign", joined(foreign, bytes(4)), "holds no network"
+    yield "other-format", data.replace(b"octsod-network-1", b"octsod-network-9"), "holds no network"
     yield "no-arrays", joined({"__metadata__": header["__metadata__"]}, b""), "dtype none"
     for dtype, itemsize in (("F16", 2), ("BF16", 2), ("F8_E4M3", 1), ("I32", 4), ("I64", 8), ("U8", 1), ("BOOL", 1)):
         yield dtype, as_type(header, dtype, itemsize), f"dtype {dtype};"
-    yield "mixed", as_type(header, "F64", 8, only=first), "dtype F32, F64;"
+    yield "mixed", as_type(header, "F64", 8, only=first), "dtype float32, float64;"
     for name, value in (("nan", np.nan), ("infinite", -np.inf)):
         yield name, joined(header, numbers[:-4] + np.float32(value).tobytes()), "not finite"
     rest = {name: entry for name, entry in header.items() if name != "classifier.bias"}
@@ -136,6 +234,13 @@ def hostile_files(header, numbers):
         "flat": {"stages": [1, 2, 3, 4, 5]},
         "an-object": {"stages": {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}},
         "one-more": {"extra": 1},
+        "unknown-variant": {"variant": "unet"},
+        "another-variant": {"variant": "vanilla"},
+        "fused-words": {"fused": "234"},
+        "fused-objects": {"fused": [[2], 4]},
+        "unfused": {"fused": [2, 3]},
+        "65535-classes": {"classes": 65535},
+        "sides": {"sides": True},
         "other-merge": {"merge": 14},
     }.items():
         yield name, joined(with_configuration(header, **changes), numbers), ""
@@ -201,13 +306,11 @@ def test_save_flushes_the_file_and_its_folder(tmp_path, monkeypatch):
 
 def layers(configuration):
     """As the authors list them: input and output channels per layer, at the end the blocks per stage."""
-    c = configuration
-    rows = [[list(i), list(o)] for s, t in zip(c.inputs(), c.stages, strict=True) for i, o in zip(s, t, strict=True)]
-    sums = [sum(scale) for scale in c.dilated]
-    rows.append([[c.stages[s][-1][0] for s in FUSED], list(c.fuse)])
-    rows.append([list(c.fuse), sums, [list(scale) for scale in c.dilated]])
-    rows.append([sums, [c.merge]])
-    return [*rows, [len(stage) for stage in c.stages[1:]]]
+    rows = [
+        [list(layer.inputs), list(layer.outputs), *([list(map(list, layer.dilations))] if layer.dilations else [])]
+        for layer in configuration.layers() if layer.kind in ("octave", "dilated")
+    ]  # fmt: skip
+    return [*rows, [len(stage) for stage in configuration.stages[1:]]]
 
 
 @pytest.fixture

@@ -4,14 +4,31 @@ octsod/backend/contract.py says what each kernel does. The files, in the order o
 convolutions. dense.py and octave.py build them as programs (programs.py) of small steps (steps.py, scales.py,
 products.py), which interpreter.py executes one after the other; operations.py encodes a step, and regions.py describes
 maps to steps. depthwise.py runs plane by plane; chain.py takes one channel through several depthwise layers. network.py
-runs the whole network on pictures, for inference, with the same interpreter (plan.py, inference_steps.py, barrier.py).
-normalization.py, resampling.py, elementwise.py and optimization.py hold the rest. What is as fast in plain NumPy comes
-from the reference. bodies.py holds what loops share. tiles.py, simd.py and vector.py give access to the machine's
-registers, compile.py to the compiler, parallel.py to the cores.
+runs the whole network on pictures, for inference, with the same interpreter (drafts.py, plan.py,
+inference_steps.py, barrier.py).
+normalization.py, resampling.py, elementwise.py, matrices.py, classification.py and optimization.py hold the rest. What
+is as fast in plain NumPy comes from the reference. bodies.py holds what loops share. tiles.py, simd.py and vector.py
+give access to the machine's registers, compile.py to the compiler, parallel.py to the cores.
 """
 
-from ..reference.arrays import copy, fill, gather
+from ..reference.arrays import (
+    concatenate,
+    copy,
+    fill,
+    gather,
+    strided_slice,
+    strided_slice_backward,
+    transpose,
+)
 from .chain import depthwise_chain, depthwise_chain_backward
+from .classification import (
+    cross_entropy,
+    cross_entropy_backward,
+    log_softmax,
+    log_softmax_backward,
+    max_middle,
+    max_middle_backward,
+)
 from .convolution import (
     conv2d,
     conv2d_backward,
@@ -27,13 +44,20 @@ from .elementwise import (
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward,
     divide,
+    dropout,
+    exp,
+    log,
     multiply,
     power,
+    relu,
+    relu_backward,
     sigmoid,
     sigmoid_backward,
+    sqrt,
     subtract,
     sum_middle,
 )
+from .matrices import matmul
 from .network import csnet
 from .normalization import (
     activate,
@@ -46,7 +70,16 @@ from .normalization import (
     prelu_backward,
     prelu_coefficients,
 )
-from .optimization import adam, count_step, decay_scales, record_step, restore_if_halted
+from .optimization import (
+    adam,
+    average,
+    clip_gradients,
+    count_step,
+    decay_scales,
+    record_step,
+    restore_if_halted,
+    sgd,
+)
 from .resampling import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -61,6 +94,7 @@ __all__ = [
     "activate",
     "adam",
     "add",
+    "average",
     "avg_pool2d",
     "avg_pool2d_backward",
     "batch_norm_backward",
@@ -69,10 +103,14 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward",
     "channel_moments",
+    "clip_gradients",
+    "concatenate",
     "conv2d",
     "conv2d_backward",
     "copy",
     "count_step",
+    "cross_entropy",
+    "cross_entropy_backward",
     "csnet",
     "decay_scales",
     "depthwise_chain",
@@ -83,9 +121,17 @@ __all__ = [
     "dilated_conv2d",
     "dilated_conv2d_backward",
     "divide",
+    "dropout",
+    "exp",
     "fill",
     "gather",
     "gradient_sums",
+    "log",
+    "log_softmax",
+    "log_softmax_backward",
+    "matmul",
+    "max_middle",
+    "max_middle_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "multiply",
@@ -95,12 +141,19 @@ __all__ = [
     "prelu_backward",
     "prelu_coefficients",
     "record_step",
+    "relu",
+    "relu_backward",
     "resize_picture",
     "restore_if_halted",
+    "sgd",
     "sigmoid",
     "sigmoid_backward",
+    "sqrt",
+    "strided_slice",
+    "strided_slice_backward",
     "subtract",
     "sum_middle",
+    "transpose",
     "upsample_bilinear",
     "upsample_bilinear_backward",
 ]

@@ -1,11 +1,11 @@
-"""Plain arithmetic, sigmoid, and the loss. octsod/backend/contract.py says what the kernels do."""
+"""Plain arithmetic, dropout, sums, sigmoid, and the loss. octsod/backend/contract.py says what the kernels do."""
 
 import math
 
 import numpy as np
 
 from . import parallel
-from .compile import kernel
+from .compile import inlined, kernel
 from .parallel import flat
 
 GRAIN = 1 << 14  # elements per task: sums of tasks are added up in order, whatever the number of threads
@@ -47,6 +47,60 @@ def _power(slot, start, stop, a, exponent, out, size):
 
 
 @kernel
+def _exp(slot, start, stop, x, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = math.exp(x[i])
+
+
+@kernel
+def _log(slot, start, stop, x, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        # While subnormal numbers are flushed, `x == 0` holds for them, too; `log` itself is off by any amount there.
+        out[i] = -math.inf if x[i] == 0 else math.log(x[i])
+
+
+@kernel
+def _sqrt(slot, start, stop, x, out, size):
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = math.sqrt(x[i])
+
+
+@kernel
+def _relu(slot, start, stop, x, out, size):
+    zero = out.dtype.type(0)
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = zero if x[i] <= zero else x[i]
+
+
+@kernel
+def _relu_backward(slot, start, stop, grad, x, out, size):
+    zero = out.dtype.type(0)
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        out[i] = zero if x[i] <= zero else grad[i]
+
+
+# Numba makes a float of a signed and an unsigned integer, so all of these are unsigned.
+GOLDEN, FIRST, SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+S30, S27, S31, S11 = (np.uint64(n) for n in (30, 27, 31, 11))
+
+
+@inlined
+def _mix(z):
+    z = (z ^ (z >> S30)) * FIRST
+    z = (z ^ (z >> S27)) * SECOND
+    return z ^ (z >> S31)
+
+
+@kernel
+def _dropout(slot, start, stop, x, seed, threshold, scale, out, size):
+    zero, factor = out.dtype.type(0), out.dtype.type(scale)
+    key = _mix(seed)
+    for i in range(start * GRAIN, min(stop * GRAIN, size)):
+        drawn = _mix(key + np.uint64(i + 1) * GOLDEN) >> S11
+        out[i] = zero if drawn < threshold else x[i] * factor
+
+
+@kernel
 def _sigmoid(slot, start, stop, x, out, size):
     one = out.dtype.type(1)
     for i in range(start * GRAIN, min(stop * GRAIN, size)):
@@ -80,6 +134,34 @@ def divide(a, b, out):
 
 def power(a, exponent, out):
     _run(_power, out, a, exponent)
+
+
+def exp(x, out):
+    _run(_exp, out, x)
+
+
+def log(x, out):
+    _run(_log, out, x)
+
+
+def sqrt(x, out):
+    _run(_sqrt, out, x)
+
+
+def relu(x, out):
+    _run(_relu, out, x)
+
+
+def relu_backward(grad, x, out):
+    _run(_relu_backward, out, grad, x)
+
+
+def dropout(x, probability, seed, out):
+    threshold = np.uint64(int(probability * 2**53))
+    parallel.run(
+        _dropout, -(-out.size // GRAIN), flat(x), np.uint64(seed), threshold, 1 / (1 - probability), out.reshape(-1),
+        out.size,
+    )  # fmt: skip
 
 
 def sigmoid(x, out):

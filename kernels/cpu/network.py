@@ -15,8 +15,9 @@ from octsod.backend.memory import empty
 
 from . import parallel
 from .compile import kernel
+from .drafts import IMAGES, LOGITS, MEMORY, SCRATCH
 from .interpreter import Arrays, Meeting, take
-from .plan import IMAGES, LOGITS, MEMORY, SCRATCH, Plan
+from .plan import Plan
 
 PLACES = 4  # arrays that a plan knows by number
 

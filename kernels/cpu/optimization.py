@@ -1,24 +1,69 @@
-"""What ends a training step: Adam (see octsod/backend/contract.py). For the rest, the reference is fast enough."""
+"""What ends a training step: the updates of optimisers, clipping, averages (see octsod/backend/contract.py). For the
+rest, the reference is fast enough."""
 
 import math
+
+import numpy as np
 
 from ..reference.optimization import count_step, decay_scales, record_step, restore_if_halted
 from . import parallel
 from .compile import kernel
 from .elementwise import GRAIN
 
-__all__ = ["adam", "count_step", "decay_scales", "record_step", "restore_if_halted"]
+__all__ = [
+    "adam",
+    "average",
+    "clip_gradients",
+    "count_step",
+    "decay_scales",
+    "record_step",
+    "restore_if_halted",
+    "sgd",
+]
 
 
 @kernel
-def _adam(slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, eps, decay, correction1, correction2):
+def _squares(slot, start, stop, gradient, partials):
+    for task in range(start, stop):
+        total = 0.0
+        for i in range(task * GRAIN, min((task + 1) * GRAIN, gradient.size)):
+            value = np.float64(gradient[i])
+            total += value * value
+        partials[task] = total
+
+
+@kernel
+def _scale(slot, start, stop, gradient, factor):
+    for i in range(start * GRAIN, min(stop * GRAIN, gradient.size)):
+        gradient[i] = gradient[i] * factor
+
+
+def clip_gradients(gradients, max_norm):
+    parts = [flat[start:stop] for flat, ranges in gradients for start, stop, _ in ranges.tolist()]
+    tasks = [-(-part.size // GRAIN) for part in parts]
+    total = 0.0
+    for part, count in zip(parts, tasks, strict=True):
+        partials = np.empty(count)
+        parallel.run(_squares, count, part, partials)
+        for partial in partials.tolist():
+            total += partial
+    factor = max_norm / (math.sqrt(total) + 1e-6)
+    if math.isfinite(total) and factor < 1:
+        for part, count in zip(parts, tasks, strict=True):
+            parallel.run(_scale, count, part, factor)
+
+
+@kernel
+def _adam(
+    slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, eps, coupled, kept, correction1, correction2
+):
     for i in range(start * GRAIN, min(stop * GRAIN, parameter.size)):
-        g = grad[i] + decay * parameter[i]
+        g = grad[i] + coupled * parameter[i]
         m = beta1 * first[i] + (1 - beta1) * g
         v = beta2 * second[i] + (1 - beta2) * g * g
         first[i] = m
         second[i] = v
-        parameter[i] -= lr * (m / correction1) / (math.sqrt(v / correction2) + eps)
+        parameter[i] = kept * parameter[i] - lr * (m / correction1) / (math.sqrt(v / correction2) + eps)
 
 
 def adam(parameter, gradient, first, second, ranges, settings, state):
@@ -26,8 +71,42 @@ def adam(parameter, gradient, first, second, ranges, settings, state):
         return
     steps = int(state[0]) + 1
     for start, stop, row in ranges.tolist():
-        lr, beta1, beta2, eps, decay = settings[row].tolist()
+        lr, beta1, beta2, eps, decay, decoupled = settings[row].tolist()
+        coupled, kept = (0.0, 1 - lr * decay) if decoupled else (decay, 1.0)
         part = [array[start:stop] for array in (parameter, gradient, first, second)]
         parallel.run(
-            _adam, -(-(stop - start) // GRAIN), *part, lr, beta1, beta2, eps, decay, 1 - beta1**steps, 1 - beta2**steps
-        )
+            _adam, -(-(stop - start) // GRAIN), *part, lr, beta1, beta2, eps, coupled, kept, 1 - beta1**steps,
+            1 - beta2**steps,
+        )  # fmt: skip
+
+
+@kernel
+def _sgd(slot, start, stop, parameter, grad, velocity, lr, momentum, share, nesterov, decay):
+    for i in range(start * GRAIN, min(stop * GRAIN, parameter.size)):
+        g = grad[i] + decay * parameter[i]
+        v = momentum * velocity[i] + share * g
+        velocity[i] = v
+        parameter[i] -= lr * (g + momentum * v if nesterov else v)
+
+
+def sgd(parameter, gradient, velocity, ranges, settings, state):
+    if state[1]:
+        return
+    for start, stop, row in ranges.tolist():
+        lr, momentum, dampening, nesterov, decay = settings[row].tolist()
+        share = 1 - dampening if state[0] > 0 and momentum != 0 else 1.0
+        part = [array[start:stop] for array in (parameter, gradient, velocity)]
+        parallel.run(_sgd, -(-(stop - start) // GRAIN), *part, lr, momentum, share, nesterov != 0, decay)
+
+
+@kernel
+def _average(slot, start, stop, source, target, weight):
+    for i in range(start * GRAIN, min(stop * GRAIN, target.size)):
+        target[i] += weight * (np.float64(source[i]) - target[i])
+
+
+def average(sources, targets, weight, state):
+    if not state[1]:
+        for source, target in zip(sources, targets, strict=True):
+            source, target = source.reshape(-1), target.reshape(-1)
+            parallel.run(_average, -(-target.size // GRAIN), source, target, weight)

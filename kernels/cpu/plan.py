@@ -1,33 +1,21 @@
 """Plans of the whole network for inference: where each map is, and which steps each thread takes.
 
-An ILBlock is computed in bands of rows: the gOctConv's rows, both depthwise layers after it, and what the next layer
-reads of the result (pooled, averaged), all while the rows are in the cache. Only a band of the maps between its layers
-exists; its last rows are carried over to the next band.
+A plan is made of blocks, whose maps are in memory; within a block, maps exist only a band of rows at a time. An ILBlock
+is computed in such bands: the gOctConv's rows, the depthwise layers after it, and what later blocks read of the result
+(pooled, averaged), all while the rows are in the cache. The last rows of a band are carried over to the next one.
 """
 
+import collections
+import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .dense import bands
-from .operations import (
-    AVERAGE,
-    BARRIER,
-    DEPTHWISE,
-    FIELDS,
-    FILL,
-    MAX_POOL,
-    PRODUCT,
-    TRANSFER,
-    UPSAMPLE_ADD,
-    encoded,
-)
-from .regions import NOWHERE, UNFINISHED, Region
-from .simd import VECTOR_BYTES
-from .tiles import MULTIPLY_VECTORS
-
-MEMORY, SCRATCH, IMAGES, LOGITS = range(4)  # where regions are: per picture, per thread, the call's arrays
+from .drafts import IMAGES, LOGITS, Draft, Map
+from .operations import AVERAGE, DEPTHWISE, FILL, MAX_POOL, TRANSFER, UPSAMPLE_ADD
+from .regions import UNFINISHED, Region
 
 
 def _band_bytes():
@@ -40,196 +28,165 @@ def _band_bytes():
 
 
 BAND_BYTES = _band_bytes()
+LEAST = 4  # bands of a gOctConv by itself have multiples of this many rows, to begin at whole rows of coarser inputs
 
 
-class Map(NamedTuple):
-    """A map of height x width pixels, and the region that holds it."""
-
-    region: Region
-    height: int
-    width: int
-
-    def at(self, row=0, col=0, channel=0):
-        """The same map seen from another pixel."""
-        return self._replace(region=self.region.at(row, col, channel))
-
-    @property
-    def stride(self):
-        return self.region.stride
-
-    @property
-    def pitch(self):
-        return self.region.pitch
+def _band_rows(row_bytes, multiple):
+    """How many rows a band has, a multiple of `multiple`, if each takes `row_bytes`."""
+    return max(int(BAND_BYTES / row_bytes) // multiple, 1) * multiple
 
 
-NO_MAP = Map(NOWHERE, 0, 0)
+@dataclasses.dataclass(eq=False)
+class _Block:
+    """Layers that are computed together, and what the first of them reads: maps with their channels, or None.
+
+    layers: of `octsod.inference.Frozen`. A gOctConv may be followed by depthwise layers, or by the classifier; each
+    other layer is a block by itself. raw: per input branch, the map that another block makes. own: the same at the
+    scale where it is convolved, averaged for stride 2. sources: per level, the finer inputs, pooled to it, and then its
+    own.
+    """
+
+    layers: list[Any]
+
+    def __post_init__(self):
+        self.first, self.last = self.layers[0].layer, self.layers[-1].layer
+        count = len(self.first.inputs)
+        self.raw, self.own = [None] * count, [None] * count
+        self.sources = [[] for _ in range(max(count, len(self.first.outputs)))]
+
+    def margin(self, name):
+        """How many zeros this block needs around the very maps that the layer of that name makes."""
+        reads = any(read and read[0] == name for read in self.first.reads)
+        if reads and self.first.kind == "dilated":
+            return max(dilation for groups in self.layers[0].weights for dilation, _ in groups)
+        return 0
 
 
 class _Octave(NamedTuple):
-    """A compiled gOctConv: what `_rows` needs, per output level, and the maps that it reads, see `_sources`."""
+    """A compiled gOctConv: the block that it begins and, per output level, what `_rows` needs."""
 
+    block: _Block
     levels: list
-    sources: list
-    own: list
 
 
-class _Heap:
-    """Hands out ranges of an array that grows as needed; what is given back is used again."""
-
-    def __init__(self):
-        self.size, self._free = 0, []
-
-    def take(self, size):
-        size = -(-size // 64) * 64
-        for k, (start, room) in enumerate(self._free):
-            if room >= size:
-                self._free[k : k + 1] = [(start + size, room - size)] if room > size else []
-                return start, size
-        start, self.size = self.size, self.size + size
-        return start, size
-
-    def give_back(self, start, size):
-        merged = []
-        for s, n in sorted([*self._free, (start, size)]):
-            if merged and sum(merged[-1]) == s:
-                merged[-1] = (merged[-1][0], merged[-1][1] + n)
-            else:
-                merged.append((s, n))
-        self._free = merged
+def _blocks(layers):
+    """Divide layers into blocks. A layer is only joined to the one before where nothing else reads that one."""
+    readers = collections.Counter(name for part in layers for name in {read[0] for read in part.layer.reads if read})
+    groups = []
+    for part in layers:
+        names = {read[0] for read in part.layer.reads if read}
+        before = groups[-1] if groups else []
+        joins = bool(before) and before[0].layer.kind == "octave"
+        joins = joins and names == {before[-1].layer.name} and readers[before[-1].layer.name] == 1
+        if joins and (part.layer.kind == "depthwise" or (part.layer.kind == "conv" and len(before) == 1)):
+            before.append(part)
+        else:
+            groups.append([part])
+    return [_Block(group) for group in groups]
 
 
-class Plan:
+class Plan(Draft):
     """The steps of a network (`octsod.inference.Frozen`) for pictures of one size, taken by `threads` threads."""
 
     def __init__(self, frozen, height, width, threads):
-        self.frozen, self.threads, self.itemsize = frozen, threads, frozen.dtype.itemsize
-        self.lanes = VECTOR_BYTES // self.itemsize
-        self._steps = [[] for _ in range(threads)]
-        self._table, self._parameters, self._parameters_size = [], [], 0
-        self._heap, self._blocks = _Heap(), {}
-        self.slack = (MULTIPLY_VECTORS + 1) * self.lanes  # how far products read beyond the end of their source
-        self.scratch_size = 0
+        super().__init__(frozen.dtype, threads)
+        self._blocks = _blocks(frozen.layers)
         self._build(height, width)
-        program = [step for steps in self._steps for step in steps]
-        self.program = np.array(program, np.int64).reshape(-1, FIELDS)
-        self.bounds = np.cumsum([0, *map(len, self._steps)])
-        self.table = np.array(self._table, np.int64)
-        self.parameters = np.concatenate(self._parameters).astype(frozen.dtype)
-        self.memory_size = self._heap.size + self.slack
-        self.scratch_size += self.slack
+        self.finish()
 
-    # --- memory -------------------------------------------------------------------------------------------------------
-
-    def _map(self, channels, height, width, margin=1):
-        """A map in a picture's memory with room for `margin` rows and columns of zeros around it.
-
-        Its rows begin at whole vectors. The `margin` or more pixels after a row are also the ones before the next.
-        """
-        pitch, before = self._whole(width + margin), self._whole(margin)
-        stride = before + (height + 2 * margin) * pitch + before
-        start, size = self._heap.take(channels * stride)
-        map_ = Map(Region(MEMORY, start + before + margin * pitch, stride, pitch), height, width)
-        self._blocks[id(map_)] = map_, start, size
-        return map_
-
-    def _whole(self, size):
-        """`size`, rounded up to whole vectors."""
-        return -(-size // self.lanes) * self.lanes
-
-    def _drop(self, *maps):
-        """Free maps that are not read any more after the next barrier."""
-        for map_ in maps:
-            _, start, size = self._blocks.pop(id(map_))
-            self._heap.give_back(start, size)
-
-    def _zero_borders(self, map_, channels, margin=1):
-        """Let the first thread zero what surrounds a map, except for what follows its rows."""
-        self._step(0, FILL, channels, 1, margin * map_.pitch + margin, y=map_.at(-margin, -margin))
-        self._step(0, FILL, channels, 1, margin * map_.pitch, y=map_.at(map_.height))
-
-    def _parameter(self, *arrays):
-        """Where these numbers are among the parameters."""
-        start = self._parameters_size
-        for array in arrays:
-            self._parameters.append(np.asarray(array, np.float64).reshape(-1))
-            self._parameters_size += array.size
-        return start
-
-    def _ends(self, finish):
-        return self._parameter(finish.scale, finish.shift, finish.slope)
-
-    def _offsets(self, offsets):
-        start = len(self._table)
-        self._table += offsets
-        return start
-
-    # --- steps --------------------------------------------------------------------------------------------------------
-
-    def _step(self, thread, operation, channels, rows, cols, x=NO_MAP, y=NO_MAP, **more):
-        if channels and rows > 0 and cols > 0:
-            self._steps[thread].append(encoded(operation, channels, rows, cols, x.region, y.region, **more))
-
-    def _barrier(self):
-        for steps_ in self._steps:
-            steps_.append((BARRIER, *[0] * (FIELDS - 1)))
-
-    def _shares(self, height, multiple):
-        """Each thread's rows, in multiples of `multiple`."""
-        units = -(-height // multiple)
-        ends = [min(units * t // self.threads * multiple, height) for t in range(self.threads + 1)]
-        return [(t, ends[t], ends[t + 1]) for t in range(self.threads) if ends[t] < ends[t + 1]]
-
-    def _product(self, thread, y, x, rows, row_of_x, weights, depth):
-        """`rows` rows of y from x's row `row_of_x` on; weights: (channels, weight, ends or UNFINISHED, table).
-
-        What follows the rows is undefined afterwards.
-        """
-        channels, a, b, table = weights
-        source = x.at(row_of_x)
-        if y.pitch == x.pitch:  # rows and what is between them as one run
-            runs, count = 1, (rows - 1) * x.pitch + x.width
-        else:
-            runs, count = rows, x.width
-        self._step(thread, PRODUCT, channels, runs, count, source, y, a=a, b=b, c=table, d=depth)
-
-    def _zeros_behind(self, thread, map_, channels, rows):
-        """Zero what follows each of `rows` rows of a map."""
-        self._step(thread, FILL, channels, rows, map_.pitch - map_.width, y=map_.at(0, map_.width))
-
-    # --- gOctConv -----------------------------------------------------------------------------------------------------
-
-    def _sources(self, octave, maps, multiples):
-        """What a gOctConv reads: per level, [(map, channels)] of the finer inputs, pooled, and then its own.
-
-        maps: per branch (map, channels) or None, as the block before writes them. Returns (sources, own, derived). own:
-        per branch, what the gOctConv reads at that branch's scale. derived lists, in order, the (branch, operation,
-        factor, from, to, channels) that whoever writes the maps has to carry out for its rows. multiples is raised so
-        that a branch's rows are written in multiples of its entry.
-        """
-        derived, own = [], []
-        for i, entry in enumerate(maps):
-            if entry is None or octave.stride == 1:
-                own.append(entry)
+    def _build(self, height, width):
+        image = self._map(3, height, width)
+        self._copy_image(image, *self._feed("image", [(image, 3)]))  # as `Layer.reads` calls it
+        last = {read: block for block in self._blocks for read in block.first.reads}
+        for block in self._blocks:
+            layer = block.last
+            size = height >> layer.scale, width >> layer.scale
+            if layer.kind == "conv":
+                self._classifier(block, size, (height, width))
                 continue
-            whole, channels = entry
-            half = self._map(channels, whole.height // 2, whole.width // 2)
-            derived.append((i, AVERAGE, 2, whole, half, channels))
-            own.append((half, channels))
-            multiples[i] = max(multiples[i], 2)
-        sources, finer = [], {}
-        for level in range(max(len(octave.ins), len(octave.outs))):
-            here = []
-            for i, entry in enumerate(own[:level]):
-                if entry is not None and level < len(octave.outs) and octave.outs[level]:
-                    pooled = self._pooled(entry, i, level - i, octave.stride, derived, multiples, finer)
-                    here.append((pooled, entry[1]))
-            if level < len(own) and own[level] is not None:
-                here.append(own[level])
-            sources.append(here)
-        if octave.weight.shape[2] > 1:
-            for map_, channels in {id(m): (m, n) for here in sources for m, n in here}.values():
+            outputs = self._outputs(layer, size)
+            derived, multiples = self._feed(layer.name, outputs)
+            if block.first.kind == "dilated":
+                self._dilated(block, outputs, derived, multiples)
+            elif len(block.layers) > 1:
+                self._il_block(block, size, outputs, derived, multiples)
+            else:
+                self._octave(block, size, outputs, derived, multiples)
+            self._barrier()
+            kept = [entry for read, entry in zip(block.first.reads, block.raw, strict=True) if last[read] is not block]
+            self._retire(block, kept)
+
+    def _copy_image(self, image, derived, multiples):
+        height, width = image.height, image.width
+        source = Map(Region(IMAGES, 0, height * width, width), height, width)
+        for thread, begin, end in self._shares(height, multiples[0]):
+            self._step(thread, TRANSFER, 3, end - begin, width, source.at(begin), image.at(begin), a=1)
+            self._zeros_behind(thread, image.at(begin), 3, end - begin)
+            self._derive(thread, derived, 0, begin, end - begin)
+        self._barrier()
+
+    def _outputs(self, layer, size):
+        """Reserve a layer's maps: per branch (map, channels), or None for a missing one."""
+        margin = max(block.margin(layer.name) for block in self._blocks)
+        outputs = [None] * len(layer.outputs)
+        for j, channels in enumerate(layer.outputs):
+            if channels:
+                map_ = self._map(channels, size[0] >> j, size[1] >> j, max(margin, 1))
+                outputs[j] = map_, channels
+                if margin:
+                    self._zero_borders(map_, channels, margin)
+        return outputs
+
+    def _retire(self, block, kept):
+        """Give back what a block has read, but for maps that another one will read."""
+        entries = [*block.raw, *block.own, *(entry for here in block.sources for entry in here)]
+        kept = {id(entry[0]) for entry in kept if entry is not None}
+        self._drop(*{id(e[0]): e[0] for e in entries if e is not None and id(e[0]) not in kept}.values())
+
+    # --- what blocks read ---------------------------------------------------------------------------------------------
+
+    def _feed(self, name, outputs):
+        """Reserve what all blocks read of a layer's outputs, (map, channels) or None per branch.
+
+        Returns (derived, multiples). derived lists, in order, the (branch, operation, factor, from, to, channels) that
+        whoever writes the outputs has to carry out for its rows. A branch's rows are written in multiples of its entry
+        in `multiples`.
+        """
+        derived, multiples = [], [1] * len(outputs)
+        for block in self._blocks:
+            reads = enumerate(block.first.reads)
+            here = {i: read[1] for i, read in reads if read and read[0] == name}
+            for i, branch in here.items():
+                block.raw[i] = outputs[branch]
+            if block.first.kind == "octave":
+                self._sources(block, here, derived, multiples)
+        return derived, multiples
+
+    def _sources(self, block, here, derived, multiples):
+        """Reserve what a block's gOctConv reads of some input branches; here: which output each of them is."""
+        layer, finer = block.first, {}
+        for i, branch in here.items():
+            block.own[i] = block.raw[i]
+            if layer.stride == 2:
+                whole, channels = block.raw[i]
+                half = self._map(channels, whole.height // 2, whole.width // 2)
+                derived.append((branch, AVERAGE, 2, whole, half, channels))
+                block.own[i] = half, channels
+                multiples[branch] = max(multiples[branch], 2)
+        fresh = []
+        for level, sources in enumerate(block.sources):
+            for i, branch in here.items():
+                if i < level < len(layer.outputs) and layer.outputs[level]:
+                    pooled = self._pooled(block.own[i], branch, level - i, layer.stride, derived, multiples, finer)
+                    fresh.append((pooled, block.own[i][1]))
+                elif i == level:
+                    fresh.append(block.own[i])
+                else:
+                    continue
+                sources.append(fresh[-1])
+        if layer.kernel_size > 1:
+            for map_, channels in fresh:
                 self._zero_borders(map_, channels)
-        return sources, own, derived
 
     def _pooled(self, entry, branch, halvings, stride, derived, multiples, finer):
         """The map of `entry` (map, channels), halved `halvings` times by max-pooling, starting from the most halved one
@@ -257,13 +214,16 @@ class Plan:
                 )  # fmt: skip
                 self._zeros_behind(thread, target.at(first // factor), channels, count // factor)
 
-    def _compile(self, octave, sources, own):
-        """A gOctConv as `_Octave`; stores its parameters and tables."""
-        weight, kernel_size = octave.weight, octave.weight.shape[2]
+    # --- gOctConv -----------------------------------------------------------------------------------------------------
+
+    def _compile(self, block):
+        """A block's gOctConv as `_Octave`; stores its parameters and tables."""
+        layer, kernel_size = block.first, block.first.kernel_size
+        (weight,), finish = block.layers[0].weights, block.layers[0].finish
         taps = [(y, x) for y in range(kernel_size) for x in range(kernel_size)]
         pad = kernel_size // 2
 
-        def block(rows, columns):
+        def packed(rows, columns):
             part = weight[rows, columns]
             return part.reshape(*part.shape[:2], kernel_size**2).transpose(2, 1, 0)
 
@@ -274,34 +234,34 @@ class Plan:
                 for y, x in taps for map_, channels in entries for i in range(channels)
             ])  # fmt: skip
 
-        before = np.cumsum([0, *octave.ins])
+        before = np.cumsum([0, *layer.inputs])
         levels = []
-        for level, outs in enumerate(octave.outs):
+        for level, outs in enumerate(layer.outputs):
             if not outs:
                 levels.append(None)
                 continue
-            first = sum(octave.outs[:level])
+            first = sum(layer.outputs[:level])
             rows = slice(first, first + outs)
-            ends = self._ends(octave.finish[level])
+            ends = self._ends(finish[level])
             coarser = []
-            for i in reversed(range(level + 1, len(octave.ins))):
-                if octave.ins[i]:
+            for i in reversed(range(level + 1, len(layer.inputs))):
+                if layer.inputs[i]:
                     columns = slice(before[i], before[i + 1])
-                    entry = outs, self._parameter(block(rows, columns)), UNFINISHED, table([own[i]])
-                    coarser.append((i, entry, octave.ins[i] * len(taps)))
-            depth = before[min(level + 1, len(octave.ins))]
-            at = table(sources[level]) if depth else 0
-            same = outs, self._parameter(block(rows, slice(0, depth))), UNFINISHED if coarser else ends, at
+                    entry = outs, self._parameter(packed(rows, columns)), UNFINISHED, table([block.own[i]])
+                    coarser.append((i, entry, layer.inputs[i] * len(taps)))
+            depth = before[min(level + 1, len(layer.inputs))]
+            at = table(block.sources[level]) if depth else 0
+            same = outs, self._parameter(packed(rows, slice(0, depth))), UNFINISHED if coarser else ends, at
             levels.append((coarser, same, depth * len(taps), ends))
-        return _Octave(levels, sources, own)
+        return _Octave(block, levels)
 
     def _rows(self, thread, octave, level, row, rows, y, height, scratch):
         """Rows row..row+rows of output `level` to y; `scratch` is where products of coarser inputs may go."""
         coarser, same, depth, ends = octave.levels[level]
-        source = octave.sources[level][0][0] if depth else y._replace(height=height)
+        source = octave.block.sources[level][0][0] if depth else y._replace(height=height)
         self._product(thread, y, source, rows, row if depth else 0, same, depth)
         for i, weights, deep in coarser:
-            source, _ = octave.own[i]
+            source, _ = octave.block.own[i]
             factor = 1 << (i - level)
             # The coarse rows that these rows lie between, with half-pixel centres.
             low = max((2 * row + 1 - factor) // (2 * factor), 0)
@@ -313,61 +273,52 @@ class Plan:
                 c=row, d=ends if i == coarser[-1][0] else -1,
             )  # fmt: skip
 
-    def _buffer(self, start, channels, rows, height, width):
-        """A map in scratch for `rows` rows, from `start` on, with a vector of room before them."""
-        pitch = self._whole(width + 1)
-        self.scratch_size = max(self.scratch_size, start + self._buffer_size(channels, rows, width))
-        return Map(Region(SCRATCH, start + self.lanes, rows * pitch + self.lanes, pitch), height, width)
+    # --- the blocks ---------------------------------------------------------------------------------------------------
 
-    def _buffer_size(self, channels, rows, width):
-        return self.lanes + channels * (rows * self._whole(width + 1) + self.lanes)
-
-    # --- the layers ---------------------------------------------------------------------------------------------------
-
-    def _il_block(self, block, sources, own, size, outputs, derived, multiples):
-        """outputs: per branch (map, channels) or None; size: of branch 0."""
-        octave, *layers = block
-        compiled = self._compile(octave, sources, own)
+    def _il_block(self, block, size, outputs, derived, multiples):
+        """A gOctConv and the depthwise layers after it."""
+        layer, depthwise = block.first, block.layers[1:]
+        octave = self._compile(block)
         filters = [
             [None if w is None else (self._parameter(w), self._ends(f))
-             for w, f in zip(layer.weights, layer.finish, strict=True)]
-            for layer in layers
+             for w, f in zip(part.weights, part.finish, strict=True)]
+            for part in depthwise
         ]  # fmt: skip
-        branches = [j for j, n in enumerate(octave.outs) if n]
-        multiple = max(max(m << j for j, m in enumerate(multiples)), 1 << (len(octave.outs) - 1))
+        branches = [j for j, n in enumerate(layer.outputs) if n]
+        multiple = max(max(m << j for j, m in enumerate(multiples)), 1 << (len(outputs) - 1))
         row_bytes = sum(
-            (3 * octave.outs[j] + sum(n for _, n in sources[j])) * (size[1] >> j) * self.itemsize / (1 << j)
+            ((1 + len(depthwise)) * layer.outputs[j] + sum(n for _, n in block.sources[j]))
+            * (size[1] >> j) * self.itemsize / (1 << j)
             for j in branches
-        )
-        band = max(int(BAND_BYTES / row_bytes) // multiple, 1) * multiple
+        )  # fmt: skip
+        band = _band_rows(row_bytes, multiple)
         for thread, begin, end in self._shares(size[0], multiple):
-            place = 0
-            stages = {}
+            place, buffers = 0, {}
             for j in branches:
-                rows = (band >> j) + 4
-                stages[j] = [self._buffer(place, octave.outs[j], rows, size[0] >> j, size[1] >> j)]
-                place += self._buffer_size(octave.outs[j], rows, size[1] >> j)
-                stages[j].append(self._buffer(place, octave.outs[j], rows, size[0] >> j, size[1] >> j))
-                place += self._buffer_size(octave.outs[j], rows, size[1] >> j)
-                for buffer in stages[j]:  # the column before the first row
-                    self._step(thread, FILL, octave.outs[j], 1, 1, y=buffer.at(0, -1))
+                map_, channels = outputs[j]
+                rows, buffers[j] = (band >> j) + 2 * len(depthwise), []
+                for _ in depthwise:
+                    buffers[j].append(self._buffer(place, channels, rows, map_.height, map_.width))
+                    place += self._buffer_size(channels, rows, map_.width)
+                for buffer in buffers[j]:  # the column before the first row
+                    self._step(thread, FILL, channels, 1, 1, y=buffer.at(0, -1))
             for row, rows in bands(end - begin, band):
                 for j in branches:
-                    self._band(
-                        thread, compiled, j, (begin + row) >> j, rows >> j, row == 0, band >> j, stages[j], filters,
-                        outputs[j], place,
-                    )  # fmt: skip
-                    self._derive(thread, derived, j, (begin + row) >> j, rows >> j)
+                    own = [part[j] for part in filters]
+                    first, here, count = row == 0, (begin + row) >> j, rows >> j
+                    self._band(thread, octave, j, here, count, first, band >> j, buffers[j], own, outputs[j], place)
+                    self._derive(thread, derived, j, here, count)
 
-    def _band(self, thread, octave, j, row, rows, first, band, stages, filters, output, scratch):
-        """Rows row..row+rows of branch j through gOctConv and both depthwise layers.
+    def _band(self, thread, octave, j, row, rows, first, band, buffers, filters, output, scratch):
+        """Rows row..row+rows of branch j through gOctConv and depthwise layers.
 
-        The buffers begin two rows and one row earlier, for what the filters read beyond the band.
+        There is a buffer for the output of each layer but the last. For what the filters read beyond the band, buffers
+        begin earlier: by one row in front of the last filter, by two in front of the one before, and so on.
         """
         target, channels = output
         end, height = row + rows, target.height
-        for number, buffer in enumerate(stages):
-            reach = 2 - number
+        for number, buffer in enumerate(buffers):
+            reach = len(buffers) - number
             top = row - reach
             if first:
                 begin = max(top, 0)
@@ -383,107 +334,42 @@ class Plan:
                     self._rows(thread, octave, j, begin, stop - begin, here, height, scratch)
                     self._zeros_behind(thread, here, channels, stop - begin)
             else:
-                self._filter(thread, filters[0][j], stages[0].at(begin - (row - 2)), here, channels, stop - begin)
+                source = buffers[number - 1].at(begin - (top - 1))
+                self._filter(thread, filters[number - 1], source, here, channels, stop - begin)
             self._step(
                 thread, FILL, channels, end + reach - max(stop, top), buffer.pitch, y=buffer.at(max(stop, top) - top)
             )
-        self._filter(thread, filters[1][j], stages[1].at(1), target.at(row), channels, rows)
+        self._filter(thread, filters[-1], buffers[-1].at(1), target.at(row), channels, rows)
 
     def _filter(self, thread, parameters, x, y, channels, rows):
         weight, ends = parameters
         self._step(thread, DEPTHWISE, channels, rows, y.width, x, y, a=weight, b=ends)
 
-    def _build(self, height, width):
-        f = self.frozen
-        image = self._map(3, height, width)
-        maps, size = [(image, 3)], (height, width)
-        source = Map(Region(IMAGES, 0, height * width, width), height, width)
-        blocks = [(s, block) for s, stage in enumerate(f.stages) for block in stage]
-        multiples = [1]
-        sources, own, derived = self._sources(blocks[0][1][0], maps, multiples)
-        for thread, begin, end in self._shares(height, multiples[0]):
-            self._step(thread, TRANSFER, 3, end - begin, width, source.at(begin), image.at(begin), a=1)
-            self._zeros_behind(thread, image.at(begin), 3, end - begin)
-            self._derive(thread, derived, 0, begin, end - begin)
-        self._barrier()
-        fused = []  # (map, channels) of the last outputs of stages 2, 3 and 4
-        kept = {id(image)}
-        for number, (stage, block) in enumerate(blocks):
-            octave = block[0]
-            size = tuple(n // octave.stride for n in size)
-            outputs = [
-                (self._map(n, size[0] >> j, size[1] >> j), n) if n else None for j, n in enumerate(octave.outs)
-            ]
-            multiples = [1] * len(outputs)
-            last = number + 1 == len(blocks) or blocks[number + 1][0] != stage
-            following, next_own, derived = [], [], []
-            if number + 1 < len(blocks):
-                following, next_own, derived = self._sources(blocks[number + 1][1][0], outputs, multiples)
-            if last and stage in (2, 3, 4):
-                fused.append(outputs[0])
-                derived = derived + self._fusion_sources(len(fused) - 1, outputs[0], multiples)
-            self._il_block(block, sources, own, size, outputs, derived, multiples)
-            self._barrier()
-            self._retire([*[e for here in sources for e in here], *own, *maps], kept, fused)
-            kept = set()
-            maps, sources, own = outputs, following, next_own
-        self._fusion(fused, (height // 2, width // 2))
-
-    def _retire(self, entries, kept, fused):
-        """Give back the maps that have been read for the last time."""
-        needed = {id(entry[0]) for entry in fused}
-        for map_ in {id(e[0]): e[0] for e in entries if e is not None}.values():
-            if id(map_) in self._blocks and id(map_) not in needed:
-                self._drop(map_)
-
-    def _fusion_sources(self, level, entry, multiples):
-        """Reserve pooled copies of a stage's last output for the fusion's coarser levels; returns how to make them."""
-        fuse = self.frozen.fuse
-        if level == 0:
-            self._fused_sources = [[] for _ in fuse.outs]
-        derived, finer = [], {}
-        for coarse in range(level + 1, len(fuse.outs)):
-            if fuse.outs[coarse]:
-                pooled = self._pooled(entry, 0, coarse - level, 1, derived, multiples, finer)
-                self._fused_sources[coarse].append((pooled, entry[1]))
-        self._fused_sources[level].append(entry)
-        return derived
-
-    def _fusion(self, fused, size):
-        """gOctConv over three scales, dilated convolutions, gOctConv to the finest scale, classifier, upsampling."""
-        f = self.frozen
-        compiled = self._compile(f.fuse, self._fused_sources, fused)
-        margin = max((d for groups in f.dilated.groups for d, _ in groups), default=1)
-        inputs = []
-        for level, outs in enumerate(f.fuse.outs):
-            inputs.append((self._map(outs, size[0] >> level, size[1] >> level, margin), outs) if outs else None)
-            if outs:
-                self._zero_borders(inputs[level][0], outs, margin)
-        top = 1 << (len(f.fuse.outs) - 1)
-        for thread, begin, end in self._shares(size[0], top):
-            for level, entry in enumerate(inputs):
+    def _octave(self, block, size, outputs, derived, multiples):
+        """A gOctConv by itself, one output level after the other."""
+        octave = self._compile(block)
+        multiple = max(max(m << j for j, m in enumerate(multiples)), 1 << (len(outputs) - 1), LEAST)
+        for thread, begin, end in self._shares(size[0], multiple):
+            for level, entry in enumerate(outputs):
                 if entry is None:
                     continue
-                rows_bytes = 4 * entry[1] * entry[0].pitch * self.itemsize
-                band = max(BAND_BYTES // rows_bytes // 4, 1) * 4
+                map_, channels = entry
+                band = _band_rows(4 * channels * map_.pitch * self.itemsize, max(multiples[level], LEAST))
                 for row, rows in bands((end - begin) >> level, band):
                     row += begin >> level
-                    self._rows(
-                        thread, compiled, level, row, rows, entry[0].at(row), size[0] >> level, 0
-                    )  # fmt: skip
-                    self._zeros_behind(thread, entry[0].at(row), entry[1], rows)
-        self._barrier()
-        dilated = []
-        for level, (groups, finish) in enumerate(zip(f.dilated.groups, f.dilated.finish, strict=True)):
-            if finish is None:
-                dilated.append(None)
+                    self._rows(thread, octave, level, row, rows, map_.at(row), map_.height, 0)
+                    self._zeros_behind(thread, map_.at(row), channels, rows)
+                    self._derive(thread, derived, level, row, rows)
+
+    def _dilated(self, block, outputs, derived, multiples):
+        """Dilated convolutions side by side, level by level."""
+        (part,) = block.layers
+        for level, output in enumerate(outputs):
+            if output is None:
                 continue
-            source, ins = inputs[level]
-            outs = finish.scale.size
-            target = self._map(outs, source.height, source.width)
-            dilated.append((target, outs))
-            first = 0
-            for dilation, weight in groups:
+            (source, ins), (target, _), finish = block.raw[level], output, part.finish[level]
+            shares, first = self._shares(source.height, multiples[level]), 0
+            for dilation, weight in part.weights[level]:
                 count = weight.shape[0]
                 table = self._offsets([
                     i * source.stride + (y - 1) * dilation * source.pitch + (x - 1) * dilation
@@ -492,35 +378,38 @@ class Plan:
                 rows = slice(first, first + count)
                 ends = self._parameter(finish.scale[rows], finish.shift[rows], finish.slope[rows])
                 packed = self._parameter(weight.reshape(count, ins, 9).transpose(2, 1, 0))
-                for thread, begin, end in self._shares(source.height, 1):
-                    self._product(
-                        thread, target.at(begin, channel=first), source, end - begin, begin,
-                        (count, packed, ends, table), 9 * ins,
-                    )  # fmt: skip
+                for thread, begin, end in shares:
+                    y = target.at(begin, channel=first)
+                    self._product(thread, y, source, end - begin, begin, (count, packed, ends, table), 9 * ins)
                 first += count
-        self._barrier()
-        merged = [[entry for entry in dilated[:1] if entry is not None]]
-        compiled = self._compile(f.merge, merged, dilated)
-        weight, bias = f.classifier
-        channels = weight.size
-        small = self._map(1, *size)
-        row_bytes = 3 * channels * size[1] * self.itemsize
-        band = max(BAND_BYTES // row_bytes // top, 1) * top
-        one = np.ones(1)
+            for thread, begin, end in shares:
+                self._derive(thread, derived, level, begin, end - begin)
+
+    def _classifier(self, block, size, whole):
+        """The classifier, after the gOctConv in its block if there is one, whose output exists only a band at a time.
+        Then the last upsampling, to the size `whole`.
+        """
+        octave = self._compile(block) if len(block.layers) > 1 else None
+        weight, bias = block.layers[-1].weights
+        channels, one, factor = weight.size, np.ones(1), 1 << block.last.scale
         final = self._parameter(weight), self._parameter(one, bias * one, one)
-        for thread, begin, end in self._shares(size[0], top):
+        logits = Map(Region(LOGITS, 0, 0, whole[1]), *whole)
+        small = logits if factor == 1 else self._map(1, *size)
+        band = _band_rows(3 * channels * size[1] * self.itemsize, LEAST)
+        for thread, begin, end in self._shares(size[0], LEAST):
             for row, rows in bands(end - begin, band):
                 row += begin
-                y = self._buffer(0, channels, rows, *size)
-                place = self._buffer_size(channels, rows, size[1])
-                self._rows(thread, compiled, 0, row, rows, y, size[0], place)
+                if octave:
+                    y = self._buffer(0, channels, rows, *size)
+                    self._rows(thread, octave, 0, row, rows, y, size[0], self._buffer_size(channels, rows, size[1]))
+                else:
+                    y = block.raw[0][0].at(row)
                 table = self._offsets([i * y.stride for i in range(channels)])
                 self._product(thread, small.at(row), y, rows, 0, (1, *final, table), channels)
         self._barrier()
-        whole = Map(Region(LOGITS, 0, 0, 2 * size[1]), 2 * size[0], 2 * size[1])
-        for thread, begin, end in self._shares(2 * size[0], 2):
-            self._step(thread, FILL, 1, end - begin, whole.width, y=whole.at(begin))
-            self._step(
-                thread, UPSAMPLE_ADD, 1, end - begin, size[1], small, whole.at(begin), a=2, b=size[0], c=begin, d=-1
-            )
-        self._barrier()
+        if factor > 1:
+            for thread, begin, end in self._shares(whole[0], factor):
+                y, rows = logits.at(begin), end - begin
+                self._step(thread, FILL, 1, rows, whole[1], y=y)
+                self._step(thread, UPSAMPLE_ADD, 1, rows, size[1], small, y, a=factor, b=size[0], c=begin, d=-1)
+            self._barrier()

@@ -5,7 +5,23 @@ model, can be swapped for its oracle (`octsod.use_backend("reference")`). All ar
 rounded once, when they are written.
 """
 
-from .arrays import copy, fill, gather
+from .arrays import (
+    concatenate,
+    copy,
+    fill,
+    gather,
+    strided_slice,
+    strided_slice_backward,
+    transpose,
+)
+from .classification import (
+    cross_entropy,
+    cross_entropy_backward,
+    log_softmax,
+    log_softmax_backward,
+    max_middle,
+    max_middle_backward,
+)
 from .convolution import (
     conv2d,
     conv2d_backward,
@@ -23,10 +39,16 @@ from .elementwise import (
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward,
     divide,
+    dropout,
+    exp,
+    log,
     multiply,
     power,
+    relu,
+    relu_backward,
     sigmoid,
     sigmoid_backward,
+    sqrt,
     subtract,
     sum_middle,
 )
@@ -42,7 +64,17 @@ from .normalization import (
     prelu_backward,
     prelu_coefficients,
 )
-from .optimization import adam, count_step, decay_scales, record_step, restore_if_halted
+from .optimization import (
+    adam,
+    average,
+    clip_gradients,
+    count_step,
+    decay_scales,
+    record_step,
+    restore_if_halted,
+    sgd,
+)
+from .products import matmul
 from .resampling import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -57,6 +89,7 @@ __all__ = [
     "activate",
     "adam",
     "add",
+    "average",
     "avg_pool2d",
     "avg_pool2d_backward",
     "batch_norm_backward",
@@ -65,10 +98,14 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward",
     "channel_moments",
+    "clip_gradients",
+    "concatenate",
     "conv2d",
     "conv2d_backward",
     "copy",
     "count_step",
+    "cross_entropy",
+    "cross_entropy_backward",
     "csnet",
     "decay_scales",
     "depthwise_chain",
@@ -79,9 +116,17 @@ __all__ = [
     "dilated_conv2d",
     "dilated_conv2d_backward",
     "divide",
+    "dropout",
+    "exp",
     "fill",
     "gather",
     "gradient_sums",
+    "log",
+    "log_softmax",
+    "log_softmax_backward",
+    "matmul",
+    "max_middle",
+    "max_middle_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "multiply",
@@ -91,12 +136,19 @@ __all__ = [
     "prelu_backward",
     "prelu_coefficients",
     "record_step",
+    "relu",
+    "relu_backward",
     "resize_picture",
     "restore_if_halted",
+    "sgd",
     "sigmoid",
     "sigmoid_backward",
+    "sqrt",
+    "strided_slice",
+    "strided_slice_backward",
     "subtract",
     "sum_middle",
+    "transpose",
     "upsample_bilinear",
     "upsample_bilinear_backward",
 ]

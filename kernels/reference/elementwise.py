@@ -1,4 +1,4 @@
-"""Plain arithmetic, sigmoid, and the loss."""
+"""Plain arithmetic, dropout, sums, sigmoid, and the loss."""
 
 import numpy as np
 
@@ -40,6 +40,47 @@ def power(a, exponent, out):
     a, exponent = _double(a, exponent)
     with _quiet():
         out[...] = a ** exponent.item()
+
+
+def exp(x, out):
+    (x,) = _double(x)
+    with _quiet():
+        out[...] = np.exp(x)
+
+
+def log(x, out):
+    with _quiet():
+        out[...] = np.log(np.where(np.abs(x) < np.finfo(x.dtype).tiny, 0, x.astype(np.float64)))
+
+
+def sqrt(x, out):
+    (x,) = _double(x)
+    with _quiet():
+        out[...] = np.sqrt(x)
+
+
+def relu(x, out):
+    with _quiet():
+        out[...] = np.where(x <= 0, 0, x)
+
+
+def relu_backward(grad, x, out):
+    with _quiet():
+        out[...] = np.where(x <= 0, 0, grad)
+
+
+def _mix(z):
+    """SplitMix64's bijection of 64 bits, of an array of uint64."""
+    z = (z ^ z >> 30) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> 27) * np.uint64(0x94D049BB133111EB)
+    return z ^ z >> 31
+
+
+def dropout(x, probability, seed, out):
+    numbers = np.arange(1, x.size + 1, dtype=np.uint64).reshape(x.shape)
+    drawn = _mix(_mix(np.array([seed], np.uint64)) + numbers * np.uint64(0x9E3779B97F4A7C15)) >> 11
+    with _quiet():
+        out[...] = np.where(drawn < int(probability * 2**53), 0, x / (1 - probability))
 
 
 def _sigmoid(x):

@@ -1,4 +1,4 @@
-"""What ends a training step: decay of the scales, a note of what came of it, Adam."""
+"""What ends a training step: decay of the scales, a note of what came of it, the optimiser's update, averages."""
 
 import numpy as np
 
@@ -19,10 +19,10 @@ def decay_scales(metric, sums, pixels, scales, factors, strength, gradients, pen
     penalty[...] = total
 
 
-def record_step(loss, penalty, gradients, ring, state):
+def record_step(terms, gradients, ring, state):
     if state[1]:
         return
-    values = float(loss.reshape(-1)[0]), float(penalty.reshape(-1)[0])
+    values = [float(term.reshape(-1)[0]) for term in terms]
     parts = [flat[start:stop] for flat, ranges in gradients for start, stop, _ in ranges]
     checks = [*map(np.isfinite, values), all(np.isfinite(part).all() for part in parts)]
     code = 0 if all(checks) else 1 + checks.index(False)
@@ -38,14 +38,27 @@ def restore_if_halted(arrays, saved, state):
             start += array.size
 
 
+def clip_gradients(gradients, max_norm):
+    parts = [flat[start:stop] for flat, ranges in gradients for start, stop, _ in ranges]
+    with np.errstate(all="ignore"):
+        norm = np.sqrt(sum(np.sum(part.astype(np.float64) ** 2) for part in parts))
+    factor = max_norm / (norm + 1e-6)
+    if np.isfinite(norm) and factor < 1:
+        for part in parts:
+            part[...] = part.astype(np.float64) * factor
+
+
 def adam(parameter, gradient, first, second, ranges, settings, state):
     if state[1]:
         return
     steps = int(state[0]) + 1
     for start, stop, row in ranges:
-        lr, beta1, beta2, eps, decay = settings[row]
+        lr, beta1, beta2, eps, decay, decoupled = settings[row]
         p, g, m, v = (a[start:stop].astype(np.float64) for a in (parameter, gradient, first, second))
-        g = g + decay * p
+        if decoupled:
+            p = p - lr * decay * p
+        else:
+            g = g + decay * p
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
         first[start:stop], second[start:stop] = m, v
@@ -53,6 +66,26 @@ def adam(parameter, gradient, first, second, ranges, settings, state):
         parameter[start:stop] = p - lr * corrected[0] / (np.sqrt(corrected[1]) + eps)
 
 
+def sgd(parameter, gradient, velocity, ranges, settings, state):
+    if state[1]:
+        return
+    for start, stop, row in ranges:
+        lr, momentum, dampening, nesterov, decay = settings[row]
+        p, g, v = (a[start:stop].astype(np.float64) for a in (parameter, gradient, velocity))
+        g = g + decay * p
+        dampened = state[0] > 0 and momentum != 0
+        v = momentum * v + (1 - dampening if dampened else 1) * g
+        velocity[start:stop] = v
+        parameter[start:stop] = p - lr * (g + momentum * v if nesterov else v)
+
+
 def count_step(state):
     if not state[1]:
         state[0] += 1
+
+
+def average(sources, targets, weight, state):
+    if not state[1]:
+        for source, target in zip(sources, targets, strict=True):
+            t = target.astype(np.float64)
+            target[...] = t + weight * (source.astype(np.float64) - t)

@@ -124,6 +124,20 @@ class Contract(Protocol):
     def gather(self, arrays: Sequence[Array], out: Array) -> None:
         """out (n,) = the elements of all arrays, one array after the other, converted from any dtypes to out's."""
 
+    def transpose(self, x: Array, axes: Sequence[int], out: Array) -> None:
+        """out = x with its axes in another order: axis i of out is axis axes[i] of x. Any dtype."""
+
+    def strided_slice(self, x: Array, starts: Sequence[int], steps: Sequence[int], out: Array) -> None:
+        """out[i, j, ...] = x[starts[0] + i*steps[0], starts[1] + j*steps[1], ...]. Any dtype, and as many axes for out
+        as for x. Steps are not 0, but may be negative."""
+
+    def strided_slice_backward(self, grad: Array, starts: Sequence[int], steps: Sequence[int], grad_x: Array) -> None:
+        """grad_x = the gradient of x: grad in the place of the slice, zero elsewhere."""
+
+    def concatenate(self, arrays: Sequence[Array], out: Array) -> None:
+        """out (outer, sum n_i, inner) = arrays of shapes (outer, n_i, inner), side by side along the middle axis. Any
+        dtype, the same for all."""
+
     # --- arithmetic, element by element: arrays of one shape; out may be one of the inputs ---------------------------
 
     def add(self, a: Array, b: Array, out: Array) -> None:
@@ -141,10 +155,53 @@ class Contract(Protocol):
     def power(self, a: Array, exponent: Array, out: Array) -> None:
         """out = a ** exponent, an array of one element."""
 
+    def exp(self, x: Array, out: Array) -> None:
+        """out = e ** x."""
+
+    def log(self, x: Array, out: Array) -> None:
+        """out = the natural logarithm of x: -inf of zero, NaN of what is less. A subnormal x counts as zero."""
+
+    def sqrt(self, x: Array, out: Array) -> None:
+        """out = the square root of x, NaN of what is less than zero."""
+
+    def relu(self, x: Array, out: Array) -> None:
+        """out = 0 where x <= 0, else x."""
+
+    def relu_backward(self, grad: Array, x: Array, out: Array) -> None:
+        """out = 0 where x <= 0, else grad."""
+
+    def dropout(self, x: Array, probability: float, seed: int, out: Array) -> None:
+        """out = 0 for the share `probability`, in [0, 1), of all elements, else x / (1 - probability).
+
+        Which elements those are is a function of the seed, in [0, 2**63), and of an element's number i in C order, the
+        same on every backend. In integers modulo 2**64, with G = 0x9E3779B97F4A7C15 and mix(z) that of SplitMix64
+        (Steele, Lea and Flood 2014), element i is 0 where
+        mix(mix(seed) + (i + 1)*G) >> 11 < int(probability * 2**53).
+
+        mix(z): z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9, then z = (z ^ z >> 27) * 0x94D049BB133111EB, then z ^ z >> 31.
+        """
+
+    # --- sums, maxima, products --------------------------------------------------------------------------------------
+
     def sum_middle(self, x: Array, out: Array) -> None:
         """out (outer, inner) = x (outer, count, inner) added up over its middle axis, in float64."""
 
-    # --- sigmoid and the loss ----------------------------------------------------------------------------------------
+    def max_middle(self, x: Array, out: Array) -> None:
+        """out (outer, inner) = the largest of x (outer, count, inner) along its middle axis, with count at least 1. A
+        NaN wins."""
+
+    def max_middle_backward(self, grad: Array, x: Array, grad_x: Array) -> None:
+        """grad_x = the gradient of x: grad (outer, inner) goes to the largest element, the first one of equal ones; to
+        the first NaN, if there is any."""
+
+    def matmul(self, a: Array, b: Array, out: Array, transpose_a: bool = False, transpose_b: bool = False) -> None:
+        """out (B, M, N) = the products of B pairs of matrices, a (B, M, K) times b (B, K, N).
+
+        With transpose_a, a is (B, K, M); with transpose_b, b is (B, N, K). K may be 0. NaN and infinity times zero are
+        NaN, as everywhere.
+        """
+
+    # --- sigmoid and losses ------------------------------------------------------------------------------------------
 
     def sigmoid(self, x: Array, out: Array) -> None:
         """out = 1 / (1 + exp(-x)), without overflow; any shape. out may be x."""
@@ -160,6 +217,27 @@ class Contract(Protocol):
         self, grad: Array, logits: Array, target: Array, grad_logits: Array
     ) -> None:
         """grad_logits = grad * (sigmoid(logits) - target) / size. grad: one element; size: the number of logits."""
+
+    def log_softmax(self, x: Array, out: Array) -> None:
+        """out = x - log(the sum of exp(x)), where the sum is over the middle axis of x (outer, count, inner), of at
+        least 1; without overflow. out may be x."""
+
+    def log_softmax_backward(self, grad: Array, out: Array, grad_x: Array) -> None:
+        """grad_x = grad - exp(out) * (the sum of grad over the middle axis), from the output of `log_softmax`. grad_x
+        may be grad."""
+
+    def cross_entropy(self, logits: Array, labels: Array, smoothing: float, out: Array) -> None:
+        """out, one element, = the mean over the rows of logits (N, K) of -(1 - s)*p[label] - s/K * (the sum of p).
+
+        p is `log_softmax` of the row, s the smoothing, in [0, 1]; a term whose factor is 0 is left out. labels (N,)
+        int64; N and K at least 1. A label outside of [0, K) makes the mean NaN.
+        """
+
+    def cross_entropy_backward(
+        self, grad: Array, logits: Array, labels: Array, smoothing: float, grad_logits: Array
+    ) -> None:
+        """grad_logits = grad/N * (softmax(logits) - s/K - (1 - s where k is the label)). grad: one element. NaN in the
+        rows of labels outside of [0, K)."""
 
     # --- convolutions: cross-correlations with zero padding ----------------------------------------------------------
 
@@ -381,33 +459,56 @@ class Contract(Protocol):
         """
 
     def record_step(
-        self, loss: Array, penalty: Array, gradients: Sequence[tuple[Array, Array]], ring: Array, state: Array
+        self, terms: Sequence[Array], gradients: Sequence[tuple[Array, Array]], ring: Array, state: Array
     ) -> None:
         """Note what a training step came to, before it changes anything.
 
-        Row state[0] % R of ring (R, 3) float64 becomes the loss, the penalty (one element each) and a code: 0 if all is
-        finite, else for the first that is not: 1 the loss, 2 the penalty, 3 an element of `gradients`: arrays (n,) of
-        any dtypes with the ranges (K, 3) of them that count, see `adam`. Any code but 0 sets state[1] to 1. If training
-        has halted, nothing is noted. ring, state: updated.
+        Row state[0] % R of ring (R, T + 1) float64 becomes the T terms, one element each of any floating-point dtype,
+        and a code: 0 if all is finite, else for the first that is not: its number among the terms, from 1, or T + 1 for
+        an element of `gradients`: arrays (n,) of any dtypes with the ranges (K, 3) of them that count, see `adam`. Any
+        code but 0 sets state[1] to 1. If training has halted, nothing is noted. ring, state: updated.
         """
 
     def restore_if_halted(self, arrays: Sequence[Array], saved: Array, state: Array) -> None:
         """If training has halted, all arrays = what `gather` has put of them into saved (n,); else nothing happens."""
 
+    def clip_gradients(self, gradients: Sequence[tuple[Array, Array]], max_norm: float) -> None:
+        """Bring the norm of all gradients together down to max_norm: each *= min(1, max_norm / (norm + 1e-6)).
+
+        gradients: as in `record_step`; updated where the ranges are. The norm is the root of the sum of all squares, in
+        float64. If it is not finite, nothing happens.
+        """
+
     def adam(
         self, parameter: Array, gradient: Array, first: Array, second: Array, ranges: Array, settings: Array,
         state: Array,
     ) -> None:  # fmt: skip
-        """One step of Adam with coupled L2 for parts of the flat arrays parameter, gradient, first and second (n,).
+        """One step of Adam or AdamW for parts of the flat arrays parameter, gradient, first and second (n,).
 
-        ranges (K, 3) int64: start, stop and row of settings, for each part. settings (G, 5) float64: learning rate lr,
-        beta1, beta2, eps, weight decay w. In a part, with p, g, m, v the elements and t = state[0] + 1, these are
-        updated: g' = g + w*p, m = beta1*m + (1 - beta1)*g', v = beta2*v + (1 - beta2)*g'**2,
+        ranges (K, 3) int64: start, stop and row of settings, for each part. settings (G, 6) float64: learning rate lr,
+        beta1, beta2, eps, weight decay w, and whether decay is decoupled (0 or 1). In a part, with p, g, m, v the
+        elements and t = state[0] + 1, these are updated: g' = g + w*p, or, if decoupled, g' = g and p -= lr*w*p;
+        m = beta1*m + (1 - beta1)*g', v = beta2*v + (1 - beta2)*g'**2,
         p -= lr * m/(1 - beta1**t) / (sqrt(v/(1 - beta2**t)) + eps). If training has halted, nothing happens.
+        """
+
+    def sgd(
+        self, parameter: Array, gradient: Array, velocity: Array, ranges: Array, settings: Array, state: Array
+    ) -> None:
+        """One step of gradient descent for parts of the flat arrays parameter, gradient and velocity (n,).
+
+        ranges: as in `adam`. settings (G, 5) float64: learning rate lr, momentum, dampening d, whether momentum is
+        Nesterov's (0 or 1), weight decay w. In a part, with p, g, v the elements, these are updated: g' = g + w*p,
+        v = momentum*v + (1 - d)*g', p -= lr * (g' + momentum*v if Nesterov's, else v). Nothing is dampened (d = 0) in
+        the first step, where state[0] is 0, and without momentum. If training has halted, nothing happens.
         """
 
     def count_step(self, state: Array) -> None:
         """A step is made: state[0] becomes one more, unless training has halted."""
+
+    def average(self, sources: Sequence[Array], targets: Sequence[Array], weight: float, state: Array) -> None:
+        """targets[i] += weight * (sources[i] - targets[i]), for all i: steps of moving averages. The two arrays of a
+        pair have one shape and any floating-point dtypes. If training has halted, nothing happens."""
 
 
 KERNELS = tuple(name for name in vars(Contract) if not name.startswith("_"))

@@ -2,13 +2,14 @@
 
 import click
 
-from .options import Split
+from .options import Parsed
 
 # What the value of a setting may be in a file, by the type of its option.
 _TOML = (
     (click.IntRange, (int,), "an integer"),
     (click.FloatRange, (int, float), "a number"),
-    (Split, (str, list), 'shares such as [3, 1] or "3,1"'),
+    (Parsed, (str, list, int), "text, a number or a list"),
+    (click.types.BoolParamType, (bool,), "true or false"),
     (click.ParamType, (str,), "a string"),
 )
 
@@ -31,7 +32,7 @@ def read_configuration(path, ctx, names) -> dict:
             raise FileError(f"{path}: `{key}` is no setting; {hint}")
         option = options[key]
         allowed, expected = next((types, words) for kind, types, words in _TOML if isinstance(option.type, kind))
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise FileError(f"{path}: `{key}` is {value!r}; expected {expected}.")
         try:
             settings[key] = option.type.convert(value, option, ctx)

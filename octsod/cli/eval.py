@@ -8,31 +8,51 @@ import pathlib
 import click
 
 from . import report
-from .options import check_output, existing_file, overwrite_option, side_for, size_option, threads_option
+from .options import check_output, existing_file, load_csnet, overwrite_option, side_for, size_option, threads_option
 from .progress import Progress
+
+ALL_SCORES = {  # what --all-scores prints, line by line
+    "s_measure": ("S-measure", ""),
+    "e_measure_max": ("E max", "   of the mean curve"),
+    "e_measure_mean": ("E mean", "   over thresholds"),
+    "e_measure_adaptive": ("E adaptive", "   at each picture's own threshold"),
+    "weighted_f": ("weighted F", ""),
+    "mean_f": ("mean F", "   over thresholds"),
+    "adaptive_f": ("adaptive F", "   at each picture's own threshold"),
+    "max_f_of_mean_curve": ("max F", "   of the mean curve, as others compute it"),
+}
 
 
 @click.command("eval")
 @click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
 @click.option(
-    "--data", required=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
-    help="Folder with a folder of pictures and one of masks, such as images and masks.",
+    "--data", required=True, type=click.Path(exists=True), metavar="DIR",
+    help="Folder with a folder of pictures and one of masks, such as images and masks. For a network of classes: a "
+         "folder of folders named after them, or a CSV file of names and classes.",
 )  # fmt: skip
 @size_option
 @threads_option
+@click.option("--all-scores", is_flag=True, help="Add the field's other scores: S-measure, E-measure, weighted F, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--per-image", type=click.Path(dir_okay=False), metavar="FILE.csv",
-              help="Write each picture's F-measure (f: at the data set's best threshold, max_f: at its own) and MAE.")
+              help="Write each picture's F-measure (f: at the data set's best threshold, max_f: at its own) and MAE; "
+                   "with --all-scores, the others, too.")  # fmt: skip
 @click.option("--worst", type=(click.IntRange(1, 100), click.Path(dir_okay=False)), metavar="N FILE.png",
               help="Draw the N pictures with the lowest F-measure at the data set's best threshold.")
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overwrite, quiet):
-    """Score a network on pictures with masks.
+def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, worst, overwrite, quiet):
+    """Score a network on pictures with masks, or on pictures of classes.
 
     Max F-measure (beta^2 = 0.3, thresholds 0 to 255, precision and recall averaged over the pictures first) and mean
     absolute error. Pictures without a mask are left out. A picture that cannot be scored is named; the rest are scored.
+
+    Of a network that tells classes apart, it prints the share of pictures whose likeliest class is theirs (top-1), and
+    that of each class; --json has the confusion matrix.
+
+    --all-scores adds S-measure, E-measure, weighted F, mean and adaptive F, and max F as other papers compute it, all
+    with the conventions of pysodmetrics: each map is stretched to the full range, and F is averaged over pictures.
     """
     count, sheet = worst or (0, None)
     for path in filter(None, (per_image, sheet)):
@@ -48,8 +68,12 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
     from ..data.images import write_png
     from ..files import write_atomically
 
-    model = octsod.load(weights)
+    model = load_csnet(weights, finds_objects=False)
     size = side_for(model, size)
+    if model.configuration.classes:
+        if all_scores or per_image or worst:
+            raise click.UsageError("--all-scores, --per-image and --worst are for salient objects; FILE holds classes.")
+        return _evaluate_classes(ctx, model, weights, data, size, as_json, quiet)
     dataset = FolderDataset(data)
     if unpaired := dataset.unpaired:
         shown = ", ".join(path.name for path in unpaired[:3]) + (" ..." if len(unpaired) > 3 else "")
@@ -62,11 +86,13 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
         report(error)
 
     with Progress(len(dataset), "picture", quiet) as progress:
-        result = octsod.evaluate(model, dataset, size, on_failure=fail, on_progress=progress.update)
-    scores = result.scores
+        result = octsod.evaluate(
+            model, dataset, size, on_failure=fail, on_progress=progress.update, all_scores=all_scores
+        )
+    scores, others = result.scores, result.all_scores or {}
     if as_json:
         facts = {
-            "max_f": scores.max_f, "mae": scores.mae, "threshold": scores.threshold, "images": result.images,
+            "max_f": scores.max_f, "mae": scores.mae, "threshold": scores.threshold, **others, "images": result.images,
             "failed": failed, "unpaired": len(unpaired), "images_per_s": round(result.images_per_s, 2),
             "seconds": round(result.seconds, 3), "network_seconds": round(result.network_seconds, 3),
             "weights": weights, "data": data, "protocol": result.protocol,
@@ -76,6 +102,9 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
         outside = 1 - result.network_seconds / result.seconds
         click.echo(f"max F     {scores.max_f:8.4f}   at threshold {scores.threshold}")
         click.echo(f"MAE       {scores.mae:8.4f}")
+        for name, value in others.items():
+            label, remark = ALL_SCORES[name]
+            click.echo(f"{label:10}{value:8.4f}{remark}")
         click.echo(f"images    {result.images:8}" + (f"   {failed} failed" if failed else ""))
         click.echo(f"images/s  {result.images_per_s:8.1f}   {outside:.1%} of the time outside the network")
     # Only now that the scores have been printed: a full disk must not cost them.
@@ -87,14 +116,48 @@ def evaluate(ctx, weights, data, size, threads, as_json, per_image, worst, overw
         ctx.exit(1)
 
 
+def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
+    """Print the scores of a network that tells classes of pictures apart."""
+    from ..data.classes import ClassDataset
+    from ..evaluation.classification import evaluate_classes
+
+    dataset, failed = ClassDataset(data, model.labels), 0
+
+    def fail(error):
+        nonlocal failed
+        failed += 1
+        report(error)
+
+    with Progress(len(dataset), "picture", quiet) as progress:
+        result = evaluate_classes(model, dataset, size, on_failure=fail, on_progress=progress.update)
+    if as_json:
+        click.echo(json.dumps({
+            "top1": result.top1, "cross_entropy": result.cross_entropy, "classes": list(result.classes),
+            "confusion": result.confusion.tolist(), "images": result.images, "failed": failed, "size": size,
+            "weights": weights, "data": data,
+        }))  # fmt: skip
+    else:
+        click.echo(f"top-1           {result.top1:8.4f}")
+        click.echo(f"cross-entropy   {result.cross_entropy:8.4f}")
+        click.echo(f"images          {result.images:8}" + (f"   {failed} failed" if failed else ""))
+        click.echo("\nshare found of each class, and what else it was taken for most:")
+        for name, share, row in zip(result.classes, result.recall, result.confusion, strict=True):
+            others = [(count, other) for count, other in zip(row, result.classes, strict=True) if other != name]
+            count, other = max(others)
+            click.echo(f"{name:15} {share:8.1%}" + (f"   {other} ({count})" if count else ""))
+    if failed:
+        ctx.exit(1)
+
+
 def _table(result):
     """The scores of each picture as a CSV file's bytes."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "f", "max_f", "mae"])
+    writer.writerow(["name", "f", "max_f", "mae", *(result.all_scores or ())])
     threshold = result.scores.threshold
-    for _, name, scores in result.pictures:
-        writer.writerow([name, *(f"{value:.6f}" for value in (scores.f[threshold], scores.max_f, scores.mae))])
+    for _, name, scores, others in result.pictures:
+        values = [scores.f[threshold], scores.max_f, scores.mae, *(others.as_dict().values() if others else ())]
+        writer.writerow([name, *(f"{value:.6f}" for value in values)])
     return table.getvalue().encode("utf-8", "surrogateescape")  # file names need not be text
 
 
@@ -104,7 +167,7 @@ def _sheet(result, count, dataset, model, size):
     from ..pictures.contact_sheets import contact_sheet
 
     rows, captions = [], []
-    for index, name, scores in result.worst(count):
+    for index, name, scores, _ in result.worst(count):
         _, image, mask = dataset[index]
         rows.append((image, mask, predict(image, model, size)))
         captions.append(f"{name}, F {scores.f[result.scores.threshold]:.3f}, MAE {scores.mae:.3f}")

@@ -2,7 +2,7 @@
 
 import click
 
-from .options import check_output, existing_file, overwrite_option, side_for, size_option
+from .options import check_output, existing_file, load_csnet, overwrite_option, side_for, size_option
 
 
 @click.command()
@@ -20,7 +20,7 @@ def export(weights, output, size, overwrite):
     import octsod
 
     check_output(output, overwrite)
-    model = octsod.load(weights)
+    model = load_csnet(weights)
     size = side_for(model, size)
     octsod.export_onnx(model, output, (size, size))
     click.echo(f"{output}: CSNet with {octsod.complexity(model).parameters:,} parameters, for {size}x{size}", err=True)

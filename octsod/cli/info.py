@@ -1,20 +1,32 @@
 """`octsod info`: a network's layers, parameters and multiply-accumulates."""
 
+import itertools
 import json
 
 import click
 
-from .options import existing_file, side_for, size_option, split_option, width_option
+from .options import (
+    existing_file,
+    fused_option,
+    load_csnet,
+    side_for,
+    size_option,
+    split_option,
+    variant_option,
+    width_option,
+)
 
 
 @click.command()
 @width_option
 @split_option
+@variant_option
+@fused_option
 @click.option("--weights", type=existing_file(), metavar="FILE", help="Describe the network in a weight file instead.")
 @size_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
-def info(ctx, width, split, weights, size, as_json):
+def info(ctx, width, split, variant, fused, weights, size, as_json):
     """Show a network's layers, parameters and MACs.
 
     MACs (multiply-accumulates) are for one picture, counted as CSNet's authors count them.
@@ -22,37 +34,36 @@ def info(ctx, width, split, weights, size, as_json):
     import octsod
 
     if weights is not None:
-        if any(ctx.get_parameter_source(name).name != "DEFAULT" for name in ("width", "split")):
-            raise click.UsageError("--weights already determines the network; leave --width and --split out.")
-        model, facts = octsod.load(weights), {"weights": weights}
+        own = ("width", "split", "variant", "fused")
+        if any(ctx.get_parameter_source(name).name != "DEFAULT" for name in own):
+            options = ", ".join(f"--{name}" for name in own[:-1])
+            raise click.UsageError(f"--weights already determines the network; leave {options} and --{own[-1]} out.")
+        model, facts = load_csnet(weights, finds_objects=False), {"weights": weights}
     else:
-        model, facts = octsod.csnet(width, split), {"width": width, "split": [share / sum(split) for share in split]}
+        model = octsod.csnet(width, split, variant, fused)
+        facts = {
+            "width": width, "split": [share / sum(split) for share in split], "variant": variant,
+            "fused": model.configuration.fused,
+        }  # fmt: skip
     size = side_for(model, size)
     cost = octsod.complexity(model, (size, size))
     if as_json:
         click.echo(json.dumps({**facts, "size": size, "parameters": cost.parameters, "macs": cost.macs}))
         return
-    for row in _table(model, size):
+    for row in _table(model.configuration, size):
         click.echo(row)
     click.echo(f"\n{cost.parameters:,} parameters, {cost.macs:,} MACs at {size}x{size}")
 
 
-def _table(model, size):
+def _table(configuration, size):
     """Lines: a block, the side of its finest output, output channels per branch (fine to coarse), parameters."""
-    c, fusion = model.configuration, model.fusion
-    rows = [("layer", "size", "channels", "parameters")]
-    for s, (stage, channels) in enumerate(zip(model.extractor.stages, c.stages, strict=True)):
-        if s >= 2:
-            size //= 2
-        for b, (block, outputs) in enumerate(zip(stage, channels, strict=True)):
-            rows.append((f"stage{s}.{b}", size, block, outputs))
-        if s == 2:
-            fused = size
-    rows.append(("fusion.fuse", fused, fusion.fuse, c.fuse))
-    rows.append(("fusion.dilated", fused, fusion.dilated, [sum(scale) for scale in c.dilated]))
-    rows.append(("fusion.merge", fused, fusion.merge, [c.merge]))
-    rows.append(("classifier", fused, model.classifier, [1]))
-    yield "{:<16}{:>6}   {:<16}{:>12}".format(*rows[0])
-    for name, side, module, channels in rows[1:]:
-        parameters = sum(p.size for p in module.parameters())
-        yield f"{name:<16}{side:>6}   {' + '.join(map(str, channels)):<16}{parameters:>12,}"
+    from ..prune.counts import parameter_count
+
+    blocks = [list(layers) for _, layers in itertools.groupby(configuration.layers(), lambda layer: layer.block)]
+    width = max(len(layers[0].block) for layers in blocks) + 2
+    yield f"{'layer':<{width}}{'size':>6}   {'channels':<16}{'parameters':>12}"
+    for layers in blocks:
+        last, parameters = layers[-1], sum(map(parameter_count, layers))
+        channels = " + ".join(map(str, last.outputs))
+        note = "  in training only" if last.training_only else ""
+        yield f"{last.block:<{width}}{size >> last.scale:>6}   {channels:<16}{parameters:>12,}{note}"

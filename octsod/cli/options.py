@@ -7,7 +7,7 @@ import re
 
 import click
 
-from ..training.settings import SETTINGS
+from ..training.settings import LEAST_SIDE, MOST_SIDE, SETTINGS
 from . import Failure
 
 
@@ -21,19 +21,19 @@ class Number(click.FloatRange):
         return number
 
 
-class Split(click.ParamType):
-    """Shares of the channels per scale, fine to coarse, such as 3,1."""
+class Parsed(click.ParamType):
+    """A value of a setting that is more than a number or a choice, such as shares or sizes."""
 
-    name = "A,B"
+    name = "text"
+
+    def __init__(self, setting):
+        self.setting = setting
 
     def convert(self, value, param, ctx):
         try:
-            shares = tuple(float(share) for share in (value.split(",") if isinstance(value, str) else value))
-        except (ValueError, TypeError):
-            shares = ()
-        if not 1 <= len(shares) <= 3 or not all(0 <= share < math.inf for share in shares) or not sum(shares) > 0:
-            self.fail(f"{value!r} is not one to three shares such as 3,1.", param, ctx)
-        return shares
+            return self.setting.parse(value)
+        except (ValueError, TypeError, AttributeError):
+            self.fail(f"{value!r} is not {self.setting.expected}.", param, ctx)
 
 
 def setting_option(*flags, **arguments):
@@ -41,12 +41,14 @@ def setting_option(*flags, **arguments):
     setting = SETTINGS[flags[-1].removeprefix("--").replace("-", "_")]
     if isinstance(setting.kind, tuple):
         kind = click.Choice(setting.kind)
-    elif setting.kind == "split":
-        kind = Split()
+    elif setting.kind is bool:
+        kind = click.BOOL
+    elif isinstance(setting.kind, str):
+        kind = Parsed(setting)
     elif setting.kind is int:
         kind = click.IntRange(setting.least, setting.most)
     else:
-        kind = Number(setting.least, setting.most, min_open=setting.above)
+        kind = Number(setting.least, setting.most, min_open=setting.above, max_open=setting.below)
     default = setting.default
     if setting.kind == "split":
         default = ",".join(f"{share:g}" for share in default)
@@ -56,8 +58,17 @@ def setting_option(*flags, **arguments):
 
 width_option = setting_option("--width", metavar="K", help="Width of the network: channels in multiples of 20.")
 
-split_option = setting_option("--split", help="Shares of the channels per scale, fine first.")
+split_option = setting_option("--split", metavar="A,B", help="Shares of the channels per scale, fine first.")
 
+variant_option = setting_option(
+    "--variant", help="CSNet; its extractor alone, without the fusion; or that with plain OctConvs in place of "
+                      "depthwise layers.",
+)  # fmt: skip
+
+fused_option = setting_option(
+    "--fused", metavar="S,S", help="Stages whose last block merges its branches; a CSNet fuses their outputs.  "
+                                   "[default: 2,3,4, or 4 for an extractor]",
+)  # fmt: skip
 
 THRESHOLD = "1e-20"  # `prune.THRESHOLD`, whose import would load NumPy
 
@@ -87,7 +98,7 @@ def _as_options(text):
     return re.sub(r"`([a-z_]+)`", lambda match: f"--{match[1].replace('_', '-')}", text)
 
 
-SIDE = click.IntRange(SETTINGS["size"].least, SETTINGS["size"].most)
+SIDE = click.IntRange(LEAST_SIDE, MOST_SIDE)
 
 size_option = click.option(
     "--size", type=SIDE, metavar="PIXELS",
@@ -104,6 +115,24 @@ def side_for(model, size):
     if size is not None and size % multiple:
         raise click.BadParameter(f"{size} is not a multiple of {multiple}, as this network needs.", param_hint="--size")
     return size or model.size
+
+
+def load_csnet(path, finds_objects=True):
+    """The CSNet in a weight file. Failure, which says what the file holds, if that is another network or, unless
+    `finds_objects` is false, a CSNet that tells classes of pictures apart."""
+    import octsod
+
+    from ..models.files import architecture_of, require_salience
+
+    model = octsod.load(path)
+    if not isinstance(model, octsod.CSNet):
+        raise Failure(f"{path}: holds a network of the architecture {architecture_of(model)!r}, not a CSNet.")
+    if finds_objects:
+        try:
+            require_salience(model, path, "network")
+        except ValueError as error:
+            raise Failure(str(error)) from error
+    return model
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")

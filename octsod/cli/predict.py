@@ -9,7 +9,7 @@ import sys
 import click
 
 from . import Failure, one_line, report
-from .options import Number, existing_file, overwrite_option, side_for, size_option, threads_option
+from .options import Number, existing_file, load_csnet, overwrite_option, side_for, size_option, threads_option
 from .progress import Progress
 
 MOST_WORKERS = 8  # each may hold a large picture
@@ -53,7 +53,7 @@ def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, t
     from ..data.workers import Workers
     from ..errors import FileError
 
-    model = octsod.load(weights)
+    model = load_csnet(weights)
     size = side_for(model, size)
 
     def make(source, target):

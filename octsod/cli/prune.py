@@ -43,9 +43,9 @@ def prune(source, output, criterion, threshold, ratio, macs, data, size, threads
     """Remove the channels that matter least from a network.
 
     From a run folder, takes weights/last.safetensors. Shows channels per layer and branch, parameters, MACs and, with
-    --data, scores, all before and after. Also shows how far salience (0 to 1) moves on a few pictures (of --data, or
-    drawn ones): first when the removed channels' gammas are set to zero, then when these channels are removed, which
-    only changes it near a picture's borders.
+    --data, scores, all before and after. Also shows how far salience (0 to 1), or the probability of a class, moves on
+    a few pictures (of --data, or drawn ones): first when the removed channels' gammas are set to zero, then when these
+    channels are removed, which only changes it near a picture's borders.
     """
     given = {"threshold": threshold, "ratio": ratio, "macs": macs}
     given = {name: value for name, value in given.items() if value is not None}
@@ -60,12 +60,15 @@ def prune(source, output, criterion, threshold, ratio, macs, data, size, threads
     from .. import prune
 
     model = octsod.load(_weights(source))
-    size = side_for(model, size)
     given = given or {"threshold": prune.THRESHOLD}
     try:
         plan = prune.plan(model, criterion, **given)
     except ValueError as error:
         raise Failure(f"{source}: {error}") from error
+    classifies = model.configuration.classes > 0
+    if data and classifies:
+        raise Failure(f"{source}: tells classes of pictures apart; --data scores networks that find salient objects.")
+    size = side_for(model, size)
     pruned = prune.apply(model, plan)
     pictures = _pictures(data)
     change = prune.change(model, plan, _prepared(pictures, size))
@@ -83,7 +86,8 @@ def prune(source, output, criterion, threshold, ratio, macs, data, size, threads
             share = f"   {after[name] / before[name] - 1:+.1%}" if form == ",d" else ""
             label = {"macs": "MACs", "max_f": "max F", "mae": "MAE"}.get(name, name)
             click.echo(f"{label:<18}{before[name]:>24{form}}{after[name]:>24{form}}{share}")
-    click.echo(f"\nsalience moves by (mean, greatest), on {min(PICTURES, len(pictures))} pictures:")
+    answer = "probabilities move" if classifies else "salience moves"
+    click.echo(f"\n{answer} by (mean, greatest), on {min(PICTURES, len(pictures))} pictures:")
     for what, (mean, greatest) in zip(("zero gammas", "borders"), change, strict=True):
         click.echo(f"{what:<18}{mean:>24.1e}{greatest:>24.1e}")
 
@@ -133,10 +137,11 @@ def _table(before, after):
 
 
 def _rows(configuration):
-    for s, stage in enumerate(configuration.stages):
-        for b, block in enumerate(stage):
-            yield f"stage{s}.{b}", block
-    yield "fusion.fuse", configuration.fuse
-    for i, scale in enumerate(configuration.dilated):
-        yield f"fusion.dilated.{i}", scale
-    yield "fusion.merge", (configuration.merge,)
+    from ..models.configuration import block_layer
+
+    for layer in configuration.layers():
+        if layer.kind == "dilated":
+            yield from ((f"{layer.name}.{i}", scale) for i, scale in enumerate(layer.dilations))
+        elif layer.makes_channels:
+            place = block_layer(layer.name)
+            yield (f"stage{place[0]}.{place[1]}" if place else layer.name), layer.outputs

@@ -1,4 +1,4 @@
-"""`octsod train`: trains a CSNet on a folder of pictures and masks, or on drawn ones, into a run folder."""
+"""`octsod train`: trains a CSNet to find salient objects, or to tell classes apart, into a run folder."""
 
 import gc
 import pathlib
@@ -9,17 +9,19 @@ import time
 import click
 from click.core import ParameterSource
 
-from ..training.settings import DECAYS, EMBEDDED, FINETUNE, SETTINGS
+from ..training.settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, SETTINGS
 from . import Failure, report
 from .configuration import read_configuration
 from .interruption import Interruption
 from .options import (
     as_options,
     existing_file,
+    fused_option,
     setting_option,
     split_option,
     threads_option,
     threshold_option,
+    variant_option,
     width_option,
 )
 from .progress import INTERVAL, Progress, compilation, duration
@@ -54,28 +56,46 @@ def _listed(defaults):
     return ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in defaults.items())
 
 
-_folder = click.Path(exists=True, file_okay=False)
+LABELS = {"max_f": "max F", "mae": "MAE", "top1": "top-1", "cross_entropy": "cross-entropy"}
+AVERAGE = 0.999  # decay of the moving average, if none is named
+_existing = click.Path(exists=True)
 
 
-@click.command(epilog=f"Without --data, some defaults differ: {_listed(EMBEDDED)}.")
-@click.option("--data", type=_folder, metavar="DIR",
-              help="Folder with a folder of pictures and one of masks, such as images and masks.  "
-                   "[default: drawn pictures]")  # fmt: skip
-@click.option("--val", type=_folder, metavar="DIR",
-              help="Folder of the same kind to validate on.  [default: a twentieth of --data, held out]")  # fmt: skip
+@click.command(epilog=f"Without --data, some defaults differ: {_listed(EMBEDDED)}. "
+                      f"With --task classify, they are {_listed(CLASSIFY)}.")  # fmt: skip
+@setting_option("--task", help="Find salient objects, or tell classes of pictures apart.")
+@click.option("--data", type=_existing, metavar="DIR",
+              help="Folder with a folder of pictures and one of masks, such as images and masks. To classify: a folder "
+                   "of folders named after their classes, or with such folders in train and val; or a CSV file of "
+                   "names and classes.  [default: drawn pictures]")  # fmt: skip
+@click.option("--val", type=_existing, metavar="DIR",
+              help="Data of the same kind to validate on.  [default: a twentieth of --data, held out]")  # fmt: skip
 @width_option
 @split_option
+@variant_option
+@fused_option
 @click.option("--init", type=click.Path(dir_okay=False), metavar="FILE",
-              help="Weight file to start from; it determines the network.")  # fmt: skip
+              help="Weight file to start from; it determines the network, except for a classifier's last layer.")
+@setting_option("--freeze", metavar="PART,...",
+                help="Parts that stay as they are: extractor, stage0 to stage4, fuse, classifier, or modules by name.")
 @click.option("--finetune", is_flag=True,
               help=f"Recover from pruning: needs --init, and changes defaults to {_listed(FINETUNE)}.")  # fmt: skip
 @setting_option("--epochs", metavar="N", default=None,
                 help=f"Stop after N epochs.  [default: {SETTINGS['epochs'].default}]")  # fmt: skip
 @setting_option("--steps", metavar="N", help="Stop after N steps.")
 @setting_option("-b", "--batch-size", metavar="N")
-@setting_option("--lr", metavar="RATE", help="Learning rate of Adam.")
-@setting_option("--schedule", help="How the learning rate falls: to a tenth after 2/3 and again after 5/6 of the "
-                                   "run, along half a cosine, or never.")  # fmt: skip
+@setting_option("--loss", help="Of saliency: binary cross-entropy, alone or with a loss of the region.")
+@setting_option("--side-outputs", is_flag=True, help="In training, each fused stage has an output and a loss.")
+@setting_option("--scale-crop", metavar="S", help="Augmentation: keep a part with sides of a random share from S to 1.")
+@setting_option("--colour", metavar="C",
+                help="Augmentation: change brightness, contrast and saturation by up to this share.")  # fmt: skip
+@setting_option("--optimizer")
+@setting_option("--lr", metavar="RATE", help="Learning rate.")
+@setting_option("--schedule", help="How the learning rate changes: to a tenth after 2/3 and again after 5/6 of the "
+                                   "run, along half a cosine, up and down again, or never.")  # fmt: skip
+@setting_option("--momentum", metavar="M", default=None,
+                help=f"Of SGD.  [default: {SETTINGS['momentum'].default}]")  # fmt: skip
+@setting_option("--clip", metavar="NORM", help="Scale gradients down whose norm together is larger.")
 @setting_option("--weight-decay", metavar="LAMBDA", help="L2 on all but the scales of the blocks' norms.")
 @setting_option("--decay", help="Decay of these scales: dynamic weight decay, L2 as for everything else, or none.")
 @setting_option("--decay-strength", metavar="LAMBDA",
@@ -85,7 +105,12 @@ _folder = click.Path(exists=True, file_okay=False)
                 help="Before the last N epochs, remove the channels that have vanished, then finetune with standard "
                      f"decay.  [N: {FINETUNE['epochs']} if left out]")  # fmt: skip
 @threshold_option("With --learn-channels: norms' scales below this have vanished.")
-@setting_option("--size", metavar="PIXELS", help="Side of the square that the network sees.")
+@setting_option("--average", is_flag=False, flag_value=AVERAGE, metavar="[DECAY]",
+                help="Also keep a moving average of the weights, validated and saved beside them.  "
+                     f"[DECAY: {AVERAGE} if left out]")  # fmt: skip
+@setting_option("--size", metavar="PIXELS",
+                help="Side of the square that the network sees, or a schedule: 112:0,160:0.7,224:0.9 begins with 112 "
+                     "pixels, and goes on with 160 after 70 % of the run.")  # fmt: skip
 @setting_option("--seed", metavar="N", help="Seed of initial weights, hold-out, order and augmentation.")
 @threads_option
 @click.option("-c", "--config", type=existing_file(), is_eager=True, callback=_use_file, metavar="FILE",
@@ -100,11 +125,11 @@ _folder = click.Path(exists=True, file_okay=False)
 @click.option("-v", "--verbose", is_flag=True, help="Print a line per step, and name all files that are left out.")
 @click.pass_context
 def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
-    """Train a CSNet on pictures and masks.
+    """Train a CSNet on pictures and masks, or on pictures of classes.
 
     The recipe is the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step),
-    weights/last.safetensors and best.safetensors (by the held-out pictures' max-F), plots of the log and of what the
-    network finds, and what --resume needs; its path is printed at the end. Ctrl-C finishes the step, writes a
+    weights/last.safetensors and best.safetensors (by the held-out pictures' max-F or top-1), plots of the log and of
+    what the network finds, and what --resume needs; its path is printed at the end. Ctrl-C finishes the step, writes a
     checkpoint and says how to continue.
     """
     if resume and (config or output):
@@ -139,8 +164,12 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
         ctx.exit(interruption.code)
     if not quiet:
         best = shlex.quote(str(folder / "weights" / "best.safetensors"))
-        click.echo(f"What the network finds: {folder / 'plots' / 'predictions.png'}", err=True)
-        click.echo(f"Try it on a picture: octsod predict PHOTO --weights {best} -o map.png", err=True)
+        if settings["task"] == "classify":
+            click.echo(f"What is taken for what: {folder / 'plots' / 'confusion.png'}", err=True)
+            click.echo(f"Score it on other pictures: octsod eval --weights {best} --data DIR", err=True)
+        else:
+            click.echo(f"What the network finds: {folder / 'plots' / 'predictions.png'}", err=True)
+            click.echo(f"Try it on a picture: octsod predict PHOTO --weights {best} -o map.png", err=True)
     click.echo(folder)
 
 
@@ -183,9 +212,11 @@ class _Display:
     def show(self, line):
         self.compiled()
         epoch = f"epoch {line['epoch'] + 1}"
-        if "max_f" in line:
-            best = ", the best so far" if line == self.run.best else ""
-            self.progress.message(f"{epoch}: max F {line['max_f']:.4f}, MAE {line['mae']:.4f}{best}")
+        if "best" in line:
+            for name, scores in {"": line, **{n: v for n, v in line.items() if isinstance(v, dict)}}.items():
+                best = ", the best so far" if name in line["best"] else ""
+                words = ", ".join(f"{LABELS.get(n, n)} {v:.4f}" for n, v in scores.items() if isinstance(v, float))
+                self.progress.message(f"{epoch}{name and f', {name}'}: {words}{best}")
             return
         if "pruned" in line:
             costs = (f"{line[name][0]:,} -> {line[name][1]:,} {name}" for name in ("parameters", "macs"))

@@ -52,14 +52,14 @@ def _use_all_kernels():
 
     from ..data.datasets import Sample
     from ..data.loader import Loader
-    from ..training.trainer import Trainer
+    from ..training.recipes import Recipe
 
     picture, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     samples = [Sample("", picture, mask)] * 2
     model = octsod.csnet(0.2)
     for parameter in model.parameters():  # the output of an untrained network may overflow; this one's is zero
         parameter.data = np.zeros(parameter.shape, np.float32)
-    trainer = Trainer(model)
+    trainer = Recipe().trainer(model)
     for batch in Loader(samples, len(samples), 32, threads=1):
         trainer.step(*batch)
     octsod.evaluate(model, samples, 32)

@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -114,19 +114,25 @@ def _by_stem(folder):
 class Subset:
     """The samples of a data set at `indices`. names: their names, or indices if the data set has no names."""
 
-    def __init__(self, dataset: Dataset, indices: Iterable[int]):
+    def __init__(self, dataset: Any, indices: Iterable[int]):
         self.dataset, self.indices = dataset, [int(i) for i in indices]
-        names = getattr(dataset, "names", None)
-        self.names = [str(i) if names is None else names[i] for i in self.indices]
+        names = names_of(dataset)
+        self.names = [names[i] for i in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Any:
         return self.dataset[self.indices[index]]
 
 
-def hold_out(dataset: Dataset, seed: int = 0) -> tuple[Subset, Subset]:
+def names_of(dataset: Any) -> list[str]:
+    """What a data set calls its items: its `names`, or else their numbers."""
+    names = getattr(dataset, "names", None)
+    return [str(i) for i in range(len(dataset))] if names is None else list(names)
+
+
+def hold_out(dataset: Any, seed: int = 0) -> tuple[Subset, Subset]:
     """The pictures to train on, and those held out for validation: a twentieth, at least 1 and at most 500.
 
     Which ones depends only on the seed and the size of the data set. Raises ValueError if it has fewer than two.

@@ -1,24 +1,21 @@
 """Batches of a data set, read and augmented ahead of time by background threads."""
 
+import bisect
 import collections
 import contextlib
-from collections.abc import Generator
-from typing import NamedTuple
+import itertools
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..checks import require, require_integer
-from .augmentation import augment
-from .datasets import Dataset
-from .images import prepare, resize
+from .augmentation import prepare_pair
 from .workers import Workers
 
-
-class Batch(NamedTuple):
-    """x: (N, 3, S, S) float32, normalised pictures; y: (N, 1, S, S) float32, masks in [0, 1]."""
-
-    x: np.ndarray
-    y: np.ndarray
+Batch = tuple[np.ndarray, ...]  # what `prepare` makes of samples, each array with an axis (N,) before its own
+Prepare = Callable[[Any, int, np.random.Generator | None], Sequence[Any]]
 
 
 class Loader:
@@ -27,28 +24,36 @@ class Loader:
     `for batch in loader:` runs through an epoch, the next one each time: `next_epoch`, from 0, counts them.
     `epoch(number)` is the epoch of that number, whatever came before.
 
-    dataset: a `Dataset`. batch_size: pictures per batch, at most as many as the data set has; pictures that do not fill
-    a batch at the end of an epoch are left out.
-    size: the side of the square they are resized to, in pixels. augmented: whether pictures are shuffled, cropped and
-    flipped. threads: background threads; ahead: batches they prepare beyond the one in use.
+    dataset: anything with a length and items, such as a `Dataset`. batch_size: samples per batch, at most as many as
+    the data set has; those that do not fill a batch at the end of an epoch are left out.
+    size: the side in pixels of the square that pictures are resized to, or several as (first batch, side), in order:
+    from that batch on, counted from 0 over all epochs, the side is used. augmented: whether samples are shuffled and
+    augmented. threads: background threads; ahead: batches they prepare beyond the one in use.
+    prepare: called with a sample, the side, and a generator for augmentation, or None for none; returns the arrays or
+    numbers that the sample adds to each of a batch's arrays. By default `prepare_pair`: pictures and masks.
 
-    Every random choice is seeded by (seed, epoch, index of the picture): batches do not depend on the threads.
+    Every random choice is seeded by (seed, epoch, index of the sample): batches do not depend on the threads.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,
         batch_size: int = 24,
-        size: int = 224,
+        size: int | Sequence[tuple[int, int]] = 224,
         seed: int = 0,
         augmented: bool = True,
         threads: int = 2,
         ahead: int = 2,
+        prepare: Prepare = prepare_pair,
     ):
         op = "Loader"
         require(len(dataset) > 0, op, "dataset", "is empty", "at least one picture")
-        self.dataset, self.augmented = dataset, augmented
-        self.size = require_integer(size, op, "size", 1)
+        self.dataset, self.augmented, self.prepare = dataset, augmented, prepare
+        sizes = [(0, size)] if isinstance(size, int) else list(size)
+        self._starts = [require_integer(first, op, "size", 0) for first, _ in sizes]
+        self._sides = [require_integer(side, op, "size", 1) for _, side in sizes]
+        rising = self._starts[:1] == [0] and all(a < b for a, b in itertools.pairwise(self._starts))
+        require(rising, op, "size", f"is {size}", "sides from rising batches on, the first from batch 0")
         self.batch_size = require_integer(batch_size, op, "batch_size", 1)
         require(batch_size <= len(dataset), op, "batch_size", f"is {batch_size}", f"at most {len(dataset)} pictures")
         self.seed = require_integer(seed, op, "seed", 0)
@@ -59,6 +64,10 @@ class Loader:
     def __len__(self) -> int:
         """Batches per epoch."""
         return len(self.dataset) // self.batch_size
+
+    def side(self, batch: int) -> int:
+        """The side in pixels of the pictures of a batch, counted from 0 over all epochs."""
+        return self._sides[bisect.bisect_right(self._starts, batch) - 1]
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of an epoch's pictures, batch by batch: (batches, batch size)."""
@@ -87,30 +96,45 @@ class Loader:
         with contextlib.ExitStack() as stack:
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             waiting = collections.deque()
-            for indices in self.order(number)[first:]:
-                waiting.append(self._start(pool, number, indices))
+            for position, indices in enumerate(self.order(number)[first:], first):
+                side = self.side(number * len(self) + position)
+                waiting.append(self._start(pool, number, indices, side))
                 if len(waiting) > self.ahead:
                     yield self._finish(*waiting.popleft())
             while waiting:
                 yield self._finish(*waiting.popleft())
 
-    def _start(self, pool, epoch, indices):
-        count, side = len(indices), self.size
-        batch = Batch(np.empty((count, 3, side, side), np.float32), np.empty((count, 1, side, side), np.float32))
-        parts = [
-            pool.submit(self._fill, batch.x[i], batch.y[i, 0], epoch, int(index)) for i, index in enumerate(indices)
+    def _start(self, pool, epoch, indices, side):
+        batch = _Batch(len(indices))
+        return batch, [
+            pool.submit(self._fill, batch, row, epoch, int(index), side) for row, index in enumerate(indices)
         ]
-        return batch, parts
 
     @staticmethod
     def _finish(batch, parts):
         for part in parts:
             part.result()
-        return batch
+        return tuple(batch.arrays)
 
-    def _fill(self, x, y, epoch, index):
-        _, image, mask = self.dataset[index]
-        if self.augmented:
-            image, mask = augment(image, mask, np.random.default_rng((self.seed, epoch, 1 + index)))
-        x[...] = prepare(image, self.size)
-        np.divide(resize(mask, y.shape), np.float32(255), out=y)
+    def _fill(self, batch, row, epoch, index, side):
+        generator = np.random.default_rng((self.seed, epoch, 1 + index)) if self.augmented else None
+        batch.put(row, self.prepare(self.dataset[index], side, generator))
+
+
+class _Batch:
+    """A batch that threads fill, sample by sample; the first one says what its arrays are like."""
+
+    def __init__(self, count):
+        self.count, self.arrays = count, None
+        self._lock = threading.Lock()
+
+    def put(self, row, parts):
+        parts = [np.asarray(part) for part in parts]
+        with self._lock:
+            if self.arrays is None:
+                self.arrays = [np.empty((self.count, *part.shape), part.dtype) for part in parts]
+        shapes = [(part.shape, part.dtype) for part in parts]
+        like = [(array.shape[1:], array.dtype) for array in self.arrays]
+        require(shapes == like, "Loader", "prepare", f"returns {shapes}", f"{like}, as for another sample of the batch")
+        for array, part in zip(self.arrays, parts, strict=True):
+            array[row] = part

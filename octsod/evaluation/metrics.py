@@ -45,12 +45,7 @@ def score(prediction: np.ndarray, mask: np.ndarray) -> Scores:
 
     Raises ValueError if they are something else, empty, or not of the same size.
     """
-    for name, array in (("prediction", prediction), ("mask", mask)):
-        fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 2 and array.size > 0
-        was = f"is {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
-        require(fits, "score", name, was, "uint8 (H, W), not empty")
-    require(prediction.shape == mask.shape, "score", "prediction", f"is {prediction.shape}",
-            f"{mask.shape}, the size of `mask`")  # fmt: skip
+    require_pair(prediction, mask, "score")
     inside = mask > MASK_THRESHOLD
     hits, positives = _above(prediction[inside]), _above(prediction.reshape(-1))
     difference = np.maximum(prediction, mask) - np.minimum(prediction, mask)
@@ -59,6 +54,16 @@ def score(prediction: np.ndarray, mask: np.ndarray) -> Scores:
         recall=(hits + EPSILON) / (np.count_nonzero(inside) + EPSILON),
         mae=int(difference.sum(dtype=np.int64)) / (255 * mask.size),
     )
+
+
+def require_pair(prediction: np.ndarray, mask: np.ndarray, op: str) -> None:
+    """Raise ValueError unless both are (H, W) uint8, not empty and of the same size."""
+    for name, array in (("prediction", prediction), ("mask", mask)):
+        fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 2 and array.size > 0
+        was = f"is {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
+        require(fits, op, name, was, "uint8 (H, W), not empty")
+    require(prediction.shape == mask.shape, op, "prediction", f"is {prediction.shape}",
+            f"{mask.shape}, the size of `mask`")  # fmt: skip
 
 
 def _above(values):

@@ -8,16 +8,16 @@ import dataclasses
 import threading
 import weakref
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..backend import Device, Host, host
 from ..checks import require
-from ..nn.layers import WEIGHT_SCALE
+from ..models.files import require_salience
 
 if TYPE_CHECKING:
-    from ..models import Configuration, CSNet
+    from ..models import Configuration, CSNet, Layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,81 +30,72 @@ class Finish:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Octave:
-    """A gOctConv: weight (sum outs, sum ins, k, k), and per output branch a `Finish` (None for a missing one)."""
+class FrozenLayer:
+    """A layer as its description says. Its weights are those that its convolutions use.
 
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-    stride: int
-    weight: np.ndarray
-    finish: tuple[Finish | None, ...]
+    weights: of an octave layer, one array (sum outs, sum ins, k, k); of a depthwise layer, (C, 3, 3) per branch, None
+    for a missing one; of a dilated layer, per branch, (dilation, weight (O, C, 3, 3)) of each that has outputs; of a
+    1x1 convolution to one channel, weight (C,) and bias. finish: per output branch, None for a missing one; of the
+    1x1 convolution, nothing.
+    """
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Depthwise:
-    """A depthwise 3x3 layer: per branch a weight (C, 3, 3) and a `Finish`, None for a missing one."""
-
-    weights: tuple[np.ndarray | None, ...]
-    finish: tuple[Finish | None, ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dilated:
-    """Parallel dilated 3x3 convolutions: per scale, (dilation, weight (O, C, 3, 3)) of each group, and a `Finish`."""
-
-    groups: tuple[tuple[tuple[int, np.ndarray], ...], ...]
-    finish: tuple[Finish | None, ...]
+    layer: "Layer"
+    weights: tuple[Any, ...]
+    finish: tuple[Finish | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frozen:
     """A CSNet in eval mode.
 
-    stages: per stage, per block, (Octave, Depthwise, Depthwise). fuse, dilated, merge: the cross-stage fusion.
-    classifier: weight (C,) and bias. All arrays are NumPy's. device: where the network runs, or None for the host that
-    is in use then.
+    layers: those of `configuration.layers()` that are used outside of training, in that order; the last one makes the
+    logits, which are then upsampled by 2**scale. All arrays are NumPy's. device: where the network runs, or None for
+    the host that is in use then.
     """
 
     configuration: "Configuration"
     dtype: np.dtype
-    stages: tuple[tuple[tuple[Octave, Depthwise, Depthwise], ...], ...]
-    fuse: Octave
-    dilated: Dilated
-    merge: Octave
-    classifier: tuple[np.ndarray, float]
+    layers: tuple[FrozenLayer, ...]
     device: Device | None = None
 
 
 def freeze(model: "CSNet") -> Frozen:
-    """A snapshot of a CSNet's weights and running statistics; later changes of the model do not reach it."""
-    factor = model.dtype.type(WEIGHT_SCALE)
+    """A snapshot of a CSNet's weights and running statistics; later changes of the model do not reach it.
 
-    def finish(norms):
-        return tuple(norm and _finish(norm) for norm in norms)
+    Raises ValueError if the network is anything but a CSNet that finds salient objects.
+    """
+    require_salience(model, "freeze")
+    layers = tuple(
+        FrozenLayer(layer, *_FREEZE[layer.kind](module)) for layer, module in model.layers() if not layer.training_only
+    )
+    return Frozen(model.configuration, model.dtype, layers, None if isinstance(model.device, Host) else model.device)
 
-    def octave(layer):
-        weight = layer.weight.numpy() * factor if layer.single else layer.weight.numpy().copy()
-        return Octave(layer.in_channels, layer.out_channels, layer.stride, weight, finish(layer.norms))
 
-    def depthwise(layer):
-        weights = tuple(w if w is None else w.numpy()[:, 0] * factor for w in layer.weights)
-        return Depthwise(weights, finish(layer.norms))
+def _octave(layer):
+    return (layer.effective_weight(layer.weight),), _finishes(layer)
 
-    def dilated(layer):
-        groups = tuple(
-            tuple((d, w.numpy() * factor) for d, w in zip(layer.dilations, weights, strict=True) if w is not None)
-            for weights in layer.weights
-        )
-        return Dilated(groups, finish(layer.norms))
 
-    fusion, classifier = model.fusion, model.classifier
-    return Frozen(
-        model.configuration, model.dtype,
-        tuple(tuple((octave(b.mix), *map(depthwise, b.depthwise)) for b in stage) for stage in model.extractor.stages),
-        octave(fusion.fuse), dilated(fusion.dilated), octave(fusion.merge),
-        (classifier.weight.numpy().reshape(-1).copy(), classifier.bias.numpy()[0]),
-        None if isinstance(model.device, Host) else model.device,
-    )  # fmt: skip
+def _depthwise(layer):
+    return tuple(None if w is None else layer.effective_weight(w)[:, 0] for w in layer.weights), _finishes(layer)
+
+
+def _dilated(layer):
+    groups = tuple(
+        tuple((d, layer.effective_weight(w)) for d, w in zip(layer.dilations, weights, strict=True) if w is not None)
+        for weights in layer.weights
+    )
+    return groups, _finishes(layer)
+
+
+def _conv(layer):
+    return ((layer.weight.numpy().reshape(-1).copy(), layer.bias.numpy()[0]),)
+
+
+_FREEZE = {"octave": _octave, "depthwise": _depthwise, "dilated": _dilated, "conv": _conv}  # by `Layer.kind`
+
+
+def _finishes(layer):
+    return tuple(norm and _finish(norm) for norm in layer.norms)
 
 
 def _finish(norm):

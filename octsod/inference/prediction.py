@@ -9,6 +9,7 @@ import numpy as np
 from ..backend import host
 from ..data.images import prepare, read_image, require_picture, resize
 from ..errors import OctsodError
+from ..models.files import require_salience
 from .frozen import logits, snapshots
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ def predict(
     was trained at. The model is used as in eval mode, whatever its own mode. May be called from several threads, which
     take turns at the network.
 
-    Raises FileError if the picture cannot be read, ValueError if the array or the size does not fit, OctsodError if the
-    network's output is not finite.
+    Raises FileError if the picture cannot be read, ValueError if the array or the size does not fit or the network does
+    not find salient objects, OctsodError if the network's output is not finite.
     """
+    require_salience(model, "predict")
     picture: Any = image
     if isinstance(image, (str, bytes, os.PathLike)) or hasattr(image, "read"):
         picture = read_image(picture)

@@ -17,8 +17,8 @@ from ..data.images import MEAN, STD
 from ..errors import OctsodError
 from ..files import write_atomically
 from ..models import CSNet
-from ..models.configuration import FUSED
-from ..nn.layers import WEIGHT_SCALE
+from ..models.configuration import IMAGE
+from ..models.files import require_salience
 
 if TYPE_CHECKING:
     import onnx
@@ -31,9 +31,7 @@ anti-aliasing), RGB in [0, 1], minus {mean}, divided by {std} per channel. `logi
 sigmoid, how likely each pixel belongs to the object."""
 
 
-def export_onnx(
-    model: CSNet, path: str | os.PathLike[str], size: tuple[int, int] | None = None
-) -> None:
+def export_onnx(model: CSNet, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
     """Write a CSNet to an ONNX file, all or nothing: see `to_onnx`."""
     write_atomically(path, to_onnx(model, size).SerializeToString())
 
@@ -45,8 +43,10 @@ def to_onnx(model: CSNet, size: tuple[int, int] | None = None) -> "onnx.ModelPro
 
     Input `image` (N, 3, H, W), normalised pictures; outputs `logits` (N, 1, H, W), as from `model(x)`, and `salience`,
     their sigmoid. Its doc_string says how to normalise; its metadata hold `mean`, `std` and the network's
-    `configuration`. Raises ValueError if the network does not accept this size, OctsodError without the onnx package.
+    `configuration`. Raises ValueError if the network does not find salient objects or does not accept this size,
+    OctsodError without the onnx package.
     """
+    require_salience(model, "export_onnx")
     try:
         import onnx
     except ImportError as error:
@@ -58,7 +58,7 @@ def to_onnx(model: CSNet, size: tuple[int, int] | None = None) -> "onnx.ModelPro
     height, width = (require_integer(n, op, "size", 1) for n in size)
     for n in (height, width):
         require(n % multiple == 0, op, "size", f"is {height}x{width}", f"multiples of {multiple}")
-    graph = _Graph(onnx, model)
+    graph = _Graph(onnx)
     _csnet(graph, model)
     mean, std = (f"[{', '.join(map(str, values))}]" for values in (MEAN, STD))
     image, logits, salience = (
@@ -78,13 +78,8 @@ def to_onnx(model: CSNet, size: tuple[int, int] | None = None) -> "onnx.ModelPro
 class _Graph:
     """Nodes and constants of a graph. A map is identified by its name, that of the node that makes it."""
 
-    def __init__(self, onnx, model):
+    def __init__(self, onnx):
         self.onnx, self.nodes, self.constants = onnx, [], []
-        self._arrays, self._names = model.state_dict(), {id(module): name for name, module in model.named_modules()}
-
-    def array(self, module, name):
-        """A parameter or buffer of a module of the network, on the host."""
-        return self._arrays[f"{self._names[id(module)]}.{name}"]
 
     def constant(self, name, array):
         self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
@@ -105,16 +100,8 @@ class _Graph:
             group=groups,
         )  # fmt: skip
 
-    def affine(self, norm):
-        """What batch norm does in eval mode, y = scale*x + shift: (scale, shift) in float64."""
-        weight, bias, mean, variance = (
-            self.array(norm, name).astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale = weight / np.sqrt(variance + norm.eps)
-        return scale, bias - mean * scale
-
     def prelu(self, x, norm, name):
-        slope = _rounded(self.array(norm, "slope")).reshape(-1, 1, 1)
+        slope = _rounded(norm.slope.numpy()).reshape(-1, 1, 1)
         return self.node("PRelu", [x, self.constant(f"{name}.slope", slope)], name)
 
     def pool(self, operator, x, name):
@@ -139,55 +126,51 @@ def _rounded(array):
 
 
 def _csnet(graph, model):
-    maps, fused = ["image"], []
-    for s, stage in enumerate(model.extractor.stages):
-        for b, block in enumerate(stage):
-            maps = _octave(graph, block.mix, maps, f"stage{s}.{b}.mix")
-            for i, layer in enumerate(block.depthwise):
-                maps = _depthwise(graph, layer, maps, f"stage{s}.{b}.depthwise{i}")
-        if s in FUSED:
-            fused.append(maps[0])
-    fusion, classifier = model.fusion, model.classifier
-    maps = _octave(graph, fusion.fuse, fused, "fusion.fuse")
-    maps = _dilated(graph, fusion.dilated, maps, "fusion.dilated")
-    (x,) = _octave(graph, fusion.merge, maps, "fusion.merge")
-    weight, bias = (graph.array(classifier, name) for name in ("weight", "bias"))
-    x = graph.convolve(x, weight, bias, "classifier")
-    graph.node("Sigmoid", [graph.upsample(x, 2, "logits")], "salience")
+    maps = {(IMAGE, 0): "image"}
+    *layers, (classifier, last) = ((layer, module) for layer, module in model.layers() if not layer.training_only)
+    for layer, module in layers:
+        outputs = _LAYERS[layer.kind](graph, layer, module, [read and maps[read] for read in layer.reads])
+        maps.update({(layer.name, branch): name for branch, name in enumerate(outputs)})
+    (read,) = classifier.reads
+    x = graph.convolve(maps[read], last.weight.numpy(), last.bias.numpy(), classifier.name)
+    scale = classifier.scale
+    logits = graph.upsample(x, 1 << scale, "logits") if scale else graph.node("Identity", [x], "logits")
+    graph.node("Sigmoid", [logits], "salience")
 
 
-# Each layer takes and returns one name per branch, None for a missing one, and ends with batch norm and PReLU.
+# Each takes and returns one name per branch, None for a missing one, and ends with batch norm and PReLU. layer: the
+# description of the module.
 
 
-def _octave(graph, layer, inputs, name):
+def _octave(graph, layer, module, inputs):
     if layer.stride == 2:
-        inputs = [x and graph.pool("AveragePool", x, f"{name}.average{i}") for i, x in enumerate(inputs)]
+        inputs = [x and graph.pool("AveragePool", x, f"{layer.name}.average{i}") for i, x in enumerate(inputs)]
 
     @functools.cache
     def same(j):
         """All that output j reads at its own scale: the max-pooled finer branches and branch j; None if nothing."""
         finer = same(j - 1) if j else None
-        maps = [finer and graph.pool("MaxPool", finer, f"{name}.{j}.max"), *inputs[j : j + 1]]
+        maps = [finer and graph.pool("MaxPool", finer, f"{layer.name}.{j}.max"), *inputs[j : j + 1]]
         maps = [x for x in maps if x is not None]
-        return graph.concatenate(maps, f"{name}.{j}.same") if maps else None
+        return graph.concatenate(maps, f"{layer.name}.{j}.same") if maps else None
 
-    factor = WEIGHT_SCALE if layer.single else 1.0
+    weight = module.effective_weight(module.weight, np.float64)
     outputs = []
-    for j, norm in enumerate(layer.norms):
+    for j, norm in enumerate(module.norms):
         if norm is None:
             outputs.append(None)
             continue
-        at = f"{name}.{j}"
-        scale, bias = graph.affine(norm)
-        first = sum(layer.out_channels[:j])
-        rows = graph.array(layer, "weight")[first : first + scale.size] * (factor * scale)[:, None, None, None]
-        columns = np.split(rows, np.cumsum(layer.in_channels)[:-1], axis=1)
+        at = f"{layer.name}.{j}"
+        scale, bias = norm.affine()
+        first = sum(layer.outputs[:j])
+        rows = weight[first : first + scale.size] * scale[:, None, None, None]
+        columns = np.split(rows, np.cumsum(layer.inputs)[:-1], axis=1)
         maps, weights, far = [same(j)] if same(j) else [], columns[: j + 1], []
         for i in range(j + 1, len(inputs)):
             if inputs[i] is None:
                 continue
             # A 1x1 convolution may as well follow the upsampling; engines are slow at that, so take the fewer channels.
-            if layer.kernel_size == 1 and layer.in_channels[i] < scale.size:
+            if layer.kernel_size == 1 and layer.inputs[i] < scale.size:
                 maps.append(graph.upsample(inputs[i], 1 << (i - j), f"{at}.upsample{i}"))
                 weights.append(columns[i])
             else:
@@ -205,30 +188,34 @@ def _octave(graph, layer, inputs, name):
     return outputs
 
 
-def _depthwise(graph, layer, inputs, name):
+def _depthwise(graph, layer, module, inputs):
     outputs = []
-    for i, (x, norm) in enumerate(zip(inputs, layer.norms, strict=True)):
+    for i, (x, weight, norm) in enumerate(zip(inputs, module.weights, module.norms, strict=True)):
         if norm is not None:
-            scale, bias = graph.affine(norm)
-            weight = graph.array(layer, f"weights.{i}") * (WEIGHT_SCALE * scale)[:, None, None, None]
-            x = graph.convolve(x, weight, bias, f"{name}.{i}.conv", groups=scale.size)
-            x = graph.prelu(x, norm, f"{name}.{i}")
+            scale, bias = norm.affine()
+            rows = module.effective_weight(weight, np.float64) * scale[:, None, None, None]
+            x = graph.convolve(x, rows, bias, f"{layer.name}.{i}.conv", groups=scale.size)
+            x = graph.prelu(x, norm, f"{layer.name}.{i}")
         outputs.append(x)
     return outputs
 
 
-def _dilated(graph, layer, inputs, name):
+def _dilated(graph, layer, module, inputs):
     outputs = []
-    for i, (x, weights, norm) in enumerate(zip(inputs, layer.weights, layer.norms, strict=True)):
+    for i, (x, weights, norm) in enumerate(zip(inputs, module.weights, module.norms, strict=True)):
         if norm is None:
             outputs.append(None)
             continue
-        affine, first, maps = np.stack(graph.affine(norm)), 0, []
-        for d, (weight, dilation) in enumerate(zip(weights, layer.dilations, strict=True)):
+        affine, first, maps = np.stack(norm.affine()), 0, []
+        for weight, dilation in zip(weights, module.dilations, strict=True):
             if weight is not None:
                 scale, bias = affine[:, first : first + weight.shape[0]]
-                rows = graph.array(layer, f"weights.{i}.{d}") * (WEIGHT_SCALE * scale)[:, None, None, None]
-                maps.append(graph.convolve(x, rows, bias, f"{name}.{i}.conv{dilation}", dilation))
+                rows = module.effective_weight(weight, np.float64) * scale[:, None, None, None]
+                maps.append(graph.convolve(x, rows, bias, f"{layer.name}.{i}.conv{dilation}", dilation))
                 first += weight.shape[0]
-        outputs.append(graph.prelu(graph.concatenate(maps, f"{name}.{i}.concat"), norm, f"{name}.{i}"))
+        x = graph.concatenate(maps, f"{layer.name}.{i}.concat")
+        outputs.append(graph.prelu(x, norm, f"{layer.name}.{i}"))
     return outputs
+
+
+_LAYERS = {"octave": _octave, "depthwise": _depthwise, "dilated": _dilated}  # by `Layer.kind`

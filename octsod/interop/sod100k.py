@@ -22,7 +22,6 @@ from numpy.typing import DTypeLike
 from ..backend.device import device_of
 from ..errors import FileError
 from ..models import Configuration, CSNet
-from ..models.configuration import FUSED
 from .pickles import read_checkpoint, read_layers
 
 _RULES = [
@@ -82,9 +81,7 @@ def configuration(layers: list) -> Configuration:
     if len(layers[position + 1]) != 3:
         raise ValueError("the dilated layer does not list its channels per dilation")
     result = Configuration(tuple(stages), tuple(fuse[1]), layers[position + 1][2], sum(merge[1]))
-    expected = [list(i) for stage in result.inputs() for i in stage]
-    expected.append([result.stages[s][-1][0] for s in FUSED])
-    expected += [list(result.fuse), [sum(d) for d in result.dilated]]
+    expected = [list(layer.inputs) for layer in result.layers() if layer.makes_channels]
     for number, ((given, _), wanted) in enumerate(zip(pairs, expected, strict=True)):
         if given != wanted:
             raise ValueError(f"layer {number} takes {given} channels, but the layers before it give {wanted}")

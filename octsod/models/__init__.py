@@ -1,7 +1,7 @@
 """The models: CSNet, its configuration, and weight files."""
 
-from .configuration import Configuration
-from .files import load, save
+from .configuration import Configuration, Layer
+from .files import load, register, save
 from .network import CSNet, csnet
 
-__all__ = ["CSNet", "Configuration", "csnet", "load", "save"]
+__all__ = ["CSNet", "Configuration", "Layer", "csnet", "load", "register", "save"]

@@ -1,7 +1,8 @@
-"""CSNet (paper, section 3; csnet.md, section 2): ILBlocks in five stages, cross-stage fusion, a 1x1 classifier."""
+"""CSNet (paper, section 3; csnet.md, section 2): blocks in five stages, cross-stage fusion, a 1x1 classifier."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,68 +11,77 @@ from .. import functional as f
 from .. import nn
 from ..autograd.tensor import Tensor
 from ..checks import require
-from .configuration import FUSED, Configuration
+from .configuration import Configuration, Layer
 
 
 class Extractor(nn.Module):
-    """The five stages; returns the last outputs (finest branch) of stages 2, 3 and 4, at 1/2, 1/4, 1/8 of the input."""
+    """The five stages; returns what the last blocks of the fused ones give, and None for a stage between them that is
+    not fused. Each is half the size of the one before."""
 
     def __init__(self, configuration: Configuration, dtype: DTypeLike):
+        layers = {layer.name: layer for layer in configuration.layers()}
+        block_type = nn.VanillaBlock if configuration.variant == "vanilla" else nn.ILBlock
+        self.fused = configuration.fused
         self.stages = []
-        for s, (ins, outs) in enumerate(zip(configuration.inputs(), configuration.stages, strict=True)):
-            blocks = []
-            for b, (i, o) in enumerate(zip(ins, outs, strict=True)):
-                first = b == 0
-                kernel_size = 3 if first and s != 1 else 1
-                stride = 2 if first and s >= 2 else 1
-                blocks.append(nn.ILBlock(i, o, kernel_size, stride, dtype))
-            self.stages.append(blocks)
+        for s, stage in enumerate(configuration.stages):
+            mixes = [layers[f"extractor.stages.{s}.{b}.mix"] for b in range(len(stage))]
+            self.stages.append([block_type(m.inputs, m.outputs, m.kernel_size, m.stride, dtype) for m in mixes])
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor | None]:
         maps, outputs = [x], []
         for stage, blocks in enumerate(self.stages):
             for block in blocks:
                 maps = block(maps)
-            if stage in FUSED:
-                outputs.append(maps[0])
+            if stage >= self.fused[0]:
+                outputs.append(maps[0] if stage in self.fused else None)
         return outputs
 
 
 class CrossStageFusion(nn.Module):
-    """gOctConv over three scales, parallel dilated convolutions, gOctConv to the finest scale."""
+    """gOctConv over the fused stages' scales, parallel dilated convolutions, gOctConv to a single scale."""
 
-    def __init__(self, in_channels: Sequence[int], configuration: Configuration, dtype: DTypeLike):
-        c = configuration
-        self.fuse = nn.OctaveLayer(in_channels, c.fuse, dtype=dtype)
-        self.dilated = nn.DilatedLayer(c.fuse, c.dilated, dtype)
-        self.merge = nn.OctaveLayer([sum(d) for d in c.dilated], [c.merge], dtype=dtype)
+    def __init__(self, configuration: Configuration, dtype: DTypeLike):
+        layers = {layer.name: layer for layer in configuration.layers()}
+        fuse, dilated, merge = (layers[f"fusion.{name}"] for name in ("fuse", "dilated", "merge"))
+        self.fuse = nn.OctaveLayer(fuse.inputs, fuse.outputs, dtype=dtype)
+        self.dilated = nn.DilatedLayer(dilated.inputs, dilated.dilations, dtype)
+        self.merge = nn.OctaveLayer(merge.inputs, merge.outputs, dtype=dtype)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.merge(self.dilated(self.fuse(maps)))[0]
+    def forward(self, maps: Sequence[Tensor | None]) -> Tensor:
+        return self.merge(self.dilated(self.fuse(maps)))[-1]
 
 
 class CSNet(nn.Module):
-    """Salient object detection: images (N, 3, H, W), normalised, H and W multiples of 16 -> logits (N, 1, H, W).
+    """Images (N, 3, H, W), normalised, H and W multiples of `configuration.multiple` -> logits.
+
+    Of salient objects, (N, 1, H, W); or of classes of pictures, (N, classes), if the configuration has any. With side
+    outputs, it returns a list in training: the logits, then those of each fused stage, (N, 1, H, W) all.
 
     size: the side in pixels of the square pictures it is trained on; for a new network, the paper's 224 or the next
     multiple that it accepts. It finds objects best at this size, so `octsod.predict` and `octsod.evaluate` use it, and
-    weight files keep it.
+    weight files keep it. labels: the names of the classes, if they have any.
     """
+
+    architecture = "csnet"
 
     def __init__(self, configuration: Configuration, dtype: DTypeLike = "float32"):
         dtype = np.dtype(dtype)
         require(dtype in (np.float32, np.float64), "csnet", "dtype", f"is {dtype}", "float32 or float64")
-        self.configuration = configuration
-        self.size = math.ceil(224 / configuration.multiple) * configuration.multiple
-        self.extractor = Extractor(configuration, dtype)
-        self.fusion = CrossStageFusion([configuration.stages[s][-1][0] for s in FUSED], configuration, dtype)
-        self.classifier = nn.Conv2d(configuration.merge, 1, dtype=dtype)
+        c = self.configuration = configuration
+        self.size = math.ceil(224 / c.multiple) * c.multiple
+        self.labels: tuple[str, ...] = ()
+        *_, last = c.layers()
+        self.extractor = Extractor(c, dtype)
+        self.fusion = CrossStageFusion(c, dtype) if c.variant == "csnet" else None
+        self.classifier: nn.Module = (nn.Linear if c.classes else nn.Conv2d)(*last.inputs, *last.outputs, dtype=dtype)
+        sides = [layer for layer in c.layers() if layer.training_only]
+        self.sides = [nn.Conv2d(*layer.inputs, *layer.outputs, dtype=dtype) for layer in sides]
 
     @property
     def dtype(self) -> np.dtype:
         return self.classifier.weight.dtype
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         require(
             x.ndim == 4 and x.shape[1] == 3, "csnet", "x", f"has shape {tuple(x.shape)}",
             "(N, 3, H, W), normalised RGB images",
@@ -82,10 +92,74 @@ class CSNet(nn.Module):
             all(n > 0 and n % multiple == 0 for n in x.shape[2:]) and x.shape[0] > 0, "csnet", "x",
             f"has shape {tuple(x.shape)}", f"height and width that are positive multiples of {multiple}",
         )  # fmt: skip
-        logits = self.classifier(self.fusion(self.extractor(x)))
-        return f.upsample_bilinear(logits, x.shape[2:])
+        maps = self.extractor(x)
+        features = maps[-1] if self.fusion is None else self.fusion(maps)
+        if self.configuration.classes:
+            return self.classifier(f.global_average_pool(features))
+        logits = _resized(self.classifier(features), x)
+        if not (self.sides and self.training):
+            return logits
+        outputs = (y for y in maps if y is not None)
+        return [logits, *(_resized(side(y), x) for side, y in zip(self.sides, outputs, strict=True))]
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """name -> modules of the parts that can be frozen: extractor, stage0 to stage4, fuse (the cross-stage fusion),
+        classifier, and the names of all modules."""
+        found: dict[str, list[nn.Module]] = {"extractor": [self.extractor]}
+        found.update({f"stage{s}": list(blocks) for s, blocks in enumerate(self.extractor.stages)})
+        if self.fusion is not None:
+            found["fuse"] = [self.fusion]
+        found["classifier"] = [self.classifier]
+        return {**{name: [module] for name, module in self.named_modules() if name}, **found}
+
+    def layers(self) -> Iterator[tuple[Layer, nn.Module]]:
+        """Each layer's description, see `Configuration.layers`, and its module."""
+        modules = dict(self.named_modules())
+        return ((layer, modules[layer.name]) for layer in self.configuration.layers())
+
+    def deployed(self) -> "CSNet":
+        """The network without what exists in training only: itself, or a copy with fewer layers."""
+        configuration = self.configuration.deployed()
+        if configuration == self.configuration:
+            return self
+        model = CSNet(configuration, self.dtype).to(self.device).train(self.training)
+        model.size, model.labels = self.size, self.labels
+        state = self.state_dict()
+        model.load_state_dict({name: state[name] for name in model.state_dict()})
+        return model
+
+    def take_over(self, other: "CSNet") -> list[str]:
+        """Copy the weights and statistics of all layers that another network has with the same channels; returns the
+        names of the layers left as they were, such as a new classifier."""
+        theirs = {layer.name: layer for layer in other.configuration.layers()}
+        state, left = self.state_dict(), []
+        given = other.state_dict()
+        for layer in self.configuration.layers():
+            names = [name for name in state if name.startswith(f"{layer.name}.")]
+            # In the same order, though a norm may belong to another branch: a classifier's fusion leads to another one.
+            sources = [name for name in given if name.startswith(f"{layer.name}.")]
+            same = layer.name in theirs and theirs[layer.name].inputs == layer.inputs
+            if same and [state[n].shape for n in names] == [given[n].shape for n in sources]:
+                state.update({n: given[source] for n, source in zip(names, sources, strict=True)})
+            else:
+                left.append(layer.name)
+        self.load_state_dict(state)
+        return left
 
 
-def csnet(width: float = 1.0, split: Iterable[float] = (0.5, 0.5), dtype: DTypeLike = "float32") -> CSNet:
-    """A freshly initialised CSNet-x`width` whose channels are split over the scales by `split`."""
-    return CSNet(Configuration.standard(width, split), dtype)
+def _resized(logits, x):
+    return logits if logits.shape[2:] == x.shape[2:] else f.upsample_bilinear(logits, x.shape[2:])
+
+
+def csnet(
+    width: float = 1.0, split: Iterable[float] = (0.5, 0.5), variant: str = "csnet", fused: Iterable[int] | None = None,
+    classes: int = 0, sides: bool = False, dtype: DTypeLike = "float32",
+) -> CSNet:  # fmt: skip
+    """A freshly initialised CSNet-x`width` whose channels are split over the scales by `split`.
+
+    variant: "csnet", or the paper's "extractor" or "vanilla" of table 6, both without a fusion. fused: the stages that
+    merge their branches, whose outputs a CSNet fuses; by default (2, 3, 4), or (4,) for an extractor. classes: 0 to
+    find salient objects; else how many classes of pictures to tell apart. sides: with side outputs of the fused stages
+    in training. See `Configuration`.
+    """
+    return CSNet(Configuration.standard(width, split, variant, fused, classes, sides), dtype)

@@ -1,4 +1,4 @@
-"""Layers: batch norm with PReLU, and the dense convolution."""
+"""Layers: batch norm with PReLU, the dense convolution, and what classifiers are made of."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,35 @@ from .. import ops, random
 from ..autograd import Tensor
 from ..backend import default_device
 from ..backend.deferred import ActivationSums
+from ..checks import require_share
 from .module import Module, Parameter
 
 
 def uniform_weight(shape: Sequence[int], dtype: DTypeLike) -> Parameter:
-    """A weight (O, I, kh, kw) drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with fan_in = I*kh*kw."""
-    bound = 1 / math.sqrt(max(math.prod(shape[1:]), 1))
+    """A weight (O, I, ...) drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with fan_in the product of I and what
+    follows."""
+    return _uniform(shape, math.prod(shape[1:]), dtype)
+
+
+def _uniform(shape, fan_in, dtype):
+    bound = 1 / math.sqrt(max(fan_in, 1))
     return Parameter(random.generator.uniform(-bound, bound, shape).astype(dtype))
 
 
 # The factor on depthwise and dilated weights (csnet.md, section 1). Batch norm cancels it in the output, but it
 # multiplies those layers' gradients and so sets their step size against weight decay: it is part of a trained model.
 WEIGHT_SCALE = 100.0
+
+
+class ScaledLayer(Module):
+    """Base of layers whose convolutions use their weights times `weight_scale`."""
+
+    weight_scale = WEIGHT_SCALE
+
+    def effective_weight(self, weight: Parameter, dtype: DTypeLike = None) -> np.ndarray:
+        """The weight that a convolution of this layer uses, a NumPy array; dtype: by default, the parameter's."""
+        array = weight.numpy().astype(dtype or weight.dtype, copy=False)
+        return array * array.dtype.type(self.weight_scale)
 
 
 class NormAct(Module):
@@ -49,6 +66,12 @@ class NormAct(Module):
         """In training, ask for the activation sums of the map that x is about to become."""
         self.activation = ActivationSums(x.shape[2] * x.shape[3]) if self.training else None
 
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Batch norm as y = scale*x + shift in eval mode: (scale, shift), NumPy arrays (C,) float64."""
+        mean, variance = (self.device.get(a).astype(np.float64) for a in (self.running_mean, self.running_var))
+        scale = self.weight.numpy() / np.sqrt(variance + self.eps)
+        return scale, self.bias.numpy() - mean * scale
+
     def forward(self, x: Tensor) -> Tensor:
         self.watch(x)
         return ops.BatchNormPReLU.apply(
@@ -70,9 +93,44 @@ class Conv2d(Module):
         dilation: int = 1, dtype: DTypeLike = "float32",
     ):  # fmt: skip
         self.weight = uniform_weight((out_channels, in_channels, kernel_size, kernel_size), dtype)
-        bound = 1 / math.sqrt(max(in_channels * kernel_size**2, 1))
-        self.bias = Parameter(random.generator.uniform(-bound, bound, out_channels).astype(dtype))
+        self.bias = _uniform(out_channels, in_channels * kernel_size**2, dtype)
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, x: Tensor) -> Tensor:
         return f.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+class Linear(Module):
+    """x (N, in_features) -> (N, out_features), as `functional.linear`. Weight (out_features, in_features) and bias are
+    drawn from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
+
+    def __init__(self, in_features: int, out_features: int, dtype: DTypeLike = "float32"):
+        self.weight = uniform_weight((out_features, in_features), dtype)
+        self.bias = _uniform(out_features, in_features, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return f.linear(x, self.weight, self.bias)
+
+
+class Dropout(Module):
+    """In training, `functional.dropout` with probability p, in [0, 1); else x as it is."""
+
+    def __init__(self, p: float = 0.5):
+        self.p = require_share(p, "Dropout", "p")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return f.dropout(x, self.p, self.training)
+
+
+class ReLU(Module):
+    """x where it is positive, else 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return f.relu(x)
+
+
+class GlobalAveragePool(Module):
+    """The mean of each plane: (N, C, H, W) -> (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return f.global_average_pool(x)

@@ -1,13 +1,17 @@
 """Parameters, and modules that hold and name them."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..autograd import Tensor
 from ..backend import Device, default_device, device_of, get_device, is_array
+
+if TYPE_CHECKING:
+    from .layers import NormAct
 
 Self = TypeVar("Self", bound="Module")
 
@@ -38,11 +42,12 @@ class Module:
 
     A subclass has a method `forward`. Attributes that are Parameters, Modules, or lists, tuples or dicts of them (None
     for a missing entry) are found by name. Arrays named in `buffers` are saved with the parameters. What is found by
-    two names counts once.
+    two names counts once. training: whether batch statistics are used; frozen: whether it stays as it is, see `freeze`.
     """
 
     buffers: tuple[str, ...] = ()
     training = True
+    frozen = False
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         return self.forward(*inputs, **keywords)
@@ -90,6 +95,11 @@ class Module:
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, in the order of definition."""
         return (parameter for _, parameter in self.named_parameters())
+
+    def decayed_norms(self) -> list[tuple["NormAct", int]]:
+        """The norms of this module itself, not of its children, whose scales dynamic weight decay acts on, each with
+        the number of its branch, finest 0."""
+        return []
 
     @property
     def device(self) -> Device:
@@ -150,19 +160,51 @@ class Module:
             device_of(target).put(array.astype(target.dtype, copy=False), target)
 
     def train(self: Self, mode: bool = True) -> Self:
-        """Use batch statistics from now on, or running ones if not `mode`; returns the module."""
+        """Use batch statistics from now on, or running ones if not `mode`; returns the module. Frozen modules always
+        use running ones."""
         for module in self.modules():
-            module.training = mode
+            module.training = mode and not module.frozen
         return self
 
     def eval(self: Self) -> Self:
         """Use running statistics from now on; returns the module."""
         return self.train(False)
 
+    def freeze(self: Self) -> Self:
+        """Keep this module and all below as they are: parameters require no gradients, and running statistics are used
+        and stay, even after `train()`; returns the module."""
+        for module in self.modules():
+            module.frozen, module.training = True, False
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+            parameter.zero_grad()  # an optimiser leaves alone what has no gradient
+        return self
+
+    def unfreeze(self: Self) -> Self:
+        """Let all parameters of this module learn again, and running statistics from the next `train()` on; returns the
+        module."""
+        for module in self.modules():
+            module.frozen = False
+        for parameter in self.parameters():
+            parameter.requires_grad = True
+        return self
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters():
             parameter.zero_grad()
+
+
+@contextlib.contextmanager
+def evaluating(module: Module) -> Iterator[None]:
+    """Within it, a module is in eval mode; afterwards it and all below it are in their own modes again."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def _collect(name, value, found):

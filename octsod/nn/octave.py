@@ -9,13 +9,13 @@ from numpy.typing import DTypeLike
 
 from .. import ops
 from ..autograd import Tensor
-from .layers import WEIGHT_SCALE, NormAct, norms, uniform_weight
+from .layers import NormAct, ScaledLayer, norms, uniform_weight
 from .module import Module
 
 Branches = Sequence[Tensor | None]
 
 
-class OctaveLayer(Module):
+class OctaveLayer(ScaledLayer):
     """gOctConv, then batch norm and PReLU per branch.
 
     in_channels, out_channels: a number per branch, which may be 0.
@@ -30,21 +30,18 @@ class OctaveLayer(Module):
         self.weight = uniform_weight((sum(out_channels), sum(in_channels), kernel_size, kernel_size), dtype)
         self.norms = norms(out_channels, dtype)
 
-    @property
-    def single(self) -> bool:
-        """Whether there is one branch in and one out, by the length of the lists: then this is an ordinary convolution,
-        whose weight is scaled."""
-        return len(self.in_channels) == len(self.out_channels) == 1
+        # With one branch in and one out, by the length of the lists, this is an ordinary convolution.
+        self.weight_scale = self.weight_scale if len(self.in_channels) == len(self.out_channels) == 1 else 1.0
 
     def forward(self, inputs: Branches) -> list[Tensor | None]:
-        weight = self.weight * WEIGHT_SCALE if self.single else self.weight
+        weight = self.weight if self.weight_scale == 1 else self.weight * self.weight_scale
         maps = ops.OctaveConv2d.apply(
             weight, *inputs, out_channels=self.out_channels, stride=self.stride, moments=self.training
         )
         return [x if norm is None else norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
 
-class DepthwiseLayer(Module):
+class DepthwiseLayer(ScaledLayer):
     """Depthwise 3x3 within each branch, then batch norm and PReLU (the paper's simplified gOctConv)."""
 
     def __init__(self, channels: Sequence[int], dtype: DTypeLike = "float32"):
@@ -66,18 +63,18 @@ def depthwise_chain(inputs: Branches, layers: Sequence[DepthwiseLayer]) -> list[
             # One op, if the norms' settings are the same; else one after the other.
             same = len({(norm.momentum, norm.eps, norm.training) for norm in norms}) == 1
             for part in [slice(None)] if same else [slice(k, k + 1) for k in range(len(norms))]:
-                x = _chain(x, weights[part], norms[part])
+                x = _chain(x, weights[part], norms[part], layers[0].weight_scale)
         outputs.append(x)
     return outputs
 
 
-def _chain(x, weights, norms):
+def _chain(x, weights, norms, weight_scale):
     for norm in norms:
         norm.watch(x)
     return ops.DepthwiseChain.apply(
         x, *(p for w, n in zip(weights, norms, strict=True) for p in (w, n.weight, n.bias, n.slope)),
         running=[(n.running_mean, n.running_var) for n in norms], training=norms[0].training,
-        momentum=norms[0].momentum, eps=norms[0].eps, weight_scale=WEIGHT_SCALE,
+        momentum=norms[0].momentum, eps=norms[0].eps, weight_scale=weight_scale,
         activation_sums=[n.activation for n in norms],
     )  # fmt: skip
 
@@ -95,13 +92,32 @@ class ILBlock(Module):
     def forward(self, inputs: Branches) -> list[Tensor | None]:
         return depthwise_chain(self.mix(inputs), self.depthwise)
 
+    def decayed_norms(self) -> list[tuple[NormAct, int]]:
+        """All of its norms, those of its layers."""
+        layers: list[OctaveLayer | DepthwiseLayer] = [self.mix, *self.depthwise]
+        return [(norm, branch) for layer in layers for branch, norm in enumerate(layer.norms) if norm is not None]
+
+
+class VanillaBlock(Module):
+    """A block of three OctConvs, the last two 3x3, each with batch norm and PReLU (the paper's table 6, "Vanilla")."""
+
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: Sequence[int], kernel_size: int = 1, stride: int = 1,
+        dtype: DTypeLike = "float32",
+    ):  # fmt: skip
+        self.mix = OctaveLayer(in_channels, out_channels, kernel_size, stride, dtype)
+        self.full = [OctaveLayer(out_channels, out_channels, 3, 1, dtype) for _ in range(2)]
+
+    def forward(self, inputs: Branches) -> list[Tensor | None]:
+        first, second = self.full
+        return second(first(self.mix(inputs)))
+
     def norms(self) -> list[NormAct]:
         """The norms whose scales dynamic weight decay acts on."""
-        layers: list[OctaveLayer | DepthwiseLayer] = [self.mix, *self.depthwise]
-        return [norm for layer in layers for norm in layer.norms if norm is not None]
+        return [norm for layer in (self.mix, *self.full) for norm in layer.norms if norm is not None]
 
 
-class DilatedLayer(Module):
+class DilatedLayer(ScaledLayer):
     """Within each branch, parallel dilated 3x3 convolutions, concatenated, then one batch norm and PReLU.
 
     channels: per branch, the output channels of each dilation, which may be 0.
@@ -122,7 +138,7 @@ class DilatedLayer(Module):
     def forward(self, inputs: Branches) -> list[Tensor | None]:
         outputs: list[Tensor | None] = []
         for x, weights, norm in zip(inputs, self.weights, self.norms, strict=True):
-            used = [(w * WEIGHT_SCALE, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
+            used = [(w * self.weight_scale, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
             if norm is None:
                 outputs.append(None)
             else:

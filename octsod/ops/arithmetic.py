@@ -1,7 +1,7 @@
 """Plain tensor arithmetic with broadcasting: add, subtract, multiply, divide, power, sum, reshape."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..autograd import Function
 from ..backend import empty, full, kernels, zeros
@@ -28,6 +28,15 @@ def expand(array: Array, shape: tuple[int, ...]) -> Array:
     out = empty(shape, array.dtype)
     kernels.copy(array, out)
     return out
+
+
+def axes_of(op: str, axis: int | Sequence[int] | None, dimensions: int) -> list[int]:
+    """The axes that `axis` means (None for all, a number or several), counted from the front, in order."""
+    axes = range(dimensions) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    axes = [require_integer(n, op, "axis", -dimensions) for n in axes]
+    for n in axes:
+        require(n < dimensions, op, "axis", f"is {n}", f"less than {dimensions}, the number of dimensions")
+    return sorted({n % dimensions for n in axes})
 
 
 def sum_axes(array: Array, axes: Iterable[int]) -> Array:
@@ -182,11 +191,7 @@ class Sum(Function):
 
     @staticmethod
     def forward(ctx, a, axis=None, keepdims=False):
-        axes = range(a.ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
-        axes = [require_integer(n, "sum", "axis", -a.ndim) for n in axes]
-        for n in axes:
-            require(n < a.ndim, "sum", "axis", f"is {n}", f"less than {a.ndim}, the number of dimensions")
-        axes = sorted({n % a.ndim for n in axes})
+        axes = axes_of("sum", axis, a.ndim)
         ctx.shape, ctx.kept = a.shape, tuple(1 if i in axes else n for i, n in enumerate(a.shape))
         out = sum_axes(a, axes)
         return out if keepdims else out.reshape(tuple(n for i, n in enumerate(a.shape) if i not in axes))

@@ -1,14 +1,19 @@
-"""Operators of tensors: arithmetic, sums, another shape, another device. This module puts them on `Tensor`."""
+"""Operators of tensors: arithmetic, sums, products, parts, another shape, another device. This module puts them on
+`Tensor`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..autograd import Function, Tensor
 from ..backend import Device, device_of, get_device
 from ..checks import require
-from .arithmetic import Add, Divide, Multiply, Power, Reshape, Subtract, Sum
+from .arithmetic import Add, Divide, Multiply, Power, Reshape, Subtract, Sum, axes_of
+from .classification import Max
 from .cost import Cost, Shape
+from .pointwise import Exp, Log, Sqrt
+from .products import Matmul
+from .shapes import Slice, Transpose
 
 
 class To(Function):
@@ -95,6 +100,57 @@ def reshape(x: Tensor, *shape: int | Sequence[int]) -> Tensor:
     return Reshape.apply(x, shape=shape[0] if len(shape) == 1 else shape)
 
 
+def max(x: Tensor, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+    """The largest elements of x over `axis`, by default over all; a NaN wins. With keepdims, those axes stay, with
+    length 1. Of equal ones, the first in C order gets the gradient."""
+    if axis is None:
+        require(x.size > 0, "max", "x", f"has shape {tuple(x.shape)}", "at least one element")
+        largest = Max.apply(x.reshape(-1), axis=0)
+        return largest.reshape((1,) * x.ndim) if keepdims else largest
+    for n in reversed(axes_of("max", axis, x.ndim)):  # the last axis first: so the first row wins of those as good
+        x = Max.apply(x, axis=n, keepdims=keepdims)
+    return x
+
+
+def matmul(a: Any, b: Any) -> Tensor:
+    """a @ b, as NumPy has it: leading axes broadcast, vectors are rows of a and columns of b."""
+    return Matmul.apply(*_pair(a, b))
+
+
+def transpose(x: Tensor, *axes: int | Sequence[int] | None) -> Tensor:
+    """x with its axes in the order `axes`, several numbers or a sequence of them; reversed if there are none."""
+    order = axes[0] if len(axes) == 1 and not hasattr(axes[0], "__index__") else axes or None
+    return Transpose.apply(x, axes=order)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index] with NumPy's basic indexing: integers, slices (of any step), Ellipsis and None. A copy.
+
+    Raises TypeError for anything else, IndexError for what is out of range.
+    """
+    return Slice.apply(x, index=index)
+
+
+def iterate(x: Tensor) -> Iterator[Tensor]:
+    """x[0], x[1], and so on."""
+    return (x[i] for i in range(len(x)))
+
+
+def exp(x: Tensor) -> Tensor:
+    """e ** x."""
+    return Exp.apply(x)
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm of x."""
+    return Log.apply(x)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """The square root of x."""
+    return Sqrt.apply(x)
+
+
 # Name on `Tensor` -> function. tensor.py declares them for type checkers.
 OPERATORS = {
     "__add__": add,
@@ -107,9 +163,19 @@ OPERATORS = {
     "__rtruediv__": lambda a, b: divide(b, a),
     "__neg__": negative,
     "__pow__": power,
+    "__matmul__": matmul,
+    "__rmatmul__": lambda a, b: matmul(b, a),
+    "__getitem__": getitem,
+    "__iter__": iterate,
+    "exp": exp,
+    "log": log,
+    "max": max,
+    "sqrt": sqrt,
     "sum": sum,
     "mean": mean,
     "reshape": reshape,
+    "transpose": transpose,
+    "T": property(transpose),
     "to": to,
 }
 

@@ -1,7 +1,7 @@
 """Pooling and bilinear resizing as ops by themselves. (Octave convolutions resample inside.)"""
 
 from ..autograd import Function
-from ..backend import empty, kernels
+from ..backend import empty, full, kernels
 from ..checks import require, require_integer, require_map
 from .cost import Cost, Shape, elements
 
@@ -67,6 +67,34 @@ class AvgPool2d(Function):
     def cost(x: Shape, out: Shape, kernel_size: int, itemsize: int = 4, backward: bool = False) -> Cost:
         """From the shapes of x and the output: an addition per element of each window."""
         return Cost(elements(out) * kernel_size**2, itemsize * elements(x, out))
+
+
+class GlobalAveragePool(Function):
+    """x (N, C, H, W) -> (N, C): the mean of each plane, summed up in float64."""
+
+    @staticmethod
+    def forward(ctx, x):
+        require_map(x, "global_average_pool")
+        require(min(x.shape[2:]) > 0, "global_average_pool", "x", f"has shape {x.shape}", "at least one pixel")
+        ctx.shape = images, channels, height, width = x.shape
+        out = empty((images, channels), x.dtype)
+        kernels.sum_middle(x.reshape(images * channels, height * width, 1), out.reshape(images * channels, 1))
+        kernels.divide(out, full(out.shape, height * width, out.dtype), out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        images, channels, height, width = ctx.shape
+        share, grad_x = empty((images, channels, 1, 1), grad.dtype), ctx.array(0)
+        kernels.divide(grad.reshape(share.shape), full(share.shape, height * width, grad.dtype), share)
+        kernels.copy(share, grad_x)
+        return grad_x
+
+    @staticmethod
+    def cost(x: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
+        """An addition per pixel and a division per plane; backward, the division."""
+        flops = (0 if backward else elements(x)) + elements(x[:2])
+        return Cost(flops, itemsize * elements(x, x[:2]))
 
 
 class UpsampleBilinear(Function):

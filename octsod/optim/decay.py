@@ -7,19 +7,26 @@ from typing import Any
 from ..autograd import Tensor
 from ..backend import on
 from ..checks import require
-from ..nn import ILBlock, Module, NormAct
+from ..nn import Module, NormAct
+
+
+def _branches(model):
+    """Norm -> number of its branch, for all norms that the modules of a model declare by `decayed_norms`."""
+    return {norm: branch for module in model.modules() for norm, branch in module.decayed_norms()}
 
 
 def decayed_norms(model: Module) -> list[NormAct]:
-    """The norms of a model whose scales dynamic weight decay acts on: those of its ILBlocks."""
-    return [norm for module in model.modules() if isinstance(module, ILBlock) for norm in module.norms()]
+    """The norms of a model whose scales dynamic weight decay acts on: those that its modules declare, see
+    `Module.decayed_norms`; CSNet's are those of its ILBlocks."""
+    return list(_branches(model))
 
 
 def parameter_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimiser: ordinary `weight_decay` for all parameters but the scales under dynamic decay."""
-    gammas = [norm.weight for norm in decayed_norms(model)]
+    """Groups for an optimiser: ordinary `weight_decay` for all parameters but the scales under dynamic decay.
+    Parameters that require no gradient, as in frozen modules, are left out."""
+    gammas = [norm.weight for norm in decayed_norms(model) if norm.weight.requires_grad]
     exempt = {id(p) for p in gammas}
-    others = [p for p in model.parameters() if id(p) not in exempt]
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in exempt]
     groups = [{"params": others, "weight_decay": weight_decay}, {"params": gammas, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
@@ -46,13 +53,13 @@ class DynamicWeightDecay:
         op = "DynamicWeightDecay"
         known = callable(metric) or metric in METRICS
         require(known, op, "metric", f"is {metric!r}", f"a function or one of {', '.join(METRICS)}")
-        self.norms, self.strength, self.metric = decayed_norms(model), strength, metric
-        require(len(self.norms) > 0, op, "model", "has no ILBlock", "a CSNet")
+        branches = _branches(model)
+        self.norms, self.strength, self.metric = list(branches), strength, metric
+        declared = "a module whose method `decayed_norms` returns [(norm, number of its branch), ...], as an ILBlock's"
+        require(len(self.norms) > 0, op, "model", "has no norms whose scales may decay", declared)
         for name, value in (("strength", strength), ("branch_factor", branch_factor)):
             require(0 <= value < math.inf, op, name, f"is {value}", "a number that is not negative")
-        layers: list = [layer for m in model.modules() if isinstance(m, ILBlock) for layer in (m.mix, *m.depthwise)]
-        branches = {id(norm): branch for layer in layers for branch, norm in enumerate(layer.norms)}
-        self.factors = [branch_factor ** branches[id(norm)] for norm in self.norms]
+        self.factors = [branch_factor**branch for branch in branches.values()]
 
     def apply(self) -> Tensor:
         """After backward: add `strength * M * gamma` to the gradients of the scales; returns the unscaled penalty.

@@ -4,7 +4,7 @@ import bisect
 import math
 from collections.abc import Iterable
 
-from ..checks import require
+from ..checks import require, require_integer
 from .optimizer import Optimizer
 
 
@@ -12,9 +12,15 @@ class _Schedule:
     """Sets the learning rate of each of an optimiser's groups to its initial one times `factor(step)`."""
 
     def __init__(self, optimizer: Optimizer):
+        self.count = 0
+        self.move_to(optimizer)
+
+    def move_to(self, optimizer: Optimizer) -> None:
+        """Go on from here with another optimiser, whose groups have their initial learning rates, such as one that
+        `Optimizer.rebuilt` has made."""
         self.optimizer = optimizer
         self.initial = [group["lr"] for group in optimizer.groups]
-        self.seek(0)
+        self.seek(self.count)
 
     def factor(self, count: int) -> float:
         raise TypeError(f"{type(self).__name__} needs a method `factor`.")
@@ -54,3 +60,35 @@ class CosineLR(_Schedule):
             return (count + 1) / self.warmup
         progress = min((count - self.warmup) / (self.total - self.warmup), 1.0)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class OneCycleLR(_Schedule):
+    """Half a cosine up from `start` to 1 (factors), then half a cosine down to `end` in the last of `total` steps
+    (Smith and Topin, 2019).
+
+    warmup: the share of the run, in [0, 1), that goes up; the learning rate is the group's own in step
+    round(warmup * (total - 1)), counted from 0.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total: int, warmup: float = 0.3, start: float = 1 / 25, end: float = 1e-4
+    ):
+        op = "OneCycleLR"
+        self._last = max(require_integer(total, op, "total", 1) - 1, 1)
+        require(0 <= warmup < 1, op, "warmup", f"is {warmup}", "a share of the run in [0, 1)")
+        for name, value in (("start", start), ("end", end)):
+            require(0 <= value <= 1, op, name, f"is {value}", "a factor in [0, 1]")
+        self.start, self.end = start, end
+        self.peak = min(round(warmup * self._last), self._last - 1)
+        super().__init__(optimizer)
+
+    def factor(self, count: int) -> float:
+        if count < self.peak:
+            return _half_cosine(self.start, 1.0, count / self.peak)
+        return _half_cosine(1.0, self.end, min((count - self.peak) / (self._last - self.peak), 1.0))
+
+
+def _half_cosine(first, last, progress):
+    """From `first` to `last`, both of them exact, along half a cosine."""
+    share = 0.5 * (1 - math.cos(math.pi * progress))
+    return (1 - share) * first + share * last

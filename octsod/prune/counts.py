@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checks import require
 
 if TYPE_CHECKING:
-    from ..models import CSNet
+    from ..models import Configuration, CSNet, Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,37 +18,48 @@ class Complexity:
     macs: int
 
 
-def complexity(model: "CSNet", size: tuple[int, int] = (224, 224)) -> Complexity:
-    """Parameters and MACs of a CSNet for one image of `size` (height, width).
+def complexity(model: "CSNet | Configuration", size: tuple[int, int] = (224, 224)) -> Complexity:
+    """Parameters and MACs of a CSNet, or of one of some configuration, for one image of `size` (height, width).
+
+    What exists in training only is left out.
 
     MACs: convolutions (+1 per output element with a bias), 4 per element of a batch norm, 3 of a PReLU; inside every
     gOctConv with more than one branch on a side, 5 per input element averaged for stride 2, 9 per element upsampled,
-    and k*k per element max-pooled, with k the convolution's kernel size. The last upsampling is not counted.
+    and k*k per element max-pooled, with k the convolution's kernel size. Of a classifier of pictures, 1 per element
+    that is averaged. The last upsampling is not counted.
 
-    Raises ValueError unless height and width are positive multiples of `model.configuration.multiple`.
+    Raises ValueError unless height and width are positive multiples of the configuration's `multiple`.
     """
     height, width = size
-    multiple = model.configuration.multiple
+    configuration: Any = getattr(model, "configuration", model)
+    multiple = configuration.multiple
     require(
         all(n > 0 and n % multiple == 0 for n in size), "complexity", "size", f"is {height}x{width}",
         f"positive multiples of {multiple}",
     )  # fmt: skip
+    layers = [layer for layer in configuration.layers() if not layer.training_only]
+    parameters = sum(map(parameter_count, layers))
+    return Complexity(parameters, sum(_macs(layer, height >> layer.scale, width >> layer.scale) for layer in layers))
+
+
+def parameter_count(layer: "Layer") -> int:
+    """The learned numbers of a layer: weights, and per channel three of batch norm and PReLU, or a bias."""
+    per_channel = 3 if layer.normed else 1
+    return layer.weights + per_channel * sum(layer.outputs)
+
+
+def _macs(layer, height, width):
+    """MACs of a layer whose first output branch has height x width pixels."""
+    if layer.kind == "octave":
+        return _octave(layer, height, width)
+    if layer.kind == "linear":
+        (ins,), (outs,) = layer.inputs, layer.outputs
+        return ins * height * width + (ins + 1) * outs
     macs = 0
-    for stage, blocks in enumerate(model.extractor.stages):
-        for number, block in enumerate(blocks):
-            if stage >= 2 and number == 0:
-                height, width = height // 2, width // 2
-            macs += _octave(block.mix, height, width)
-            for layer in block.depthwise:
-                macs += sum((9 + 7) * n * (height >> i) * (width >> i) for i, n in enumerate(layer.channels))
-    height, width = size[0] // 2, size[1] // 2
-    fusion = model.fusion
-    macs += _octave(fusion.fuse, height, width)
-    for i, (ins, outs) in enumerate(zip(fusion.dilated.in_channels, fusion.dilated.channels, strict=True)):
-        macs += (9 * ins + 7) * sum(outs) * (height >> i) * (width >> i)
-    macs += _octave(fusion.merge, height, width)
-    macs += (model.classifier.weight.shape[1] + 1) * height * width
-    return Complexity(sum(p.size for p in model.parameters()), macs)
+    for branch, (ins, outs) in enumerate(zip(layer.inputs, layer.outputs, strict=True)):
+        taps = layer.kernel_size**2 * (1 if layer.kind == "depthwise" else ins)
+        macs += (taps + (7 if layer.normed else 1)) * outs * (height >> branch) * (width >> branch)
+    return macs
 
 
 def _counted(channels):
@@ -69,7 +80,7 @@ def _octave(layer, height, width):
     """MACs of a gOctConv with its norms; height x width is the size of output branch 0."""
     k2 = layer.kernel_size**2
     macs = 0
-    ins_of, outs_of = layer.in_channels, layer.out_channels
+    ins_of, outs_of = layer.inputs, layer.outputs
     if not layer.single:
         ins_of, outs_of = _counted(ins_of), _counted(outs_of)
     for i, ins in enumerate(ins_of):
@@ -82,4 +93,4 @@ def _octave(layer, height, width):
                 macs += k2 * ins * pixels
             if i > j and ins:
                 macs += 9 * outs * (height >> j) * (width >> j)
-    return macs + sum(7 * n * (height >> j) * (width >> j) for j, n in enumerate(layer.out_channels))
+    return macs + sum(7 * n * (height >> j) * (width >> j) for j, n in enumerate(layer.outputs))

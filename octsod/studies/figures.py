@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import OctsodError
 from ..files import write_atomically
+from ..models.configuration import block_layer
 from ..prune.scales import HIGHEST, LOWEST, bin_edges
 from .history import POWERS, History, block_channels
 
@@ -122,33 +123,34 @@ def spreads(histories: Sequence[History]) -> "Figure":
 
     Each run needs a record of spreads.
     """
-    places = {place for h in histories for place in h.spreads}
-    layers, branches = sorted({place[:-1] for place in places}), sorted({place[-1] for place in places})
+    layers = list(dict.fromkeys(layer for h in histories for layer, _ in h.spreads))
+    layers.sort(key=lambda layer: block_layer(layer) or ())
+    branches = sorted({branch for h in histories for _, branch in h.spreads})
     figure, plots = _figure(9, 0.8 + 2.1 * len(branches), len(branches), 1, sharex=True, sharey=True)
     for plot, branch in zip(plots[:, 0], branches, strict=True):
         for history, (colour, marker) in zip(histories, _looks(), strict=False):
-            y = [history.spreads.get((*layer, branch), np.nan) for layer in layers]
+            y = [history.spreads.get((layer, branch), np.nan) for layer in layers]
             label = f"{_plain(history.name)} (mean of all {history.summary()['spread']:.3g})"
             plot.plot(y, color=colour, marker=marker, markersize=3.2, linewidth=1.3, label=label)
         plot.set(title=_scale(branch, branches), ylabel="standard deviation\namong channels")
     plots[0, 0].set_ylim(bottom=0)
-    _mark_stages(plots[:, 0], [layer[0] for layer in layers])
-    plots[-1, 0].set_xlabel("layers in order: gOctConv and two depthwise convolutions of each ILBlock")
+    _mark_stages(plots[:, 0], [place and place[0] for place in map(block_layer, layers)])
+    plots[-1, 0].set_xlabel("layers in order: the three convolutions of each block")
     _legend(plots[0, 0])
     return figure
 
 
 def _scale(branch, branches):
-    return SCALES[branch] if len(branches) <= len(SCALES) else f"Scale 1/{2**branch}"
+    return SCALES[branch] if max(branches) < len(SCALES) else f"Scale 1/{2**branch}"
 
 
 def _mark_stages(plots, stages):
-    """Draw lines between the stages of what stands at 0, 1, 2, ..., and write their names below."""
+    """Draw lines between the stages of what stands at 0, 1, 2, ..., and write their names below; None is no stage."""
     starts = [i for i, stage in enumerate(stages) if i == 0 or stage != stages[i - 1]]
     middles = [(start + end - 1) / 2 for start, end in itertools.pairwise([*starts, len(stages)])]
     for plot in plots:
         plot.set(xlim=(-0.7, len(stages) - 0.3), xticks=middles)
-        plot.set_xticklabels([f"stage {stages[start]}" for start in starts])
+        plot.set_xticklabels(["" if stages[start] is None else f"stage {stages[start]}" for start in starts])
         plot.tick_params(axis="x", length=0)
         for start in starts[1:]:
             plot.axvline(start - 0.5, color=GREY, linewidth=1)
@@ -162,7 +164,7 @@ def _legend(plot):
 
 
 def channels(histories: Sequence[History]) -> "Figure":
-    """Channels per ILBlock and scale (paper, figure 10): the full network in grey, what is left in colour.
+    """Channels per block and scale (paper, figure 10): the full network in grey, what is left in colour.
 
     Each run needs both of its configurations.
     """
@@ -181,7 +183,7 @@ def channels(histories: Sequence[History]) -> "Figure":
         plot.set(title=_scale(branch, branches), ylabel="channels")
     plots[0, 0].locator_params(axis="y", integer=True)
     _mark_stages(plots[:, 0], [stage for stage, _ in blocks])
-    plots[-1, 0].set_xlabel("ILBlocks of the feature extractor in order")
+    plots[-1, 0].set_xlabel("blocks of the feature extractor in order")
     _legend(plots[0, 0])
     return figure
 

@@ -3,14 +3,15 @@
 import dataclasses
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
 
 from .. import prune
 from ..errors import FileError
-from ..models import Configuration
-from ..models.files import load
+from ..models import Configuration, CSNet, load
+from ..models.configuration import block_layer
 from ..prune.scales import bin_edges, share_below
 from ..training.runs import LOG, read_log
 
@@ -22,16 +23,17 @@ class History:
     """What a run has recorded; epochs are counted from 1, as epochs completed.
 
     gammas: epoch -> how many scales lie in each bin of `distributions.bin_edges`, (bins,) int64. spreads: for each norm
-    of an ILBlock, the standard deviation of its outputs among channels, by (stage, block, layer, branch); layer 0 is
-    the gOctConv, 1 and 2 are depthwise. If a run pruned its network, both are from before pruning, when the channels
-    that vanished were still there. Empty before the end of the first epoch.
+    of a block, the standard deviation of its outputs among channels, by (name of its layer, branch), from first to
+    last. If a run pruned its network, both are from before pruning, when the channels that vanished were still there.
+    Empty before the end of the first epoch.
     mae: epoch -> mean absolute error in validation. pruned: how many epochs came before pruning; None if never pruned.
-    full, learned: the network's configuration before and after pruning; None if its weights are gone.
+    full, learned: the network's configuration before and after pruning, the same if it cannot be pruned; None if its
+    weights are gone, or it is no CSNet.
     """
 
     name: str
     gammas: dict[int, np.ndarray]
-    spreads: dict[tuple[int, int, int, int], float]
+    spreads: dict[tuple[str, int], float]
     mae: dict[int, float]
     pruned: int | None
     full: Configuration | None
@@ -39,7 +41,7 @@ class History:
 
     @property
     def counts(self) -> np.ndarray | None:
-        """The last of `gammas`; None if there is none, or for a network without ILBlocks."""
+        """The last of `gammas`; None if there is none, or for a network without blocks."""
         counts = list(self.gammas.values())[-1:]
         return counts[0] if counts and counts[0].any() else None
 
@@ -47,7 +49,7 @@ class History:
         """The history in numbers, fit for JSON; None stands for what has not been recorded.
 
         below: power of ten -> share of the scales with |gamma| below it. spread: mean of `spreads`. mae, best_mae: the
-        last and the lowest since pruning. channels: of the ILBlocks, before and after pruning.
+        last and the lowest since pruning. channels: of the blocks, before and after pruning.
         """
         counts, since = self.counts, [mae for epoch, mae in self.mae.items() if epoch > (self.pruned or 0)]
         return {
@@ -95,9 +97,11 @@ def _counts(values):
 
 
 def _place(norm):
-    """(stage, block, layer, branch) of a norm, such as extractor.stages.2.1.depthwise.0.norms.1."""
-    _, _, stage, block, *layer, _, branch = norm.split(".")
-    return int(stage), int(block), 0 if layer == ["mix"] else 1 + int(layer[1]), int(branch)
+    """(layer, branch) of a norm, by its name."""
+    found = re.fullmatch(r"(.+)\.norms\.(\d{1,3})", norm)
+    if found is None:
+        raise ValueError(f"{norm!r} is no name of a norm")
+    return found[1], int(found[2])
 
 
 def _configurations(weights, threshold):
@@ -106,12 +110,14 @@ def _configurations(weights, threshold):
         return None, None
     last = load(weights / "last.safetensors")
     wide = load(weights / "wide.safetensors") if (weights / "wide.safetensors").exists() else last
-    if threshold is None and wide.configuration != last.configuration:
+    if not isinstance(wide, CSNet):
+        return None, None
+    if not prune.prunable(wide) or (threshold is None and wide.configuration != last.configuration):
         return wide.configuration, last.configuration
     plan = prune.plan(wide, threshold=prune.THRESHOLD if threshold is None else threshold)
     return wide.configuration, plan.configuration
 
 
 def block_channels(configuration: Configuration) -> dict[tuple[int, int], tuple[int, ...]]:
-    """(stage, block) -> channels per branch, finest first, of each ILBlock."""
-    return {(s, b): block for s, stage in enumerate(configuration.stages) for b, block in enumerate(stage)}
+    """(stage, block) -> channels per branch, finest first, of each block of the extractor."""
+    return {place[:2]: layer.outputs for layer in configuration.layers() if (place := block_layer(layer.name))}

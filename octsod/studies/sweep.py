@@ -18,9 +18,10 @@ from ..errors import FileError
 from ..files import write_atomically
 from ..models import save
 from ..prune.counts import complexity
-from ..training.loop import Validation
 from ..training.runs import CHECKPOINT, Checkpoint, changes, read_checkpoint
-from ..training.session import Data, Session, SettingsError, SetupError, open_data, resolve
+from ..training.session import Data, Session, SettingsError, SetupError, open_data, resolve, task_for
+from ..training.settings import sizes
+from ..training.tasks import Stopped
 
 VARIED = ("weight_decay", "decay_strength")
 
@@ -68,6 +69,8 @@ class Sweep:
         if not self.points:
             raise SettingsError("is empty; expected at least one number.", "values")
         first, *_ = map(self.settings, self.points)  # check them all
+        if first["task"] != "saliency":
+            raise SettingsError("`task`: a sweep trains for saliency only.")
         if "learn_channels" in first and threshold is not None:
             raise SettingsError("`learn_channels` prunes by train's own `threshold`; leave the sweep's out.")
         self.threshold = first.get("threshold", threshold or prune.THRESHOLD)
@@ -121,11 +124,12 @@ class Sweep:
                 return None
             checkpoint = read_checkpoint(folder)
         model = checkpoint.model()
-        model.size = settings["size"]
+        model.size, _ = sizes(settings["size"])[-1]
         if "learn_channels" not in settings:
             model = prune.apply(model, prune.plan(model, threshold=self.threshold))
-        scores = Validation(self.data.held_out).scores(model, stop)
-        if scores is None:
+        try:
+            scores, _ = task_for(settings).validate(model, self.data.held_out, model.size, stop)
+        except Stopped:
             return None
         save(model, folder / "weights" / "pruned.safetensors")
         cost = complexity(model)

@@ -303,6 +303,22 @@ def vectors(least: int = 0) -> st.SearchStrategy[VectorCase]:
 
 
 @dataclasses.dataclass(frozen=True)
+class ArraysCase:
+    """Several arrays, each given by its shape and by whether it is in float64 on one side of an assignment, and on the
+    other."""
+
+    arrays: tuple[tuple[Shape, bool, bool], ...]
+    seed: int
+
+
+def lists_of_arrays() -> st.SearchStrategy[ArraysCase]:
+    """Empty ones and arrays of any number of axes included."""
+    shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple) | st.just((16385,))
+    arrays = st.lists(st.tuples(shapes, st.booleans(), st.booleans()), min_size=1, max_size=5)
+    return st.builds(ArraysCase, arrays.map(tuple), SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
 class SumCase:
     """An array (outer, count, inner) that is added up over its middle axis."""
 
@@ -313,3 +329,139 @@ class SumCase:
 def sums() -> st.SearchStrategy[SumCase]:
     """No sums and sums of nothing included."""
     return st.builds(SumCase, st.tuples(st.integers(0, 5), st.integers(0, 300), st.integers(0, 7)), SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class MiddleCase:
+    """An array (outer, count, inner) with at least one element along its middle axis."""
+
+    shape: tuple[int, int, int]
+    seed: int
+
+
+def middles() -> st.SearchStrategy[MiddleCase]:
+    """Empty arrays included; mostly ones whose last axis is the middle one."""
+    shapes = st.tuples(st.integers(0, 7), st.integers(1, 70), st.sampled_from([1, 1, 2, 5, 0]))
+    return st.builds(MiddleCase, shapes, SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class MatmulCase:
+    """Pairs of matrices (batch, rows, depth) and (batch, depth, columns), either of which may be stored transposed."""
+
+    batch: int
+    rows: int
+    depth: int
+    columns: int
+    transpose_a: bool
+    transpose_b: bool
+    seed: int
+
+    @property
+    def a_shape(self) -> Shape:
+        return (self.batch, *((self.depth, self.rows) if self.transpose_a else (self.rows, self.depth)))
+
+    @property
+    def b_shape(self) -> Shape:
+        return (self.batch, *((self.columns, self.depth) if self.transpose_b else (self.depth, self.columns)))
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.batch, self.rows, self.columns
+
+
+def matmuls() -> st.SearchStrategy[MatmulCase]:
+    """Fewer rows and columns than a register tile has, and more than a thread takes at a time; no depth at all."""
+    rows, columns = st.integers(0, 20) | st.sampled_from([47, 97, 150]), SIDES | st.sampled_from([0, 1025, 1300])
+    return st.builds(
+        MatmulCase, st.sampled_from([1, 1, 2, 3, 0]), rows, st.integers(0, 20) | st.sampled_from([64, 131]), columns,
+        st.booleans(), st.booleans(), SEEDS,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceCase:
+    """Which elements of an array are taken: of axis i, `counts[i]` from starts[i] on, steps[i] apart."""
+
+    shape: Shape
+    starts: Shape
+    steps: Shape
+    counts: Shape
+    seed: int
+
+
+@st.composite
+def slices(draw: Callable[..., Any]) -> SliceCase:
+    """Forwards and backwards, all of an axis and nothing of it; arrays without axes and without elements."""
+    shape, chosen = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 7, 0]), max_size=4))), []
+    for length in shape:
+        ends = st.integers(-length - 1, length + 1) | st.none()
+        chosen.append(range(length)[draw(ends) : draw(ends) : draw(st.sampled_from([1, 1, 2, 3, -1, -2]))])
+    return SliceCase(
+        shape, tuple(r.start for r in chosen), tuple(r.step for r in chosen), tuple(len(r) for r in chosen),
+        draw(SEEDS),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TransposeCase:
+    """An array and the order in which its axes are wanted."""
+
+    shape: Shape
+    axes: Shape
+    seed: int
+
+
+@st.composite
+def transposes(draw: Callable[..., Any]) -> TransposeCase:
+    """Any order of up to four axes."""
+    shape = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 7, 0]), max_size=4)))
+    return TransposeCase(shape, tuple(draw(st.permutations(range(len(shape))))), draw(SEEDS))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConcatenationCase:
+    """Arrays (outer, n, inner), one for each n of counts."""
+
+    outer: int
+    counts: Shape
+    inner: int
+    seed: int
+
+
+def concatenations() -> st.SearchStrategy[ConcatenationCase]:
+    """One to four arrays, some of them empty."""
+    counts = st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple)
+    return st.builds(ConcatenationCase, st.integers(0, 3), counts, st.integers(0, 5), SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassesCase:
+    """A batch of logits with a label each."""
+
+    batch: int
+    classes: int
+    smoothing: float
+    seed: int
+
+
+def classifications() -> st.SearchStrategy[ClassesCase]:
+    """Down to one picture and one class; no smoothing and nothing but smoothing."""
+    classes = st.sampled_from([1, 2, 10, 1000])
+    return st.builds(ClassesCase, st.integers(1, 70), classes, st.sampled_from([0.0, 0.1, 1.0]), SEEDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class DropoutCase:
+    """A flat array of `size` numbers, the share of them that is dropped, and the seed of the mask."""
+
+    size: int
+    probability: float
+    mask: int
+    seed: int
+
+
+def dropouts() -> st.SearchStrategy[DropoutCase]:
+    """Up to the largest seed and nearly all that can be dropped."""
+    sizes = st.integers(0, 40) | st.sampled_from([16384, 50000])
+    return st.builds(DropoutCase, sizes, st.sampled_from([0.5, 0.1, 0.99, 0.0]), st.integers(0, 2**63 - 1), SEEDS)

@@ -4,23 +4,37 @@ import importlib
 
 # Names are loaded on first use: the command line reads `settings` and should not wait for the rest.
 _NAMES = {
+    "Averaging": "hooks",
+    "Classification": "classification",
     "DECAYS": "settings",
-    "SCHEDULES": "settings",
     "DivergenceError": "trainer",
-    "Recipe": "trainer",
+    "Hook": "hooks",
+    "Pruning": "hooks",
+    "Recipe": "recipes",
+    "Recording": "hooks",
+    "SCHEDULES": "settings",
+    "Saliency": "tasks",
+    "ScaleDecay": "hooks",
     "Session": "session",
     "SettingsError": "session",
     "SetupError": "session",
+    "Step": "trainer",
+    "Stopped": "tasks",
+    "Task": "tasks",
     "Trainer": "trainer",
-    "Validation": "loop",
+    "Validated": "tasks",
     "conduct": "session",
+    "fit": "loop",
     "new_folder": "session",
     "open_data": "session",
     "read_checkpoint": "runs",
     "resolve": "session",
     "train": "loop",
 }
-_MODULES = ("charts", "diagnosis", "loop", "runs", "session", "settings", "trainer")
+_MODULES = (
+    "charts", "classification", "diagnosis", "hooks", "loop", "recipes", "runs", "session", "settings", "tasks",
+    "trainer",
+)  # fmt: skip
 
 __all__ = [*_NAMES, *_MODULES]
 

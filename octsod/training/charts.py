@@ -1,5 +1,6 @@
 """Line charts of a training's log, drawn with Pillow alone."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,26 +26,41 @@ class Line(NamedTuple):
     marked: bool = False
 
 
-def training_curves(lines: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Loss, learning rate, and validation's max-F and MAE over the steps: a picture (H, W, 3) uint8.
+def training_curves(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None) -> np.ndarray:
+    """Loss, learning rate, and a chart per score of validation, over the steps: a picture (H, W, 3) uint8.
 
-    lines: of a run's log (`runs.Run.lines`).
+    lines: of a run's log (`runs.Run.lines`). titles: what to call the loss and scores, by their names. The scores of a
+    moving average are drawn as a pale line.
     """
-    steps = [line for line in lines if "loss" in line]
-    scores = [line for line in lines if "max_f" in line]
+    titles = titles or {}
+    steps = [line for line in lines if "lr" in line]
+    validations = [line for line in lines if "best" in line]
+    names = [n for n, value in (validations[-1] if validations else {}).items() if isinstance(value, float)]
 
     def points(source, key) -> tuple[np.ndarray, np.ndarray]:
         return np.array([line["step"] for line in source], float), np.array([line[key] for line in source], float)
 
     x, loss = _thinned(*points(steps, "loss"))
-    tint = tuple((c + 2 * 255) // 3 for c in BLUE)
     charts = [
-        chart("Loss (binary cross-entropy)", [Line(x, loss, tint, 1.2), Line(x, _smoothed(loss), BLUE)]),
+        chart(titles.get("loss", "Loss"), [Line(x, loss, _pale(BLUE), 1.2), Line(x, _smoothed(loss), BLUE)]),
         chart("Learning rate", [Line(*_thinned(*points(steps, "lr")), ORANGE)]),
-        chart("Validation: max F-measure", [Line(*points(scores, "max_f"), GREEN, marked=True)]),
-        chart("Validation: mean absolute error", [Line(*points(scores, "mae"), PURPLE, marked=True)]),
     ]
-    return np.concatenate([np.concatenate(charts[:2], axis=1), np.concatenate(charts[2:], axis=1)])
+    names = names or [name for name in titles if name != "loss"]
+    for name, colour in zip(names, itertools.cycle((GREEN, PURPLE)), strict=False):
+        known = [line for line in validations if name in line]
+        averaged = [{"step": line["step"], **line["average"]} for line in known if name in line.get("average", {})]
+        drawn = [Line(*points(known, name), colour, marked=True)]
+        if averaged:
+            drawn.insert(0, Line(*points(averaged, name), _pale(colour), marked=True))
+        charts.append(chart(f"Validation: {titles.get(name, name)}", drawn))
+    if len(charts) % 2:
+        charts.append(np.full_like(charts[0], 255))
+    pairs = zip(charts[::2], charts[1::2], strict=True)
+    return np.concatenate([np.concatenate(pair, axis=1) for pair in pairs])
+
+
+def _pale(colour):
+    return tuple((c + 2 * 255) // 3 for c in colour)
 
 
 def chart(title: str, lines: Sequence[Line]) -> np.ndarray:

@@ -4,11 +4,13 @@
     env.json      versions and machine, and those of each resumption
     data.json     the names of the pictures to train on and of those held out
     log.jsonl     a line per step and per validation
-    weights/      last.safetensors, and best.safetensors of the validation with the highest max-F; if the run learns
+    weights/      last.safetensors, and best.safetensors of the best validation, as the task ranks them, at the latest
+                  size of pictures; with a moving average, also last-average and best-average; if the run learns
                   channels, also wide.safetensors from before pruning, and best is from after it; if the run is part of
                   a sweep, also pruned.safetensors, the network that was scored
-    state/        checkpoint.safetensors: weights, moments of the optimiser, position in the run
-    plots/        curves.png, predictions.png; what `octsod plot` draws
+    state/        checkpoint.safetensors: weights, state of optimiser and hooks, position in the run
+    plots/        curves.png; of the latest validation, the task's pictures, such as predictions.png; what `octsod plot`
+                  draws
 
 The checkpoint is one file, so that what belongs together is written together or not at all; weights/last is derived
 from it. weights/best is written before the checkpoint that mentions it: if the run is killed in between, it validates
@@ -23,7 +25,7 @@ import pathlib
 import platform
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,9 +33,10 @@ import numpy as np
 from ..data.images import write_png
 from ..errors import FileError
 from ..files import write_atomically
-from ..models import Configuration, CSNet
-from ..models.files import save
+from ..models.files import build, describe, save
+from ..nn import Module
 from .charts import training_curves
+from .tasks import Validated
 from .trainer import Trainer
 
 try:
@@ -54,18 +57,19 @@ FREE = ("epochs", "steps", "threads")
 class Checkpoint(NamedTuple):
     """What a run's checkpoint holds.
 
-    path: its file. state: `Trainer.state_dict()`. configuration: the network's. settings: the run's. total: how many
-    steps the run is to have. validated: the step of the last validation, or 0. best: the log line of the best
-    validation, or None.
+    path: its file. state: `Trainer.state_dict()`. facts: what `models.files.describe` says about the network. settings:
+    the run's. total: how many steps the run is to have. validated: the step of the last validation, or 0. best: the log
+    line of the best validation of each network, by name: "" is the trainer's. logged: bytes of the log before it.
     """
 
     path: pathlib.Path
     state: dict[str, np.ndarray]
-    configuration: Configuration
+    facts: dict[str, str]
     settings: dict[str, Any]
     total: int
     validated: int
-    best: dict[str, Any] | None
+    best: dict[str, dict[str, Any]]
+    logged: int
 
     @property
     def steps(self) -> int:
@@ -75,16 +79,22 @@ class Checkpoint(NamedTuple):
         """Whether a run of `total` steps (by default, as many as it was to have) has nothing left to do."""
         return (total or self.total) <= self.steps == self.validated
 
-    def model(self) -> CSNet:
-        """The network as it was."""
+    def model(self) -> Any:
+        """The network as it was. Raises FileError if its architecture is not known (see `models.register`)."""
         prefix = "model."
         state = {name[len(prefix) :]: array for name, array in self.state.items() if name.startswith(prefix)}
-        model = CSNet(self.configuration, state["classifier.weight"].dtype)
-        model.load_state_dict(state)
-        return model
+        try:
+            return build(self.facts, state)
+        except ValueError as error:
+            raise FileError(f"{self.path}: {error}") from error
 
     def restore(self, trainer: Trainer) -> None:
         """Bring a trainer of that network to where the run was. Raises FileError if its network is another one."""
+        own = describe(trainer.model)
+        for name in ("architecture", "configuration"):
+            if self.facts[name] != own[name]:
+                other = f"its {name} is {self.facts[name]}, not {own[name]}"
+                raise FileError(f"{self.path}: does not fit the run: {other}.")
         try:
             trainer.load_state_dict(self.state)
         except ValueError as error:
@@ -109,7 +119,7 @@ def read_checkpoint(folder: Folder) -> Checkpoint:
         if metadata.get("crc32") != _checksum(state, facts):
             raise ValueError("its contents do not match their checksum")
         facts = json.loads(facts)
-        return Checkpoint(path, state, Configuration.from_json(facts.pop("configuration")), **facts)
+        return Checkpoint(path, state, **facts)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}.") from error
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
@@ -168,13 +178,17 @@ def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
 class Run:
     """A run folder that is being written: `with Run.create(...) as run:` or `with Run.resume(...) as run:`.
 
-    validated and best: as in `Checkpoint`. All methods raise FileError, which names the folder, if it cannot be
+    validated and best: as in `Checkpoint`. epoch: the one under way. on_line: called with each line of the log. All
+    methods raise FileError, which names the folder, if it cannot be
     written; earlier contents then stay intact.
     """
 
     def __init__(self, folder: Folder, settings: Mapping[str, Any], checkpoint: Checkpoint | None = None):
         self.folder, self.settings = pathlib.Path(folder), settings
-        self.validated, self.best = (checkpoint.validated, checkpoint.best) if checkpoint else (0, None)
+        self.validated: int = checkpoint.validated if checkpoint else 0
+        self.best: dict[str, dict[str, Any]] = dict(checkpoint.best) if checkpoint else {}
+        self.epoch = 0
+        self.on_line: Callable[[dict], None] = lambda line: None
         self._saved: tuple[int, ...] | None = None  # steps, total and validated of the checkpoint on the disk
         self._log: Any = None  # a binary file
 
@@ -185,7 +199,7 @@ class Run:
         with run._writing():
             for part in ("weights", "state", "plots"):
                 (run.folder / part).mkdir(parents=True, exist_ok=True)
-            run._open_log(0, 0)
+            run._open_log(0)
             run._write_json("data.json", dict(zip(("training", "validation"), pictures, strict=True)))
             run._write_json("env.json", _environment(0))
             run._write_settings()
@@ -205,7 +219,7 @@ class Run:
         run._saved = (checkpoint.steps,)  # this step is safe, but everything is written anew: weights/last may be older
         environment = run._read_json("env.json")
         with run._writing():
-            run._open_log(checkpoint.steps, checkpoint.validated)
+            run._open_log(checkpoint.logged)
             environment.setdefault("resumed", []).append(_environment(checkpoint.steps))
             run._write_json("env.json", environment)
             run._write_settings()
@@ -224,33 +238,47 @@ class Run:
             self._log.close()
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Add a line, a dict, to log.jsonl."""
+        """Add a line, a dict, to log.jsonl, and hand it to `on_line`."""
         with self._writing():
             self._log.write(json.dumps(line).encode() + b"\n")
             self._log.flush()
+        self.on_line(dict(line))
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl."""
         return read_log(self.folder)
 
-    def record(self, trainer: Trainer, scores: Mapping[str, Any]) -> dict[str, Any]:
-        """Log a validation and keep the weights if they are the best: highest max-F, then lowest MAE.
+    def record(self, trainer: Trainer, epoch: int, found: Mapping[str, Validated]) -> dict[str, Any]:
+        """Log a validation, and keep the weights of networks that are the best so far, by the rank of the task.
 
-        scores: max_f, mae and any others. Writes a checkpoint, draws plots/curves.png, and returns the log line.
+        found: what validation found of each network, by name: "" is the trainer's. The line has its scores; those of
+        the others are in it under their names. Validations of an earlier size of pictures do not count. Writes a
+        checkpoint, draws plots/curves.png and the task's pictures, and returns the line.
         """
-        line = {"step": trainer.steps, **scores}
-        rank = lambda scores: (scores["max_f"], -scores["mae"])  # noqa: E731
+        line: dict[str, Any] = {"step": trainer.steps, "epoch": epoch, "size": getattr(trainer.model, "size", None)}
+        networks = {"": trainer.model}
+        for hook in trainer.hooks:
+            networks.update(hook.networks(trainer))
+        better = []
+        for name, (scores, _) in found.items():
+            entry, best = {**line, **scores}, self.best.get(name)
+            line = {**line, **(scores if name == "" else {name: scores})}
+            rank = trainer.task.rank
+            if best is None or best["size"] != entry["size"] or rank(scores) > rank(best):
+                trainer.require_finite()
+                better.append(name)
+                self.best[name] = entry
+                self.keep(networks[name], f"best-{name}".rstrip("-"))
+        line["best"] = better
         self.log(line)
-        if self.best is None or rank(line) > rank(self.best):
-            trainer.require_finite()
-            self.best = line
-            self.keep(trainer.model, "best")
         self.validated = trainer.steps
         self.checkpoint(trainer)
-        self.plot("curves", training_curves(self.lines()))
+        self.plot("curves", training_curves(self.lines(), trainer.task.titles))
+        for name, picture in found[""].pictures.items():
+            self.plot(name, picture)
         return line
 
-    def keep(self, model: CSNet, name: str) -> None:
+    def keep(self, model: Module, name: str) -> None:
         """Write a network to weights/`name`.safetensors."""
         with self._writing():
             save(model, self.folder / "weights" / f"{name}.safetensors")
@@ -270,10 +298,12 @@ class Run:
         if now == self._saved:
             return
         trainer.require_finite()
+        for hook in trainer.hooks:
+            hook.before_saving(trainer, self)
         state = trainer.state_dict()
         facts = json.dumps({
-            "configuration": trainer.model.configuration.to_json(), "settings": self.settings, "total": trainer.total,
-            "validated": self.validated, "best": self.best,
+            "facts": describe(trainer.model), "settings": self.settings, "total": trainer.total,
+            "validated": self.validated, "best": self.best, "logged": self._log.tell(),
         })  # fmt: skip
         data = safetensors.numpy.save(state, {"run": facts, "crc32": _checksum(state, facts)})
         with self._writing():
@@ -282,8 +312,8 @@ class Run:
             self._saved = now
             save(trainer.model, self.folder / "weights" / "last.safetensors")
 
-    def _open_log(self, steps, validated):
-        """Open the log for this process alone; cut it back to its first `steps` and validations up to `validated`."""
+    def _open_log(self, logged):
+        """Open the log for this process alone; cut off what follows its first `logged` bytes."""
         self._log = open(self.folder / LOG, "a+b")  # noqa: SIM115 (closed by __exit__)
         if fcntl is not None:
             try:
@@ -293,20 +323,8 @@ class Run:
                 raise FileError(f"{self.folder}: is being trained by another process.") from None
             except OSError:  # a file system without locks
                 pass
-        self._log.seek(0)
-        end = 0
-        for line in self._log:
-            try:
-                entry = json.loads(line)
-                # A run that is resumed where it was pruned is pruned again: see `training.train`.
-                last = validated if "max_f" in entry else steps - ("pruned" in entry)
-                if not line.endswith(b"\n") or entry["step"] > last:
-                    break
-            except (ValueError, TypeError, KeyError):  # half a line, left by a kill
-                break
-            end += len(line)
-        self._log.truncate(end)
-        self._log.seek(end)
+        self._log.truncate(min(logged, self._log.seek(0, os.SEEK_END)))
+        self._log.seek(0, os.SEEK_END)
 
     def _require_same_settings(self, before):
         if changed := changes(before, self.settings, FREE):

@@ -6,6 +6,7 @@
 `octsod train` does just that, and shows progress.
 """
 
+import dataclasses
 import datetime
 import itertools
 import math
@@ -14,18 +15,23 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..data.classes import ClassDataset, find_parts
 from ..data.datasets import FolderDataset, Subset, hold_out
 from ..data.loader import Loader
 from ..data.synthetic import SyntheticDataset
-from ..errors import OctsodError
+from ..errors import FileError, OctsodError
 from ..models import CSNet, csnet, load
+from ..models.files import architecture_of
 from ..prune.channels import THRESHOLD
 from ..random import manual_seed
 from ..threads import get_num_threads, set_num_threads
-from .loop import Validation, train
+from .classification import Classification
+from .loop import train
+from .recipes import Recipe
 from .runs import Checkpoint, Run
-from .settings import DECAYS, EMBEDDED, FINETUNE, LENGTHS, SETTINGS
-from .trainer import DivergenceError, Recipe, Trainer
+from .settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, LENGTHS, SALIENCY_ONLY, SETTINGS, sizes
+from .tasks import Saliency, Task
+from .trainer import Trainer
 
 EMBEDDED_PICTURES = 1200  # that a run without data draws
 EMBEDDED_SIZE = 112  # of a drawn picture, in pixels; augmentation cuts off its border
@@ -49,11 +55,13 @@ class SettingsError(SetupError, ValueError):
 
 
 class Data(NamedTuple):
-    """training, held_out: the pictures to train on and to validate on. notes: lines to print about them."""
+    """training, held_out: the samples to train on and to validate on. notes: lines to print about them. classes: the
+    names of the pictures' classes, for classification."""
 
     training: Subset
     held_out: Subset
     notes: list[str]
+    classes: tuple[str, ...] = ()
 
 
 def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, finetune: bool = False) -> dict[str, Any]:
@@ -67,16 +75,28 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     """
     given, base = _checked(given), _checked(base or {})
     known = {**base, **given}
+    classify = known.get("task") == "classify"
     if "val" in known and "data" not in known:
         raise SettingsError("`val` needs `data`.")
+    if classify and "data" not in known:
+        raise SettingsError("`task` classify needs `data`, pictures in folders named after their classes.")
     if finetune and "init" not in known:
         raise SettingsError("`finetune` needs `init`, the network to go on with.")
     values = {name: setting.default for name, setting in SETTINGS.items()}
-    values.update(EMBEDDED if "data" not in known else {}, **(FINETUNE if finetune else {}))
+    values.update(EMBEDDED if "data" not in known else CLASSIFY if classify else {}, **(FINETUNE if finetune else {}))
     values.update(known)
-    values.update(_lengths(given, base, finetune, "data" in known))
+    if classify:
+        for name in SALIENCY_ONLY:
+            if known.get(name, SETTINGS[name].default) != SETTINGS[name].default:
+                raise SettingsError(f"`{name}` is for saliency; leave it out with `task` classify.")
+            values[name] = None
+    if values["optimizer"] != "sgd":
+        if "momentum" in given:
+            raise SettingsError(f"`momentum` is of no use with `optimizer` {values['optimizer']}.")
+        values["momentum"] = None
+    values.update(_lengths(given, base, finetune, known))
     if "init" in known:
-        for name in ("width", "split"):
+        for name in ("width", "split", "variant", "fused"):
             if name in known:
                 raise SettingsError(f"`init` says what the network is; leave `{name}` out.")
             values[name] = None
@@ -97,10 +117,10 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     return {name: values[name] for name in SETTINGS if values[name] is not None}
 
 
-def _lengths(given, base, finetune, has_data):
+def _lengths(given, base, finetune, known):
     """`epochs` and `steps`. If either is given, both of `base` are replaced: to make a run longer, one is enough."""
-    paper = {"epochs": SETTINGS["epochs"].default}
-    for source in (given, base, FINETUNE if finetune else {}, paper if has_data else EMBEDDED):
+    defaults = {"epochs": SETTINGS["epochs"].default} if known.get("task") != "classify" else CLASSIFY
+    for source in (given, base, FINETUNE if finetune else {}, defaults if "data" in known else EMBEDDED):
         if any(name in source for name in LENGTHS):
             return {name: source.get(name) for name in LENGTHS}
 
@@ -113,34 +133,21 @@ def _checked(values):
 
 
 def _value(name, value):
-    setting = SETTINGS[name]
     try:
-        if setting.kind == "path":
-            return os.path.abspath(os.fspath(value))
-        if setting.kind == "split":
-            shares = [float(share) for share in value]
-            if 1 <= len(shares) <= 3 and all(0 <= share < math.inf for share in shares) and sum(shares) > 0:
-                return shares
-        elif isinstance(setting.kind, tuple):
-            if value in setting.kind:
-                return value
-        elif not isinstance(value, bool):
-            number = value.__index__() if setting.kind is int else float(value)
-            low, high = setting.least, setting.most
-            above = low is None or (number > low if setting.above else number >= low)
-            if math.isfinite(number) and above and (high is None or number <= high):
-                return number
+        return SETTINGS[name].parse(value)
     except (TypeError, ValueError, AttributeError, OverflowError):
-        pass
-    raise SettingsError(f"is {value!r}; expected {setting.expected}.", name)
+        raise SettingsError(f"is {value!r}; expected {SETTINGS[name].expected}.", name) from None
 
 
 def open_data(settings: Mapping[str, Any], verbose: bool = False) -> Data:
-    """The pictures for a training: those of `data` and `val`, or drawn ones.
+    """The pictures for a training: those of `data` and `val`, or drawn ones. For classification, `data` may have both,
+    in folders `train` and `val`.
 
     verbose: have the notes name all files that are left out. Raises FileError if a folder is not a data set, SetupError
     if it has too few pictures.
     """
+    if settings["task"] == "classify":
+        return _open_classes(settings)
     if "data" not in settings:
         drawn = SyntheticDataset(EMBEDDED_PICTURES, EMBEDDED_SIZE, settings["seed"])
         training, held_out = hold_out(drawn, settings["seed"])
@@ -153,15 +160,32 @@ def open_data(settings: Mapping[str, Any], verbose: bool = False) -> Data:
             more = f" and {len(folder.unpaired) - len(shown)} more" if len(shown) < len(folder.unpaired) else ""
             names = ", ".join(path.name for path in shown)
             notes.append(f"{folder.root}: left out for want of a partner: {names}{more}")
-    if len(folders) == 2:
-        training, held_out = (Subset(folder, range(len(folder))) for folder in folders)
-        notes.append(f"{len(training)} pictures to train on, {len(held_out)} of {folders[1].root} to validate on")
-    else:
-        if len(folders[0]) < 2:
-            raise SetupError(f"{folders[0].root}: holds one picture with a mask; without `val`, two are needed.")
-        training, held_out = hold_out(folders[0], settings["seed"])
-        notes.append(f"{len(training)} pictures to train on, {len(held_out)} held out to validate on (data.json)")
-    return Data(training, held_out, notes)
+    training, held_out, note = _parts(folders, settings, "picture with a mask")
+    return Data(training, held_out, [*notes, note])
+
+
+def _open_classes(settings):
+    """The pictures for classification, and the names of their classes."""
+    data, val = find_parts(settings["data"])
+    sets = [ClassDataset(data)]
+    classes = sets[0].classes
+    if (val := settings.get("val", val)) is not None:
+        sets.append(ClassDataset(val, classes))
+    training, held_out, note = _parts(sets, settings, "picture")
+    return Data(training, held_out, [f"{len(classes)} classes", note], classes)
+
+
+def _parts(sets, settings, what):
+    """(samples to train on, those to validate on, a line about them) of one data set or two."""
+    if len(sets) == 2:
+        training, held_out = (Subset(part, range(len(part))) for part in sets)
+        note = f"{len(training)} pictures to train on, {len(held_out)} of {sets[1].root} to validate on"
+        return training, held_out, note
+    if len(sets[0]) < 2:
+        raise SetupError(f"{sets[0].root}: holds one {what}; without `val`, two are needed.")
+    training, held_out = hold_out(sets[0], settings["seed"])
+    note = f"{len(training)} pictures to train on, {len(held_out)} held out to validate on (data.json)"
+    return training, held_out, note
 
 
 def new_folder(settings: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
@@ -186,7 +210,7 @@ class Session:
     """A training with all its parts: `with Session(settings, folder) as session: session.conduct()`.
 
     settings: see `resolve`. folder: of the run, either new or holding the `checkpoint` to continue from. data: by
-    default, what `open_data` returns. data, loader, trainer, validation, run: the parts of the training.
+    default, what `open_data` returns. data, task, loader, trainer, run: the parts of the training.
     Raises SetupError if settings, pictures and checkpoint do not fit together, FileError if a file is at fault.
     """
 
@@ -199,14 +223,17 @@ class Session:
     ):
         self.settings = settings
         self.data = open_data(settings) if data is None else data
-        self.loader = _loader(settings, self.data.training)
-        self.trainer = _trainer(settings, len(self.loader), checkpoint)
-        self.validation = Validation(self.data.held_out)
+        self.task = task_for(settings, self.data.classes)
+        steps_per_epoch = _batches(settings, self.data.training)
+        total = _total(settings, steps_per_epoch)
+        model = _model(settings, self.data, checkpoint)
+        self.loader = _loader(settings, self.data.training, model, self.task, total)
+        self.trainer = _trainer(settings, model, self.task, total, steps_per_epoch)
         pictures = (self.data.training.names, self.data.held_out.names)
         if checkpoint is None:
             self.run = Run.create(folder, settings, pictures)
         else:
-            if checkpoint.finished(self.trainer.total):
+            if checkpoint.finished(total):
                 done = f"is finished after {checkpoint.steps} steps"
                 raise SetupError(f"{folder}: {done}; more `epochs` or `steps` go on.")
             checkpoint.restore(self.trainer)
@@ -230,9 +257,7 @@ class Session:
         before = get_num_threads()
         set_num_threads(self.settings["threads"])
         try:
-            return train(self.trainer, self.loader, self.run, self.validation, on_line=on_line, stop=stop)
-        except DivergenceError as error:
-            raise DivergenceError(f"{str(error).rstrip('.')}; {self.run.kept}.") from error
+            return train(self.trainer, self.loader, self.run, self.data.held_out, on_line=on_line, stop=stop)
         finally:
             set_num_threads(before)
 
@@ -256,37 +281,102 @@ def conduct(
         return session.conduct(on_line, stop)
 
 
-def _loader(settings, pictures):
-    size, threads = settings["batch_size"], min(LOADER_THREADS, settings["threads"])
+def task_for(settings: Mapping[str, Any], classes: tuple[str, ...] = ()) -> Task:
+    """The task that the settings name. classes: the names of classes, for classification."""
+    if settings["task"] == "classify":
+        return Classification(classes)
+    return Saliency(settings["loss"], settings["scale_crop"], settings["colour"])
+
+
+def _batches(settings, pictures):
+    """Batches per epoch."""
+    size = settings["batch_size"]
     if size > len(pictures):
         raise SettingsError(f"{size} is more than the {len(pictures)} pictures to train on.", "batch_size")
-    return Loader(pictures, size, settings["size"], settings["seed"], threads=threads)
+    return len(pictures) // size
 
 
-def _model(settings, checkpoint) -> CSNet:
-    """The network that the run trains."""
-    if checkpoint is not None:
-        return checkpoint.model()
-    if "init" in settings:
-        return load(settings["init"])
-    manual_seed(settings["seed"])
-    return csnet(settings["width"], settings["split"])
-
-
-def _trainer(settings, steps_per_epoch, checkpoint):
-    """A trainer for the run's network, for as many steps as the run will have."""
-    model = _model(settings, checkpoint)
-    size, multiple = settings["size"], model.configuration.multiple
-    if size % multiple:
-        raise SettingsError(f"{size} is not a multiple of {multiple}, as this network needs.", "size")
+def _total(settings, steps_per_epoch):
+    """How many steps the run will have."""
     lengths = [settings["steps"]] if "steps" in settings else []
     lengths += [settings["epochs"] * steps_per_epoch] if "epochs" in settings else []
-    total, finetuning = min(lengths), settings.get("learn_channels", 0) * steps_per_epoch
-    if finetuning >= total:
-        raise SettingsError(f"the run has {total} steps, and finetuning alone {finetuning}.", "learn_channels")
+    return min(lengths)
+
+
+def _loader(settings, pictures, model, task, total):
+    multiple = model.configuration.multiple
+    starts = {}  # the first batch of each size; of sizes that begin with the same batch, the last
+    for side, share in sizes(settings["size"]):
+        if side % multiple:
+            raise SettingsError(f"{side} is not a multiple of {multiple}, as this network needs.", "size")
+        starts[math.ceil(share * total)] = side
+    threads = min(LOADER_THREADS, settings["threads"])
+    return Loader(
+        pictures, settings["batch_size"], list(starts.items()), settings["seed"], threads=threads, prepare=task.prepare
+    )
+
+
+def _model(settings, data, checkpoint) -> CSNet:
+    """The network that the run trains."""
+    if checkpoint is not None:
+        model = checkpoint.model()
+        if tuple(getattr(model, "labels", ())) != data.classes:
+            raise FileError(f"{checkpoint.path}: was trained for other classes than the data has now.")
+    else:
+        manual_seed(settings["seed"])
+        kinds = {"classes": len(data.classes), "sides": settings.get("side_outputs", False)}
+        if "init" in settings:
+            model = _initial(settings["init"], data.classes, kinds)
+        else:
+            model = csnet(
+                settings["width"], settings["split"], settings["variant"], settings.get("fused"), **kinds
+            )
+        model.labels = data.classes
+    for name in settings.get("freeze", ()):
+        parts = model.parts()
+        if name not in parts:
+            listed = ", ".join(part for part in parts if "." not in part)
+            known = f"known are {listed}, and names of modules"
+            raise SettingsError(f"{name} is no part of the network; {known}.", "freeze")
+        for part in parts[name]:
+            part.freeze()
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SettingsError("leaves nothing to train.", "freeze")
+    return model
+
+
+def _initial(path, classes, kinds):
+    """The network in a weight file; if it is for another task, or lacks side outputs, one with its layers where they
+    are the same, and new ones for the rest."""
+    model = load(path)
+    if not isinstance(model, CSNet):
+        raise FileError(f"{path}: holds a network of the architecture {architecture_of(model)!r}; expected a CSNet.")
+    configuration = dataclasses.replace(model.configuration, **kinds)
+    if configuration == model.configuration and model.labels == classes:
+        return model
+    wanted = CSNet(configuration, model.dtype)
+    wanted.take_over(model)
+    wanted.size = model.size
+    if kinds["classes"] and model.labels != classes:  # as many classes, but others
+        fresh = CSNet(configuration, model.dtype).classifier
+        wanted.classifier.load_state_dict(fresh.state_dict())
+    return wanted
+
+
+def _trainer(settings, model, task, total, steps_per_epoch) -> Trainer:
+    """A trainer that follows the settings."""
+    finetuning = settings.get("learn_channels", 0) * steps_per_epoch
+    if finetuning:
+        # Pruning comes between epochs; those that follow are at least as many as the settings say.
+        start = (total - finetuning) // steps_per_epoch * steps_per_epoch
+        if start <= 0:
+            raise SettingsError(f"the run has {total} steps, and finetuning alone {finetuning}.", "learn_channels")
+        finetuning = total - start
     recipe = Recipe(
-        lr=settings["lr"], schedule=settings["schedule"], weight_decay=settings["weight_decay"],
-        decay=settings["decay"], decay_strength=settings.get("decay_strength"), finetuning=finetuning,
+        lr=settings["lr"], schedule=settings["schedule"], optimizer=settings["optimizer"],
+        momentum=settings.get("momentum", SETTINGS["momentum"].default), clip=settings.get("clip"),
+        weight_decay=settings["weight_decay"], decay=settings["decay"],
+        decay_strength=settings.get("decay_strength"), finetuning=finetuning, average=settings.get("average"),
         **({"threshold": settings["threshold"]} if finetuning else {}),
     )  # fmt: skip
-    return Trainer(model, recipe, total)
+    return recipe.trainer(model, task, total, settings["seed"])

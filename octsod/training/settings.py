@@ -4,18 +4,24 @@ All of this is defined here alone: `Recipe`, `session.resolve` and the options o
 to import, since `octsod --help` does.
 """
 
+import itertools
+import math
 from typing import Any, NamedTuple
 
-SCHEDULES = ("milestones", "cosine", "constant")  # of the learning rate
+TASKS = ("saliency", "classify")
+VARIANTS = ("csnet", "extractor", "vanilla")  # of the network
+LOSSES = ("bce", "bce+iou", "bce+dice")  # of saliency
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("milestones", "cosine", "one-cycle", "constant")  # of the learning rate
 DECAYS = {"dynamic": 3.0, "standard": 5e-3, "none": 0.0}  # of the ILBlocks' scales, each with its usual strength
 
 
 class Setting(NamedTuple):
     """What values a setting may have.
 
-    kind: int, float, "path", "split" (shares of the channels per scale, fine first), or a tuple of strings to choose
-    from. default: the paper's, or None. least, most: bounds of a number; None means no bound. above: the number must be
-    more than `least`, not equal to it.
+    kind: int, float, bool, a tuple of strings to choose from, or the name of a kind in `KINDS`. default: the paper's,
+    or None. least, most: bounds of a number; None means no bound. above, below: the number must be more than `least`,
+    less than `most`, not equal to it.
     """
 
     kind: Any
@@ -23,41 +29,150 @@ class Setting(NamedTuple):
     least: Any = None
     most: Any = None
     above: bool = False
+    below: bool = False
 
     @property
     def expected(self) -> str:
         """The values it may have, in words."""
         if isinstance(self.kind, tuple):
             return " or ".join(self.kind)
+        if self.kind is bool:
+            return "true or false"
         if self.kind not in (int, float):
-            return {"path": "a path", "split": "one to three shares such as 3, 1"}[self.kind]
+            return KINDS[self.kind][1]
         words = "an integer" if self.kind is int else "a finite number"
         if self.most is not None:
-            return f"{words} from {self.least} to {self.most:g}"
+            return f"{words} from {self.least} to {'below ' if self.below else ''}{self.most:g}"
         return words if self.least is None else f"{words} {'above' if self.above else 'of at least'} {self.least}"
+
+    def parse(self, value: Any) -> Any:
+        """A value as config.toml holds it, from that or from the text of an option. Raises ValueError or TypeError."""
+        if isinstance(self.kind, str):
+            return KINDS[self.kind][0](value)
+        if isinstance(self.kind, tuple):
+            if value in self.kind:
+                return value
+        elif self.kind is bool:
+            if isinstance(value, bool):
+                return value
+        elif not isinstance(value, bool):
+            number = value.__index__() if self.kind is int else float(value)
+            above = self.least is None or (number > self.least if self.above else number >= self.least)
+            below = self.most is None or (number < self.most if self.below else number <= self.most)
+            if math.isfinite(number) and above and below:
+                return number
+        raise ValueError
+
+
+def _path(value):
+    import os
+
+    return os.path.abspath(os.fspath(value))
+
+
+def _items(value):
+    """The parts of a text with commas, or of a list."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def _split(value):
+    shares = [float(share) for share in _items(value)]
+    if 1 <= len(shares) <= 3 and all(0 <= share < math.inf for share in shares) and sum(shares) > 0:
+        return shares
+    raise ValueError
+
+
+def _stages(value):
+    stages = [int(stage) for stage in _items(value)]
+    if stages == sorted(set(stages)) and stages[:1] >= [1] and stages[-1:] == [4]:
+        return stages
+    raise ValueError
+
+
+def _names(value):
+    names = _items(value)
+    if names and all(isinstance(name, str) and name for name in names):
+        return names
+    raise ValueError
+
+
+LEAST_SIDE, MOST_SIDE = 16, 1 << 14  # of a picture, in pixels
+
+
+def sizes(value: Any) -> list[tuple[int, float]]:
+    """(side in pixels, share of the run from which on it is used) of a size: a number, or text such as
+    "112:0,160:0.7,224:0.9". Raises ValueError or TypeError if it is none."""
+    if isinstance(value, str) and ":" in value:
+        pairs = [part.split(":") for part in _items(value)]
+        found = [(int(side), float(share)) for side, share in pairs]
+    else:
+        found = [(int(value) if isinstance(value, str) else value.__index__(), 0.0)]
+    shares = [share for _, share in found]
+    rising = shares[0] == 0 and all(a < b for a, b in itertools.pairwise(shares)) and shares[-1] < 1
+    if isinstance(value, bool) or not rising or not all(LEAST_SIDE <= side <= MOST_SIDE for side, _ in found):
+        raise ValueError
+    return found
+
+
+def _size(value):
+    found = sizes(value)
+    return found[0][0] if len(found) == 1 else ",".join(f"{side}:{share:g}" for side, share in found)
+
+
+# Kinds of settings that are more than a number or a choice: how they are parsed, and what they are in words.
+KINDS: dict[str, tuple[Any, str]] = {
+    "path": (_path, "a path"),
+    "split": (_split, "one to three shares such as 3, 1"),
+    "stages": (_stages, "ascending stages from 1 to 4 that end with 4, such as 2,3,4"),
+    "names": (_names, "names such as stage1, fuse"),
+    "size": (
+        _size,
+        f"pixels from {LEAST_SIDE} to {MOST_SIDE}, or several with the share of the run from which on each is used, "
+        "such as 112:0,160:0.7,224:0.9",
+    ),
+}
 
 
 # In the order of config.toml, which holds them.
 SETTINGS = {
+    "task": Setting(TASKS, "saliency"),
     "data": Setting("path"),
     "val": Setting("path"),
     "init": Setting("path"),
     "width": Setting(float, 1.0, 0.2, 20),
     "split": Setting("split", (0.5, 0.5)),
+    "variant": Setting(VARIANTS, "csnet"),
+    "fused": Setting("stages"),
+    "freeze": Setting("names"),
     "epochs": Setting(int, 300, 1),
     "steps": Setting(int, None, 1),
     "batch_size": Setting(int, 24, 1),
+    "loss": Setting(LOSSES, "bce"),
+    "side_outputs": Setting(bool, False),
+    "scale_crop": Setting(float, 1.0, 0, 1, above=True),
+    "colour": Setting(float, 0.0, 0, 1),
+    "optimizer": Setting(OPTIMIZERS, "adam"),
     "lr": Setting(float, 1e-4, 0, above=True),
     "schedule": Setting(SCHEDULES, "milestones"),
+    "momentum": Setting(float, 0.9, 0, 1, below=True),
+    "clip": Setting(float, None, 0, above=True),
     "weight_decay": Setting(float, 5e-3, 0),
     "decay": Setting(tuple(DECAYS), "dynamic"),
     "decay_strength": Setting(float, None, 0),
     "learn_channels": Setting(int, None, 1),
     "threshold": Setting(float, None, 0, above=True),
-    "size": Setting(int, 224, 16, 1 << 14),
+    "average": Setting(float, None, 0, 1, below=True),
+    "size": Setting("size", 224),
     "seed": Setting(int, 0, 0),
     "threads": Setting(int, None, 1, 1024),
 }
+
+# The defaults of classification, where they differ from the paper's, which are for saliency. Channels are not learned.
+CLASSIFY = {
+    "batch_size": 32, "lr": 4e-3, "schedule": "one-cycle", "decay": "none", "weight_decay": 5e-4, "size": 128,
+    "epochs": 60,
+}  # fmt: skip
+SALIENCY_ONLY = ("loss", "side_outputs", "scale_crop", "colour", "learn_channels")
 
 # The defaults of a run without `data`, where they differ from the paper's: a laptop should finish it while one waits.
 # There is no decay of any kind: it would only slow down so short a run.

@@ -1,90 +1,35 @@
-"""The authors' training recipe (csnet.md, section 5), and a trainer that follows it step by step."""
+"""A trainer: a network in training, and all that its next step depends on except the data."""
 
 import collections
-import dataclasses
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import functional as f
-from .. import prune  # complexity is the function
-from ..autograd.tensor import Tensor
+from .. import random
 from ..backend import now
 from ..checks import require, require_integer
 from ..errors import OctsodError
-from ..models import CSNet
-from ..optim.adam import Adam
-from ..optim.decay import DynamicWeightDecay, parameter_groups
-from ..optim.schedules import CosineLR, MultiStepLR
+from ..nn import Module
+from ..optim.optimizer import Optimizer
 from .diagnosis import first_nonfinite
-from .settings import DECAYS, SCHEDULES, SETTINGS
-
-LOSS, PENALTY, GRADIENT = 1, 2, 3  # what the kernel `record_step` found to be non-finite
-WARMUP = 500  # most steps of the cosine's warm-up; a twentieth of a shorter run
+from .hooks import Hook
+from .tasks import Task, split_loss, tensors
 
 
 class DivergenceError(OctsodError):
     """A loss, gradient or parameter has become infinite or not a number."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What is minimised, and how; the defaults are the paper's.
-
-    schedule: "milestones" divides lr by 10 after two thirds and again after five sixths of the run (the paper's epochs
-    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to zero along half a cosine, "constant" keeps it.
-    weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: that of these scales, "dynamic"
-    (csnet.md, section 3), "standard", ordinary L2 as for all others, or "none". decay_strength: its factor; None stands
-    for that in `DECAYS`. metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
-
-    finetuning: this many steps before the end of the run, the network is pruned by `threshold` of gamma (paper,
-    algorithm 1) and trained further with standard decay; 0 for never.
-    """
-
-    lr: float = SETTINGS["lr"].default
-    schedule: str = SETTINGS["schedule"].default
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = SETTINGS["weight_decay"].default
-    decay: str = SETTINGS["decay"].default
-    decay_strength: float | None = None
-    metric: str | Callable[[np.ndarray, int], np.ndarray] = "average_pooling"
-    branch_factor: float = 1.0
-    finetuning: int = 0
-    threshold: float = prune.THRESHOLD
-
-    def __post_init__(self):
-        for name, known in (("schedule", SCHEDULES), ("decay", DECAYS)):
-            value = getattr(self, name)
-            require(value in known, "Recipe", name, f"is {value!r}", " or ".join(known))
-        idle = self.decay == "none" and self.decay_strength
-        require(not idle, "Recipe", "decay_strength", f"is {self.decay_strength} of no decay", "none")
-        require_integer(self.finetuning, "Recipe", "finetuning", 0)
-
-    def scale_decay(self, model: CSNet) -> DynamicWeightDecay:
-        """What decays the scales of the ILBlocks' norms; without decay, it still gives the penalty of dynamic decay."""
-        strength = DECAYS[self.decay] if self.decay_strength is None else self.decay_strength
-        if self.decay == "standard":
-            return DynamicWeightDecay(model, strength, "constant")
-        return DynamicWeightDecay(model, strength, self.metric, self.branch_factor)
-
-
-def _schedule(optimizer, name, total):
-    """The learning rate of each of `total` steps; a run without an end keeps the rate it starts with."""
-    if total is None or name == "constant":
-        return MultiStepLR(optimizer, ())
-    if name == "milestones":
-        return MultiStepLR(optimizer, (math.ceil(total * 2 / 3), math.ceil(total * 5 / 6)))
-    return CosineLR(optimizer, total, warmup=min(total // 20, WARMUP))
-
-
 class Step(NamedTuple):
-    """A step's results. number: from 1. loss: before it. penalty: of the scales' decay, unscaled. lr: used in it."""
+    """A step's results. number: from 1. loss: before it. terms: name -> number of what else is logged, such as the
+    penalty of a decay. lr: used in it."""
 
     number: int
     loss: float
-    penalty: float
+    terms: dict[str, float]
     lr: float
 
 
@@ -93,52 +38,68 @@ class _Ring:
 
     def __init__(self, device):
         self.device = device
-        self.rows = device.zeros((device.steps_ahead, 3), "float64")
-        self.waiting = collections.deque()  # (number, lr, x, y) of steps whose results have not been read
+        self.names = self.rows = None  # of the terms that are noted, and where: known after the first step
+        self.waiting = collections.deque()  # (number, lr, batch) of steps whose results have not been read
         self.read = collections.deque(maxlen=device.steps_ahead)  # `Step`s that have not been collected
+
+    def prepare(self, names):
+        """Make room for terms of these names."""
+        if self.names is None:
+            self.names = names
+            self.rows = self.device.zeros((self.device.steps_ahead, len(names) + 1), "float64")
+        was = f"are {', '.join(names)}"
+        require(names == self.names, "step", "terms", was, f"{', '.join(self.names)}, as in the step before")
 
     @property
     def full(self):
         return len(self.waiting) >= self.rows.shape[0]
 
     def fetch(self):
-        """(number, lr, x, y, loss, penalty, code) of each waiting step. Waits for the device."""
+        """(number, lr, batch, values, code) of each waiting step. Waits for the device."""
         rows = now(self.device).get(self.rows) if self.waiting else ()
         while self.waiting:
-            number, *rest = self.waiting.popleft()
-            loss, penalty, code = rows[(number - 1) % len(rows)].tolist()
-            yield number, *rest, loss, penalty, int(code)
+            number, lr, batch = self.waiting.popleft()
+            *values, code = rows[(number - 1) % len(rows)].tolist()
+            yield number, lr, batch, values, int(code)
 
 
 class Trainer:
-    """A model in training, with all that the next step depends on except the data: optimiser, schedule, decay.
+    """A model in training for a task.
 
-    total: how many steps the run will have, over which the learning rate falls; None keeps it. steps: how many were
-    made. pruned_after: the number of steps after which `prune` is due, or None.
+    optimizer: of the model's parameters. schedule: of its learning rate, an object of `optim.schedules`, or None to
+    keep it. total: how many steps the run will have; None for any number. hooks: `Hook`s. seed: of what the network
+    draws in a step, such as dropout; a step draws the same whether or not the run was resumed before it.
+    steps: how many were made.
 
-    A step does not wait for the model's device. Loss and penalty stay there until `device.steps_ahead` steps are under
+    A step does not wait for the model's device. Loss and terms stay there until `device.steps_ahead` steps are under
     way, or `sync` is called. A step with a number that is not finite changes nothing, and neither do later steps.
     """
 
-    def __init__(self, model: CSNet, recipe: Recipe | None = None, total: int | None = None):
-        self.recipe = recipe or Recipe()
-        self.total: Any = None if total is None else require_integer(total, "Trainer", "total", 1)
-        finetuning = self.recipe.finetuning
-        fits = finetuning < (self.total or 1)
-        require(fits, "Trainer", "total", f"is {self.total}, {finetuning} of them of finetuning", "more steps")
-        self.pruned_after = self.total - finetuning if finetuning else None  # type: ignore[operator]
+    def __init__(
+        self, model: Module, task: Task, optimizer: Optimizer, schedule: Any = None, total: int | None = None,
+        hooks: Iterable[Hook] = (), seed: int = 0,
+    ):  # fmt: skip
+        op = "Trainer"
+        self.task, self.hooks, self.seed = task, list(hooks), seed
+        self.total: Any = None if total is None else require_integer(total, op, "total", 1)
+        names = [hook.name for hook in self.hooks]
+        names += ["model", "steps", *optimizer.slots]
+        require(len(set(names)) == len(names), op, "hooks", f"are called {', '.join(names)}", "each by another name")
         self.steps = 0
-        self._take(model)
+        self._take(model, optimizer, schedule)
 
-    def _take(self, model):
-        r, self.model = self.recipe, model
-        self.optimizer = Adam(parameter_groups(model, r.weight_decay), r.lr, r.betas)
-        self.schedule = _schedule(self.optimizer, r.schedule, self.total)
-        ordinary = dataclasses.replace(r, decay="standard", decay_strength=None)
-        self._decays = r.scale_decay(model), ordinary.scale_decay(model)
-        self._ring = _Ring(model.device)
+    def _take(self, model, optimizer, schedule):
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        require(
+            schedule is None or schedule.optimizer is optimizer, "Trainer", "schedule", "is another optimiser's",
+            "that of `optimizer`",
+        )  # fmt: skip
+        device = model.device
+        require(device.shares_memory_with(optimizer.device), "Trainer", "optimizer",
+                f"is on {optimizer.device.name}", f"{device.name}, like the model")  # fmt: skip
+        self._ring = _Ring(device)
         self._keepers = [(module, name) for module in model.modules() for name in module.buffers]
-        self._saved = model.device.zeros((sum(math.prod(a.shape) for a in self._statistics),), "float64")
+        self._saved = device.zeros((sum(math.prod(a.shape) for a in self._statistics),), "float64")
 
     @property
     def _statistics(self):
@@ -146,36 +107,62 @@ class Trainer:
         return [getattr(module, name) for module, name in self._keepers]
 
     @property
-    def decay(self) -> DynamicWeightDecay:
-        """What decays the scales in the next step."""
-        return self._decays[self.pruned_after is not None and self.steps >= self.pruned_after]
-
-    def prune(self) -> prune.Plan:
-        """Remove the channels below the recipe's threshold, also from the optimiser's moments; returns the plan."""
-        self.sync()
-        read = self.collect()
-        plan = prune.plan(self.model, threshold=self.recipe.threshold)
-        pruned, before = prune.apply(self.model, plan), self.state_dict()
-        self._take(pruned)
-        state = {"steps": before["steps"], **{f"model.{name}": a for name, a in pruned.state_dict().items()}}
-        for name, _ in pruned.named_parameters():
-            state.update({f"{m}.{name}": plan.slice(name, before[f"{m}.{name}"]) for m in ("first", "second")})
-        self.load_state_dict(state)
-        self._ring.read.extend(read)
-        return plan
+    def capturable(self) -> bool:
+        """Whether a step needs no number on the host, and so could be captured and replayed as a whole."""
+        return not any(hook.host_values for hook in self.hooks)
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         return self.optimizer.groups[0]["lr"]
 
-    def step(self, x: Any, y: Any) -> tuple[float, float] | None:
-        """One step on x (N, 3, H, W), normalised pictures, and y (N, 1, H, W), masks in [0, 1], in the model's dtype.
+    def hook(self, kind: type) -> Any:
+        """The hook of this class; None if there is none."""
+        return next((hook for hook in self.hooks if isinstance(hook, kind)), None)
 
-        Returns the mean binary cross-entropy before the step and the unscaled penalty of the scales' decay, or None if
-        they have not been read: on a host they always are, elsewhere every `device.steps_ahead` steps. `collect`
-        returns those of all steps. Raises DivergenceError, with the model as it was before, if one of them or a
-        gradient is not finite in a step that is read; x and y must not be changed until then.
+    def replace(self, model: Module, carry: Callable[[str, np.ndarray], np.ndarray]) -> None:
+        """Go on with another network, whose parameters are some of those of the present one, by name, perhaps smaller.
+
+        carry: called with the name of a parameter of the new network and an array of the old one's shape, the
+        optimiser's state; returns that of the new one. Settings of groups stay. Hooks are told.
+        """
+        self.sync()
+        read, device = self.collect(), self.model.device
+        old = {id(p): name for name, p in self.model.named_parameters()}
+        new = dict(model.named_parameters())
+        members = [[old[id(p)] for p in group["params"]] for group in self.optimizer.groups]
+        groups = [
+            {**group, "params": [new[name] for name in names if name in new]}
+            for group, names in zip(self.optimizer.groups, members, strict=True)
+        ]
+        states = {
+            name: {slot: device.get(array) for slot, array in self.optimizer.state_of(p).items()}
+            for name, p in self._learned()
+        }
+        optimizer = self.optimizer.rebuilt([group for group in groups if group["params"]])
+        for name, p in new.items():
+            for slot, array in states.get(name, {}).items():
+                optimizer.device.put(carry(name, array), optimizer.state_of(p)[slot])
+        if self.schedule is not None:
+            self.schedule.move_to(optimizer)
+        self._take(model, optimizer, self.schedule)
+        self._seek(self.steps)
+        self._ring.read.extend(read)
+        for hook in self.hooks:
+            hook.replaced(self)
+
+    def _learned(self):
+        """(name, parameter) of those that the optimiser moves."""
+        learned = {id(p) for group in self.optimizer.groups for p in group["params"]}
+        return [(name, p) for name, p in self.model.named_parameters() if id(p) in learned]
+
+    def step(self, *batch: Any) -> Step | None:
+        """One step on a batch: what the task's `prepare` made of samples, stacked.
+
+        Returns its results, or None if they have not been read: on a host they always are, elsewhere every
+        `device.steps_ahead` steps. `collect` returns those of all steps. Raises DivergenceError, with the model as it
+        was before, if the loss, a term or a gradient is not finite in a step that is read; the batch must not be
+        changed until then.
         """
         device, optimizer = self.model.device, self.optimizer
         if not device.shares_memory_with(self._ring.device):
@@ -185,37 +172,56 @@ class Trainer:
         optimizer.zero_grad()
         statistics = self._statistics
         device.kernels.gather(statistics, self._saved)
-        loss = self._loss(x, y)
-        loss.backward()
-        penalty = self.decay.apply()
+        terms = self._backward(batch)
+        self._ring.prepare(list(terms))
         gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
-        device.kernels.record_step(loss.data, penalty.data, gradients, self._ring.rows, optimizer.state)
+        values = [term.array() for term in terms.values()]
+        device.kernels.record_step(values, gradients, self._ring.rows, optimizer.state)
         device.kernels.restore_if_halted(statistics, self._saved, optimizer.state)
-        self._ring.waiting.append((self.steps + 1, self.lr, x, y))
+        self._ring.waiting.append((self.steps + 1, self.lr, batch))
         try:
             optimizer.step()
-            self.schedule.step()
+            if self.schedule is not None:
+                self.schedule.step()
             self.steps += 1
+            for hook in self.hooks:
+                hook.after_step(self)
         except BaseException:  # such as Ctrl-C: the step counts if the optimiser has made it, but its results are lost
             self._ring.waiting.pop()
-            self.steps = optimizer.steps
-            self.schedule.seek(self.steps)
+            self._seek(optimizer.steps)
             raise
         if not self._ring.full:
             return None
         self.sync()
-        return self._ring.read[-1][1:3]
+        return self._ring.read[-1]
+
+    def _forward(self, batch):
+        """(loss, terms) of the next step's forward pass."""
+        with random.stream(self.seed, self.steps):
+            loss, terms = split_loss(self.task.loss(self.model, *tensors(self.model, batch)))
+        require(loss.size == 1, "step", "loss", f"has shape {tuple(loss.shape)}", "one number")
+        return loss, terms
+
+    def _backward(self, batch):
+        """Forward and backward of the next step; name -> tensor of the loss and all terms."""
+        loss, terms = self._forward(batch)
+        loss.backward()
+        named = {"loss": loss}
+        for more in (terms, *(hook.after_backward(self) or {} for hook in self.hooks)):
+            known = sorted(named.keys() & more.keys())
+            require(not known, "step", "terms", f"have the name {', '.join(known)} twice", "each once")
+            named.update(more)
+        return named
 
     def sync(self) -> None:
         """Read the results of all steps under way. Waits for the device; raises as `step` does."""
-        for number, lr, x, y, loss, penalty, code in self._ring.fetch():
+        for number, lr, batch, values, code in self._ring.fetch():
             if code:
                 self._ring.waiting.clear()  # later steps have changed nothing
-                try:
-                    raise self._divergence(number, code, loss, penalty, x, y)
-                finally:
-                    self._seek(number - 1)
-            self._ring.read.append(Step(number, loss, penalty, lr))
+                self._seek(number - 1)
+                raise self._divergence(number, code, values, batch)
+            loss, *terms = values
+            self._ring.read.append(Step(number, loss, dict(zip(self._ring.names[1:], terms, strict=True)), lr))
 
     def collect(self) -> list[Step]:
         """The results of the steps that have been read since the last call: up to `device.steps_ahead` of them."""
@@ -223,53 +229,60 @@ class Trainer:
         self._ring.read.clear()
         return steps
 
-    def _loss(self, x, y):
-        x, y = (Tensor.on(self.model.device, array) for array in (x, y))
-        return f.binary_cross_entropy_with_logits(self.model(x), y)
-
     def _seek(self, steps):
         """Set the count of steps to `steps`, and continue from there."""
         self.steps = steps
         self.optimizer.seek(steps)
-        self.schedule.seek(steps)
+        if self.schedule is not None:
+            self.schedule.seek(steps)
 
-    def _divergence(self, number, code, loss, penalty, x, y):
+    def _divergence(self, number, code, values, batch):
         """The error that says where the first non-finite number came from: the step is repeated on its batch, as far
         as its gradients. The model stays as it was."""
-        model, device = self.model, self.model.device
-        statistics, saved = self._statistics, device.zeros(self._saved.shape, "float64")
-        device.kernels.gather(statistics, saved)
-        self.optimizer.zero_grad()
-        try:
-            if code == GRADIENT:
-                self._loss(x, y).backward()
-                self.decay.apply()
+        with self._repeating():
+            if code > len(values):
+                self._backward(batch)
                 # Backward goes from the last layer to the first, so of the names affected, the last one was first.
-                named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-                bad = [name for name, grad in named if not np.isfinite(device.get(grad)).all()]
+                get = self.model.device.get
+                named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
+                bad = [name for name, grad in named if not np.isfinite(get(grad)).all()]
                 whose = f"the first gradient that is not finite is that of `{bad[-1]}`"
                 what, first = whose if bad else "a gradient is not finite", ""
             else:
-                what = f"the loss is {loss}" if code == LOSS else f"the penalty on the scales is {penalty}"
-                where = first_nonfinite(model, lambda: self._loss(x, y))
+                what = f"the {self._ring.names[code - 1]} is {values[code - 1]}"
+                where = first_nonfinite(self.model, lambda: self._forward(batch))
                 first = f"; the first number that is not finite is in {where}" if where else ""
-        finally:
-            device.kernels.restore_if_halted(statistics, saved, self.optimizer.state)
-            self.optimizer.zero_grad()
         return DivergenceError(f"training stopped in step {number}: {what}{first}.")
+
+    @contextlib.contextmanager
+    def _repeating(self):
+        """Within it, a step may be repeated as far as its gradients: statistics are restored, gradients forgotten."""
+        device, statistics = self.model.device, self._statistics
+        saved = device.zeros(self._saved.shape, "float64")
+        device.kernels.gather(statistics, saved)
+        self.optimizer.zero_grad()
+        try:
+            yield
+        finally:
+            halted = device.put([0, 1], dtype="int64")
+            device.kernels.restore_if_halted(statistics, saved, halted)
+            self.optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """name -> NumPy array of all that `load_state_dict` needs to continue bit for bit; on a host, not a copy.
 
-        `steps`; per entry NAME of the model's, `model.NAME`; per parameter, Adam's moments `first.NAME`, `second.NAME`.
+        `steps`; per entry NAME of the model's, `model.NAME`; per learned parameter, the optimiser's state, such as
+        `first.NAME` and `second.NAME` of Adam; the hooks' as `HOOK.NAME`.
         Waits for the steps under way, and raises as `step` does if one of them was not finite.
         """
         self.sync()
-        get, moments = self.model.device.get, self.optimizer.moments
+        get = self.model.device.get
         state = {"steps": np.array(self.steps)}
         state.update({f"model.{name}": array for name, array in self.model.state_dict().items()})
-        for name, p in self.model.named_parameters():
-            state[f"first.{name}"], state[f"second.{name}"] = map(get, moments[id(p)])
+        for name, p in self._learned():
+            state.update({f"{slot}.{name}": get(a) for slot, a in self.optimizer.state_of(p).items()})
+        for hook in self.hooks:
+            state.update({f"{hook.name}.{name}": array for name, array in hook.state_dict().items()})
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
@@ -282,12 +295,17 @@ class Trainer:
             fits = array.shape == own[name].shape and array.dtype == own[name].dtype
             was = f"is {array.dtype} {array.shape}"
             require(fits, "load_state_dict", name, was, f"{own[name].dtype} {own[name].shape}")
-        prefix = "model."
-        self.model.load_state_dict({n[len(prefix) :]: a for n, a in state.items() if n.startswith(prefix)})
-        put, moments = self.model.device.put, self.optimizer.moments
-        for name, p in self.model.named_parameters():
-            for kind, moment in zip(("first", "second"), moments[id(p)], strict=True):
-                put(state[f"{kind}.{name}"], moment)
+
+        def part(prefix):
+            return {n[len(prefix) + 1 :]: a for n, a in state.items() if n.startswith(f"{prefix}.")}
+
+        self.model.load_state_dict(part("model"))
+        put = self.model.device.put
+        for name, p in self._learned():
+            for slot, array in self.optimizer.state_of(p).items():
+                put(state[f"{slot}.{name}"], array)
+        for hook in self.hooks:
+            hook.load_state_dict(part(hook.name))
         self._seek(int(state["steps"]))
         self._ring.read.clear()
 
