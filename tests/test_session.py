@@ -111,3 +111,8 @@ import octsod.studies.sweep, octsod.training.session
 assert not any(name.startswith("octsod.cli") for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+def test_a_network_that_there_is_not():
+    with pytest.raises(SettingsError, match=r"`fused`: is .*; expected ascending stages from 1 to 4"):
+        resolve({"fused": "2,3"})

@@ -40,7 +40,10 @@ def info(ctx, width, split, variant, fused, weights, size, as_json):
             raise click.UsageError(f"--weights already determines the network; leave {options} and --{own[-1]} out.")
         model, facts = load_csnet(weights, finds_objects=False), {"weights": weights}
     else:
-        model = octsod.csnet(width, split, variant, fused)
+        try:
+            model = octsod.csnet(width, split, variant, fused)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}", param_hint="--fused") from error
         facts = {
             "width": width, "split": [share / sum(split) for share in split], "variant": variant,
             "fused": model.configuration.fused,

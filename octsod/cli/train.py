@@ -89,7 +89,7 @@ _existing = click.Path(exists=True)
 @setting_option("--scale-crop", metavar="S", help="Augmentation: keep a part with sides of a random share from S to 1.")
 @setting_option("--colour", metavar="C",
                 help="Augmentation: change brightness, contrast and saturation by up to this share.")  # fmt: skip
-@setting_option("--optimizer")
+@setting_option("--optimizer", help="Adam with coupled L2, AdamW, or SGD with momentum.")
 @setting_option("--lr", metavar="RATE", help="Learning rate.")
 @setting_option("--schedule", help="How the learning rate changes: to a tenth after 2/3 and again after 5/6 of the "
                                    "run, along half a cosine, up and down again, or never.")  # fmt: skip

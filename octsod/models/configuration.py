@@ -223,9 +223,9 @@ class Configuration:
                 ins = self.stages[s][-1]
                 yield Layer(f"sides.{k}", "conv", ins, (1,), 1, 1, SCALES[s], (outputs[s],), training_only=True)
         if self.variant == "csnet":
-            first = self.fused[0]
-            scale, inputs = SCALES[first], self.fusion_inputs
-            reads = tuple(outputs.get(s) for s in range(first, len(BLOCKS)))
+            finest = self.fused[0]
+            scale, inputs = SCALES[finest], self.fusion_inputs
+            reads = tuple(outputs.get(s) for s in range(finest, len(BLOCKS)))
             reads = tuple(read if n else None for read, n in zip(reads, inputs, strict=True))
             yield Layer("fusion.fuse", "octave", inputs, self.fuse, 1, 1, scale, reads)
             sums = tuple(map(sum, self.dilated))

@@ -50,10 +50,11 @@ def describe(model: Module) -> dict[str, str]:
     else:
         text = json.dumps(configuration)
     facts = {"architecture": architecture_of(model), "configuration": text}
-    if hasattr(model, "size"):
-        facts["size"] = str(model.size)
-    if getattr(model, "labels", ()):
-        facts["labels"] = json.dumps(list(model.labels))
+    size, labels = getattr(model, "size", None), getattr(model, "labels", ())
+    if isinstance(size, int):
+        facts["size"] = str(size)
+    if labels:
+        facts["labels"] = json.dumps(list(labels))
     return facts
 
 
@@ -105,7 +106,7 @@ def _dtype_of(state):
     return dtypes.pop()
 
 
-def restore_facts(model: Module, facts: Mapping[str, str]) -> None:
+def restore_facts(model: Any, facts: Mapping[str, str]) -> None:
     """Give a network the size and labels of a file. Raises ValueError if it does not accept them."""
     if "size" in facts:
         text, multiple = facts["size"], getattr(getattr(model, "configuration", None), "multiple", 1)

@@ -73,9 +73,9 @@ class CSNet(nn.Module):
         *_, last = c.layers()
         self.extractor = Extractor(c, dtype)
         self.fusion = CrossStageFusion(c, dtype) if c.variant == "csnet" else None
-        self.classifier: nn.Module = (nn.Linear if c.classes else nn.Conv2d)(*last.inputs, *last.outputs, dtype=dtype)
+        self.classifier = (nn.Linear if c.classes else nn.Conv2d)(last.inputs[0], last.outputs[0], dtype=dtype)
         sides = [layer for layer in c.layers() if layer.training_only]
-        self.sides = [nn.Conv2d(*layer.inputs, *layer.outputs, dtype=dtype) for layer in sides]
+        self.sides = [nn.Conv2d(layer.inputs[0], layer.outputs[0], dtype=dtype) for layer in sides]
 
     @property
     def dtype(self) -> np.dtype:

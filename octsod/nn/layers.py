@@ -37,7 +37,7 @@ class ScaledLayer(Module):
 
     weight_scale = WEIGHT_SCALE
 
-    def effective_weight(self, weight: Parameter, dtype: DTypeLike = None) -> np.ndarray:
+    def effective_weight(self, weight: Parameter, dtype: Any = None) -> np.ndarray:
         """The weight that a convolution of this layer uses, a NumPy array; dtype: by default, the parameter's."""
         array = weight.numpy().astype(dtype or weight.dtype, copy=False)
         return array * array.dtype.type(self.weight_scale)

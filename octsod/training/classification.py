@@ -41,5 +41,8 @@ class Classification(Task):
         pictures = {"confusion": confusion_matrix(scores.confusion, self.classes)}
         return Validated({"top1": scores.top1, "cross_entropy": scores.cross_entropy}, pictures)
 
+    def resized(self, model, size):
+        model.size = size
+
     def rank(self, scores):
         return scores["top1"], -scores["cross_entropy"]

@@ -107,7 +107,8 @@ class Averaging(Hook):
         self.moving.update(trainer.optimizer.state)
 
     def networks(self, trainer):
-        self.moving.average.size = trainer.model.size
+        if trainer.size is not None:
+            trainer.task.resized(self.moving.average, trainer.size)
         return {self.name: self.moving.average}
 
     def before_saving(self, trainer, run):

@@ -21,11 +21,10 @@ def train(
 ) -> bool:  # fmt: skip
     """Make the remaining steps up to `trainer.total`; returns whether all are done, which `stop()` can prevent.
 
-    loader: a `data.Loader`; a trainer that has made n steps gets its batch n next. The side of its pictures becomes the
-    model's `size`. run: a `runs.Run`. It logs a line per step (step, from 1; epoch, from 0; loss; the terms of task and
-    hooks; lr; img_s, samples per second, waiting included; data_wait_ms; at the end of an epoch and of the run also
-    what hooks add), per validation, and what hooks log. It writes a checkpoint every `save_every` steps, after each
-    validation and at the end.
+    loader: a `data.Loader`; a trainer that has made n steps gets its batch n next. run: a `runs.Run`. It logs a line
+    per step (step, from 1; epoch, from 0; loss; the terms of task and hooks; lr; img_s, samples per second, waiting
+    included; data_wait_ms; at the end of an epoch and of the run also what hooks add), per validation, and what hooks
+    log. It writes a checkpoint every `save_every` steps, after each validation and at the end.
     held_out: a data set to validate on after each epoch and at the end, by the trainer's task; if `stop()` cuts that
     short, it is made up for when the run is resumed. on_line: called with each line of the log.
 
@@ -49,7 +48,7 @@ def fit(
     settings: whatever describes the run, numbers and strings by name; they are kept in its config.toml, and a run that
     was started with others is refused with a FileError. For the rest, see `train`.
     """
-    samples = [[] if data is None else names_of(data) for data in (loader.dataset, held_out)]
+    samples = names_of(loader.dataset), [] if held_out is None else names_of(held_out)
     settings = dict(settings or {})
     if (pathlib.Path(folder) / CHECKPOINT).exists():
         checkpoint = read_checkpoint(folder)
@@ -65,7 +64,7 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
     require(trainer.total is not None, "train", "trainer", "has no `total`", "the number of steps to make")
     require_integer(save_every, "train", "save_every", 1)
     run.on_line = on_line or (lambda line: None)
-    trainer.model.size = loader.side(max(trainer.steps - 1, 0))
+    trainer.resize(loader.side(max(trainer.steps - 1, 0)))
     run.checkpoint(trainer)
     while not stop():
         epoch, position = divmod(trainer.steps, len(loader))
@@ -95,11 +94,8 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
 
 def _validated(trainer, held_out, stop):
     """What validation found of the trainer's network, by the name "", and of those of its hooks."""
-    size = trainer.model.size
-    networks = {"": trainer.model}
-    for hook in trainer.hooks:
-        networks.update(hook.networks(trainer))
-    return {name: trainer.task.validate(network, held_out, size, stop) for name, network in networks.items()}
+    networks = trainer.networks().items()
+    return {name: trainer.task.validate(network, held_out, trainer.size, stop) for name, network in networks}
 
 
 def _steps(trainer, loader, epoch, position, save_every, stop):
@@ -115,7 +111,7 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
             if batch is None:
                 break
             under_way.arrived(len(batch[0]))
-            trainer.model.size = loader.side(trainer.steps)
+            trainer.resize(loader.side(trainer.steps))
             last = trainer.steps + 1 == trainer.total or (trainer.steps + 1) % len(loader) == 0
             due = last or (trainer.steps + 1) % save_every == 0
             try:

@@ -255,11 +255,8 @@ class Run:
         the others are in it under their names. Validations of an earlier size of pictures do not count. Writes a
         checkpoint, draws plots/curves.png and the task's pictures, and returns the line.
         """
-        line: dict[str, Any] = {"step": trainer.steps, "epoch": epoch, "size": getattr(trainer.model, "size", None)}
-        networks = {"": trainer.model}
-        for hook in trainer.hooks:
-            networks.update(hook.networks(trainer))
-        better = []
+        line: dict[str, Any] = {"step": trainer.steps, "epoch": epoch, "size": trainer.size}
+        networks, better = trainer.networks(), []
         for name, (scores, _) in found.items():
             entry, best = {**line, **scores}, self.best.get(name)
             line = {**line, **(scores if name == "" else {name: scores})}

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from ..data.datasets import FolderDataset, Subset, hold_out
 from ..data.loader import Loader
 from ..data.synthetic import SyntheticDataset
 from ..errors import FileError, OctsodError
-from ..models import CSNet, csnet, load
+from ..models import Configuration, CSNet, csnet, load
 from ..models.files import architecture_of
 from ..prune.channels import THRESHOLD
 from ..random import manual_seed
@@ -100,6 +101,8 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
             if name in known:
                 raise SettingsError(f"`init` says what the network is; leave `{name}` out.")
             values[name] = None
+    else:
+        _require_network(values)
     if "decay" in given and "decay_strength" not in given:  # that of `base` is for another kind of decay
         values["decay_strength"] = None
     if values["decay"] == "none":
@@ -115,6 +118,16 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     values["split"] = values["split"] and list(values["split"])  # as when read from a file
     values["threads"] = values["threads"] or get_num_threads()
     return {name: values[name] for name in SETTINGS if values[name] is not None}
+
+
+def _require_network(values):
+    """Raise SettingsError unless there is such a network."""
+    names = ("width", "split", "variant", "fused")
+    try:
+        Configuration.standard(*(values[name] for name in names))
+    except ValueError as error:
+        setting = next((name for name in names if f"`{name}`" in str(error)), None)
+        raise SettingsError(re.sub(r"^\w+: (`\w+` )?", "", str(error)), setting) from error
 
 
 def _lengths(given, base, finetune, known):

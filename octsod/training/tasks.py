@@ -77,6 +77,9 @@ class Task:
                 parts = zip(*(self.prepare(dataset[index], size) for index in indices), strict=True)
                 yield len(indices), tensors(model, [np.stack(part) for part in parts])
 
+    def resized(self, model: Any, size: int) -> None:
+        """Samples are prepared at another size from now on; a task may note it in the network."""
+
     def rank(self, scores: Mapping[str, float]) -> Any:
         """What to compare scores by: the larger, the better. By default, the negative loss."""
         return -scores["loss"]
@@ -139,6 +142,9 @@ class Saliency(Task):
         result = evaluate(model, dataset, size, on_progress=check)
         return Validated({"max_f": result.max_f, "mae": result.mae}, {"predictions": sheet(model, dataset, size)})
 
+    def resized(self, model, size):
+        model.size = size
+
     def rank(self, scores):
         return scores["max_f"], -scores["mae"]
 
@@ -155,7 +161,7 @@ def _sum(values):
     return first
 
 
-def sheet(model: Module, dataset: Any, size: int, columns: int = 8) -> np.ndarray:
+def sheet(model: Any, dataset: Any, size: int, columns: int = 8) -> np.ndarray:
     """A sheet (H, W, 3) uint8 of some of the pictures, their masks, and what the model finds."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, columns).astype(int))
     samples = [dataset[int(index)] for index in chosen]

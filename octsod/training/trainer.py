@@ -69,7 +69,7 @@ class Trainer:
     optimizer: of the model's parameters. schedule: of its learning rate, an object of `optim.schedules`, or None to
     keep it. total: how many steps the run will have; None for any number. hooks: `Hook`s. seed: of what the network
     draws in a step, such as dropout; a step draws the same whether or not the run was resumed before it.
-    steps: how many were made.
+    steps: how many were made. size: the side in pixels of the pictures of the latest; None before that is known.
 
     A step does not wait for the model's device. Loss and terms stay there until `device.steps_ahead` steps are under
     way, or `sync` is called. A step with a number that is not finite changes nothing, and neither do later steps.
@@ -86,6 +86,7 @@ class Trainer:
         names += ["model", "steps", *optimizer.slots]
         require(len(set(names)) == len(names), op, "hooks", f"are called {', '.join(names)}", "each by another name")
         self.steps = 0
+        self.size: int | None = None
         self._take(model, optimizer, schedule)
 
     def _take(self, model, optimizer, schedule):
@@ -116,9 +117,22 @@ class Trainer:
         """The learning rate of the next step."""
         return self.optimizer.groups[0]["lr"]
 
+    def resize(self, size: int) -> None:
+        """Take note of the side in pixels of the next step's pictures."""
+        if size != self.size:
+            self.size = size
+            self.task.resized(self.model, size)
+
     def hook(self, kind: type) -> Any:
         """The hook of this class; None if there is none."""
         return next((hook for hook in self.hooks if isinstance(hook, kind)), None)
+
+    def networks(self) -> dict[str, Module]:
+        """name -> network to be validated and saved: the model, called "", and those of the hooks."""
+        found = {"": self.model}
+        for hook in self.hooks:
+            found.update(hook.networks(self))
+        return found
 
     def replace(self, model: Module, carry: Callable[[str, np.ndarray], np.ndarray]) -> None:
         """Go on with another network, whose parameters are some of those of the present one, by name, perhaps smaller.
