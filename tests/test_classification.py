@@ -166,7 +166,7 @@ def test_scores_of_a_classifier_equal_their_definition(data, monkeypatch):
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert scores.cross_entropy == pytest.approx(-log_p[np.arange(12), truth].mean(), rel=1e-6)
     assert model.training
-    with pytest.raises(ValueError, match="`model` finds salient objects"):
+    with pytest.raises(ValueError, match="`model` is a csnet without classes"):
         evaluate_classes(octsod.csnet(0.2), data)
     model.forward = lambda x: octsod.Tensor(np.full((x.shape[0], 3), np.nan, np.float32))
     with pytest.raises(OctsodError, match="not finite"):
@@ -207,6 +207,8 @@ def test_a_classifier_learns_colours(data, tmp_path):
         assert session.trainer.model.configuration.classes == 2 and session.trainer.model.labels == ("green", "red")
         ours, theirs = session.trainer.model.state_dict(), model.state_dict()
         assert (ours["extractor.stages.0.0.mix.weight"] == theirs["extractor.stages.0.0.mix.weight"]).all()
+    with pytest.raises(SettingsError, match="leaves nothing to train"):
+        training.Session(resolve({**given, "data": data, "freeze": "extractor,fuse,classifier"}), tmp_path / "none")
     frozen = resolve({**given, "data": data, "freeze": "extractor,fuse"})
     with training.Session(frozen, tmp_path / "frozen") as session:
         learned = [name for name, p in session.trainer.model.named_parameters() if p.requires_grad]
@@ -221,8 +223,8 @@ def test_other_classes_and_parts_are_refused(data, tmp_path):
             resolve({**SMALL, "data": data, name: value})
     with pytest.raises(SettingsError, match=r"stage9 is no part of the network; known are .*stage4.*fuse"):
         training.Session(resolve({**SMALL, "data": data, "freeze": ["stage9"]}), tmp_path / "a")
-    with pytest.raises(SettingsError, match="leaves nothing to train"):
-        training.Session(resolve({**SMALL, "data": data, "freeze": "extractor,fuse,classifier"}), tmp_path / "a")
+    with pytest.raises(SettingsError, match="without `init` no statistics to use"):
+        training.Session(resolve({**SMALL, "data": data, "freeze": "extractor"}), tmp_path / "a")
     assert not (tmp_path / "a").exists()
     settings = resolve({**SMALL, "data": data, "val": data, "steps": 1})
     training.conduct(settings, tmp_path / "run")

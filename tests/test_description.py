@@ -1,6 +1,8 @@
 """The description of a network, `Configuration.layers`: it says what the modules are, and how they are connected."""
 
 import collections
+import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -121,7 +123,7 @@ def test_what_exists_in_training_only_is_not_counted():
     ({"fused": (0, 4)}, "stages from 1 to 4"),
     ({"fused": (2, 3, 4, 5)}, "stages from 1 to 4"),
     ({"fused": ()}, "`fused` is"),
-    ({"fused": 4}, "`fused` is 4"),
+    ({"fused": 4}, "`fused` has 4; expected lists"),
     ({"fused": (True, 4)}, "`fused` is"),
     ({"fused": (1, 2, 3, 4)}, r"`stages\[1\]\[-1\]` has 2 branches"),
     ({"fused": (3, 4)}, "`fuse` is .* 2 counts, one per scale"),
@@ -144,3 +146,55 @@ def test_a_configuration_refuses_nonsense(change, words):
 def test_csnet_refuses_nonsense(arguments, words):
     with pytest.raises(ValueError, match=words):
         octsod.csnet(0.2, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("stages", "multiple"),
+    [
+        ((((4,),), ((4,),), ((4,),), ((1, 1, 1, 1),), ((4,),)), 64),
+        ((((4,),), ((4,),), ((4,),), ((2, 2, 2),), ((4,),)), 32),
+        ((((4,),), ((4,),), ((4,),), ((2, 2),), ((4,),)), 16),
+    ],
+)
+def test_the_multiple_is_that_of_the_layer_with_most_branches(stages, multiple):
+    """Also where a layer reads more branches than it makes."""
+    configuration = Configuration(stages, variant="extractor", fused=(4,))
+    model = CSNet(configuration)
+    assert configuration.multiple == multiple
+    assert model.size == configuration.usual_size == {16: 224, 32: 224, 64: 256}[multiple]
+    x = octsod.Tensor(np.zeros((1, 3, multiple, multiple), np.float32))
+    assert tuple(model(x).shape) == (1, 1, multiple, multiple)
+    assert octsod.complexity(model) == octsod.complexity(model, (model.size, model.size))
+    with pytest.raises(ValueError, match="multiples of"):
+        octsod.complexity(model, (multiple // 2 * 3, multiple))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"stages": None}, {"stages": [1.0] * 5}, {"fuse": None}, {"fuse": {}}, {"dilated": ""}, {"dilated": [3, 3, 3]},
+        {"fused": 4}, {"fused": None},
+    ],
+)  # fmt: skip
+def test_what_is_no_list_is_refused_by_name(values):
+    (name,) = values
+    for variant in ("csnet", "extractor"):
+        standard = Configuration.standard(0.2, variant=variant)
+        with pytest.raises(ValueError, match=f"Configuration: `{name}` "):
+            dataclasses.replace(standard, **values)
+    for wrong in ({"width": np.inf}, {"width": True}, {"split": (1, np.inf)}, {"split": "ab"}, {"split": None},
+                  {"fused": 4}, {"variant": ["csnet"]}):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"csnet: `{next(iter(wrong))}` (is|has) "):
+            octsod.csnet(**wrong)
+
+
+def test_layers_are_taken_over_only_where_they_are_the_same():
+    def made(**values):
+        return CSNet(dataclasses.replace(Configuration.standard(0.2), **values))
+
+    ours, theirs = made(dilated=((1, 0, 0, 0, 0),) * 3), made(dilated=((0, 0, 0, 0, 1),) * 3)
+    assert "fusion.dilated" in ours.take_over(theirs)
+    stages = Configuration.standard(0.2).stages
+    first = [made(stages=(((block),), *stages[1:])) for block in ((4,), (4, 0), (0, 4))]
+    for a, b in itertools.permutations(first, 2):
+        assert "extractor.stages.0.0.mix" in a.take_over(b)

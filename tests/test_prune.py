@@ -304,7 +304,7 @@ def test_slices_of_adams_moments_fit(seed):
     trainer = training.Recipe().trainer(random_model(random_configuration(rng), rng), total=1)
     plan = prune.plan(trainer.model, ratio=0.5)
     pruned = prune.apply(trainer.model, plan)
-    own, sliced = trainer.state_dict(), {"steps": np.array(1)}
+    own, sliced = trainer.state_dict(), {"steps": np.array(1), "decay.finetuning": np.array(False)}
     for name, array in pruned.state_dict().items():
         sliced[f"model.{name}"] = array
         if f"first.{name}" in own:

@@ -116,3 +116,18 @@ assert not any(name.startswith("octsod.cli") for name in sys.modules)
 def test_a_network_that_there_is_not():
     with pytest.raises(SettingsError, match=r"`fused`: is .*; expected ascending stages from 1 to 4"):
         resolve({"fused": "2,3"})
+
+
+def test_what_cannot_vanish_is_not_pruned(data, tmp_path):
+    octsod.save(octsod.csnet(0.2), tmp_path / "w.safetensors")
+    for given in ({"variant": "vanilla"}, {"init": tmp_path / "w.safetensors", "freeze": "extractor"}):
+        small = {name: value for name, value in SMALL.items() if name != "width" or "init" not in given}
+        settings = resolve({"data": data, **small, **given, "epochs": 2, "learn_channels": 1})
+        with pytest.raises(SettingsError, match="`learn_channels`: the network has no scales that may vanish"):
+            training.Session(settings, tmp_path / "run")
+    with pytest.raises(ValueError, match="`model` has no scales that may vanish, or cannot be pruned"):
+        training.Recipe(finetuning=1).trainer(octsod.csnet(0.2, variant="vanilla"), total=3)
+    assert not (tmp_path / "run").exists()
+    for variant in ("csnet", "extractor", "vanilla"):
+        norms = octsod.optim.decayed_norms(octsod.csnet(0.2, variant=variant))
+        assert len(norms) > 90 and training.Recipe().trainer(octsod.csnet(0.2, variant=variant)).hooks

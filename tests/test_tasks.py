@@ -10,9 +10,10 @@ from test_data import Ramp
 
 import octsod
 from octsod import functional as f
-from octsod import nn, optim
+from octsod import nn, optim, prune
 from octsod.data import Loader
 from octsod.errors import FileError
+from octsod.models import files
 from octsod.training import (
     Averaging,
     DivergenceError,
@@ -21,6 +22,7 @@ from octsod.training import (
     Saliency,
     Task,
     Trainer,
+    Validated,
     fit,
     read_checkpoint,
     runs,
@@ -116,12 +118,20 @@ def test_terms_are_logged_and_named_when_they_diverge(tmp_path):
     with pytest.raises(DivergenceError, match=r"step 1: the ratio is nan; .* in Divide after the last layer"):
         trainer.step(np.ones((2, 1)), np.ones((2, 1)))
     trainer = line_trainer()
-    trainer.task.loss = lambda model, x, y: (model(x).mean(), {"loss": model(x).sum()})
-    with pytest.raises(ValueError, match="the name loss twice"):
-        trainer.step(np.ones((2, 1)), np.ones((2, 1)))
-    trainer.task.loss = lambda model, x, y: model(x)
-    with pytest.raises(ValueError, match=r"`loss` has shape \(2, 1\); expected one number"):
-        trainer.step(np.ones((2, 1)), np.ones((2, 1)))
+    for name in ("loss", "step", "lr", "best"):
+        trainer.task.loss = lambda model, x, y, name=name: (model(x).mean(), {name: model(x).sum()})
+        with pytest.raises(ValueError, match=f"`term` is called {name}; expected a name that the log does not have"):
+            trainer.step(np.ones((2, 1)), np.ones((2, 1)))
+    for loss, error, words in (
+        (lambda z: z, TypeError, r"`loss` has shape \(2, 1\); expected a tensor of one number"),
+        (lambda z: None, TypeError, "`loss` is a NoneType"),
+        (lambda z: (z.mean(), {"a": z}), ValueError, r"`a` has shape \(2, 1\); expected a tensor of one number"),
+        (lambda z: (z.mean(), {"a": 0.5}), ValueError, "`a` is a float; expected a tensor"),
+    ):
+        trainer.task.loss = lambda model, x, y, loss=loss: loss(model(x))
+        with pytest.raises(error, match=words):
+            trainer.step(np.ones((2, 1)), np.ones((2, 1)))
+    assert trainer.steps == 0
 
 
 def test_a_task_without_its_methods_says_what_is_missing():
@@ -196,6 +206,79 @@ def test_a_recipe_knows_whether_a_step_needs_the_host():
     model = octsod.csnet(0.2)
     assert Recipe().trainer(model).capturable
     assert not Recipe(metric=lambda sums, pixels: np.ones(sums.shape[1])).trainer(model).capturable
+
+
+class Raising(Hook):
+    def after_backward(self, trainer):
+        raise RuntimeError("by the hook")
+
+
+def test_a_step_that_raises_has_not_begun():
+    """Neither statistics nor gradients are left of it."""
+    octsod.manual_seed(0)
+    model = octsod.csnet(0.2)
+    trainer = Trainer(model, Saliency(), optim.Adam(model.parameters(), 1e-3), hooks=[Raising()])
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="by the hook"):
+        trainer.step(*next(Loader(Ramp(), 2, 32).epoch(0)))
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    assert trainer.steps == 0 and all(p.grad is None for p in model.parameters())
+
+
+def test_scores_that_are_no_numbers_are_never_the_best(tmp_path):
+    losses = iter([np.nan, 3.0, np.inf, 2.0])
+
+    class Scored(Line):
+        def validate(self, model, dataset, size, stop=lambda: False):
+            return Validated({"loss": np.float32(next(losses))}, {})
+
+    trainer = line_trainer(16)
+    trainer.task = Scored()
+    assert fit(trainer, line_loader(), tmp_path, HELD_OUT)
+    assert [line["best"] for line in log_of(tmp_path) if "best" in line] == [[""], [""], [], [""]]
+    trainer.task.validate = lambda *_: Validated({"step": 1.0}, {})
+    trainer.total = 17
+    with pytest.raises(ValueError, match="`score` is called step"):
+        fit(trainer, line_loader(), tmp_path, HELD_OUT)
+    with pytest.raises(ValueError, match="`dataset` is empty"):
+        Line().validate(trainer.model, [], 1)
+
+
+class Counting(nn.Module):
+    """A network with a buffer of whole numbers, and attributes that mean something else than a CSNet's."""
+
+    buffers = ("count",)
+
+    def __init__(self):
+        self.linear, self.count = nn.Linear(1, 1), np.zeros(1, np.int64)
+        self.size, self.labels = (8, 8), [0, 1]
+
+    def forward(self, x):
+        self.count += 1
+        return self.linear(x)
+
+
+def test_files_of_a_network_of_ones_own(tmp_path, monkeypatch):
+    model = Counting()
+    optimizer = optim.SGD(model.parameters(), 0.05)
+    assert fit(Trainer(model, Line(), optimizer, total=8), line_loader(), tmp_path / "run", HELD_OUT, {"a": (1, 2)})
+    assert model.size == (8, 8)
+    other = octsod.load(tmp_path / "run" / "weights" / "last.safetensors", Counting())
+    assert other.count == model.count > 0 and other.labels == [0, 1]
+    monkeypatch.setattr(files, "_architectures", dict(files._architectures))
+    octsod.models.register("Counting", lambda configuration, dtype, count: Counting())
+    assert read_checkpoint(tmp_path / "run").model().count == model.count
+
+    def refused(optimizer, settings, words):
+        trainer = Trainer(Counting(), Line(), optimizer, total=9)
+        trainer = Trainer(trainer.model, Line(), type(optimizer)(trainer.model.parameters(), 0.05), total=9)
+        with pytest.raises(FileError, match=words):
+            fit(trainer, line_loader(), tmp_path / "run", HELD_OUT, settings)
+        assert trainer.steps == 0
+
+    refused(optimizer, {"a": (1, 3)}, r"a = \[1, 2\], not \[1, 3\]")
+    refused(optim.Adam(model.parameters(), 0.05), {"a": (1, 2)}, "its optimizer is SGD, not Adam")
 
 
 def test_a_moving_average_is_validated_saved_and_resumed(tmp_path):
@@ -373,5 +456,12 @@ def test_parts_are_frozen_by_name(tmp_path):
     assert not any(name.startswith("first.extractor") for name in state)
     again = Recipe(lr=1e-2, average=0.9).trainer(model, total=3)
     again.load_state_dict({name: np.copy(array) for name, array in state.items()})
+    pruned = prune.apply(model, prune.plan(model, ratio=0.2))
+    frozen = {name for name, module in pruned.named_modules() if module.frozen}
+    before = {name for name, module in model.named_modules() if module.frozen}
+    assert frozen == before & dict(pruned.named_modules()).keys()
+    assert {name for name, p in pruned.named_parameters() if p.requires_grad} == {
+        name for name, p in pruned.named_parameters() if name.startswith("fusion")
+    }
     assert {f"stage{k}" for k in range(5)} <= model.parts().keys()
     assert model.parts()["stage3"] == list(model.extractor.stages[3])

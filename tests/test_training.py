@@ -436,7 +436,9 @@ def test_a_module_that_fails_leaves_no_threads(tmp_path, monkeypatch):
     assert not any(thread.name.startswith("octsod-data") for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize(("kill", "finetuning"), [(None, 3), (2, 3), (4, 3), (5, 3), ("pruned", 3), ("pruned", 4)])
+@pytest.mark.parametrize(
+    ("kill", "finetuning"), [(None, 3), (2, 3), (4, 3), (5, 3), (4, 4), (6, 4), ("pruned", 3), ("pruned", 4)]
+)
 def test_learned_channels(tmp_path, kill, finetuning):
     """Algorithm 1: dynamic decay, then fewer channels, then standard decay, in one run that may be cut anywhere."""
     recipe = Recipe(lr=1e-3, finetuning=finetuning, threshold=0.5)
@@ -484,7 +486,9 @@ def test_pruning_takes_the_moments_along():
         trainer.step(*next(loader().epoch(0)))
     trainer.model.extractor.stages[1][1].depthwise[0].norms[1].weight.data[0] = 0
     before = {name: array.copy() for name, array in trainer.state_dict().items()}
+    rate = trainer.lr  # which has fallen
     plan = trainer.hook(Pruning).prune(trainer)
+    assert trainer.lr == rate < 1e-3
     after = trainer.state_dict()
     assert trainer.model.configuration.stages[1][1] == (2, 1) and trainer.steps == 2
     names = [name for name, _ in trainer.model.named_parameters()]

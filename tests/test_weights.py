@@ -204,8 +204,9 @@ def hostile_files(header, numbers):
     yield "foreign", joined(foreign, bytes(4)), "holds no network"
     yield "other-format", data.replace(b"octsod-network-1", b"octsod-network-9"), "holds no network"
     yield "no-arrays", joined({"__metadata__": header["__metadata__"]}, b""), "dtype none"
+    names = {"I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool"}  # a network of one's own may have these
     for dtype, itemsize in (("F16", 2), ("BF16", 2), ("F8_E4M3", 1), ("I32", 4), ("I64", 8), ("U8", 1), ("BOOL", 1)):
-        yield dtype, as_type(header, dtype, itemsize), f"dtype {dtype};"
+        yield dtype, as_type(header, dtype, itemsize), f"dtype {names.get(dtype, dtype)};"
     yield "mixed", as_type(header, "F64", 8, only=first), "dtype float32, float64;"
     for name, value in (("nan", np.nan), ("infinite", -np.inf)):
         yield name, joined(header, numbers[:-4] + np.float32(value).tobytes()), "not finite"
@@ -352,3 +353,21 @@ def test_convert_refuses_numbers_that_are_not_finite(tmp_path, checkpoint):
     (tmp_path / "l.bin").write_bytes(pickle.dumps(layers(model.configuration), 3))
     line = refused("convert", path, "--config", tmp_path / "l.bin", "-o", tmp_path / "w.safetensors")
     assert "c.pth.tar: `cls_layer.bias` holds a value that is not finite" in line
+
+
+def test_a_file_of_a_network_with_side_outputs_loads_into_it(tmp_path):
+    model = octsod.csnet(0.2, sides=True)
+    octsod.save(model, tmp_path / "w.safetensors")
+    other = octsod.csnet(0.2, sides=True)
+    sides = {name: array.copy() for name, array in other.state_dict().items() if name.startswith("sides")}
+    assert octsod.load(tmp_path / "w.safetensors", other) is other and sides
+    for name, array in other.state_dict().items():
+        np.testing.assert_array_equal(array, sides.get(name, model.state_dict()[name]))
+
+
+def test_labels_are_as_many_as_classes(tmp_path):
+    model = octsod.csnet(0.2, classes=3)
+    model.labels = ("a", "b")
+    octsod.save(model, tmp_path / "w.safetensors")
+    with pytest.raises(FileError, match="it has 2 labels for 3 classes"):
+        octsod.load(tmp_path / "w.safetensors")

@@ -7,7 +7,7 @@ import pathlib
 
 import click
 
-from . import report
+from . import one_line, report
 from .options import check_output, existing_file, load_csnet, overwrite_option, side_for, size_option, threads_option
 from .progress import Progress
 
@@ -144,7 +144,7 @@ def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
         for name, share, row in zip(result.classes, result.recall, result.confusion, strict=True):
             others = [(count, other) for count, other in zip(row, result.classes, strict=True) if other != name]
             count, other = max(others)
-            click.echo(f"{name:15} {share:8.1%}" + (f"   {other} ({count})" if count else ""))
+            click.echo(f"{one_line(name):15} {share:8.1%}" + (f"   {one_line(other)} ({count})" if count else ""))
     if failed:
         ctx.exit(1)
 

@@ -92,28 +92,24 @@ def _in_csv(file):
             rows = [(number, row) for number, row in enumerate(csv.reader(lines), 1) if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"{file}: is no CSV file of names and classes: {error}.") from error
-    if rows and rows[0][1][0].strip().lower() in HEADERS:
-        rows = rows[1:]
-    stems = None
+    stems: dict[str, list[pathlib.Path]] = {}
+    for path in sorted(file.parent.rglob("*")):
+        if _is_picture(path):
+            stems.setdefault(path.stem, []).append(path)
     found, seen = [], {}
     for number, row in rows:
         if len(row) != 2 or not all(map(str.strip, row)):
             raise FileError(f"{file}: line {number} is not a name and a class, separated by a comma.")
         name, label = (part.strip() for part in row)
         path = file.parent / name
-        if not path.is_file():
-            if stems is None:
-                stems = {}
-                for p in sorted(file.parent.rglob("*")):
-                    if _is_picture(p):
-                        stems.setdefault(p.stem, []).append(p)
-            matches = stems.get(name, [])
-            if len(matches) != 1:
-                count = "no picture" if not matches else f"{len(matches)} pictures"
-                raise FileError(f"{file}: line {number} names {name}, but there is {count} of that name.")
-            path = matches[0]
-        if path in seen:
-            raise FileError(f"{file}: lines {seen[path]} and {number} both name {name}.")
-        seen[path] = number
-        found.append((path, label))
+        matches = [path] if path.is_file() else stems.get(name, [])
+        if not matches and number == rows[0][0] and name.lower() in HEADERS:
+            continue
+        if len(matches) != 1:
+            count = "no picture" if not matches else f"{len(matches)} pictures"
+            raise FileError(f"{file}: line {number} names {name}, but there is {count} of that name.")
+        other = seen.setdefault(matches[0].resolve(), number)
+        if other != number:
+            raise FileError(f"{file}: lines {other} and {number} both name {name}.")
+        found.append((matches[0], label))
     return found

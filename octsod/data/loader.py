@@ -129,6 +129,9 @@ class _Batch:
         self._lock = threading.Lock()
 
     def put(self, row, parts):
+        if not isinstance(parts, (tuple, list)) or not parts:
+            was = f"a {type(parts).__name__}" if parts else "nothing"
+            raise TypeError(f"Loader: `prepare` returns {was}; expected a tuple of arrays and numbers.")
         parts = [np.asarray(part) for part in parts]
         with self._lock:
             if self.arrays is None:

@@ -13,6 +13,7 @@ from ..data.classes import ClassDataset
 from ..data.images import prepare
 from ..data.workers import Workers
 from ..errors import FileError, OctsodError
+from ..models.files import architecture_of
 from ..nn.module import evaluating
 from ..threads import get_num_threads
 
@@ -54,9 +55,10 @@ def evaluate_classes(
     Raises FileError if the data or a picture cannot be read, OctsodError if no picture could be scored or the network's
     output is not finite, ValueError if the network tells no classes apart or an argument does not fit.
     """
-    op, classes = "evaluate_classes", model.configuration.classes
-    require(classes > 0, op, "model", "finds salient objects", "a network with classes")
+    op, classes = "evaluate_classes", getattr(getattr(model, "configuration", None), "classes", 0)
+    require(classes > 0, op, "model", f"is a {architecture_of(model)} without classes", "a CSNet with classes")
     labels = model.labels or tuple(map(str, range(classes)))
+    require(len(labels) == classes, op, "model", f"has {len(labels)} labels for {classes} classes", "one for each")
     dataset = ClassDataset(data, labels) if isinstance(data, (str, os.PathLike)) else data
     require(len(dataset) > 0, op, "data", "is empty", "at least one picture")
     batch_size, side = require_integer(batch_size, op, "batch_size", 1), size or model.size
@@ -69,6 +71,8 @@ def evaluate_classes(
             if on_failure is None:
                 raise
             return error
+        known = 0 <= sample.label < classes
+        require(known, op, "data", f"has the class {sample.label} of {sample.name}", f"numbers below {classes}")
         return sample.name, prepare(sample.image, side), sample.label
 
     pool = Workers(get_num_threads())

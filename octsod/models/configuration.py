@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -113,9 +114,8 @@ class Configuration:
 
     def __post_init__(self):
         op = "Configuration"
-        freeze = lambda v: tuple(freeze(i) for i in v) if isinstance(v, (list, tuple)) else v  # noqa: E731
-        for name in ("stages", "fuse", "dilated", "fused"):
-            object.__setattr__(self, name, freeze(getattr(self, name)))
+        for name, depth in (("stages", 3), ("fuse", 1), ("dilated", 2), ("fused", 1)):
+            object.__setattr__(self, name, _nested(op, name, getattr(self, name), depth))
         _require_variant(op, self.variant, self.fused)
         require(len(self.stages) == len(BLOCKS), op, "stages", f"has {len(self.stages)} entries", f"{len(BLOCKS)}")
         counts = [n for stage in self.stages for block in stage for n in block]
@@ -163,17 +163,20 @@ class Configuration:
         variant, classes, sides: as of a configuration. fused: likewise; None for what is usual for the variant.
         """
         op = "csnet"
-        require(isinstance(width, (int, float)) and width > 0, op, "width", f"is {width!r}", "a positive number")
-        split = tuple(float(s) for s in split)
-        require(
-            0 < len(split) <= 3 and all(s >= 0 for s in split) and sum(split) > 0, op, "split", f"is {split}",
-            "one to three shares that are not negative",
-        )  # fmt: skip
+        number = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width < math.inf
+        require(number, op, "width", f"is {width!r}", "a positive number")
+        try:
+            shares = tuple(float(s) for s in split)
+        except (TypeError, ValueError):
+            shares = ()
+        fits = 0 < len(shares) <= 3 and all(0 <= s < math.inf for s in shares) and sum(shares) > 0
+        require(fits, op, "split", f"is {split!r}", "one to three shares that are not negative")
+        split = shares
         split = tuple(s / sum(split) for s in split)
         base = round(20 * width)
         require(base >= 4, op, "width", f"is {width!r}", "at least 0.2")
-        require(variant in VARIANTS, op, "variant", f"is {variant!r}", " or ".join(map(repr, VARIANTS)))
-        fused = VARIANTS[variant] if fused is None else tuple(fused)
+        usual = VARIANTS.get(variant, ()) if isinstance(variant, str) else ()
+        fused = usual if fused is None else tuple(fused) if isinstance(fused, Iterable) else fused
         _require_variant(op, variant, fused)
         stages = []
         for stage, (blocks, multiple) in enumerate(zip(BLOCKS, MULTIPLES, strict=True)):
@@ -272,9 +275,15 @@ class Configuration:
 
     @property
     def multiple(self) -> int:
-        """An input's height and width must be multiples of this: 16, or more if a stage has over two branches."""
-        coarsest = (layer.scale + len(layer.outputs) - 1 for layer in self.layers())
+        """An input's height and width must be multiples of this: 16, or more if a layer has over two branches."""
+        coarsest = (layer.scale + max(len(layer.inputs), len(layer.outputs)) - 1 for layer in self.layers())
         return max(16, 1 << max(coarsest))
+
+    @property
+    def usual_size(self) -> int:
+        """The side of the pictures that the network is for, if nothing else is said: the paper's 224, or the next
+        multiple that it accepts."""
+        return -(-224 // self.multiple) * self.multiple
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
@@ -292,6 +301,14 @@ class Configuration:
             return cls(**values)
         except (TypeError, RecursionError) as error:
             raise ValueError(f"not a configuration: {error}") from error
+
+
+def _nested(op, name, value, depth):
+    """Lists or tuples, `depth` deep, as tuples. Raises ValueError for anything else."""
+    if depth == 0:
+        return value
+    require(isinstance(value, (list, tuple)), op, name, f"has {value!r:.50}", f"lists of counts, {depth} deep")
+    return tuple(_nested(op, name, part, depth - 1) for part in value)
 
 
 def _require_variant(op, variant, fused):

@@ -17,6 +17,7 @@ from .configuration import Configuration
 from .network import CSNet
 
 FORMAT = "octsod-network-1"
+NUMBERS = {"F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # of arrays, as files call them
 
 Builder = Callable[[Any, str, int], Module]
 _architectures: dict[str, Builder] = {}
@@ -26,15 +27,18 @@ def register(architecture: str, build: Builder) -> None:
     """Make an architecture known, so that `load` and `octsod train --resume` can build its networks.
 
     A network's architecture is its attribute `architecture`, or else the name of its class; its configuration is its
-    attribute `configuration`, which JSON can express, or else None. build: called with that configuration, "float32" or
-    "float64", and the count of numbers in the file; returns a network. Where a small file could describe a giant
-    network, it should raise ValueError if the network would have many more numbers than the file.
+    attribute `configuration`, which JSON can express, or else None. build: called with that configuration, the dtype of all
+    arrays, such as "float32" (of several, their names with commas between), and the count of numbers in the file;
+    returns a network. Where a small file could describe a giant network, it should raise ValueError if the network
+    would have many more numbers than the file.
     """
     _architectures[architecture] = build
 
 
 def _csnet(values, dtype, count):
     configuration = Configuration.from_json(json.dumps(values))
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"holds arrays of dtype {dtype}; expected float32, or float64, for all")
     configuration.require_at_most(count)
     return CSNet(configuration, dtype)
 
@@ -51,10 +55,10 @@ def describe(model: Module) -> dict[str, str]:
         text = json.dumps(configuration)
     facts = {"architecture": architecture_of(model), "configuration": text}
     size, labels = getattr(model, "size", None), getattr(model, "labels", ())
-    if isinstance(size, int):
+    if type(size) is int:
         facts["size"] = str(size)
-    if labels:
-        facts["labels"] = json.dumps(list(labels))
+    if _are_labels(labels) and labels:
+        facts["labels"] = json.dumps(labels)
     return facts
 
 
@@ -76,7 +80,7 @@ def build(facts: Mapping[str, str], state: Mapping[str, np.ndarray]) -> Module:
 
     Raises ValueError if the architecture is not known, or the facts or the arrays do not fit.
     """
-    dtype = _dtype_of(state)
+    _require_finite(state)
     architecture = facts.get("architecture", "")
     if architecture not in _architectures:
         known = ", ".join(sorted(_architectures))
@@ -88,39 +92,54 @@ def build(facts: Mapping[str, str], state: Mapping[str, np.ndarray]) -> Module:
         configuration = json.loads(facts.get("configuration", ""))
     except (ValueError, RecursionError) as error:
         raise ValueError("not a configuration: its text is no JSON") from error
-    model = _architectures[architecture](configuration, dtype, sum(array.size for array in state.values()))
+    dtype = ", ".join(sorted({str(array.dtype) for array in state.values()})) or "none"
+    try:
+        model = _architectures[architecture](configuration, dtype, sum(array.size for array in state.values()))
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"its configuration makes no network of architecture {architecture!r}: {error}") from error
+    own = _own_facts(model, facts)
     model.load_state_dict(state)
-    restore_facts(model, facts)
+    vars(model).update(own)
     return model
 
 
-def _dtype_of(state):
-    """The name of all arrays' dtype, float32 or float64; ValueError unless they have one, and finite numbers."""
-    dtypes = {str(array.dtype) for array in state.values()}
-    if dtypes not in ({"float32"}, {"float64"}):
-        listed = ", ".join(sorted(dtypes)) or "none"
-        raise ValueError(f"holds arrays of dtype {listed}; expected float32, or float64, for all.")
+def _require_finite(state):
     for name, array in state.items():
         if not np.isfinite(array).all():
             raise ValueError(f"`{name}` holds a number that is not finite.")
-    return dtypes.pop()
 
 
-def restore_facts(model: Any, facts: Mapping[str, str]) -> None:
-    """Give a network the size and labels of a file. Raises ValueError if it does not accept them."""
+def _own_facts(model, facts):
+    """The size and labels of a file, by the names of the network's attributes. Raises ValueError if it does not accept
+    them."""
+    found: dict[str, Any] = {}
+    configuration = getattr(model, "configuration", None)
     if "size" in facts:
-        text, multiple = facts["size"], getattr(getattr(model, "configuration", None), "multiple", 1)
+        text, multiple = facts["size"], getattr(configuration, "multiple", 1)
         if not re.fullmatch("[1-9][0-9]{0,4}", text) or int(text) % multiple:
             raise ValueError(f"its size is {text[:20]!r}; expected a multiple of {multiple}")
-        model.size = int(text)
+        found["size"] = int(text)
     if "labels" in facts:
         try:
             labels = json.loads(facts["labels"])
         except (ValueError, RecursionError) as error:
             raise ValueError("its labels are no JSON") from error
-        if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-            raise ValueError("its labels are no list of names")
-        model.labels = tuple(labels)
+        if not _are_labels(labels):
+            raise ValueError("its labels are no list of different names")
+        classes = getattr(configuration, "classes", len(labels))
+        if len(labels) != classes:
+            raise ValueError(f"it has {len(labels)} labels for {classes} classes")
+        found["labels"] = tuple(labels)
+    return found
+
+
+def _are_labels(labels):
+    names = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
+    return names and len(set(labels)) == len(labels)
+
+
+def _deployed(model):
+    return model.deployed() if isinstance(model, CSNet) else model
 
 
 def save(model: Module, path: str | os.PathLike[str]) -> None:
@@ -128,7 +147,7 @@ def save(model: Module, path: str | os.PathLike[str]) -> None:
     file, all or nothing. What a CSNet has in training only is left out."""
     import safetensors.numpy
 
-    model = model.deployed() if isinstance(model, CSNet) else model
+    model = _deployed(model)
     write_atomically(path, safetensors.numpy.save(dict(model.state_dict()), {"format": FORMAT, **describe(model)}))
 
 
@@ -148,20 +167,22 @@ def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
                 raise FileError(f"{path}: holds no network of octsod's (its metadata do not name {FORMAT!r}).")
             names = file.keys()
             # A file may have types that NumPy lacks.
-            foreign = {file.get_slice(name).get_dtype() for name in names} - {"F32", "F64"}
+            foreign = {file.get_slice(name).get_dtype() for name in names} - NUMBERS
             if foreign:
                 listed = ", ".join(sorted(foreign))
                 raise FileError(f"{path}: holds arrays of dtype {listed}; expected F32, or F64, for all.")
             state = {name: file.get_tensor(name) for name in names}
         if model is None:
             return build(facts, state)
-        own = describe(model)
-        for name in ("architecture", "configuration"):
-            if facts.get(name) != own[name]:
-                raise ValueError(f"its {name} is {facts.get(name, '')[:200]}; expected {own[name][:200]}.")
-        _dtype_of(state)
-        model.load_state_dict(state)
-        restore_facts(model, facts)
+        own = _deployed(model)
+        for name, fact in describe(own).items():
+            if name in ("architecture", "configuration") and facts.get(name) != fact:
+                raise ValueError(f"its {name} is {facts.get(name, '')[:200]}; expected {fact[:200]}.")
+        _require_finite(state)
+        attributes = _own_facts(model, facts)
+        # What the model has in training only stays as it is; the file has the rest.
+        model.load_state_dict({**{n: a for n, a in model.state_dict().items() if n not in own.state_dict()}, **state})
+        vars(model).update(attributes)
         return model
     except FileError:
         raise

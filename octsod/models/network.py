@@ -1,6 +1,5 @@
 """CSNet (paper, section 3; csnet.md, section 2): blocks in five stages, cross-stage fusion, a 1x1 classifier."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -68,7 +67,7 @@ class CSNet(nn.Module):
         dtype = np.dtype(dtype)
         require(dtype in (np.float32, np.float64), "csnet", "dtype", f"is {dtype}", "float32 or float64")
         c = self.configuration = configuration
-        self.size = math.ceil(224 / c.multiple) * c.multiple
+        self.size = c.usual_size
         self.labels: tuple[str, ...] = ()
         *_, last = c.layers()
         self.extractor = Extractor(c, dtype)
@@ -122,7 +121,8 @@ class CSNet(nn.Module):
         configuration = self.configuration.deployed()
         if configuration == self.configuration:
             return self
-        model = CSNet(configuration, self.dtype).to(self.device).train(self.training)
+        model = CSNet(configuration, self.dtype).to(self.device)
+        model.freeze_like(self)
         model.size, model.labels = self.size, self.labels
         state = self.state_dict()
         model.load_state_dict({name: state[name] for name in model.state_dict()})
@@ -138,13 +138,20 @@ class CSNet(nn.Module):
             names = [name for name in state if name.startswith(f"{layer.name}.")]
             # In the same order, though a norm may belong to another branch: a classifier's fusion leads to another one.
             sources = [name for name in given if name.startswith(f"{layer.name}.")]
-            same = layer.name in theirs and theirs[layer.name].inputs == layer.inputs
-            if same and [state[n].shape for n in names] == [given[n].shape for n in sources]:
+            if _channels(layer) == _channels(theirs.get(layer.name)):
                 state.update({n: given[source] for n, source in zip(names, sources, strict=True)})
             else:
                 left.append(layer.name)
         self.load_state_dict(state)
         return left
+
+
+def _channels(layer):
+    """What two layers must have in common for one to take over the other's weights."""
+    if layer is None:
+        return None
+    outputs = tuple(filter(None, layer.outputs)) if layer.name == "fusion.merge" else layer.outputs
+    return layer.kind, layer.inputs, outputs, layer.dilations, layer.kernel_size, layer.single
 
 
 def _resized(logits, x):

@@ -189,6 +189,15 @@ class Module:
             parameter.requires_grad = True
         return self
 
+    def freeze_like(self, other: "Module") -> None:
+        """Freeze what is frozen, or requires no gradient, in a module with the same names, or with more."""
+        theirs = dict(other.named_modules())
+        for name, module in self.named_modules():
+            module.frozen, module.training = theirs[name].frozen, theirs[name].training
+        learned = {name: p.requires_grad for name, p in other.named_parameters()}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad = learned[name]
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters():

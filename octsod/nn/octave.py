@@ -94,8 +94,7 @@ class ILBlock(Module):
 
     def decayed_norms(self) -> list[tuple[NormAct, int]]:
         """All of its norms, those of its layers."""
-        layers: list[OctaveLayer | DepthwiseLayer] = [self.mix, *self.depthwise]
-        return [(norm, branch) for layer in layers for branch, norm in enumerate(layer.norms) if norm is not None]
+        return _norms(self.mix, *self.depthwise)
 
 
 class VanillaBlock(Module):
@@ -112,9 +111,14 @@ class VanillaBlock(Module):
         first, second = self.full
         return second(first(self.mix(inputs)))
 
-    def norms(self) -> list[NormAct]:
-        """The norms whose scales dynamic weight decay acts on."""
-        return [norm for layer in (self.mix, *self.full) for norm in layer.norms if norm is not None]
+    def decayed_norms(self) -> list[tuple[NormAct, int]]:
+        """All of its norms, those of its layers."""
+        return _norms(self.mix, *self.full)
+
+
+def _norms(*layers):
+    """(norm, branch) of all norms of layers."""
+    return [(norm, branch) for layer in layers for branch, norm in enumerate(layer.norms) if norm is not None]
 
 
 class DilatedLayer(ScaledLayer):

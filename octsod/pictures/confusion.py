@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-CELL, LEAST_CELL, MOST_SIDE = 44, 4, 1600  # pixels: of a cell, at least, and of the whole matrix at most
+CELL, LEAST_CELL, MOST_SIDE = 44, 4, 1600  # pixels: of a cell, of one with a border, and of the whole matrix at most
 MARGIN, TOP, FONT_SIZE = 150, 64, 13
 INK, PALE, BLUE = (40, 44, 52), (130, 136, 146), np.array([38, 110, 200])
 
@@ -14,8 +14,8 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> np.ndarra
     """How many pictures of each class (row) were taken for each (column): (K, K) counts and K names -> a picture
     (H, W, 3) uint8. A cell's colour is its share of its row; many classes get small cells without numbers."""
     count = len(classes)
-    cell = max(min(CELL, MOST_SIDE // count), LEAST_CELL)
-    side = cell * count
+    cell = min(CELL, MOST_SIDE // count)
+    side = cell * count if cell >= LEAST_CELL else min(LEAST_CELL * count, MOST_SIDE)
     image = Image.new("RGB", (MARGIN + side + 20, TOP + side + 20), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(FONT_SIZE)
     rows = confusion.sum(axis=1, keepdims=True)
@@ -23,14 +23,17 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> np.ndarra
     top1 = np.trace(confusion) / max(confusion.sum(), 1)
     draw.text((16, 16), f"top-1 {top1:.1%} of {confusion.sum()} pictures", INK, ImageFont.load_default(15))
     draw.text((16, 40), "row: the class of a picture, column: what it was taken for", PALE, font)
+    colours = np.rint(255 + (BLUE - 255) * shares[..., None]).astype(np.uint8)
+    if cell < LEAST_CELL:
+        image.paste(Image.fromarray(colours).resize((side, side), Image.Resampling.BOX), (MARGIN, TOP))
+        return np.array(image)
     for i in range(count):
         y = TOP + i * cell
         if cell >= FONT_SIZE + 3:
             draw.text((MARGIN - 8, y + cell / 2), _short(draw, classes[i], font), INK, font, "rm")
         for j in range(count):
             x = MARGIN + j * cell
-            colour = tuple(int(v) for v in np.rint(255 + (BLUE - 255) * shares[i, j]))
-            draw.rectangle((x, y, x + cell - 2, y + cell - 2), colour)
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), tuple(colours[i, j].tolist()))
             if cell >= 30 and confusion[i, j]:
                 ink = "white" if shares[i, j] > 0.5 else INK
                 draw.text((x + cell / 2 - 1, y + cell / 2 - 1), str(confusion[i, j]), ink, font, "mm")

@@ -163,7 +163,8 @@ def _copy(model):
 def _like(model, configuration):
     """A fresh network of another configuration on the host, otherwise like `model`."""
     with use_backend(host()):
-        network = CSNet(configuration, model.dtype).train(model.training)
+        network = CSNet(configuration, model.dtype)
+    network.freeze_like(model)
     network.size, network.labels = model.size, model.labels
     return network
 

@@ -18,10 +18,11 @@ class Complexity:
     macs: int
 
 
-def complexity(model: "CSNet | Configuration", size: tuple[int, int] = (224, 224)) -> Complexity:
+def complexity(model: "CSNet | Configuration", size: tuple[int, int] | None = None) -> Complexity:
     """Parameters and MACs of a CSNet, or of one of some configuration, for one image of `size` (height, width).
 
-    What exists in training only is left out.
+    size: by default 224x224, or the next larger square that the network accepts. What exists in training only is left
+    out.
 
     MACs: convolutions (+1 per output element with a bias), 4 per element of a batch norm, 3 of a PReLU; inside every
     gOctConv with more than one branch on a side, 5 per input element averaged for stride 2, 9 per element upsampled,
@@ -30,9 +31,9 @@ def complexity(model: "CSNet | Configuration", size: tuple[int, int] = (224, 224
 
     Raises ValueError unless height and width are positive multiples of the configuration's `multiple`.
     """
-    height, width = size
     configuration: Any = getattr(model, "configuration", model)
     multiple = configuration.multiple
+    height, width = size = size or (configuration.usual_size, configuration.usual_size)
     require(
         all(n > 0 and n % multiple == 0 for n in size), "complexity", "size", f"is {height}x{width}",
         f"positive multiples of {multiple}",

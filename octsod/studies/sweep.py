@@ -70,7 +70,9 @@ class Sweep:
             raise SettingsError("is empty; expected at least one number.", "values")
         first, *_ = map(self.settings, self.points)  # check them all
         if first["task"] != "saliency":
-            raise SettingsError("`task`: a sweep trains for saliency only.")
+            raise SettingsError("a sweep trains for saliency only.", "task")
+        if first.get("variant") == "vanilla":
+            raise SettingsError("a sweep prunes its networks, which a vanilla one does not allow.", "variant")
         if "learn_channels" in first and threshold is not None:
             raise SettingsError("`learn_channels` prunes by train's own `threshold`; leave the sweep's out.")
         self.threshold = first.get("threshold", threshold or prune.THRESHOLD)

@@ -47,8 +47,9 @@ def training_curves(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str
     ]
     names = names or [name for name in titles if name != "loss"]
     for name, colour in zip(names, itertools.cycle((GREEN, PURPLE)), strict=False):
-        known = [line for line in validations if name in line]
+        known = [line for line in validations if math.isfinite(line.get(name, math.nan))]
         averaged = [{"step": line["step"], **line["average"]} for line in known if name in line.get("average", {})]
+        averaged = [line for line in averaged if math.isfinite(line[name])]
         drawn = [Line(*points(known, name), colour, marked=True)]
         if averaged:
             drawn.insert(0, Line(*points(averaged, name), _pale(colour), marked=True))

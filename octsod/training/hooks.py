@@ -75,21 +75,31 @@ class ScaleDecay(Hook):
         self, model: Module, make: Callable[[Module], DynamicWeightDecay],
         finetuned: Callable[[Module], DynamicWeightDecay] | None = None,
     ):  # fmt: skip
-        self._make, self._finetuned = make, finetuned or make
+        self._makers = make, finetuned or make
         self._finetuning = False
-        self.decay = make(model)
+        self._decide(model)
         self.host_values = callable(self.decay.metric)
+
+    def _decide(self, model):
+        self._model, self.decay = model, self._makers[self._finetuning](model)
 
     def after_backward(self, trainer):
         return {"penalty": self.decay.apply()}
 
     def replaced(self, trainer):
-        self.decay = (self._finetuned if self._finetuning else self._make)(trainer.model)
+        self._decide(trainer.model)
 
-    def finetune(self, trainer: Trainer) -> None:
+    def finetune(self) -> None:
         """Use the other decay from now on."""
         self._finetuning = True
-        self.replaced(trainer)
+        self._decide(self._model)
+
+    def state_dict(self):
+        return {"finetuning": np.array(self._finetuning)}
+
+    def load_state_dict(self, state):
+        self._finetuning = bool(state["finetuning"])
+        self._decide(self._model)
 
 
 class Averaging(Hook):
@@ -164,7 +174,7 @@ class Pruning(Hook):
         trainer.replace(prune.apply(trainer.model, plan), plan.slice)
         self.pruned = True
         if self.decay is not None:
-            self.decay.finetune(trainer)
+            self.decay.finetune()
         return plan
 
     def state_dict(self):

@@ -12,7 +12,7 @@ from ..checks import require, require_integer
 from ..data.datasets import names_of
 from .runs import CHECKPOINT, Run, read_checkpoint
 from .tasks import Stopped
-from .trainer import DivergenceError, Trainer
+from .trainer import DivergenceError, Trainer, require_names
 
 
 def train(
@@ -49,9 +49,10 @@ def fit(
     was started with others is refused with a FileError. For the rest, see `train`.
     """
     samples = names_of(loader.dataset), [] if held_out is None else names_of(held_out)
-    settings = dict(settings or {})
+    settings = {name: list(v) if isinstance(v, tuple) else v for name, v in (settings or {}).items() if v is not None}
     if (pathlib.Path(folder) / CHECKPOINT).exists():
         checkpoint = read_checkpoint(folder)
+        Run(folder, settings, checkpoint).require_same(samples)
         checkpoint.restore(trainer)
         run = Run.resume(folder, settings, samples, checkpoint)
     else:
@@ -124,7 +125,9 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
             lines = under_way.lines(trainer.collect())
             if last:
                 for hook in trainer.hooks:
-                    lines[-1].update(hook.after_epoch(trainer) or {})
+                    entries = hook.after_epoch(trainer) or {}
+                    require_names(entries, lines[-1], "entry")
+                    lines[-1].update(entries)
             yield from lines
         trainer.sync()
         yield from under_way.lines(trainer.collect())

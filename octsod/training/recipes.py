@@ -81,6 +81,9 @@ class Recipe:
             ordinary = dataclasses.replace(self, decay="standard", decay_strength=None)
             hooks += [ScaleDecay(model, self.scale_decay, ordinary.scale_decay), Recording()]
         if self.finetuning:
+            able = bool(hooks) and prune.prunable(model)
+            kind = "has no scales that may vanish, or cannot be pruned"
+            require(able, "Recipe", "model", kind, "a CSNet with depthwise layers that are not frozen")
             hooks.append(Pruning(total - self.finetuning, self.threshold, hooks[0]))  # type: ignore[operator]
         optimizer = self.optimizer_for(model)
         if self.average is not None:

@@ -20,6 +20,7 @@ again when it is resumed.
 import contextlib
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -37,7 +38,7 @@ from ..models.files import build, describe, save
 from ..nn import Module
 from .charts import training_curves
 from .tasks import Validated
-from .trainer import Trainer
+from .trainer import Trainer, require_names
 
 try:
     import fcntl
@@ -90,8 +91,8 @@ class Checkpoint(NamedTuple):
 
     def restore(self, trainer: Trainer) -> None:
         """Bring a trainer of that network to where the run was. Raises FileError if its network is another one."""
-        own = describe(trainer.model)
-        for name in ("architecture", "configuration"):
+        own = _facts(trainer)
+        for name in ("architecture", "configuration", "optimizer"):
             if self.facts[name] != own[name]:
                 other = f"its {name} is {self.facts[name]}, not {own[name]}"
                 raise FileError(f"{self.path}: does not fit the run: {other}.")
@@ -185,6 +186,7 @@ class Run:
 
     def __init__(self, folder: Folder, settings: Mapping[str, Any], checkpoint: Checkpoint | None = None):
         self.folder, self.settings = pathlib.Path(folder), settings
+        self._before = checkpoint.settings if checkpoint else settings
         self.validated: int = checkpoint.validated if checkpoint else 0
         self.best: dict[str, dict[str, Any]] = dict(checkpoint.best) if checkpoint else {}
         self.epoch = 0
@@ -214,12 +216,13 @@ class Run:
         Raises FileError if the settings (other than `FREE`) or the pictures differ from those it was made with.
         """
         run = cls(folder, settings, checkpoint)
-        run._require_same_settings(checkpoint.settings)
-        run._require_same_pictures(pictures)
+        run.require_same(pictures)
         run._saved = (checkpoint.steps,)  # this step is safe, but everything is written anew: weights/last may be older
         environment = run._read_json("env.json")
         with run._writing():
             run._open_log(checkpoint.logged)
+            for left in run.folder.rglob(".octsod-*.part"):  # by a kill
+                left.unlink()
             environment.setdefault("resumed", []).append(_environment(checkpoint.steps))
             run._write_json("env.json", environment)
             run._write_settings()
@@ -252,16 +255,18 @@ class Run:
         """Log a validation, and keep the weights of networks that are the best so far, by the rank of the task.
 
         found: what validation found of each network, by name: "" is the trainer's. The line has its scores; those of
-        the others are in it under their names. Validations of an earlier size of pictures do not count. Writes a
-        checkpoint, draws plots/curves.png and the task's pictures, and returns the line.
+        the others are in it under their names. A larger size of pictures is better than a smaller one, and scores that
+        are no finite numbers are worse than any. Writes a checkpoint, draws plots/curves.png and the task's pictures,
+        and returns the line.
         """
         line: dict[str, Any] = {"step": trainer.steps, "epoch": epoch, "size": trainer.size}
         networks, better = trainer.networks(), []
-        for name, (scores, _) in found.items():
-            entry, best = {**line, **scores}, self.best.get(name)
+        for name, (values, _) in found.items():
+            scores = {key: float(value) for key, value in values.items()}
+            require_names(scores if name == "" else [name], line, "score")
+            entry = {**line, **scores} if name == "" else {**scores, "size": line["size"], "step": line["step"]}
             line = {**line, **(scores if name == "" else {name: scores})}
-            rank = trainer.task.rank
-            if best is None or best["size"] != entry["size"] or rank(scores) > rank(best):
+            if self._better(trainer.task, entry, scores, self.best.get(name)):
                 trainer.require_finite()
                 better.append(name)
                 self.best[name] = entry
@@ -274,6 +279,14 @@ class Run:
         for name, picture in found[""].pictures.items():
             self.plot(name, picture)
         return line
+
+    @staticmethod
+    def _better(task, entry, scores, best):
+        """Whether a validation is better than the best so far, its log entry or None."""
+        if best is None or entry["size"] != best["size"]:
+            return best is None or (entry["size"] or 0) > (best["size"] or 0)
+        finite = [all(map(math.isfinite, values)) for values in (scores.values(), (best[name] for name in scores))]
+        return finite[0] and (not finite[1] or task.rank(scores) > task.rank(best))
 
     def keep(self, model: Module, name: str) -> None:
         """Write a network to weights/`name`.safetensors."""
@@ -299,7 +312,7 @@ class Run:
             hook.before_saving(trainer, self)
         state = trainer.state_dict()
         facts = json.dumps({
-            "facts": describe(trainer.model), "settings": self.settings, "total": trainer.total,
+            "facts": _facts(trainer), "settings": self.settings, "total": trainer.total,
             "validated": self.validated, "best": self.best, "logged": self._log.tell(),
         })  # fmt: skip
         data = safetensors.numpy.save(state, {"run": facts, "crc32": _checksum(state, facts)})
@@ -322,6 +335,11 @@ class Run:
                 pass
         self._log.truncate(min(logged, self._log.seek(0, os.SEEK_END)))
         self._log.seek(0, os.SEEK_END)
+
+    def require_same(self, pictures: Pictures) -> None:
+        """Raise FileError unless settings (other than `FREE`) and pictures are those of the checkpoint."""
+        self._require_same_settings(self._before)
+        self._require_same_pictures(pictures)
 
     def _require_same_settings(self, before):
         if changed := changes(before, self.settings, FREE):
@@ -362,6 +380,11 @@ class Run:
         except OSError as error:
             kept = self.kept and f"; {self.kept}"
             raise FileError(f"{self.folder}: cannot be written: {error.strerror or error}{kept}.") from error
+
+
+def _facts(trainer):
+    """What a checkpoint says about a trainer's network and optimiser beside their arrays."""
+    return {**describe(trainer.model), "optimizer": type(trainer.optimizer).__name__}
 
 
 def _environment(step):

@@ -23,6 +23,9 @@ from ..data.synthetic import SyntheticDataset
 from ..errors import FileError, OctsodError
 from ..models import Configuration, CSNet, csnet, load
 from ..models.files import architecture_of
+from ..nn import NormAct
+from ..optim.decay import decayed_norms
+from ..prune import prunable
 from ..prune.channels import THRESHOLD
 from ..random import manual_seed
 from ..threads import get_num_threads, set_num_threads
@@ -88,7 +91,7 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     values.update(known)
     if classify:
         for name in SALIENCY_ONLY:
-            if known.get(name, SETTINGS[name].default) != SETTINGS[name].default:
+            if given.get(name, SETTINGS[name].default) != SETTINGS[name].default:
                 raise SettingsError(f"`{name}` is for saliency; leave it out with `task` classify.")
             values[name] = None
     if values["optimizer"] != "sgd":
@@ -353,6 +356,9 @@ def _model(settings, data, checkpoint) -> CSNet:
             raise SettingsError(f"{name} is no part of the network; {known}.", "freeze")
         for part in parts[name]:
             part.freeze()
+    untrained = checkpoint is None and "init" not in settings
+    if untrained and any(isinstance(module, NormAct) and module.frozen for module in model.modules()):
+        raise SettingsError("these parts have batch norm, and without `init` no statistics to use.", "freeze")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise SettingsError("leaves nothing to train.", "freeze")
     return model
@@ -385,6 +391,8 @@ def _trainer(settings, model, task, total, steps_per_epoch) -> Trainer:
         if start <= 0:
             raise SettingsError(f"the run has {total} steps, and finetuning alone {finetuning}.", "learn_channels")
         finetuning = total - start
+        if not (prunable(model) and any(norm.weight.requires_grad for norm in decayed_norms(model))):
+            raise SettingsError("the network has no scales that may vanish, or cannot be pruned.", "learn_channels")
     recipe = Recipe(
         lr=settings["lr"], schedule=settings["schedule"], optimizer=settings["optimizer"],
         momentum=settings.get("momentum", SETTINGS["momentum"].default), clip=settings.get("clip"),

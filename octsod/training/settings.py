@@ -113,7 +113,7 @@ def sizes(value: Any) -> list[tuple[int, float]]:
 
 def _size(value):
     found = sizes(value)
-    return found[0][0] if len(found) == 1 else ",".join(f"{side}:{share:g}" for side, share in found)
+    return found[0][0] if len(found) == 1 else ",".join(f"{side}:{share!r}" for side, share in found)
 
 
 # Kinds of settings that are more than a number or a choice: how they are parsed, and what they are in words.

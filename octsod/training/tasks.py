@@ -8,6 +8,7 @@ import numpy as np
 from .. import functional as f
 from ..autograd import no_grad
 from ..autograd.tensor import Tensor
+from ..checks import require
 from ..data.augmentation import prepare_pair
 from ..evaluation.scoring import evaluate
 from ..inference.prediction import predict
@@ -69,6 +70,7 @@ class Task:
     ) -> Iterator[tuple[int, list[Tensor]]]:
         """For `validate`: (number of samples, tensors) of each `count` samples of a data set, without augmentation.
         Meanwhile, the model is in eval mode, and nothing is recorded for backward."""
+        require(len(dataset) > 0, "validate", "dataset", "is empty", "at least one sample")
         with evaluating(model), no_grad():
             for first in range(0, len(dataset), count):
                 if stop():
@@ -88,6 +90,9 @@ class Task:
 def split_loss(result: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """What a task's `loss` returned, as (loss, terms)."""
     loss, terms = result if isinstance(result, tuple) else (result, {})
+    if not isinstance(loss, Tensor) or loss.size != 1:
+        was = f"has shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"is a {type(loss).__name__}"
+        raise TypeError(f"step: `loss` {was}; expected a tensor of one number, or such a tensor and a dict of terms.")
     return loss, dict(terms)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import random
+from ..autograd.tensor import Tensor
 from ..backend import now
 from ..checks import require, require_integer
 from ..errors import OctsodError
@@ -21,6 +22,16 @@ from .tasks import Task, split_loss, tensors
 
 class DivergenceError(OctsodError):
     """A loss, gradient or parameter has become infinite or not a number."""
+
+
+# What a log line has anyway: no term, score or network may be called so.
+RESERVED = ("step", "epoch", "size", "lr", "img_s", "data_wait_ms", "best")
+
+
+def require_names(names: Iterable[str], taken: Iterable[str], what: str) -> None:
+    """Raise ValueError if one of the names is taken, or reserved for the log's own entries."""
+    clash = sorted(set(names) & {*taken, *RESERVED})
+    require(not clash, "training", what, f"is called {', '.join(clash)}", "a name that the log does not have yet")
 
 
 class Step(NamedTuple):
@@ -81,6 +92,8 @@ class Trainer:
     ):  # fmt: skip
         op = "Trainer"
         self.task, self.hooks, self.seed = task, list(hooks), seed
+        for group in optimizer.groups:
+            require("lr" in group, op, "optimizer", "has no setting `lr`", "a learning rate, which is logged")
         self.total: Any = None if total is None else require_integer(total, op, "total", 1)
         names = [hook.name for hook in self.hooks]
         names += ["model", "steps", *optimizer.slots]
@@ -149,6 +162,9 @@ class Trainer:
             {**group, "params": [new[name] for name in names if name in new]}
             for group, names in zip(self.optimizer.groups, members, strict=True)
         ]
+        if self.schedule is not None:  # it starts from the rates that it was made with
+            for group, lr in zip(groups, self.schedule.initial, strict=True):
+                group["lr"] = lr
         states = {
             name: {slot: device.get(array) for slot, array in self.optimizer.state_of(p).items()}
             for name, p in self._learned()
@@ -186,8 +202,13 @@ class Trainer:
         optimizer.zero_grad()
         statistics = self._statistics
         device.kernels.gather(statistics, self._saved)
-        terms = self._backward(batch)
-        self._ring.prepare(list(terms))
+        try:
+            terms = self._backward(batch)
+            self._ring.prepare(list(terms))
+        except BaseException:  # of a task or hook: as if the step had not begun
+            device.kernels.restore_if_halted(statistics, self._saved, self._halted())
+            optimizer.zero_grad()
+            raise
         gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
         values = [term.array() for term in terms.values()]
         device.kernels.record_step(values, gradients, self._ring.rows, optimizer.state)
@@ -213,7 +234,6 @@ class Trainer:
         """(loss, terms) of the next step's forward pass."""
         with random.stream(self.seed, self.steps):
             loss, terms = split_loss(self.task.loss(self.model, *tensors(self.model, batch)))
-        require(loss.size == 1, "step", "loss", f"has shape {tuple(loss.shape)}", "one number")
         return loss, terms
 
     def _backward(self, batch):
@@ -222,8 +242,11 @@ class Trainer:
         loss.backward()
         named = {"loss": loss}
         for more in (terms, *(hook.after_backward(self) or {} for hook in self.hooks)):
-            known = sorted(named.keys() & more.keys())
-            require(not known, "step", "terms", f"have the name {', '.join(known)} twice", "each once")
+            require_names(more, named.keys(), "term")
+            for name, term in more.items():
+                number = isinstance(term, Tensor) and term.size == 1
+                was = f"has shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"is a {type(term).__name__}"
+                require(number, "step", name, was, "a tensor of one number")
             named.update(more)
         return named
 
@@ -278,9 +301,12 @@ class Trainer:
         try:
             yield
         finally:
-            halted = device.put([0, 1], dtype="int64")
-            device.kernels.restore_if_halted(statistics, saved, halted)
+            device.kernels.restore_if_halted(statistics, saved, self._halted())
             self.optimizer.zero_grad()
+
+    def _halted(self):
+        """An optimiser's state that says that training has halted."""
+        return self.model.device.put([0, 1], dtype="int64")
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """name -> NumPy array of all that `load_state_dict` needs to continue bit for bit; on a host, not a copy.
