@@ -167,7 +167,7 @@ SETTINGS = {
 # The defaults of classification, where they differ from the paper's, which are for saliency. Channels are not learned.
 CLASSIFY = {
     "batch_size": 32, "lr": 4e-3, "schedule": "one-cycle", "decay": "none", "weight_decay": 5e-4, "size": 128,
-    "epochs": 60,
+    "epochs": 30,
 }  # fmt: skip
 SALIENCY_ONLY = ("loss", "side_outputs", "scale_crop", "colour", "learn_channels")
 
