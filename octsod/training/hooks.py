@@ -162,11 +162,11 @@ class Pruning(Hook):
         if self.pruned or trainer.steps < self.after:
             return
         run.keep(trainer.model, "wide")
-        before, plan = prune.complexity(trainer.model), self.prune(trainer)
+        before = prune.complexity(trainer.model)
+        self.prune(trainer)
         after, run.best = prune.complexity(trainer.model), {}
         run.log({"step": trainer.steps, "epoch": run.epoch, "parameters": [before.parameters, after.parameters],
                  "macs": [before.macs, after.macs], "pruned": True})  # fmt: skip
-        return plan
 
     def prune(self, trainer: Trainer) -> prune.Plan:
         """Remove the channels now, also from the optimiser's state; returns the plan."""
