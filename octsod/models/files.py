@@ -27,8 +27,8 @@ def register(architecture: str, build: Builder) -> None:
     """Make an architecture known, so that `load` and `octsod train --resume` can build its networks.
 
     A network's architecture is its attribute `architecture`, or else the name of its class; its configuration is its
-    attribute `configuration`, which JSON can express, or else None. build: called with that configuration, the dtype of all
-    arrays, such as "float32" (of several, their names with commas between), and the count of numbers in the file;
+    attribute `configuration`, which JSON can express, or else None. build: called with that configuration, the dtype of
+    all arrays, such as "float32" (of several, their names with commas between), and the count of numbers in the file;
     returns a network. Where a small file could describe a giant network, it should raise ValueError if the network
     would have many more numbers than the file.
     """
