@@ -48,7 +48,7 @@ def test_a_folder_of_folders(data, tmp_path):
     name, image, label = dataset[8]
     assert name == dataset.names[8] and image.shape == (36, 40, 3) and label == 2
     assert ClassDataset(data, ("red", "blue", "green")).labels == [1] * 4 + [2] * 4 + [0] * 4
-    with pytest.raises(FileError, match="holds the class blue, which is none of those to learn"):
+    with pytest.raises(FileError, match="holds the class 'blue'; expected 'green', 'red'"):
         ClassDataset(data, ("green", "red"))
     write_classes(tmp_path / "one", classes=("red",))
     with pytest.raises(FileError, match="holds one class only, red"):
@@ -105,7 +105,14 @@ def test_usual_layouts_have_their_own_validation(data, tmp_path):
     opened = training.open_data(resolve({**SMALL, "data": tmp_path / "train", "val": data}))
     assert (len(opened.training), len(opened.held_out)) == (12, 12)
     opened = training.open_data(resolve({**SMALL, "data": data}))
-    assert (len(opened.training), len(opened.held_out)) == (11, 1)
+    assert (len(opened.training), len(opened.held_out)) == (9, 3), "one of each class"
+    assert sorted(opened.held_out[k].label for k in range(3)) == [0, 1, 2]
+    (tmp_path / "pairs").mkdir()
+    for name in ("images", "masks"):
+        (data / "red").rename(tmp_path / "pairs" / name)
+        with pytest.raises(FileError, match=r"pictures and their masks|holds one class"):
+            ClassDataset(tmp_path / "pairs")
+        (tmp_path / "pairs" / name).rename(data / "red")
 
 
 def test_random_crops_are_parts_of_the_picture():

@@ -79,7 +79,7 @@ def test_conduct(data, tmp_path):
         training.conduct(settings, folder)
     with training.Session(settings, folder, checkpoint=checkpoint) as session:
         assert session.conduct() and session.trainer.steps == 3
-    with pytest.raises(SetupError, match="is finished after 3 steps; more `epochs` or `steps` go on"):
+    with pytest.raises(SetupError, match="is finished after 3 steps; give more `epochs` or `steps` to go on"):
         training.conduct(settings, folder, checkpoint=training.read_checkpoint(folder))
     longer = resolve({"steps": 4}, checkpoint.settings)
     assert training.conduct(longer, folder, checkpoint=training.read_checkpoint(folder))

@@ -195,7 +195,12 @@ def test_hooks_are_called_in_their_places(tmp_path):
     again = line_trainer(6, [Noting()])
     read_checkpoint(tmp_path).restore(again)
     assert again.hooks[0].calls == ["loaded"] * len(hook.calls)
-    with pytest.raises(ValueError, match="each by another name"):
+    with pytest.raises(ValueError, match="`optimizer` has parameters of another model"):
+        Trainer(nn.Linear(1, 1), Line(), trainer.optimizer)
+    stray = line_trainer(6, [Averaging(nn.Linear(1, 1))])
+    with pytest.raises(ValueError, match="Averaging: `model` is another one than the trainer's"):
+        stray.step(np.ones((2, 1)), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="expected different names, none of model, steps, velocity"):
         line_trainer(6, [Noting(), Noting()])
     assert trainer.capturable
     hook.host_values = True
@@ -271,8 +276,8 @@ def test_files_of_a_network_of_ones_own(tmp_path, monkeypatch):
     assert read_checkpoint(tmp_path / "run").model().count == model.count
 
     def refused(optimizer, settings, words):
-        trainer = Trainer(Counting(), Line(), optimizer, total=9)
-        trainer = Trainer(trainer.model, Line(), type(optimizer)(trainer.model.parameters(), 0.05), total=9)
+        model = Counting()
+        trainer = Trainer(model, Line(), type(optimizer)(model.parameters(), 0.05), total=9)
         with pytest.raises(FileError, match=words):
             fit(trainer, line_loader(), tmp_path / "run", HELD_OUT, settings)
         assert trainer.steps == 0

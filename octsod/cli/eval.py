@@ -72,7 +72,7 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
     size = side_for(model, size)
     if model.configuration.classes:
         if all_scores or per_image or worst:
-            raise click.UsageError("--all-scores, --per-image and --worst are for salient objects; FILE holds classes.")
+            raise click.UsageError("--all-scores, --per-image and --worst are for networks that find salient objects.")
         return _evaluate_classes(ctx, model, weights, data, size, as_json, quiet)
     dataset = FolderDataset(data)
     if unpaired := dataset.unpaired:
@@ -118,10 +118,10 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
 
 def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
     """Print the scores of a network that tells classes of pictures apart."""
-    from ..data.classes import ClassDataset
+    from ..data.classes import ClassDataset, find_parts
     from ..evaluation.classification import evaluate_classes
 
-    dataset, failed = ClassDataset(data, model.labels), 0
+    dataset, failed = ClassDataset(find_parts(data)[1] or data, model.labels), 0
 
     def fail(error):
         nonlocal failed
@@ -140,7 +140,7 @@ def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
         click.echo(f"top-1           {result.top1:8.4f}")
         click.echo(f"cross-entropy   {result.cross_entropy:8.4f}")
         click.echo(f"images          {result.images:8}" + (f"   {failed} failed" if failed else ""))
-        click.echo("\nshare found of each class, and what else it was taken for most:")
+        click.echo("\nrecall of each class, and what it is most often mistaken for:")
         for name, share, row in zip(result.classes, result.recall, result.confusion, strict=True):
             others = [(count, other) for count, other in zip(row, result.classes, strict=True) if other != name]
             count, other = max(others)

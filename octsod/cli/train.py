@@ -84,18 +84,19 @@ _existing = click.Path(exists=True)
                 help=f"Stop after N epochs.  [default: {SETTINGS['epochs'].default}]")  # fmt: skip
 @setting_option("--steps", metavar="N", help="Stop after N steps.")
 @setting_option("-b", "--batch-size", metavar="N")
-@setting_option("--loss", help="Of saliency: binary cross-entropy, alone or with a loss of the region.")
+@setting_option("--loss", help="For saliency: binary cross-entropy, alone or with a loss of the region.")
 @setting_option("--side-outputs", is_flag=True, help="In training, each fused stage has an output and a loss.")
 @setting_option("--scale-crop", metavar="S", help="Augmentation: keep a part with sides of a random share from S to 1.")
 @setting_option("--colour", metavar="C",
                 help="Augmentation: change brightness, contrast and saturation by up to this share.")  # fmt: skip
 @setting_option("--optimizer", help="Adam with coupled L2, AdamW, or SGD with momentum.")
 @setting_option("--lr", metavar="RATE", help="Learning rate.")
-@setting_option("--schedule", help="How the learning rate changes: to a tenth after 2/3 and again after 5/6 of the "
-                                   "run, along half a cosine, up and down again, or never.")  # fmt: skip
+@setting_option("--schedule", help="How the learning rate changes: it falls to a tenth after 2/3 and again after 5/6 "
+                                   "of the run (milestones), falls along half a cosine, rises and falls (one-cycle), "
+                                   "or stays.")  # fmt: skip
 @setting_option("--momentum", metavar="M", default=None,
-                help=f"Of SGD.  [default: {SETTINGS['momentum'].default}]")  # fmt: skip
-@setting_option("--clip", metavar="NORM", help="Scale gradients down whose norm together is larger.")
+                help=f"Momentum of SGD.  [default: {SETTINGS['momentum'].default}]")  # fmt: skip
+@setting_option("--clip", metavar="NORM", help="Scale all gradients down together if their norm is larger.")
 @setting_option("--weight-decay", metavar="LAMBDA", help="L2 on all but the scales of the blocks' norms.")
 @setting_option("--decay", help="Decay of these scales: dynamic weight decay, L2 as for everything else, or none.")
 @setting_option("--decay-strength", metavar="LAMBDA",
@@ -165,7 +166,7 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
     if not quiet:
         best = shlex.quote(str(folder / "weights" / "best.safetensors"))
         if settings["task"] == "classify":
-            click.echo(f"What is taken for what: {folder / 'plots' / 'confusion.png'}", err=True)
+            click.echo(f"Confusion matrix of the last validation: {folder / 'plots' / 'confusion.png'}", err=True)
             click.echo(f"Score it on other pictures: octsod eval --weights {best} --data DIR", err=True)
         else:
             click.echo(f"What the network finds: {folder / 'plots' / 'predictions.png'}", err=True)

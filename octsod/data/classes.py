@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FileError
+from .datasets import LAYOUTS
 from .images import SUFFIXES, read_image
 
 HEADERS = {"name", "file", "filename", "image", "path", "picture"}  # what a CSV file's first line may call its names
@@ -45,9 +46,11 @@ class ClassDataset:
         self.classes = tuple(sorted(known)) if classes is None else tuple(classes)
         if strange := sorted(known - set(self.classes)):
             raise FileError(
-                f"{self.root}: holds the class {strange[0]}, which is none of those to learn "
-                f"({', '.join(self.classes[:5])}{', ...' if len(self.classes) > 5 else ''})."
+                f"{self.root}: holds the class {strange[0]!r}; expected "
+                f"{', '.join(map(repr, self.classes[:5]))}{', ...' if len(self.classes) > 5 else ''}."
             )
+        if tuple(sorted(map(str.lower, known))) in {tuple(sorted(layout)) for layout in LAYOUTS}:
+            raise FileError(f"{self.root}: holds pictures and their masks, not pictures in folders of classes.")
         if len(self.classes) < 2:
             raise FileError(f"{self.root}: holds one class only, {self.classes[0]}; at least two are needed.")
         found.sort(key=lambda entry: str(entry[0]))

@@ -132,14 +132,19 @@ def names_of(dataset: Any) -> list[str]:
     return [str(i) for i in range(len(dataset))] if names is None else list(names)
 
 
-def hold_out(dataset: Any, seed: int = 0) -> tuple[Subset, Subset]:
+def hold_out(dataset: Any, seed: int = 0, labels: Iterable[int] | None = None) -> tuple[Subset, Subset]:
     """The pictures to train on, and those held out for validation: a twentieth, at least 1 and at most 500.
 
-    Which ones depends only on the seed and the size of the data set. Raises ValueError if it has fewer than two.
+    labels: of each picture, a class; a twentieth of each class is held out then, but never all of it. Which ones
+    depends only on the seed, the size of the data set and the labels. Raises ValueError if it has fewer than two.
     """
     count = len(dataset)
     require(count > 1, "hold_out", "dataset", f"has {count} picture", "at least 2: one to train on, one to hold out")
-    held = min(max(round(count / HELD_OUT), 1), MOST_HELD_OUT)
     # Four numbers: no seed of a `Loader` has as many.
     order = np.random.default_rng((seed, 0, 0, 1)).permutation(count)
-    return Subset(dataset, np.sort(order[held:])), Subset(dataset, np.sort(order[:held]))
+    groups = [order] if labels is None else [order[np.asarray(labels)[order] == k] for k in np.unique(labels)]
+    share = min(1 / HELD_OUT, MOST_HELD_OUT / count)
+    held = [group[: max(round(len(group) * share), min(1, len(group) - 1))] for group in groups]
+    held = [order[:1]] if not any(map(len, held)) else held
+    chosen = np.sort(np.concatenate(held))
+    return Subset(dataset, np.setdiff1d(order, chosen)), Subset(dataset, chosen)

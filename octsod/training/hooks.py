@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import prune  # complexity and plan are functions of it
 from ..autograd.tensor import Tensor
+from ..checks import require
 from ..nn import Module
 from ..optim.averaging import MovingAverage
 from ..optim.decay import DynamicWeightDecay
@@ -113,6 +114,8 @@ class Averaging(Hook):
         self._start = 0  # how many steps came before it
 
     def after_step(self, trainer):
+        own = self.moving.model is trainer.model
+        require(own, "Averaging", "model", "is another one than the trainer's", "the same")
         self.moving.seek(trainer.steps - 1 - self._start)  # steps that halted, and so did not count, are made again
         self.moving.update(trainer.optimizer.state)
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..checks import require, require_integer
 from ..data.datasets import names_of
 from .runs import CHECKPOINT, Run, read_checkpoint
-from .tasks import Stopped
+from .tasks import Stopped, Validated
 from .trainer import DivergenceError, Trainer, require_names
 
 
@@ -95,8 +95,13 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
 
 def _validated(trainer, held_out, stop):
     """What validation found of the trainer's network, by the name "", and of those of its hooks."""
-    networks = trainer.networks().items()
-    return {name: trainer.task.validate(network, held_out, trainer.size, stop) for name, network in networks}
+    found = {}
+    for name, network in trainer.networks().items():
+        found[name] = trainer.task.validate(network, held_out, trainer.size, stop)
+        if not isinstance(found[name], Validated):
+            was = f"a {type(found[name]).__name__}"
+            raise TypeError(f"{type(trainer.task).__name__}: `validate` returns {was}; expected a `Validated`.")
+    return found
 
 
 def _steps(trainer, loader, epoch, position, save_every, stop):

@@ -186,7 +186,7 @@ def _open_classes(settings):
     sets = [ClassDataset(data)]
     classes = sets[0].classes
     if (val := settings.get("val", val)) is not None:
-        sets.append(ClassDataset(val, classes))
+        sets.append(ClassDataset(find_parts(val)[1] or val, classes))
     training, held_out, note = _parts(sets, settings, "picture")
     return Data(training, held_out, [f"{len(classes)} classes", note], classes)
 
@@ -199,7 +199,7 @@ def _parts(sets, settings, what):
         return training, held_out, note
     if len(sets[0]) < 2:
         raise SetupError(f"{sets[0].root}: holds one {what}; without `val`, two are needed.")
-    training, held_out = hold_out(sets[0], settings["seed"])
+    training, held_out = hold_out(sets[0], settings["seed"], getattr(sets[0], "labels", None))
     note = f"{len(training)} pictures to train on, {len(held_out)} held out to validate on (data.json)"
     return training, held_out, note
 
@@ -251,7 +251,7 @@ class Session:
         else:
             if checkpoint.finished(total):
                 done = f"is finished after {checkpoint.steps} steps"
-                raise SetupError(f"{folder}: {done}; more `epochs` or `steps` go on.")
+                raise SetupError(f"{folder}: {done}; give more `epochs` or `steps` to go on.")
             checkpoint.restore(self.trainer)
             self.run = Run.resume(folder, settings, pictures, checkpoint)
 

@@ -1,5 +1,6 @@
 """What a network is trained for: how samples become a batch, what the loss is, how a network is scored."""
 
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,8 +28,8 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 class Validated(NamedTuple):
     """scores: name -> number. pictures: name -> picture (H, W, 3) uint8 for the run's plots."""
 
-    scores: dict[str, float]
-    pictures: dict[str, np.ndarray]
+    scores: Mapping[str, float]
+    pictures: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 class Task:

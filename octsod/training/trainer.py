@@ -96,8 +96,10 @@ class Trainer:
             require("lr" in group, op, "optimizer", "has no setting `lr`", "a learning rate, which is logged")
         self.total: Any = None if total is None else require_integer(total, op, "total", 1)
         names = [hook.name for hook in self.hooks]
-        names += ["model", "steps", *optimizer.slots]
-        require(len(set(names)) == len(names), op, "hooks", f"are called {', '.join(names)}", "each by another name")
+        taken = {"model", "steps", *optimizer.slots}
+        free = len(set(names)) == len(names) and not taken & set(names)
+        expected = f"different names, none of {', '.join(sorted(taken))}"
+        require(free, op, "hooks", f"are called {', '.join(names)}", expected)
         self.steps = 0
         self.size: int | None = None
         self._take(model, optimizer, schedule)
@@ -108,6 +110,9 @@ class Trainer:
             schedule is None or schedule.optimizer is optimizer, "Trainer", "schedule", "is another optimiser's",
             "that of `optimizer`",
         )  # fmt: skip
+        own = {id(p) for p in model.parameters()}
+        theirs = all(id(p) in own for group in optimizer.groups for p in group["params"])
+        require(theirs, "Trainer", "optimizer", "has parameters of another model", "those of `model`")
         device = model.device
         require(device.shares_memory_with(optimizer.device), "Trainer", "optimizer",
                 f"is on {optimizer.device.name}", f"{device.name}, like the model")  # fmt: skip
