@@ -1,6 +1,7 @@
 """The shape of a CSNet: its layers, and how many channels each has at each scale."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -273,7 +274,7 @@ class Configuration:
         weights = sum(layer.weights for layer in self.layers())
         require(weights <= count, "Configuration", "channels", f"make {weights} weights or more", f"at most {count}")
 
-    @property
+    @functools.cached_property
     def multiple(self) -> int:
         """An input's height and width must be multiples of this: 16, or more if a layer has over two branches."""
         coarsest = (layer.scale + max(len(layer.inputs), len(layer.outputs)) - 1 for layer in self.layers())
