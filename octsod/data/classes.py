@@ -95,7 +95,7 @@ def _in_csv(file):
             rows = [(number, row) for number, row in enumerate(csv.reader(lines), 1) if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"{file}: is no CSV file of names and classes: {error}.") from error
-    stems: dict[str, list[pathlib.Path]] = {}
+    stems = {}  # -> paths
     for path in sorted(file.parent.rglob("*")):
         if _is_picture(path):
             stems.setdefault(path.stem, []).append(path)

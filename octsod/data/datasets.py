@@ -142,7 +142,8 @@ def hold_out(dataset: Any, seed: int = 0, labels: Iterable[int] | None = None) -
     require(count > 1, "hold_out", "dataset", f"has {count} picture", "at least 2: one to train on, one to hold out")
     # Four numbers: no seed of a `Loader` has as many.
     order = np.random.default_rng((seed, 0, 0, 1)).permutation(count)
-    groups = [order] if labels is None else [order[np.asarray(labels)[order] == k] for k in np.unique(labels)]
+    classes = np.zeros(count) if labels is None else np.asarray(list(labels))
+    groups = [order[classes[order] == k] for k in np.unique(classes)]
     share = min(1 / HELD_OUT, MOST_HELD_OUT / count)
     held = [group[: max(round(len(group) * share), min(1, len(group) - 1))] for group in groups]
     held = [order[:1]] if not any(map(len, held)) else held

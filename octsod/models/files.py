@@ -112,7 +112,7 @@ def _require_finite(state):
 def _own_facts(model, facts):
     """The size and labels of a file, by the names of the network's attributes. Raises ValueError if it does not accept
     them."""
-    found: dict[str, Any] = {}
+    found = {}
     configuration = getattr(model, "configuration", None)
     if "size" in facts:
         text, multiple = facts["size"], getattr(configuration, "multiple", 1)
