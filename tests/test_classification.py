@@ -249,3 +249,14 @@ def test_the_confusion_matrix_is_drawn_for_any_number_of_classes():
     many = confusion_matrix(np.eye(300, dtype=int), [str(k) for k in range(300)])
     assert few.dtype == many.dtype == np.uint8 and few.shape[2] == 3 and max(many.shape) < 2000
     assert (few.reshape(-1, 3) == (38, 110, 200)).all(axis=1).any()
+
+
+def test_classes_without_names_are_numbers(tmp_path):
+    for number, name in enumerate(("red", "green")):
+        (write_classes(tmp_path / "set", 2, (name,)) / name).rename(tmp_path / "set" / str(number))
+    model = octsod.csnet(0.2, classes=2)
+    for parameter in model.parameters():  # an untrained network may overflow
+        parameter.data = np.zeros(parameter.shape, np.float32)
+    octsod.save(model, tmp_path / "w.safetensors")
+    result = run("eval", "--weights", tmp_path / "w.safetensors", "--data", tmp_path / "set", "--json", "-q")
+    assert result.exit_code == 0 and json.loads(result.output)["classes"] == ["0", "1"], result.output

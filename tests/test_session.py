@@ -131,3 +131,12 @@ def test_what_cannot_vanish_is_not_pruned(data, tmp_path):
     for variant in ("csnet", "extractor", "vanilla"):
         norms = octsod.optim.decayed_norms(octsod.csnet(0.2, variant=variant))
         assert len(norms) > 90 and training.Recipe().trainer(octsod.csnet(0.2, variant=variant)).hooks
+
+
+def test_a_base_of_another_kind_is_no_hindrance(data):
+    base = resolve({"data": data, "learn_channels": 3, "loss": "bce+iou"})
+    assert "threshold" in base and "threshold" not in resolve({"task": "classify", "data": data}, base)
+    for wrong in ({"momentum": -1.0}, {"clip": -1.0}, {"average": 2.0}, {"lr": 0.0}, {"weight_decay": -1.0}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"Recipe: `{name}` is "):
+            training.Recipe(**wrong)

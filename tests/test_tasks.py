@@ -77,7 +77,9 @@ def test_the_example_learns_and_goes_on_where_it_stopped(tmp_path):
     assert [line["step"] for line in scores] == [30, 60]
     assert scores[-1]["distance"] < 0.1 < log_of(tmp_path / "whole")[0]["distance"]
     for name in ("last", "best"):
-        assert octsod.load(tmp_path / "whole" / "weights" / f"{name}.safetensors", module.Net())
+        model = octsod.load(tmp_path / "whole" / "weights" / f"{name}.safetensors", module.Net())
+        expected = read_checkpoint(tmp_path / "whole").state["model.last.weight"]
+        assert name == "best" or (model.last.weight.data == expected).all()
     with pytest.raises(FileError, match="architecture 'Net'; known are csnet"):
         octsod.load(tmp_path / "whole" / "weights" / "last.safetensors")
     with pytest.raises(FileError, match="its architecture is Net; expected Linear"):
@@ -470,3 +472,19 @@ def test_parts_are_frozen_by_name(tmp_path):
     }
     assert {f"stage{k}" for k in range(5)} <= model.parts().keys()
     assert model.parts()["stage3"] == list(model.extractor.stages[3])
+
+
+def test_saving_draws_no_random_numbers(tmp_path):
+    def second(saved):
+        octsod.manual_seed(0)
+        model = octsod.csnet(0.2, sides=True)
+        if saved:
+            octsod.save(model, tmp_path / "w.safetensors")
+        return octsod.csnet(0.2).classifier.weight.data
+
+    np.testing.assert_array_equal(second(True), second(False))
+
+
+def test_a_run_without_validation_is_finished(tmp_path):
+    assert fit(line_trainer(2), line_loader(), tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run").finished() and runs.newest_unfinished(tmp_path) is None

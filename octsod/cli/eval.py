@@ -26,9 +26,10 @@ ALL_SCORES = {  # what --all-scores prints, line by line
 @click.command("eval")
 @click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
 @click.option(
-    "--data", required=True, type=click.Path(exists=True), metavar="DIR",
+    "--data", required=True, type=click.Path(exists=True), metavar="DIR|FILE.csv",
     help="Folder with a folder of pictures and one of masks, such as images and masks. For a network of classes: a "
-         "folder of folders named after them, or a CSV file of names and classes.",
+         "folder of folders named after them (of one with train and val, those in val are scored), or a CSV file of "
+         "names and classes.",
 )  # fmt: skip
 @size_option
 @threads_option
@@ -119,9 +120,9 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
 def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
     """Print the scores of a network that tells classes of pictures apart."""
     from ..data.classes import ClassDataset, find_parts
-    from ..evaluation.classification import evaluate_classes
+    from ..evaluation.classification import class_names, evaluate_classes
 
-    dataset, failed = ClassDataset(find_parts(data)[1] or data, model.labels), 0
+    dataset, failed = ClassDataset(find_parts(data)[1] or data, class_names(model)), 0
 
     def fail(error):
         nonlocal failed

@@ -64,11 +64,11 @@ _existing = click.Path(exists=True)
 @click.command(epilog=f"Without --data, some defaults differ: {_listed(EMBEDDED)}. "
                       f"With --task classify, they are {_listed(CLASSIFY)}.")  # fmt: skip
 @setting_option("--task", help="Find salient objects, or tell classes of pictures apart.")
-@click.option("--data", type=_existing, metavar="DIR",
+@click.option("--data", type=_existing, metavar="DIR|FILE.csv",
               help="Folder with a folder of pictures and one of masks, such as images and masks. To classify: a folder "
                    "of folders named after their classes, or with such folders in train and val; or a CSV file of "
                    "names and classes.  [default: drawn pictures]")  # fmt: skip
-@click.option("--val", type=_existing, metavar="DIR",
+@click.option("--val", type=_existing, metavar="DIR|FILE.csv",
               help="Data of the same kind to validate on.  [default: a twentieth of --data, held out]")  # fmt: skip
 @width_option
 @split_option
@@ -129,7 +129,7 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
     """Train a CSNet on pictures and masks, or on pictures of classes.
 
     The recipe is the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step),
-    weights/last.safetensors and best.safetensors (by the held-out pictures' max-F or top-1), plots of the log and of
+    weights/last.safetensors and best.safetensors (by the held-out pictures' max F or top-1), plots of the log and of
     what the network finds, and what --resume needs; its path is printed at the end. Ctrl-C finishes the step, writes a
     checkpoint and says how to continue.
     """

@@ -68,8 +68,8 @@ class ClassDataset:
 
 
 def find_parts(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path | None]:
-    """The pictures to train on and those to validate on: in a folder with `train` and `val` or `test`, as data sets are
-    usually laid out, these; else the path itself, and None."""
+    """The pictures to train on and those to validate on: in a folder with `train` and one of `val`, `validation` and
+    `test`, as data sets are usually laid out, these; else the path itself, and None."""
     root = pathlib.Path(path)
     if (root / "train").is_dir():
         parts = [root / name for name in ("val", "validation", "test") if (root / name).is_dir()]

@@ -135,8 +135,10 @@ def names_of(dataset: Any) -> list[str]:
 def hold_out(dataset: Any, seed: int = 0, labels: Iterable[int] | None = None) -> tuple[Subset, Subset]:
     """The pictures to train on, and those held out for validation: a twentieth, at least 1 and at most 500.
 
-    labels: of each picture, a class; a twentieth of each class is held out then, but never all of it. Which ones
-    depends only on the seed, the size of the data set and the labels. Raises ValueError if it has fewer than two.
+    labels: of each picture, a class. The same share of each class is held out then, but at least one picture of every
+    class that has two; so with many classes it may be more than 500. If no class has two, one picture is held out.
+    Which ones depends only on the seed, the size of the data set and the labels. Raises ValueError if it has fewer than
+    two pictures.
     """
     count = len(dataset)
     require(count > 1, "hold_out", "dataset", f"has {count} picture", "at least 2: one to train on, one to hold out")

@@ -49,7 +49,7 @@ class Loader:
         op = "Loader"
         require(len(dataset) > 0, op, "dataset", "is empty", "at least one picture")
         self.dataset, self.augmented, self.prepare = dataset, augmented, prepare
-        sizes = [(0, size)] if isinstance(size, int) else list(size)
+        sizes = [(0, size)] if hasattr(size, "__index__") else list(size)  # type: ignore[arg-type]
         self._starts = [require_integer(first, op, "size", 0) for first, _ in sizes]
         self._sides = [require_integer(side, op, "size", 1) for _, side in sizes]
         rising = self._starts[:1] == [0] and all(a < b for a, b in itertools.pairwise(self._starts))

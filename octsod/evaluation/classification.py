@@ -45,6 +45,11 @@ class ClassScores:
         return np.divide(np.diag(self.confusion), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
+def class_names(model: Any) -> tuple[str, ...]:
+    """The names of a network's classes; without labels, their numbers from 0."""
+    return tuple(model.labels) or tuple(map(str, range(model.configuration.classes)))
+
+
 def evaluate_classes(
     model: Any, data: Any, size: int | None = None, batch_size: int = 32,
     on_failure: Callable[[FileError], None] | None = None, on_progress: Callable[[int, str], None] | None = None,
@@ -57,7 +62,7 @@ def evaluate_classes(
     """
     op, classes = "evaluate_classes", getattr(getattr(model, "configuration", None), "classes", 0)
     require(classes > 0, op, "model", f"is a {architecture_of(model)} without classes", "a CSNet with classes")
-    labels = model.labels or tuple(map(str, range(classes)))
+    labels = class_names(model)
     require(len(labels) == classes, op, "model", f"has {len(labels)} labels for {classes} classes", "one for each")
     dataset = ClassDataset(data, labels) if isinstance(data, (str, os.PathLike)) else data
     require(len(dataset) > 0, op, "data", "is empty", "at least one picture")

@@ -55,7 +55,7 @@ def describe(model: Module) -> dict[str, str]:
         text = json.dumps(configuration)
     facts = {"architecture": architecture_of(model), "configuration": text}
     size, labels = getattr(model, "size", None), getattr(model, "labels", ())
-    if type(size) is int:
+    if type(size) is int and 0 < size < 100_000:
         facts["size"] = str(size)
     if _are_labels(labels) and labels:
         facts["labels"] = json.dumps(labels)
@@ -175,9 +175,10 @@ def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
         if model is None:
             return build(facts, state)
         own = _deployed(model)
-        for name, fact in describe(own).items():
-            if name in ("architecture", "configuration") and facts.get(name) != fact:
-                raise ValueError(f"its {name} is {facts.get(name, '')[:200]}; expected {fact[:200]}.")
+        expected = describe(own)
+        for name in ("architecture", "configuration"):
+            if facts.get(name) != expected[name]:
+                raise ValueError(f"its {name} is {facts.get(name, '')[:200]}; expected {expected[name][:200]}.")
         _require_finite(state)
         attributes = _own_facts(model, facts)
         # What the model has in training only stays as it is; the file has the rest.

@@ -1,5 +1,6 @@
 """CSNet (paper, section 3; csnet.md, section 2): blocks in five stages, cross-stage fusion, a 1x1 classifier."""
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -121,11 +122,8 @@ class CSNet(nn.Module):
         configuration = self.configuration.deployed()
         if configuration == self.configuration:
             return self
-        model = CSNet(configuration, self.dtype).to(self.device)
-        model.freeze_like(self)
-        model.size, model.labels = self.size, self.labels
-        state = self.state_dict()
-        model.load_state_dict({name: state[name] for name in model.state_dict()})
+        model = copy.deepcopy(self)
+        model.configuration, model.sides = configuration, []
         return model
 
     def take_over(self, other: "CSNet") -> list[str]:
@@ -151,7 +149,8 @@ def _channels(layer):
     if layer is None:
         return None
     outputs = tuple(filter(None, layer.outputs)) if layer.name == "fusion.merge" else layer.outputs
-    return layer.kind, layer.inputs, outputs, layer.dilations, layer.kernel_size, layer.single
+    side = layer.reads if layer.training_only else None  # their names count them, whichever stages they belong to
+    return layer.kind, layer.inputs, outputs, layer.dilations, layer.kernel_size, layer.single, side
 
 
 def _resized(logits, x):

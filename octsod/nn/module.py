@@ -190,7 +190,8 @@ class Module:
         return self
 
     def freeze_like(self, other: "Module") -> None:
-        """Freeze what is frozen, or requires no gradient, in a module with the same names, or with more."""
+        """Take over, from a module with the same names or with more, what is frozen, what requires no gradient, and the
+        mode (training or eval) of each part."""
         theirs = dict(other.named_modules())
         for name, module in self.named_modules():
             module.frozen, module.training = theirs[name].frozen, theirs[name].training

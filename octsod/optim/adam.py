@@ -34,7 +34,8 @@ class Adam(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         op = type(self).__name__
-        require(group["lr"] >= 0, op, "lr", f"is {group['lr']}", "a number that is not negative")
+        for name in ("lr", "eps", "weight_decay"):
+            require(group[name] >= 0, op, name, f"is {group[name]}", "a number that is not negative")
         require(all(0 <= b < 1 for b in group["betas"]), op, "betas", f"is {group['betas']}", "two in [0, 1)")
 
     def update(self, number: int, buffer: FlatBuffer, ranges: Any) -> None:

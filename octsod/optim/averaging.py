@@ -12,8 +12,8 @@ from ..nn import Module
 class MovingAverage:
     """The exponential moving average of a model in training (Polyak averaging with a memory of 1/(1 - decay) steps).
 
-    Update n, counted from 0, moves each array of the average by the share 1 - min(decay, (1 + n)/(10 + n)) of what it
-    is off the model's, so the weights of the first steps are soon forgotten.
+    Update n, counted from 0, moves each array of the average towards the model's, by the share
+    1 - min(decay, (1 + n)/(10 + n)) of their difference, so the weights of the first steps are soon forgotten.
 
     model: where the averaged arrays come from, all parameters and buffers (what is not a floating-point number is
     copied). average: a frozen copy of it with arrays of its own, in eval mode, on the same device. updates: the number

@@ -32,7 +32,7 @@ class _Schedule:
             group["lr"] = lr * self.factor(count)
 
     def step(self) -> None:
-        """Go on to the next epoch."""
+        """Go on to the next step (or epoch)."""
         self.seek(self.count + 1)
 
 

@@ -32,8 +32,10 @@ class SGD(Optimizer):
         super().__init__(params_or_groups, defaults, max_norm)
 
     def check(self, group: dict[str, Any]) -> None:
-        for name in ("lr", "momentum"):
+        for name in ("lr", "momentum", "weight_decay"):
             require(group[name] >= 0, "SGD", name, f"is {group[name]}", "a number that is not negative")
+        share = 0 <= group["dampening"] <= 1
+        require(share, "SGD", "dampening", f"is {group['dampening']}", "a number from 0 to 1")
         possible = not group["nesterov"] or (group["momentum"] > 0 and group["dampening"] == 0)
         without = f"is True with momentum {group['momentum']} and dampening {group['dampening']}"
         require(possible, "SGD", "nesterov", without, "momentum, and no dampening")

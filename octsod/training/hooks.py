@@ -33,7 +33,8 @@ class Hook:
 
     def after_backward(self, trainer: Trainer) -> Mapping[str, Tensor] | None:
         """Gradients are there, and may be changed; the optimiser has not moved yet. Returns terms to log, by name,
-        tensors of shape (). The step does not count if one of them, or a gradient, is not finite."""
+        tensors of shape (). The step does not count if one of them, or a gradient, is not finite; this may then be
+        called once more, to find out where that number came from."""
 
     def after_step(self, trainer: Trainer) -> None:
         """The optimiser has moved, unless training has halted: `trainer.optimizer.state` says so to kernels."""

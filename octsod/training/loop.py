@@ -89,8 +89,10 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
                 run.log(line)
                 if line["step"] % save_every == 0:
                     run.checkpoint(trainer)
+    if held_out is None and trainer.steps >= trainer.total:
+        run.validated = trainer.steps  # there is nothing to validate on
     run.checkpoint(trainer)
-    return trainer.steps >= trainer.total and (held_out is None or run.validated == trainer.steps)
+    return trainer.steps >= trainer.total and run.validated == trainer.steps
 
 
 def _validated(trainer, held_out, stop):

@@ -37,7 +37,7 @@ class Recipe:
     200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to zero along half a cosine, "one-cycle" rises to
     lr over three tenths of the run and falls again, "constant" keeps it.
     optimizer: "adam" (with betas and coupled L2), "adamw" (likewise, decoupled) or "sgd" (with momentum). clip: the
-    largest norm of all gradients together; None for any.
+    largest norm of all gradients together; None for no limit.
     weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: that of these scales, "dynamic"
     (csnet.md, section 3), "standard", ordinary L2 as for all others, or "none". decay_strength: its factor; None stands
     for that in `DECAYS`. metric and branch_factor: those of `optim.DynamicWeightDecay`, for dynamic decay.
@@ -69,6 +69,13 @@ class Recipe:
         idle = self.decay == "none" and self.decay_strength
         require(not idle, "Recipe", "decay_strength", f"is {self.decay_strength} of no decay", "none")
         require_integer(self.finetuning, "Recipe", "finetuning", 0)
+        for name in ("lr", "momentum", "clip", "weight_decay", "average"):
+            value = getattr(self, name)
+            try:
+                fits = value is None or SETTINGS[name].parse(value) is not None
+            except (TypeError, ValueError):
+                fits = False
+            require(fits, "Recipe", name, f"is {value!r}", SETTINGS[name].expected)
 
     def trainer(
         self, model: Module, task: Task | None = None, total: int | None = None, seed: int = 0

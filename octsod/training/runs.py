@@ -180,8 +180,7 @@ class Run:
     """A run folder that is being written: `with Run.create(...) as run:` or `with Run.resume(...) as run:`.
 
     validated and best: as in `Checkpoint`. epoch: the one under way. on_line: called with each line of the log. All
-    methods raise FileError, which names the folder, if it cannot be
-    written; earlier contents then stay intact.
+    methods raise FileError, which names the folder, if it cannot be written; earlier contents then stay intact.
     """
 
     def __init__(self, folder: Folder, settings: Mapping[str, Any], checkpoint: Checkpoint | None = None):
@@ -285,8 +284,8 @@ class Run:
         """Whether a validation is better than the best so far, its log entry or None."""
         if best is None or entry["size"] != best["size"]:
             return best is None or (entry["size"] or 0) > (best["size"] or 0)
-        finite = [all(map(math.isfinite, values)) for values in (scores.values(), (best[name] for name in scores))]
-        return finite[0] and (not finite[1] or task.rank(scores) > task.rank(best))
+        was, now = (all(math.isfinite(values.get(name, 0.0)) for name in scores) for values in (best, scores))
+        return now and (not was or task.rank(scores) > task.rank(best))
 
     def keep(self, model: Module, name: str) -> None:
         """Write a network to weights/`name`.safetensors."""

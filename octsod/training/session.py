@@ -114,8 +114,9 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     elif values["decay_strength"] is None:
         values["decay_strength"] = DECAYS[values["decay"]]
     if values["learn_channels"] is None:
-        if values["threshold"] is not None:
+        if "threshold" in given:
             raise SettingsError("`threshold` needs `learn_channels`.")
+        values["threshold"] = None  # that of `base` is of no use
     elif values["threshold"] is None:
         values["threshold"] = THRESHOLD
     values["split"] = values["split"] and list(values["split"])  # as when read from a file

@@ -64,7 +64,7 @@ class Task:
             loss, terms = split_loss(self.loss(model, *batch))
             for name, term in {"loss": loss, **terms}.items():
                 totals[name] = totals.get(name, 0.0) + count * term.item()
-        return Validated({name: total / len(dataset) for name, total in totals.items()}, {})
+        return Validated({name: total / len(dataset) for name, total in totals.items()})
 
     def batches(
         self, model: Module, dataset: Any, size: int, stop: Stop = lambda: False, count: int = 16
@@ -115,8 +115,8 @@ class Saliency(Task):
     loss: "bce", binary cross-entropy; "bce+iou" and "bce+dice" add a loss of the region. Where a network returns a list
     of logits, as one with side outputs does in training, the loss of the first is that of the network; those of the
     others are averaged, multiplied by 0.4, and added. scale_crop, colour: of augmentation, see `data.prepare_pair`.
-    Scores are max_f and mae by the evaluation protocol (csnet.md,
-    section 6); the highest max_f is the best, then the lowest mae.
+    Scores are max_f and mae by the evaluation protocol (csnet.md, section 6); the highest max_f is the best, then the
+    lowest mae.
     """
 
     titles: ClassVar[Mapping[str, str]] = {"loss": "Loss", "max_f": "max F-measure", "mae": "mean absolute error"}
