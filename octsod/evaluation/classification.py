@@ -13,6 +13,7 @@ from ..data.classes import ClassDataset
 from ..data.images import prepare
 from ..data.workers import Workers
 from ..errors import FileError, OctsodError
+from ..functional import cross_entropy
 from ..models.files import architecture_of
 from ..nn.module import evaluating
 from ..threads import get_num_threads
@@ -93,13 +94,12 @@ def evaluate_classes(
                 if good:
                     names, pictures, truth = zip(*good, strict=True)
                     x = np.stack(pictures).astype(model.dtype, copy=False)
-                    logits = model(Tensor.on(model.device, x)).numpy().astype(np.float64)
-                    if not np.isfinite(logits).all():
+                    logits = model(Tensor.on(model.device, x))
+                    values = logits.numpy()
+                    if not np.isfinite(values).all():
                         raise OctsodError("the network's output is not finite; its weights are damaged or untrained.")
-                    np.add.at(confusion, (truth, logits.argmax(axis=1)), 1)
-                    shifted = logits - logits.max(axis=1, keepdims=True)
-                    chosen = shifted[np.arange(len(truth)), list(truth)]
-                    total += float((np.log(np.exp(shifted).sum(axis=1)) - chosen).sum())
+                    np.add.at(confusion, (truth, values.argmax(axis=1)), 1)
+                    total += len(truth) * cross_entropy(logits, np.array(truth, np.int64)).item()
                     if on_progress is not None:
                         on_progress(indices[-1] + 1, names[-1])
     finally:

@@ -24,7 +24,7 @@ _architectures: dict[str, Builder] = {}
 
 
 def register(architecture: str, build: Builder) -> None:
-    """Make an architecture known, so that `load` and `octsod train --resume` can build its networks.
+    """Make an architecture known in this process, so that `load` and a run's `Checkpoint.model` can build its networks.
 
     A network's architecture is its attribute `architecture`, or else the name of its class; its configuration is its
     attribute `configuration`, which JSON can express, or else None. build: called with that configuration, the dtype of

@@ -140,11 +140,9 @@ def _answers(model, x):
     with use_backend(host()), no_grad():
         pictures = (Tensor(x[i : i + 1].astype(model.dtype)) for i in range(len(x)))
         logits = [model(picture) for picture in pictures]
-        if not model.configuration.classes:
-            return np.concatenate([functional.sigmoid(y).numpy() for y in logits]).astype(np.float64)
-    values = np.concatenate([y.numpy() for y in logits]).astype(np.float64)
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+        classes = model.configuration.classes
+        answers = (functional.log_softmax(y).exp() if classes else functional.sigmoid(y) for y in logits)
+        return np.concatenate([answer.numpy() for answer in answers]).astype(np.float64)
 
 
 def _on_host(op, model):

@@ -375,11 +375,11 @@ def _initial(path, classes, kinds):
     if configuration == model.configuration and model.labels == classes:
         return model
     wanted = CSNet(configuration, model.dtype)
+    fresh = {name: array.copy() for name, array in wanted.classifier.state_dict().items()}
     wanted.take_over(model)
     wanted.size = model.size
     if kinds["classes"] and model.labels != classes:  # as many classes, but others
-        fresh = CSNet(configuration, model.dtype).classifier
-        wanted.classifier.load_state_dict(fresh.state_dict())
+        wanted.classifier.load_state_dict(fresh)
     return wanted
 
 
