@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from octsod.threads import get_num_threads
+from octsod.threads import get_num_threads, new_lock
 
 from .compile import kernel
 from .simd import flush_subnormals, restore_subnormals
@@ -28,7 +28,7 @@ def _restore(word):
 
 
 _inboxes = []  # one queue per worker thread
-_lock = threading.Lock()
+_lock = new_lock()
 
 
 def _serve(inbox):
@@ -57,8 +57,8 @@ def _worker(number):
 
 def _forget_workers():
     """Threads do not survive fork(); a child starts its own."""
-    global _inboxes, _lock
-    _inboxes, _lock = [], threading.Lock()
+    global _inboxes
+    _inboxes = []
 
 
 if hasattr(os, "register_at_fork"):

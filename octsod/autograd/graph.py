@@ -15,6 +15,7 @@ from typing import Any
 
 from ..backend import Device, common_device, device_of, empty, kernels, on
 from ..backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget
+from ..threads import new_lock
 from .tensor import Tensor
 
 
@@ -337,7 +338,7 @@ def _gradients_of(node, pending):
     return grads
 
 
-_leaves = threading.Lock()  # held while it is settled who writes to a leaf's gradient
+_leaves = new_lock()  # held while it is settled who writes to a leaf's gradient
 
 
 def _holders(leaf):

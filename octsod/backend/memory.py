@@ -6,11 +6,12 @@ last array or view on it dies, by reference count alone, so buffers are reused e
 
 import collections
 import math
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+from ..threads import new_lock
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALLEST = 1 << 14  # below this, NumPy's own allocator is as good
@@ -22,7 +23,7 @@ class Pool:
 
     def __init__(self):
         # Re-entrant, since garbage collection may release a block while the lock is held.
-        self._lock = threading.RLock()
+        self._lock = new_lock(reentrant=True)
         self._free = collections.OrderedDict()  # bytes -> blocks; the sizes unused for the longest time come first
         self.live = 0  # bytes handed out
         self.free = 0  # bytes waiting for reuse

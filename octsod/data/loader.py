@@ -4,13 +4,13 @@ import bisect
 import collections
 import contextlib
 import itertools
-import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..checks import require, require_integer
+from ..threads import new_lock
 from .augmentation import prepare_pair
 from .workers import Workers
 
@@ -126,7 +126,7 @@ class _Batch:
 
     def __init__(self, count):
         self.count, self.arrays = count, None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def put(self, row, parts):
         if not isinstance(parts, (tuple, list)) or not parts:

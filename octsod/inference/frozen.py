@@ -5,7 +5,6 @@ arithmetic, down to its order, is that of the model in eval mode. Only the last 
 """
 
 import dataclasses
-import threading
 import weakref
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 from ..backend import Device, Host, host
 from ..checks import require
 from ..models.files import require_salience
+from ..threads import new_lock
 
 if TYPE_CHECKING:
     from ..models import Configuration, CSNet, Layer
@@ -129,7 +129,7 @@ class _Snapshots:
 
     def __init__(self):
         self._kept = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def of(self, model: "CSNet") -> Frozen:
         checksum = 0

@@ -1,7 +1,6 @@
 """From a picture to its map of salience, by the evaluation protocol (csnet.md, section 6)."""
 
 import os
-import threading
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +9,14 @@ from ..backend import host
 from ..data.images import prepare, read_image, require_picture, resize
 from ..errors import OctsodError
 from ..models.files import require_salience
+from ..threads import new_lock
 from .frozen import logits, snapshots
 
 if TYPE_CHECKING:
     from ..models import CSNet
 
 # A network shares its work out over threads itself: one caller at a time.
-_turns = threading.Lock()
+_turns = new_lock()
 
 
 def predict(
