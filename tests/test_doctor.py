@@ -15,6 +15,7 @@ import octsod
 from octsod.cli import doctor
 from octsod.profiling import roofs as machine
 
+network = importlib.import_module("octsod.kernels.cpu.network")
 reference = importlib.import_module("octsod.kernels.reference")
 
 @pytest.fixture(autouse=True)
@@ -112,4 +113,36 @@ def test_without_a_writable_cache(tmp_path):
     )
     assert done.returncode == 0 and done.stderr == ""
     cache = json.loads(done.stdout)["cache"]
-    assert not cache["writable"] and cache["folder"] == environment["OCTSOD_CACHE_DIR"]
+    assert not cache["writable"] and cache["folder"].startswith(environment["OCTSOD_CACHE_DIR"])
+    assert "is not writable" in cache["problem"] and cache["files"] == 0
+
+
+def test_the_cache_and_what_lies_beside_it(tmp_path, monkeypatch):
+    cache_folder = importlib.import_module("octsod.kernels.cpu.cache_folder")
+    ours = tmp_path / "kernels-ours"
+    for folder, size in ((ours, 10), (tmp_path / "kernels-0123456789abcdef", 200), (tmp_path / "kernels-other", 3000)):
+        folder.mkdir()
+        (folder / "a.kernel").write_bytes(bytes(size))
+    monkeypatch.setenv("OCTSOD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache_folder, "cache_folder", lambda: (ours, ""))
+    monkeypatch.setattr("octsod.kernels.cpu.cache._problem", "something is wrong")
+    facts = doctor._cache()
+    assert facts == {
+        "folder": str(ours), "problem": "something is wrong", "writable": True, "files": 1, "bytes": 10,
+        "other_folders": 2, "other_bytes": 3200,
+    }  # fmt: skip
+    report = {"versions": {}, "backends": {}, "cache": facts, "speed": None,
+              "machine": {"platform": "a", "processor": "b", "cores": 1}}  # fmt: skip
+    rows = dict(dict(doctor._sections(report))["Kernel cache"])
+    assert rows["problem"] == "something is wrong" and rows["folder"] == str(ours)
+    assert "2 folders of other versions or processors" in rows["beside it"] and "may be deleted" in rows["beside it"]
+
+
+def test_whether_the_network_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr("octsod.kernels.cpu.cache.cache_folder", lambda: (tmp_path, ""))
+    assert not doctor._is_warm()
+    entry = network._pictures._cache._entry(())[0]
+    entry.touch()
+    assert doctor._is_warm()
+    entry.rename(entry.with_name(entry.name.replace("-", "-0", 2)))  # another version
+    assert not doctor._is_warm()

@@ -1,11 +1,13 @@
 """`octsod warmup`: what it compiles, what it says, where it fails."""
 
+import errno
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
 
-from commands import ROOT, octsod_process
+from commands import ROOT, octsod_process, refused, run
 
 # After a warm-up, real sizes and other networks; prints the kernels that these have compiled or loaded in addition.
 AFTERWARDS = """
@@ -64,6 +66,35 @@ def test_kernels_that_cannot_be_kept(tmp_path, monkeypatch):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 2 and out == ""
     assert err.startswith(f"Error: {tmp_path / 'file' / 'cache'}: is not writable") and len(err.splitlines()) == 1
+
+
+def test_a_filled_cache_need_not_be_writable(monkeypatch):
+    """Only what it lacks would have to be kept."""
+    from octsod.cli import warmup
+
+    kernel = importlib.import_module("octsod.kernels.cpu.compile").kernel
+    assert run("warmup").exit_code == 0
+    monkeypatch.setattr("octsod.kernels.cpu.cache.is_writable", lambda folder: False)
+    assert run("warmup").exit_code == 0
+
+    def fail(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("octsod.kernels.cpu.cache._write", fail)
+    monkeypatch.setattr("octsod.kernels.cpu.cache._loss", None)
+    monkeypatch.setattr(warmup, "_use_all_kernels", lambda: kernel(lambda x: x + 1)(1))
+    assert "is not writable (No space left on device)" in refused("warmup")
+
+
+def test_a_cache_that_is_not_trusted(tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    monkeypatch.setenv("OCTSOD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = octsod_process("warmup")
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 2 and out == "" and len(err.splitlines()) == 1
+    assert err.startswith(f"Error: {tmp_path / 'cache'}: is not used for compiled kernels, since everyone may write")
 
 
 def test_quiet():

@@ -1,58 +1,13 @@
-"""How a Python function becomes a kernel: Numba's options, and an on-disk cache that never serves stale code."""
+"""How a Python function becomes a kernel: Numba's options, and a cache on disk (cache.py)."""
 
-import functools
-import hashlib
-import os
-import pathlib
-import platform
-import tempfile
-import warnings
-
-import llvmlite
 import numba
-import numpy
 
+from octsod.errors import OctsodError
 
-def cache_root() -> pathlib.Path:
-    """The folder for compiled kernels: `OCTSOD_CACHE_DIR`, else `octsod` in the user's cache folder."""
-    chosen = os.environ.get("OCTSOD_CACHE_DIR")
-    if chosen:
-        return pathlib.Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(base) / "octsod"
+from .cache import KernelCache
 
-
-def _fingerprint() -> str:
-    """A hash of everything that decides a kernel's machine code.
-
-    Numba notices an edit of the file that holds a kernel, but not of a helper in another file. So the contents of the
-    whole folder name the cache, together with the versions that compile it; an edit or an upgrade starts an empty one.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(pathlib.Path(__file__).parent.glob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    versions = (numba.__version__, llvmlite.__version__, numpy.__version__, platform.python_version())
-    digest.update(repr(versions).encode())
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def cache_folder() -> str | None:
-    """The writable folder that this version's kernels are cached in, or None (with one warning) if there is none."""
-    folder = cache_root() / f"kernels-{_fingerprint()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        warnings.warn(
-            f"octsod: kernels are compiled anew in every process, since {folder} is not writable ({error.strerror}); "
-            "OCTSOD_CACHE_DIR can name another folder.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return str(folder)
+if numba.config.DISABLE_JIT:
+    raise OctsodError("NUMBA_DISABLE_JIT is set, but octsod cannot compute without compiling its kernels; unset it.")
 
 
 def kernel(function, **more):
@@ -63,15 +18,9 @@ def kernel(function, **more):
     # No reference counts (`_nrt`): callers keep all arrays alive and no kernel makes one. For a row of 28 pixels, two
     # atomic operations per array and call would cost more than the arithmetic.
     options = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False, **more}
-    folder = cache_folder()
-    if folder is None:
-        return numba.njit(**options)(function)
-    before = numba.config.CACHE_DIR  # read once, while the decorator runs: nobody else's functions are affected
-    numba.config.CACHE_DIR = folder
-    try:
-        return numba.njit(cache=True, **options)(function)
-    finally:
-        numba.config.CACHE_DIR = before
+    compiled = numba.njit(**options)(function)
+    compiled._cache = KernelCache(compiled)
+    return compiled
 
 
 def inlined(function):
@@ -82,3 +31,8 @@ def inlined(function):
 def spliced(function):
     """Make `function` part of its callers before they are compiled; it is never compiled by itself."""
     return kernel(function, inline="always")
+
+
+def is_compiled(compiled) -> bool:
+    """Whether the cache holds a kernel, for any types of its arguments."""
+    return compiled._cache.is_filled()

@@ -7,12 +7,10 @@ compiled only for that one: in the other's variant its group of arguments is Non
 
 from typing import Any, NamedTuple
 
-from numba.core import types
-from numba.extending import overload
-
 from . import inference_steps, scales, steps
 from .barrier import wait
 from .compile import spliced
+from .hooks import after_step, before_step
 from .operations import (
     ACTIVATE,
     ACTIVATE_AVERAGE,
@@ -91,23 +89,6 @@ class _Step(NamedTuple):
     b: int
     c: int
     d: int
-
-
-def before_step(clock, k):
-    """Does nothing. A profiler overloads this and `after_step` for a clock type of its own, which compiles a variant of
-    `take` that records the time of each step."""
-
-
-def after_step(clock, k):
-    """Likewise."""
-
-
-@overload(before_step, inline="always")
-@overload(after_step, inline="always")
-def _not_timed(clock, k):
-    if isinstance(clock, types.NoneType):
-        return lambda clock, k: None
-    return None
 
 
 @spliced

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import platform
 import warnings
 
@@ -111,19 +110,22 @@ def _cuda():
 
 def _cache():
     """Where compiled kernels are kept, and how much they take up; other versions of octsod keep theirs next to it."""
-    from ..kernels.cpu.compile import cache_folder, cache_root
+    from ..kernels.cpu.cache import first_problem, is_writable
+    from ..kernels.cpu.cache_folder import cache_folder, cache_root
 
-    folder = cache_folder()
-    facts = {"folder": folder or str(cache_root()), "writable": folder is not None}
-    facts["files"], facts["bytes"] = _contents(pathlib.Path(folder)) if folder else (0, 0)
-    others = [p for p in cache_root().glob("kernels-*") if str(p) != folder]
-    return {**facts, "other_folders": len(others), "other_bytes": sum(_contents(p)[1] for p in others)}
+    folder, _ = cache_folder()
+    facts = {"folder": None if folder is None else str(folder), "problem": first_problem()}
+    facts["writable"] = folder is not None and is_writable(folder)
+    facts["files"], facts["bytes"] = _contents(folder)
+    roots = {root for root in (cache_root(), folder and folder.parent) if root}
+    others = [path for root in roots for path in root.glob("kernels-*") if path != folder]
+    return {**facts, "other_folders": len(others), "other_bytes": sum(_contents(path)[1] for path in others)}
 
 
 def _contents(folder):
-    """The number of files in a folder, and of their bytes."""
+    """The number of files in a folder, which may be None, and of their bytes."""
     sizes = []
-    for path in folder.rglob("*"):
+    for path in folder.rglob("*") if folder else ():
         with contextlib.suppress(OSError):  # a process that is compiling may rename files meanwhile
             if path.is_file():
                 sizes.append(path.stat().st_size)
@@ -178,10 +180,10 @@ def _network():
 
 def _is_warm():
     """Whether a network has run before with these kernels; compiling them all takes a minute."""
-    from ..kernels.cpu.compile import cache_folder
+    from ..kernels.cpu import network
+    from ..kernels.cpu.compile import is_compiled
 
-    folder = cache_folder()
-    return folder is not None and any(pathlib.Path(folder).rglob("programs.*.nbc"))
+    return is_compiled(network._pictures)
 
 
 def _sections(report):
@@ -197,13 +199,14 @@ def _sections(report):
     ]
     cache, machine, speed = report["cache"], report["machine"], report["speed"]
     if cache:
-        writable = "" if cache["writable"] else "   not writable: every process compiles the kernels again"
-        rows = [
-            ("folder", cache["folder"] + writable),
+        writable = "" if cache["writable"] else "   not writable: kernels that it lacks are compiled in every process"
+        rows = [("problem", cache["problem"])] if cache["problem"] else []
+        rows += [
+            ("folder", (cache["folder"] or "none") + writable),
             ("contents", f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB"),
         ]
         if cache["other_folders"]:
-            rows.append(("beside it", f"{cache['other_folders']} folders of other versions, "
+            rows.append(("beside it", f"{cache['other_folders']} folders of other versions or processors, "
                                       f"{cache['other_bytes'] / 1e6:.1f} MB, which may be deleted"))  # fmt: skip
         yield "Kernel cache", rows
     rows = [("system", machine["platform"]), ("processor", machine["processor"]), ("cores", machine["cores"])]

@@ -82,9 +82,25 @@ class Progress:
             self._line()
 
 
+class Lines:
+    """For `compilation`, where there is no progress to show besides: prints what it reports, a line each."""
+
+    def __init__(self, quiet):
+        self.quiet = quiet
+
+    def status(self, text):
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    message = status
+
+
 @contextlib.contextmanager
 def compilation(progress):
-    """Within it, `progress` shows which kernels are being compiled. That happens once per machine and version.
+    """Within it, `progress` shows which kernels are being compiled. That happens once per machine and version; kernels
+    that are loaded from the cache are not mentioned.
+
+    progress: `Progress` or `Lines`; any thread may compile.
 
     Yields a function that reports what has been compiled since its last call, and how long that took, if anything
     was, and returns whether anything was.

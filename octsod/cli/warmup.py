@@ -1,11 +1,9 @@
 """`octsod warmup`: compiles all kernels ahead of time."""
 
-import warnings
-
 import click
 
 from . import Failure
-from .progress import compilation
+from .progress import Lines, compilation
 
 
 @click.command()
@@ -17,31 +15,21 @@ def warmup(quiet):
     version and machine. The kernels are the same for every network and picture size. OCTSOD_CACHE_DIR names the folder
     where they are kept.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # here it is an error if they cannot be kept
-        from ..kernels.cpu.compile import cache_folder, cache_root
+    from ..kernels.cpu.cache import SUFFIX, first_loss, is_writable
+    from ..kernels.cpu.cache_folder import cache_folder
 
-        folder = cache_folder()
-    if folder is None:
-        raise Failure(f"{cache_root()}: is not writable; OCTSOD_CACHE_DIR can name another folder.")
-    with compilation(_Lines(quiet)) as report:
+    folder, problem = cache_folder()
+    if problem:  # here it is an error if they cannot be kept
+        raise Failure(f"{problem}.")
+    if not is_writable(folder) and not any(folder.glob(f"*{SUFFIX}")):  # rather than after a minute
+        raise Failure(f"{folder.parent}: is not writable; OCTSOD_CACHE_DIR can name another folder.")
+    with compilation(Lines(quiet)) as report:
         _use_all_kernels()
         compiled = report()
+    if loss := first_loss():
+        raise Failure(f"{loss}; OCTSOD_CACHE_DIR can name another folder.")
     if not quiet:
         click.echo(f"{folder}: all kernels are compiled{'' if compiled else ' already'}", err=True)
-
-
-class _Lines:
-    """Prints what `compilation` reports."""
-
-    def __init__(self, quiet):
-        self.quiet = quiet
-
-    def status(self, text):
-        if not self.quiet:
-            click.echo(text, err=True)
-
-    message = status
 
 
 def _use_all_kernels():
