@@ -38,7 +38,8 @@ def require_given(value, op, argument):
 def require_float(x, op, argument="x"):
     """Require an array of float32 or float64."""
     require_given(x, op, argument)
-    if not (x.dtype.kind == "f" and x.dtype.itemsize in (4, 8)):  # dtypes are slow to print, so only on failure
+    dtype = x.dtype
+    if not (dtype.kind == "f" and dtype.itemsize in (4, 8) and dtype.isnative):  # slow to print, so only on failure
         require(False, op, argument, f"has dtype {x.dtype}", "float32 or float64")
 
 

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from . import ops, random
 from .autograd import Tensor
-from .backend import device_of
-from .checks import require, require_dtype, require_float, require_integer, require_share
+from .backend import device_of, is_array
+from .backend.arrays import FLOATS
+from .checks import described, require, require_dtype, require_float, require_integer, require_share
 
 TensorLike = Tensor | ArrayLike
 
@@ -51,8 +52,8 @@ def depthwise_chain(
     """
     return ops.DepthwiseChain.apply(
         x, *(parameter for layer in layers for parameter in layer),
-        running=[_statistics("depthwise_chain", x, *pair) for pair in running], training=training, momentum=momentum,
-        eps=eps, weight_scale=weight_scale,
+        running=[_statistics("depthwise_chain", x, *pair, training) for pair in running], training=training,
+        momentum=momentum, eps=eps, weight_scale=weight_scale,
     )  # fmt: skip
 
 
@@ -83,8 +84,9 @@ def batch_norm(
 ) -> Tensor:  # fmt: skip
     """Batch norm per channel, computed: x (N, C, H, W), weight and bias (C,) -> the same shape.
 
-    running_mean, running_var: arrays or tensors (C,). In training they are updated in place, by the share `momentum` of
-    the batch's mean and unbiased variance; they may be None there. Otherwise x is normalised by them.
+    running_mean, running_var: arrays or tensors (C,) of float32 or float64. In training they are updated in place, by
+    the share `momentum` of the batch's mean and unbiased variance, so arrays must be contiguous and writable; they may
+    be None there. Otherwise x is normalised by them.
     """
     normed = batch_norm_prelu(x, running_mean, running_var, weight, bias, None, training, momentum, eps)
     return materialize(normed)
@@ -100,7 +102,7 @@ def batch_norm_prelu(
     slope: TensorLike | None, training: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
     """`batch_norm`, then `prelu` unless slope is None, deferred: whoever reads the result applies them."""
-    running_mean, running_var = _statistics("batch_norm", x, running_mean, running_var)
+    running_mean, running_var = _statistics("batch_norm", x, running_mean, running_var, training)
     return ops.BatchNormPReLU.apply(
         x, weight, bias, slope, running_mean=running_mean, running_var=running_var, training=training,
         momentum=momentum, eps=eps,
@@ -112,13 +114,18 @@ def materialize(x: TensorLike) -> Tensor:
     return ops.Materialize.apply(x)
 
 
-def _statistics(op, x, mean, variance):
-    """Running statistics as arrays, which are written in place and so must be where x is."""
+def _statistics(op, x, mean, variance, training):
+    """Running statistics as arrays of floats on the device of x. In training they are written in place, so no copies
+    of them will do."""
     device, found = _tensor(x).device, []
     for name, value in (("running_mean", mean), ("running_var", variance)):
         value = value.data if isinstance(value, Tensor) else value
-        if value is not None and device_of(value) is not device:
-            require(False, op, name, f"is on {device_of(value).name}", f"{device.name}, like `x`")
+        if value is not None:
+            require(is_array(value) and value.dtype in FLOATS, op, name, described(value), "an array of floats (C,)")
+            require(device_of(value) is device, op, name, f"is on {device_of(value).name}", f"{device.name}, like `x`")
+            given, value = value, device.adopt(value, f"{op}: `{name}`")
+            fits = value is given or not training
+            require(fits, op, name, "would be updated in a copy", "a contiguous and writable array")
         found.append(value)
     return tuple(found)
 

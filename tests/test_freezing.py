@@ -9,7 +9,7 @@ from small_trainers import batches
 import octsod
 from octsod import functional as f
 from octsod import optim
-from octsod.autograd.graph import observe
+from octsod.autograd.mode import observe
 from octsod.backend.deferred import Deferred
 
 

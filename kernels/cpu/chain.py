@@ -13,7 +13,7 @@ from octsod.backend.memory import empty
 from . import depthwise, parallel
 from .compile import kernel, spliced
 from .normalization import batch_norm_backward_of, batch_norm_coefficients_of, batch_statistics_of, coefficients_of
-from .parallel import flat
+from .parallel import flat, flat_out
 from .regions import Extent, Region
 from .steps import gradient_sums_of_channel
 
@@ -115,7 +115,9 @@ def depthwise_chain(
     sums = empty((depth, images * channels), "float64")
     parallel.run(
         _forward, channels, depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)),
-        Layers(weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics),
+        Layers(
+            weight, norm, flat_out(raw).reshape(depth, -1), flat_out(coefficients).reshape(depth, -1), statistics
+        ),
         averages, sums, np.empty((images, 3, channels)), Training(training, momentum, eps), size,
         depthwise.scratch_for(_shape(*size), raw.dtype, slots), slots=slots,
     )  # fmt: skip
@@ -211,12 +213,12 @@ def depthwise_chain_backward(
         _backward, channels, flat(grad.array), depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)),
         Layers(weight, norm, raw.reshape(depth, -1), coefficients.reshape(depth, -1), statistics),
         Between(
-            between.reshape(-1), sums, given, np.empty((images, channels * size.kernel**2), raw.dtype),
+            flat_out(between), sums, given, np.empty((images, channels * size.kernel**2), raw.dtype),
             np.empty(6 * channels, raw.dtype),
         ),
         depthwise.Gradients(
-            target.reshape(-1), grad_x is not None and grad_x.accumulate, None,
-            np.empty(0) if gx_sums is None else gx_sums.reshape(-1), gx_sums is not None,
+            flat_out(target), grad_x is not None and grad_x.accumulate, None,
+            np.empty(0) if gx_sums is None else flat_out(gx_sums), gx_sums is not None,
         ),
         grad_weight, grad_norm, Training(training, 0.0, eps), size,
         depthwise.scratch_for(_shape(*size), raw.dtype, slots), slots=slots,

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import parallel
 from .compile import inlined, kernel
-from .parallel import flat
+from .parallel import flat, flat_out
 
 
 @kernel
@@ -26,7 +26,7 @@ def _max_middle(slot, start, stop, x, count, inner, out):
 
 def max_middle(x, out):
     outer, count, inner = x.shape
-    parallel.run(_max_middle, outer, flat(x), count, inner, out.reshape(-1))
+    parallel.run(_max_middle, outer, flat(x), count, inner, flat_out(out))
 
 
 @kernel
@@ -46,7 +46,7 @@ def _max_middle_backward(slot, start, stop, grad, x, count, inner, grad_x):
 
 def max_middle_backward(grad, x, grad_x):
     outer, count, inner = x.shape
-    parallel.run(_max_middle_backward, outer, flat(grad), flat(x), count, inner, grad_x.reshape(-1))
+    parallel.run(_max_middle_backward, outer, flat(grad), flat(x), count, inner, flat_out(grad_x))
 
 
 @inlined
@@ -74,7 +74,7 @@ def _log_softmax(slot, start, stop, x, count, inner, out):
 
 def log_softmax(x, out):
     outer, count, inner = x.shape
-    parallel.run(_log_softmax, outer, flat(x), count, inner, out.reshape(-1))
+    parallel.run(_log_softmax, outer, flat(x), count, inner, flat_out(out))
 
 
 @kernel
@@ -91,7 +91,7 @@ def _log_softmax_backward(slot, start, stop, grad, out, count, inner, grad_x):
 
 def log_softmax_backward(grad, out, grad_x):
     outer, count, inner = out.shape
-    parallel.run(_log_softmax_backward, outer, flat(grad), flat(out), count, inner, grad_x.reshape(-1))
+    parallel.run(_log_softmax_backward, outer, flat(grad), flat(out), count, inner, flat_out(grad_x))
 
 
 @kernel
@@ -134,5 +134,5 @@ def cross_entropy_backward(grad, logits, labels, smoothing, grad_logits):
     images, count = logits.shape
     parallel.run(
         _cross_entropy_backward, images, flat(logits), flat(labels), float(smoothing),
-        float(grad.reshape(-1)[0]) / images, count, grad_logits.reshape(-1),
+        float(grad.reshape(-1)[0]) / images, count, flat_out(grad_logits),
     )  # fmt: skip

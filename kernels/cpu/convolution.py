@@ -10,7 +10,7 @@ from octsod.backend.memory import empty
 
 from . import dense, depthwise, octave, parallel
 from .normalization import coefficients_of, gradient_sums
-from .parallel import flat
+from .parallel import flat, flat_out
 
 
 def conv2d(x, weight, bias, out, stride, padding, dilation, moments=None):
@@ -190,8 +190,8 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
     planes = batch * channels
     slots = parallel.parts(planes)
     results = depthwise.Results(
-        out.reshape(-1), np.empty(0) if moments is None else moments.reshape(-1), moments is not None,
-        (np.empty(planes) if sums is None else sums).reshape(-1),
+        flat_out(out), np.empty(0) if moments is None else flat_out(moments), moments is not None,
+        np.empty(planes) if sums is None else flat_out(sums),
     )  # fmt: skip
     parallel.run(
         depthwise.forward, planes, depthwise.Source(flat(x.raw), coefficients_of(x).reshape(-1)), flat(weight), results,
@@ -216,8 +216,8 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
     partials = empty((batch, channels * kh * kw), x.dtype)
     sums = None if grad_x is None else grad_x.gradient_sums
     gradients = depthwise.Gradients(
-        target.reshape(-1), grad_x is not None and grad_x.accumulate, partials.reshape(-1),
-        np.empty(0) if sums is None else sums.reshape(-1), sums is not None,
+        flat_out(target), grad_x is not None and grad_x.accumulate, partials.reshape(-1),
+        np.empty(0) if sums is None else flat_out(sums), sums is not None,
     )  # fmt: skip
     parallel.run(
         depthwise.backward, planes, depthwise.Gradient(flat(grad.g), flat(grad.raw), coefficients_of(grad).reshape(-1)),
@@ -225,7 +225,7 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
         depthwise.scratch_for(shape, x.dtype, slots), slots=slots,
     )  # fmt: skip
     if grad_weight is not None:
-        grad_weight.reshape(-1)[...] = parallel.sum_over_images(partials)
+        grad_weight[...] = parallel.sum_over_images(partials).reshape(grad_weight.shape)
 
 
 def _zeroed(array):

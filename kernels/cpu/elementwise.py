@@ -6,14 +6,14 @@ import numpy as np
 
 from . import parallel
 from .compile import inlined, kernel
-from .parallel import flat
+from .parallel import flat, flat_out
 
 GRAIN = 1 << 14  # elements per task: sums of tasks are added up in order, whatever the number of threads
 
 
 def _run(function, out, *inputs):
     """Run a kernel `(slot, start, stop, *inputs, out, size)` whose tasks are GRAIN elements each."""
-    parallel.run(function, -(-out.size // GRAIN), *(flat(a) for a in inputs), out.reshape(-1), out.size)
+    parallel.run(function, -(-out.size // GRAIN), *(flat(a) for a in inputs), flat_out(out), out.size)
 
 
 @kernel
@@ -159,7 +159,7 @@ def relu_backward(grad, x, out):
 def dropout(x, probability, seed, out):
     threshold = np.uint64(int(probability * 2**53))
     parallel.run(
-        _dropout, -(-out.size // GRAIN), flat(x), np.uint64(seed), threshold, 1 / (1 - probability), out.reshape(-1),
+        _dropout, -(-out.size // GRAIN), flat(x), np.uint64(seed), threshold, 1 / (1 - probability), flat_out(out),
         out.size,
     )  # fmt: skip
 
@@ -184,7 +184,7 @@ def _sum_middle(slot, start, stop, x, count, inner, out):
 
 def sum_middle(x, out):
     outer, count, inner = x.shape
-    parallel.run(_sum_middle, outer, flat(x), count, inner, out.reshape(-1))
+    parallel.run(_sum_middle, outer, flat(x), count, inner, flat_out(out))
 
 
 @kernel
@@ -224,6 +224,6 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
     tasks = -(-logits.size // GRAIN)
     scale = (np.asarray(grad) / logits.size).astype(logits.dtype).reshape(1)
     parallel.run(
-        _binary_cross_entropy_backward, tasks, flat(logits), flat(target), scale, grad_logits.reshape(-1),
+        _binary_cross_entropy_backward, tasks, flat(logits), flat(target), scale, flat_out(grad_logits),
         logits.size,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from octsod.backend.memory import empty
 
 from . import parallel
 from .compile import kernel
-from .parallel import flat
+from .parallel import flat, flat_out
 from .products import multiply
 from .regions import UNFINISHED, Region, Table, Weights
 from .simd import VECTOR_BYTES
@@ -75,6 +75,6 @@ def matmul(a, b, out, transpose_a=False, transpose_b=False):
         padded[: b.size] = b.reshape(-1)
         b, spare = padded, b.size + MULTIPLY_ROWS * lanes * np.arange(slots)
     parallel.run(
-        _matmul, tasks, flat(a), flat(b), out.reshape(-1), columns * np.arange(depth),
+        _matmul, tasks, flat(a), flat(b), flat_out(out), columns * np.arange(depth),
         empty(slots * 2 * ROWS * depth, out.dtype), spare, plan, slots=slots,
     )  # fmt: skip

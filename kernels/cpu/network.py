@@ -82,7 +82,7 @@ def csnet(frozen, x, out):
     parallel.run(
         _pictures, batch if together == 1 else together, plan.program, plan.bounds, batch,
         Stack(memory.reshape(-1), plan.memory_size), Stack(scratch.reshape(-1), plan.scratch_size),
-        Stack(x.reshape(-1), x[0].size), Stack(out.reshape(-1), out[0].size),
-        Arrays(None, plan.parameters, plan.table, x.reshape(-1)),
+        Stack(parallel.flat(x), x[0].size), Stack(parallel.flat_out(out), out[0].size),
+        Arrays(None, plan.parameters, plan.table, parallel.flat(x)),
         Threads(np.zeros(PLACES * slots, np.int64), np.zeros(slots, np.int64), np.zeros(1, np.int64)), slots=slots,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from octsod.backend.deferred import DeferredGradient
 from ..reference.normalization import IDENTITY, IDENTITY_GRADIENT, prelu_backward, prelu_coefficients
 from . import parallel
 from .compile import kernel
-from .parallel import flat
+from .parallel import flat, flat_out, readable
 from .regions import Extent, Part, Region
 from .steps import activate as _activate
 from .steps import differentiate as _differentiate
@@ -51,7 +51,7 @@ def activate(x, out):
         sums = x.claim_activation_sums()
         sums = np.zeros((images, channels)) if sums is None else sums
         parallel.run(
-            _activate_planes, images, flat(x.raw), coefficients_of(x).reshape(-1), channels, pixels, out.reshape(-1),
+            _activate_planes, images, flat(x.raw), coefficients_of(x).reshape(-1), channels, pixels, flat_out(out),
             sums,
         )
 
@@ -71,7 +71,7 @@ def differentiate(grad, out):
     if out.size:
         parallel.run(
             _differentiate_planes, images, flat(grad.g), flat(grad.raw), coefficients_of(grad).reshape(-1), channels,
-            math.prod(grad.shape[2:]), out.reshape(-1),
+            math.prod(grad.shape[2:]), flat_out(out),
         )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def channel_moments(x, moments):
     moments[...] = 0
     if x.size:
         parallel.run(
-            _moments_planes, images, flat(x), channels, height, width, moments.reshape(images, 3 * channels)
+            _moments_planes, images, flat(x), channels, height, width, flat_out(moments).reshape(images, 3 * channels)
         )
 
 
@@ -107,7 +107,7 @@ def gradient_sums(g, x, sums):
     if g.size:
         parallel.run(
             _sums_planes, images, flat(g), flat(x.raw), coefficients_of(x).reshape(-1), channels, height, width,
-            sums.reshape(images, 3 * channels),
+            flat_out(sums).reshape(images, 3 * channels),
         )  # fmt: skip
 
 
@@ -139,8 +139,9 @@ def _batch_statistics(slot, start, stop, moments, pixels, momentum, mean, varian
 
 def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
     parallel.run(
-        _batch_statistics, mean.size, moments, pixels, momentum, mean, variance, running_mean, running_var, slots=1
-    )
+        _batch_statistics, mean.size, readable(moments), pixels, momentum, flat_out(mean), flat_out(variance),
+        flat_out(running_mean), flat_out(running_var), slots=1,
+    )  # fmt: skip
 
 
 @kernel
@@ -161,8 +162,9 @@ def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bia
 
 def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
     parallel.run(
-        _batch_norm_coefficients, mean.size, mean, variance, eps, weight, bias, slope, out.reshape(-1), slots=1
-    )
+        _batch_norm_coefficients, mean.size, flat(mean), flat(variance), eps, flat(weight), flat(bias), flat(slope),
+        flat_out(out), slots=1,
+    )  # fmt: skip
 
 
 @kernel
@@ -210,6 +212,7 @@ def batch_norm_backward(
     sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
 ):
     parallel.run(
-        _batch_norm_backward, mean.size, sums, count, training, mean, variance, eps, weight, bias, slope,
-        out.reshape(-1), grad_weight, grad_bias, grad_slope, slots=1,
+        _batch_norm_backward, mean.size, readable(sums), count, training, flat(mean), flat(variance), eps, flat(weight),
+        flat(bias), flat(slope), flat_out(out), flat_out(grad_weight), flat_out(grad_bias), flat_out(grad_slope),
+        slots=1,
     )  # fmt: skip

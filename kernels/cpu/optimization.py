@@ -108,5 +108,5 @@ def _average(slot, start, stop, source, target, weight):
 def average(sources, targets, weight, state):
     if not state[1]:
         for source, target in zip(sources, targets, strict=True):
-            source, target = source.reshape(-1), target.reshape(-1)
+            source, target = parallel.flat(source), parallel.flat_out(target)
             parallel.run(_average, -(-target.size // GRAIN), source, target, weight)

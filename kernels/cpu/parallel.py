@@ -115,11 +115,37 @@ def run(function, tasks, *arguments, slots=None):
         _restore(word)
 
 
+class _Lent:
+    """A read-only array's memory, as that of a writable one."""
+
+    def __init__(self, array):
+        self.array = array  # which stays alive
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def readable(array):
+    """An input as kernels take it. They are compiled only for contiguous writable arrays: any other kind would mean
+    compiling once more. So a read-only one passes for writable here; no kernel writes to its inputs."""
+    if array.flags.carray:  # contiguous, aligned and writable
+        return array
+    array = np.require(array, requirements="CA")
+    return array if array.flags.writeable else np.asarray(_Lent(array))
+
+
 def flat(array):
-    """The array flattened, as kernels take it. They are compiled only for contiguous writable arrays: any other kind
-    would mean compiling once more."""
-    array = np.ascontiguousarray(array)
-    return (array if array.flags.writeable else array.copy()).reshape(-1)
+    """An input flattened, see `readable`."""
+    return readable(array).reshape(-1)
+
+
+def flat_out(array):
+    """An output flattened. Raises ValueError if that would take a copy, in which the results would be lost."""
+    if not array.flags.carray:
+        raise ValueError(
+            f"A kernel was given an output {array.dtype} {array.shape} with strides {array.strides} and flags "
+            f"{array.flags.num:#x}; expected a contiguous, aligned and writable one."
+        )
+    return array.reshape(-1)
 
 
 @kernel

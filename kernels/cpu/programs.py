@@ -176,7 +176,8 @@ class Program:
             else:
                 array = tensors.get(name)
             # A missing branch has no array, and no step looks at it.
-            firsts.append(0 if array is None else array.ctypes.data)
+            # Inputs have been flattened already; outputs must be as they are written.
+            firsts.append(0 if array is None else parallel.flat_out(array).ctypes.data)
             strides.append(0 if array is None else size * array.itemsize)
         slots = like.shape[0]
         past = batch * max(size for _, size in self.tensors) * like.itemsize >= PAST

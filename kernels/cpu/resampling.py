@@ -9,7 +9,7 @@ import numpy as np
 
 from . import parallel
 from .compile import kernel
-from .parallel import flat
+from .parallel import flat, flat_out
 
 
 class Window(NamedTuple):
@@ -57,7 +57,7 @@ def _max_pool2d(slot, start, stop, x, out, size, window, out_size):
 def max_pool2d(x, out, kernel_size, stride, padding):
     """out (N, C, H', W') = the largest of each window; a NaN wins."""
     parallel.run(
-        _max_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), Size(*x.shape[2:]),
+        _max_pool2d, x.shape[0] * x.shape[1], flat(x), flat_out(out), Size(*x.shape[2:]),
         Window(kernel_size, stride, padding), Size(*out.shape[2:]),
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def _max_pool2d_backward(slot, start, stop, grad, x, grad_x, size, window, out_s
 def max_pool2d_backward(grad, x, grad_x, kernel_size, stride, padding):
     """Each gradient goes to its window's winner, found again; the first one on ties."""
     parallel.run(
-        _max_pool2d_backward, x.shape[0] * x.shape[1], flat(grad), flat(x), grad_x.reshape(-1),
+        _max_pool2d_backward, x.shape[0] * x.shape[1], flat(grad), flat(x), flat_out(grad_x),
         Size(*x.shape[2:]), Window(kernel_size, stride, padding), Size(*grad.shape[2:]),
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def _avg_pool2d(slot, start, stop, x, out, size, window, out_size):
 def avg_pool2d(x, out, kernel_size, stride, padding):
     """out (N, C, H', W') = the mean of each window; zero padding counts."""
     parallel.run(
-        _avg_pool2d, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), Size(*x.shape[2:]),
+        _avg_pool2d, x.shape[0] * x.shape[1], flat(x), flat_out(out), Size(*x.shape[2:]),
         Window(kernel_size, stride, padding), Size(*out.shape[2:]),
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ def _avg_pool2d_backward(slot, start, stop, grad, grad_x, size, window, out_size
 def avg_pool2d_backward(grad, grad_x, kernel_size, stride, padding):
     """Each gradient is spread evenly over its window."""
     parallel.run(
-        _avg_pool2d_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1),
+        _avg_pool2d_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), flat_out(grad_x),
         Size(*grad_x.shape[2:]), Window(kernel_size, stride, padding), Size(*grad.shape[2:]),
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ def upsample_bilinear(x, out):
     """out (N, C, H', W') = x resized: half-pixel centres, replicated border, no anti-aliasing."""
     rows, cols = (_weights(n, m, x.dtype) for n, m in zip(x.shape[2:], out.shape[2:], strict=True))
     parallel.run(
-        _upsample, x.shape[0] * x.shape[1], flat(x), out.reshape(-1), Size(*x.shape[2:]), rows, cols
+        _upsample, x.shape[0] * x.shape[1], flat(x), flat_out(out), Size(*x.shape[2:]), rows, cols
     )
 
 
@@ -208,7 +208,7 @@ def upsample_bilinear_backward(grad, grad_x):
     sizes = zip(grad_x.shape[2:], grad.shape[2:], strict=True)
     rows, cols = (_weights(n, m, grad.dtype) for n, m in sizes)
     parallel.run(
-        _upsample_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), grad_x.reshape(-1),
+        _upsample_backward, grad_x.shape[0] * grad_x.shape[1], flat(grad), flat_out(grad_x),
         Size(*grad_x.shape[2:]), rows, cols,
     )  # fmt: skip
 
@@ -252,5 +252,5 @@ def resize_picture(picture, scale, shift, out):
     rows = _mirrored_weights(picture.shape[0], out.shape[1], row.size)
     cols = _mirrored_weights(picture.shape[1], out.shape[2], picture.shape[2])
     parallel.run(
-        _resize_picture, out.shape[1], flat(picture), scale, shift, out.reshape(-1), row, rows, cols, slots=1
+        _resize_picture, out.shape[1], flat(picture), scale, shift, flat_out(out), row, rows, cols, slots=1
     )

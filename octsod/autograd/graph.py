@@ -5,59 +5,20 @@ needs and edges to where its inputs came from, never its output: there are no re
 reuse as soon as the last node that needs it is through with its backward.
 """
 
-import contextlib
 import heapq
 import itertools
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..backend import Device, common_device, device_of, empty, kernels, on
-from ..backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget
+from ..backend.arrays import overlap
+from ..backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget, require_sound
 from ..threads import new_lock
+from .mode import mode
 from .tensor import Tensor
 
-
-class _Mode(threading.local):
-    enabled = True
-    observer: Callable[..., None] | None = None
-
-
-_mode = _Mode()
 _numbers = itertools.count()
-
-
-def is_grad_enabled() -> bool:
-    """Whether ops record what a backward pass needs, in this thread."""
-    return _mode.enabled
-
-
-class no_grad(contextlib.ContextDecorator):  # noqa: N801 (the field's name)
-    """Within `with no_grad():`, or in a function decorated with it, no op of this thread records anything."""
-
-    def __init__(self):
-        self._before = []
-
-    def _recreate_cm(self):
-        return no_grad()  # each call of a decorated function, in whatever thread, has a state of its own
-
-    def __enter__(self) -> None:
-        self._before.append(_mode.enabled)
-        _mode.enabled = False
-
-    def __exit__(self, *_: Any) -> None:
-        _mode.enabled = self._before.pop()
-
-
-@contextlib.contextmanager
-def observe(observer: Callable[..., None]) -> Iterator[None]:
-    """Within `with observe(f):`, each op that this thread applies calls `f(function, outputs)` after its forward."""
-    before, _mode.observer = _mode.observer, observer
-    try:
-        yield
-    finally:
-        _mode.observer = before
 
 
 class Context:
@@ -104,9 +65,15 @@ class Function:
     `Deferred` maps, backward also gets `DeferredGradient`s for raw outputs, an `ActivationGradient` for an output that
     was a normalised `Deferred`, and may return what `ctx.target(i)` gave it. Any other op has its inputs and gradients
     materialised.
+
+    What an op is given belongs to others, too: the inputs to whoever made them, a gradient to other ops that read the
+    same tensor. So neither forward nor backward changes it. Where a device has read-only views, as hosts do, an op gets
+    such views, and NumPy raises "destination is read-only". Results are checked like any array that enters: see
+    `Tensor` for dtypes and layouts; what forward or backward returns of its arguments is copied.
     """
 
     deferred = False
+    guarded = True  # whether arrays are given as read-only views, if the op is not `deferred`
     moves = False  # whether outputs are on another device than inputs
 
     @staticmethod
@@ -124,16 +91,18 @@ class Function:
         All inputs must be on one device, which is the current one meanwhile (see backend/device.py).
         """
         inputs = [t if t is None or isinstance(t, Tensor) else Tensor(t) for t in tensors]
-        recording = _mode.enabled and any(t is not None and t.requires_grad for t in inputs)
+        recording = mode.enabled and any(t is not None and t.requires_grad for t in inputs)
         ctx = Context(tuple(recording and t is not None and t.requires_grad for t in inputs))
         arrays = [None if t is None else t._data if cls.deferred else t.array() for t in inputs]
         device = common_device(cls.__name__, [a.raw if isinstance(a, Deferred) else a for a in arrays])
+        if cls.guarded and not cls.deferred:
+            arrays = [_given(a) for a in arrays]
         with on(device):
             results = cls.forward(ctx, *arrays, **params)
         single = not isinstance(results, (tuple, list))
         outputs = [_output(cls, device, r) for r in ((results,) if single else results)]
-        if _mode.observer is not None:
-            _mode.observer(cls, outputs)
+        if mode.observer is not None:
+            mode.observer(cls, outputs)
         if recording:
             node = Node(cls, ctx, device, inputs, outputs)
             for index, output in enumerate(outputs):
@@ -142,12 +111,25 @@ class Function:
         return outputs[0] if single else tuple(outputs)
 
 
+class Op(Function):
+    """Base of octsod's own ops, which are known to leave alone what they are given."""
+
+    guarded = False
+
+
+def _given(array):
+    """What a guarded op gets of an array."""
+    return device_of(array).read_only(array) if array is not None and mode.guarding else array
+
+
 def _output(function, device, result):
     if result is None:
         return None
+    what = f"What `{function.__name__}.forward` returned"
     if not isinstance(result, Deferred):
-        device = device_of(result) if function.moves else device
-        result = device.adopt(result, f"What `{function.__name__}.forward` returned")
+        result = (device_of(result) if function.moves else device).adopt(result, what)
+    elif function.guarded:
+        require_sound(result, device, what)
     return Tensor._of(result)
 
 
@@ -322,19 +304,21 @@ def _checked_gradient(tensor, gradient):
 
 def _gradients_of(node, pending):
     """What `node.function.backward` is given: the complete gradient of each output."""
-    grads = []
+    grads, function = [], node.function
     for index, activation in enumerate(node.activation):
         part = pending.pop((node, index), None)
         if part is None or part.value is None:
             grads.append(None)
         elif activation:
             array = part.array()
-            deferred = node.function.deferred
-            grads.append(ActivationGradient(array, part.gradient_sums, part.owned) if deferred else array)
-        elif node.function.deferred:
+            if function.deferred:
+                grads.append(ActivationGradient(array, part.gradient_sums, part.owned))
+            else:
+                grads.append(_given(array) if function.guarded else array)
+        elif function.deferred:
             grads.append(part.value)
         else:
-            grads.append(part.array())
+            grads.append(_given(part.array()) if function.guarded else part.array())
     return grads
 
 
@@ -398,6 +382,13 @@ class _Buffers:
                 return True
         return False
 
+    def apart(self, result, edge, earlier):
+        """A result of a user's op, or a copy if its memory is also that of an earlier result, or of a place that was
+        lent for another: gradients are added to in place."""
+        others = [e.array if isinstance(e, GradientTarget) else e for e in earlier]
+        others += [leaf._home for leaf in self._lent if leaf is not edge]
+        return _copy(result) if any(o is not None and overlap(result, o) for o in others) else result
+
     def target(self, index, over):
         edge, node = self._node.edges[index], self._node
         if not isinstance(edge, tuple):
@@ -439,9 +430,13 @@ def _run_backward(node, grads, buffers):
             shape, dtype = edge[0].outputs[edge[1]] if isinstance(edge, tuple) else (edge.shape, edge.dtype)
             if isinstance(result, Tensor):
                 result = result.array()
+            if isinstance(result, DeferredGradient) and node.function.guarded:
+                require_sound(result, node.device, f"What `{node.name}.backward` returned")
             if not isinstance(result, (GradientTarget, DeferredGradient)):
                 device = device_of(result) if node.function.moves else node.device
                 result = device.adopt(result, f"What `{node.name}.backward` returned")
+                if node.function.guarded:
+                    result = buffers.apart(result, edge, results[:i])
                 if buffers.claim(result):
                     result = GradientTarget(result)
             results[i] = result

@@ -7,20 +7,25 @@ ops/operators.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..backend import Device, default_device, device_of, get_device, is_array, on
+from ..backend.arrays import FLOATS, numbers, require_numbers
 from ..backend.deferred import Deferred
+from ..checks import described, require
 
 
 class Tensor:
     """An array of numbers that ops can differentiate through.
 
-    array: a NumPy array, or anything that `numpy.asarray` takes, which goes to the default device (dtype kept; float32
-    or float64 where gradients are wanted), or an array of a device, which stays there. Raises TypeError on anything
-    that is no array of numbers.
+    array: a NumPy array, or anything that `numpy.asarray` takes, which goes to the default device, or an array of a
+    device, which stays there. The dtype is kept: float32 or float64, integers or bools, all in native byte order. Ops
+    compute with the first two, which alone can have gradients; the others are labels, masks and the like, to be held,
+    moved, cut and joined. On a host the tensor shares the memory of a NumPy array that is C-contiguous, aligned and
+    writable, and copies any other. Raises TypeError on other dtypes, masked arrays, and what is no array at all.
 
     data: the array, or a `Deferred` map made by an op. grad: the gradient as an array of the same shape and dtype, or
     None; `backward()` adds to it. Both can be set to arrays that fit, of which a copy is kept.
@@ -66,7 +71,7 @@ class Tensor:
         if isinstance(array, Tensor):
             raise TypeError("Tensor: `array` is a Tensor already; use `.numpy()` to take its values.")
         array = _numbers(array)
-        if requires_grad and array.dtype not in (np.float32, np.float64):
+        if requires_grad and array.dtype not in FLOATS:
             raise TypeError(
                 f"Tensor: `requires_grad` needs an array of float32 or float64, not {array.dtype}."
             )
@@ -120,7 +125,7 @@ class Tensor:
         """A copy of `array` on this tensor's device, in `out` if that is given; raises if it does not fit."""
         if isinstance(array, Tensor):
             array = array.array()
-        array = _numbers(array)
+        array = _numbers(array, f"Tensor: `{name}`")
         if tuple(array.shape) != tuple(self.shape):
             raise ValueError(f"Tensor: `{name}` has shape {tuple(array.shape)}; expected {tuple(self.shape)}.")
         if array.dtype != self.dtype:
@@ -140,8 +145,16 @@ class Tensor:
 
     def place(self, data: Any, grad: Any) -> None:
         """Live in `data` from now on, and let gradients be written to `grad`: arrays of this shape and dtype, such as
-        views of the buffers of all parameters. Values and gradient are taken along."""
-        with on(self.device) as device:
+        views of the buffers of all parameters. Values and gradient are taken along. Raises ValueError for arrays that
+        cannot be that."""
+        device = self.device
+        for name, array in (("data", data), ("grad", grad)):
+            fits = is_array(array) and array.shape == self.shape and array.dtype == self.dtype
+            require(
+                fits and device_of(array) is device and device.adopt(array, "The array") is array, "place", name,
+                described(array), f"{self.dtype} {self.shape} on {device.name}, contiguous and writable",
+            )  # fmt: skip
+        with on(device):
             device.kernels.copy(self._data, data)
             if self._grad is not None:
                 device.kernels.copy(self._grad, grad)
@@ -153,8 +166,8 @@ class Tensor:
         there, too, in this tensor's dtype if that can hold it."""
         if isinstance(value, Tensor):
             return value
-        if np.ndim(value) == 0 and not is_array(value) and (self.dtype.kind == "f" or isinstance(value, int)):
-            return Tensor._of(self.device.full((), value, self.dtype))
+        if isinstance(value, (int, float, Real)) and self.dtype.kind == "f":
+            return Tensor._of(self.device.full((), float(value), self.dtype))
         array = _numbers(value)
         if isinstance(array, np.ndarray):
             dtype = self.dtype if array.ndim == 0 and self.dtype.kind == "f" else array.dtype
@@ -238,9 +251,9 @@ class Tensor:
         return f"Tensor({np.array2string(self.numpy(), threshold=20, precision=4)}, dtype={self.dtype}{extra})"
 
 
-def _numbers(value):
+def _numbers(value, what="Tensor: `array`"):
     """Anything array-like as an array of numbers; one of a device stays where it is."""
-    array = value if is_array(value) else np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"Tensor: `array` has dtype {array.dtype}; expected numbers.")
-    return array
+    if isinstance(value, np.ndarray) or not is_array(value):
+        return numbers(value, what)
+    require_numbers(value.dtype, what)
+    return value

@@ -6,7 +6,9 @@ says in code what the docstrings below say in words. tests/kernel_contract.py ch
 
 Promises
 --------
-- The caller allocates and validates. A kernel checks nothing and raises nothing.
+- The caller allocates and validates: arrays are checked where they enter the library (arrays.py), not at each launch.
+  So a kernel checks nothing and raises nothing, with one exception: rather than write to a copy of an output that is
+  laid out in a way it cannot write, which would lose the results, a kernel raises ValueError.
 - A kernel writes all elements of its outputs, and nothing else. It reads nothing outside its inputs, and no output
   before it has written it. A docstring names what is updated instead: there, old values count.
 - Outputs do not overlap inputs, unless a docstring says that they may.
@@ -24,10 +26,11 @@ Promises
 
 Arrays
 ------
-Arrays are C-contiguous, and may begin at any element of a larger buffer. Maps are NCHW, weights OIHW, both float32 or
-float64. All floating-point arrays of a call have one dtype, unless a docstring says otherwise. A batch may be empty,
-and a map may have no channels; height and width are at least 1. `Array` says what an array of a device has. Settings
-such as `stride` are plain Python numbers and bools.
+Arrays are C-contiguous and aligned, in native byte order, and may begin at any element of a larger buffer. On a host,
+outputs are writable; inputs may be read-only views, which the ops of users get. Maps are NCHW, weights OIHW, both
+float32 or float64. All floating-point arrays of a call have one dtype, unless a docstring says otherwise. A batch may
+be empty, and a map may have no channels; height and width are at least 1. `Array` says what an array of a device has.
+Settings such as `stride` are plain Python numbers and bools.
 
 Sums over pixels are float64 arrays, whatever the dtype of the maps:
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .device import device_of, empty, kernels, on, zeros
+from .device import device_of, empty, is_array, kernels, on, zeros
 
 if TYPE_CHECKING:
     from .contract import Array
@@ -125,6 +125,25 @@ class DeferredGradient:
     def of(gradient: Any) -> DeferredGradient:
         """Any gradient of a map as a `DeferredGradient`."""
         return gradient if isinstance(gradient, DeferredGradient) else DeferredGradient(gradient, gradient)
+
+
+def require_sound(value: Deferred | DeferredGradient, device: Any, what: str) -> None:
+    """Raise ValueError or TypeError, which begin with `what`, unless the arrays of a map or gradient belong together
+    and are the device's: for those that are not from ops of our own."""
+    maps, parts = [value.raw], [(value.coefficients, 4)]
+    if isinstance(value, DeferredGradient):
+        maps, parts = [value.g, value.raw], [(value.coefficients, 6)]
+    arrays = [array for array, _ in parts if array is not None]
+    moments = value.moments if isinstance(value, Deferred) else None
+    arrays += [*maps, *([] if moments is None else [moments])]
+    fits = all(is_array(array) and device.adopt(array, what) is array for array in arrays)
+    fits = fits and all(array.shape == value.shape and array.dtype == value.dtype for array in maps)
+    if fits and len(arrays) > len(maps):  # which only maps have
+        images, channels = value.shape[:2] if len(value.shape) == 4 else (-1, -1)
+        fits = all(a is None or (a.shape == (rows, channels) and a.dtype == value.dtype) for a, rows in parts)
+        fits = fits and (moments is None or (moments.shape == (images, 3, channels) and moments.dtype == "float64"))
+    if not fits:
+        raise ValueError(f"{what} does not fit together; expected a map (N, C, H, W) and the arrays that belong to it.")
 
 
 class GradientTarget:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import memory
+from .arrays import NUMBERS, compact, numbers, read_only, require_numbers
 
 if TYPE_CHECKING:
     from .contract import Array, Contract
@@ -88,19 +89,25 @@ class Device:
         return out
 
     def put(self, values: Any, out: Any = None, dtype: DTypeLike | None = None) -> Any:
-        """A NumPy array, or nested lists of numbers, on this device: C-contiguous, in `out` if given. Does not wait
-        for the device."""
+        """A NumPy array, or nested lists of numbers, on this device: C-contiguous, in `out` of that shape if given. On
+        a host an array that is fit for kernels (see arrays.py) is not copied. Does not wait for the device."""
         raise NotImplementedError
 
     def get(self, array: Any) -> np.ndarray:
         """An array of this device as a NumPy array. The only thing that waits for the device."""
         raise NotImplementedError
 
+    def read_only(self, array: Any) -> Any:
+        """A view that cannot be written, if this device has such; else the array."""
+        return array
+
     def adopt(self, value: Any, what: str) -> Any:
-        """What a user's op returned, as an array of this device. Raises TypeError, naming `what`, if it is not one."""
+        """What a user's op returned, as an array of this device that is fit for kernels. Raises TypeError, naming
+        `what`, if it is not one."""
         if not is_array(value) or device_of(value) is not self:
             was = f"on {device_of(value).name}" if is_array(value) else f"a {type(value).__name__}"
             raise TypeError(f"{what} is {was}; expected an array on {self.name}, like the inputs.")
+        require_numbers(value.dtype, what)
         return value
 
 
@@ -124,22 +131,26 @@ class Host(Device):
         return out
 
     def put(self, values: Any, out: Any = None, dtype: DTypeLike | None = None) -> Any:
-        if out is not None:
-            out[...] = values
-            return out
-        array = np.asarray(values, dtype)
-        return np.ascontiguousarray(array) if array.ndim else array
+        array = numbers(values, "The array")
+        if out is None:
+            return compact(array if dtype is None else array.astype(dtype, copy=False))
+        if array.shape != out.shape:  # which NumPy might broadcast
+            raise ValueError(f"The array has shape {array.shape}; expected {out.shape}, that of `out`.")
+        np.copyto(out, array, casting="same_kind")
+        return out
 
     def get(self, array: Any) -> np.ndarray:
         return array
 
+    def read_only(self, array: Any) -> np.ndarray:
+        return read_only(array)
+
     def adopt(self, value: Any, what: str) -> np.ndarray:
+        if type(value) is np.ndarray and value.flags.carray and value.dtype in NUMBERS:  # nearly always
+            return value
         if is_array(value) and not isinstance(value, np.ndarray):
             return super().adopt(value, what)
-        array = np.asarray(value)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"{what} is a {type(value).__name__}; expected an array of numbers.")
-        return array
+        return compact(numbers(value, what))
 
 
 _devices: dict[str, Device] = {name: Host(name) for name in BACKENDS}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import numbers
 from ..checks import require, require_integer
 from ..threads import new_lock
 from .augmentation import prepare_pair
@@ -132,7 +133,7 @@ class _Batch:
         if not isinstance(parts, (tuple, list)) or not parts:
             was = f"a {type(parts).__name__}" if parts else "nothing"
             raise TypeError(f"Loader: `prepare` returns {was}; expected a tuple of arrays and numbers.")
-        parts = [np.asarray(part) for part in parts]
+        parts = [numbers(part, "Loader: what `prepare` returns") for part in parts]
         with self._lock:
             if self.arrays is None:
                 self.arrays = [np.empty((self.count, *part.shape), part.dtype) for part in parts]

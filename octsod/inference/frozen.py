@@ -4,6 +4,7 @@ Batch norm is a multiply-add at the end of each convolution; the convolution's w
 arithmetic, down to its order, is that of the model in eval mode. Only the last upsampling rounds differently.
 """
 
+import collections
 import dataclasses
 import weakref
 import zlib
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import Device, Host, host
-from ..checks import require
+from ..backend.arrays import numbers
+from ..checks import described, require
 from ..models.files import require_salience
+from ..nn.layers import NormAct, ScaledLayer
+from ..nn.module import Module
 from ..threads import new_lock
 
 if TYPE_CHECKING:
@@ -62,13 +66,51 @@ class Frozen:
 def freeze(model: "CSNet") -> Frozen:
     """A snapshot of a CSNet's weights and running statistics; later changes of the model do not reach it.
 
-    Raises ValueError if the network is anything but a CSNet that finds salient objects.
+    Raises ValueError if the network is anything but a CSNet that finds salient objects, or if its arrays are not those
+    that its configuration describes.
     """
     require_salience(model, "freeze")
-    layers = tuple(
-        FrozenLayer(layer, *_FREEZE[layer.kind](module)) for layer, module in model.layers() if not layer.training_only
-    )
-    return Frozen(model.configuration, model.dtype, layers, None if isinstance(model.device, Host) else model.device)
+    used = [layer for layer in model.configuration.layers() if not layer.training_only]
+    modules = dict(model.named_modules())
+    counts = collections.Counter(parameter.dtype for parameter in model.parameters())
+    dtype = max(counts, key=counts.__getitem__, default=np.dtype("float32"))  # where one has another, that one is wrong
+    for layer in used:
+        _require_as_described(layer, modules.get(layer.name), dtype)
+    layers = tuple(FrozenLayer(layer, *_FREEZE[layer.kind](modules[layer.name])) for layer in used)
+    return Frozen(model.configuration, dtype, layers, None if isinstance(model.device, Host) else model.device)
+
+
+def _require_as_described(layer, module, dtype):
+    """Raise ValueError, which names the array, unless a layer's module holds those that its description says: kernels
+    take their sizes from that."""
+    expected, op = _shapes(layer), "freeze"
+    require(isinstance(module, Module), op, layer.name, described(module), f"the {layer.kind} layer of the model")
+    held = module.state_dict()
+    for name in sorted(expected.keys() ^ held.keys()):
+        was, wanted = "is no parameter or buffer", f"one of shape {expected.get(name)}"
+        was, wanted = ("is one too many", "none of this name") if name in held else (was, wanted)
+        require(False, op, f"{layer.name}.{name}", was, f"{wanted}, as the model's configuration says")
+    for name, array in held.items():
+        fits = array.shape == expected[name] and array.dtype == dtype
+        wanted = f"{dtype} {expected[name]}, as the model's configuration says"
+        require(fits, op, f"{layer.name}.{name}", described(array), wanted)
+
+
+def _shapes(layer):
+    """Name -> shape of each array that the module of a layer holds."""
+    size, ins, outs = (layer.kernel_size,) * 2, layer.inputs, layer.outputs
+    if layer.kind == "depthwise":
+        shapes = {f"weights.{b}": (n, 1, *size) for b, n in enumerate(outs) if n}
+    elif layer.kind == "dilated":
+        groups = ((b, k, n) for b, counts in enumerate(layer.dilations) for k, n in enumerate(counts))
+        shapes = {f"weights.{b}.{k}": (n, ins[b], *size) for b, k, n in groups if n and ins[b]}
+        outs = [n if i else 0 for n, i in zip(outs, ins, strict=True)]
+    else:
+        shapes = {"weight": (sum(outs), sum(ins), *size)}
+    if not layer.normed:
+        return {**shapes, "bias": (sum(outs),)}
+    parts = ("weight", "bias", "slope", *NormAct.buffers)
+    return {**shapes, **{f"norms.{b}.{part}": (n,) for b, n in enumerate(outs) if n for part in parts}}
 
 
 def _octave(layer):
@@ -109,9 +151,10 @@ def _finish(norm):
 def logits(frozen: Frozen, x: np.ndarray) -> np.ndarray:
     """Normalised pictures x (N, 3, H, W), in the network's dtype -> logits (N, 1, H, W), as `model.eval()(x)`.
 
-    Raises ValueError if the network does not take x.
+    Raises ValueError if the network does not take x, TypeError if it is no array of numbers.
     """
     op, multiple = "csnet", frozen.configuration.multiple
+    x = numbers(x, f"{op}: `x`")
     require(x.ndim == 4 and x.shape[1] == 3, op, "x", f"has shape {x.shape}", "(N, 3, H, W), normalised RGB images")
     require(x.dtype == frozen.dtype, op, "x", f"has dtype {x.dtype}", f"{frozen.dtype}, the model's")
     require(
@@ -124,21 +167,33 @@ def logits(frozen: Frozen, x: np.ndarray) -> np.ndarray:
     return device.get(out)
 
 
+def _facts(model):
+    """All that the frozen form of a model depends on, the numbers as a checksum."""
+    state, checksum = model.state_dict(), 0
+    arrays = list(state.values())
+    for array in arrays:
+        checksum = zlib.crc32(array.data, checksum)
+    settings = [
+        module.eps if isinstance(module, NormAct) else module.weight_scale
+        for module in model.modules() if isinstance(module, (NormAct, ScaledLayer))
+    ]  # fmt: skip
+    kinds = [array.dtype for array in arrays], [array.shape for array in arrays]
+    return checksum, settings, kinds, list(state), model.configuration
+
+
 class _Snapshots:
-    """The frozen form of models, made anew when a parameter or running statistic has changed."""
+    """The frozen form of models, made anew when anything that it depends on has changed."""
 
     def __init__(self):
         self._kept = weakref.WeakKeyDictionary()
         self._lock = new_lock()
 
     def of(self, model: "CSNet") -> Frozen:
-        checksum = 0
-        for array in model.state_dict().values():
-            checksum = zlib.crc32(array.data, checksum)
+        facts = _facts(model)
         with self._lock:
             known = self._kept.get(model)
-            if known is None or known[0] != checksum:
-                known = self._kept[model] = checksum, freeze(model)
+            if known is None or known[0] != facts:
+                known = self._kept[model] = facts, freeze(model)
             return known[1]
 
 

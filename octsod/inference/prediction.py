@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import host
+from ..backend.arrays import numbers
 from ..data.images import prepare, read_image, require_picture, resize
 from ..errors import OctsodError
 from ..models.files import require_salience
@@ -44,10 +45,10 @@ def infer(model: "CSNet", x: np.ndarray) -> np.ndarray:
     """Prepared pictures (N, 3, H, W) -> how likely each pixel is salient, (N, 1, H, W) in [0, 1], in the model's dtype.
 
     The model is used as in eval mode, whatever its own mode. May be called from several threads, which take turns.
-    Raises ValueError if the network does not take this size.
+    Raises ValueError if the network does not take this size, TypeError if x is no array of numbers.
     """
     with _turns:
-        out = logits(snapshots.of(model), x.astype(model.dtype, copy=False))
+        out = logits(snapshots.of(model), numbers(x, "infer: `x`").astype(model.dtype, copy=False))
         host().kernels.sigmoid(out, out)
         return out
 

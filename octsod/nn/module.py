@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from ..autograd import Tensor
 from ..backend import Device, default_device, device_of, get_device, is_array
+from ..backend.arrays import numbers
 
 if TYPE_CHECKING:
     from .layers import NormAct
@@ -22,7 +23,8 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, array: Any):
-        super().__init__(array if is_array(array) and not isinstance(array, np.ndarray) else np.array(array), True)
+        on_host = isinstance(array, np.ndarray) or not is_array(array)
+        super().__init__(numbers(array, "Parameter: `array`").copy() if on_host else array, True)
 
     @Tensor.data.setter  # type: ignore[attr-defined]
     def data(self, array: Any) -> None:
@@ -41,13 +43,33 @@ class Module:
     """Base of all layers and models.
 
     A subclass has a method `forward`. Attributes that are Parameters, Modules, or lists, tuples or dicts of them (None
-    for a missing entry) are found by name. Arrays named in `buffers` are saved with the parameters. What is found by
-    two names counts once. training: whether batch statistics are used; frozen: whether it stays as it is, see `freeze`.
+    for a missing entry) are found by name. Arrays named in `buffers` are saved with the parameters; setting one keeps a
+    copy of an array of its shape and dtype. What is found by two names counts once. training: whether batch statistics
+    are used; frozen: whether it stays as it is, see `freeze`.
     """
 
     buffers: tuple[str, ...] = ()
     training = True
     frozen = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, self._buffer(name, value) if name in self.buffers else value)
+
+    def _buffer(self, name, value):
+        """What is set as a buffer, as an array that is fit for kernels and like the one before: a copy on hosts, since
+        buffers are updated in place."""
+        what, before = f"{type(self).__name__}: `{name}`", vars(self).get(name)
+        if value is before and value is not None:  # as after `self.count += 1`
+            return value
+        value = value.array() if isinstance(value, Tensor) else value
+        on_host = isinstance(value, np.ndarray) or not is_array(value)
+        array = numbers(value, what).copy() if on_host else value
+        if before is not None and (array.shape != before.shape or array.dtype != before.dtype):
+            raise ValueError(
+                f"{what} is {array.dtype} {tuple(array.shape)}; expected {before.dtype} {tuple(before.shape)}, "
+                "like the array before."
+            )
+        return array
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         return self.forward(*inputs, **keywords)
@@ -63,26 +85,28 @@ class Module:
         return found
 
     def _named(self, prefix=""):
-        """(name, module) of this module and all below it, by each of their names."""
-        found = [(prefix, self)]
-        for name, child in self._children():
+        """(name and a dot, module, its `_children`) of this module and all below it, by each of their names."""
+        children = self._children()
+        found = [(prefix, self, children)]
+        for name, child in children:
             if isinstance(child, Module):
-                found += child._named(f"{prefix}.{name}" if prefix else name)
+                found += child._named(f"{prefix}{name}.")
         return found
 
     def _state(self):
         """(name, module, attribute or None, parameter or None) of each parameter and buffer, by each of its names."""
-        for prefix, module in self._named():
-            for name, child in module._children():
+        named = self._named()
+        for prefix, module, children in named:
+            for name, child in children:
                 if isinstance(child, Parameter):
-                    yield f"{prefix}.{name}" if prefix else name, module, None, child
-        for prefix, module in self._named():
+                    yield prefix + name, module, None, child
+        for prefix, module, _ in named:
             for name in module.buffers:
-                yield f"{prefix}.{name}" if prefix else name, module, name, None
+                yield prefix + name, module, name, None
 
     def named_modules(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) of this module and all below it, each once."""
-        return _once(self._named())
+        return _once((prefix[:-1], module) for prefix, module, _ in self._named())
 
     def modules(self) -> Iterator["Module"]:
         """This module and all below it."""
@@ -133,8 +157,8 @@ class Module:
         return state
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Copy the arrays of `state` into this module. Raises ValueError, and changes nothing, unless names and shapes
-        fit."""
+        """Copy the arrays of `state` into this module, in its dtypes. Raises ValueError, and changes nothing, unless
+        names, shapes and kinds of numbers fit."""
         own = {name: (module, attribute, parameter) for name, module, attribute, parameter in self._state()}
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or extra:
@@ -147,14 +171,23 @@ class Module:
             name: parameter.data if parameter is not None else getattr(module, attribute)
             for name, (module, attribute, parameter) in own.items()
         }
-        arrays = {name: np.asarray(value) for name, value in state.items()}
-        for name, array in arrays.items():
-            if array.dtype.kind not in "fiub":
-                raise ValueError(f"load_state_dict: `{name}` has dtype {array.dtype}; expected numbers.")
+        arrays = {}
+        for name, value in state.items():
+            if isinstance(value, np.ndarray) and value.dtype == np.float16:  # of a small checkpoint
+                value = value.astype(np.float32)
+            try:
+                array = numbers(value, f"load_state_dict: `{name}`")
+            except TypeError as error:
+                raise ValueError(str(error)) from None
             if array.shape != targets[name].shape:
                 raise ValueError(
                     f"load_state_dict: `{name}` has shape {array.shape}; expected {targets[name].shape}, the model's."
                 )
+            if not np.can_cast(array.dtype, targets[name].dtype, "same_kind"):
+                raise ValueError(
+                    f"load_state_dict: `{name}` has dtype {array.dtype}; expected {targets[name].dtype}, the model's."
+                )
+            arrays[name] = array
         for name, array in arrays.items():
             target = targets[name]
             device_of(target).put(array.astype(target.dtype, copy=False), target)

@@ -61,9 +61,12 @@ def depthwise_chain(inputs: Branches, layers: Sequence[DepthwiseLayer]) -> list[
         if norms:
             weights = [layer.weights[branch] for layer in layers]
             # One op, if the norms' settings are the same; else one after the other.
-            same = len({(norm.momentum, norm.eps, norm.training) for norm in norms}) == 1
-            for part in [slice(None)] if same else [slice(k, k + 1) for k in range(len(norms))]:
-                x = _chain(x, weights[part], norms[part], layers[0].weight_scale)
+            scales = [layer.weight_scale for layer in layers]
+            settings = zip(((n.momentum, n.eps, n.training) for n in norms), scales, strict=True)
+            same = len(set(settings)) == 1
+            for k in range(1 if same else len(norms)):
+                part = slice(k, None if same else k + 1)
+                x = _chain(x, weights[part], norms[part], scales[k])
         outputs.append(x)
     return outputs
 

@@ -1,12 +1,15 @@
-"""Plain tensor arithmetic with broadcasting: add, subtract, multiply, divide, power, sum, reshape."""
+"""Plain tensor arithmetic with broadcasting: add, subtract, multiply, divide, power, sum, reshape.
+
+Of floats: NumPy's answers for integers often have another dtype than what went in, so integers are refused.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, full, kernels, zeros
 from ..backend.contract import Array
-from ..checks import require, require_dtype, require_integer
+from ..checks import require, require_dtype, require_float, require_integer
 from .cost import Cost, Shape, elements
 
 
@@ -60,12 +63,13 @@ def reduce_to(array: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _both(op, a, b):
+    require_float(a, op, "a")
     require_dtype(b, a, op, "b", "a")
     shape = broadcast_shape(op, a.shape, b.shape)
     return expand(a, shape), expand(b, shape), empty(shape, a.dtype)
 
 
-class _Elementwise(Function):
+class _Elementwise(Op):
     @classmethod
     def cost(cls, a: Shape, b: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """From the shapes of a and b: one operation per element of the result; backward, of each gradient."""
@@ -158,11 +162,12 @@ class Divide(_Elementwise):
         return reduce_to(quotient, a.shape) if ctx.needs[0] else None, grad_b
 
 
-class Power(Function):
+class Power(Op):
     """a ** exponent, a Python number."""
 
     @staticmethod
     def forward(ctx, a, exponent):
+        require_float(a, "power", "a")
         ctx.save_for_backward(a)
         ctx.exponent = exponent
         out = empty(a.shape, a.dtype)
@@ -186,11 +191,12 @@ class Power(Function):
         return Cost(elements(a) * (3 if backward else 1), itemsize * elements(a, a, a if backward else None))
 
 
-class Sum(Function):
+class Sum(Op):
     """a added up over `axis` (None for all, a number or a tuple), which is kept with length 1 if `keepdims`."""
 
     @staticmethod
     def forward(ctx, a, axis=None, keepdims=False):
+        require_float(a, "sum")
         axes = axes_of("sum", axis, a.ndim)
         ctx.shape, ctx.kept = a.shape, tuple(1 if i in axes else n for i, n in enumerate(a.shape))
         out = sum_axes(a, axes)
@@ -206,7 +212,7 @@ class Sum(Function):
         return Cost(0 if backward else elements(a), itemsize * elements(a))
 
 
-class Reshape(Function):
+class Reshape(Op):
     """The same elements in another shape; one length may be -1."""
 
     @staticmethod

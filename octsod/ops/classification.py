@@ -2,7 +2,7 @@
 
 import math
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import Host, device_of, empty, kernels
 from ..backend.contract import Array
 from ..checks import described, require, require_float, require_given
@@ -16,7 +16,7 @@ def _middle(op: str, x: Array, axis: int) -> tuple[int, tuple[int, int, int]]:
     return axis, (math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
 
 
-class Max(Function):
+class Max(Op):
     """The largest elements of x along one axis, which is kept with length 1 if `keepdims`; a NaN wins.
 
     The gradient goes to the first one of equal ones.
@@ -52,7 +52,7 @@ class Max(Function):
         return Cost(elements(x), itemsize * elements(x, out, x if backward else None))
 
 
-class LogSoftmax(Function):
+class LogSoftmax(Op):
     """x - log(sum(exp(x))), with sums along one axis."""
 
     @staticmethod
@@ -80,7 +80,7 @@ class LogSoftmax(Function):
         return Cost((4 if backward else 5) * elements(x), itemsize * elements(x, x, x if backward else None))
 
 
-class CrossEntropy(Function):
+class CrossEntropy(Op):
     """The mean over rows n of the cross-entropy, in nats, between softmax(logits[n]) and a target distribution.
 
     logits (N, K); labels (N,) int64, in [0, K). The target is 1 - s at the label, plus s/K everywhere, with s the label

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels
 from ..backend.contract import Array
 from ..backend.deferred import Deferred, DeferredGradient
@@ -44,7 +44,7 @@ def _settings(op, stride, padding, dilation):
     )
 
 
-class Conv2d(Function):
+class Conv2d(Op):
     """x (N, C, H, W), weight (O, C, kh, kw), bias (O,) or None -> (N, O, H', W')."""
 
     deferred = True
@@ -91,7 +91,7 @@ class Conv2d(Function):
         return _cost(x, weight, bias, out, elements(weight[1:]), itemsize, backward)
 
 
-class DepthwiseConv2d(Function):
+class DepthwiseConv2d(Op):
     """x (N, C, H, W), weight (C, 1, kh, kw) -> (N, C, H', W'), each channel with a kernel of its own."""
 
     deferred = True
@@ -133,7 +133,7 @@ class DepthwiseConv2d(Function):
         return _cost(x, weight, None, out, elements(weight[2:]), itemsize, backward)
 
 
-class DilatedConv2d(Function):
+class DilatedConv2d(Op):
     """x (N, C, H, W), one weight (O_i, C, k, k) per dilation -> (N, sum O_i, H, W), concatenated in that order.
 
     Kernels are square and odd; each is padded to keep the size. A weight may have no output channels. (The parallel

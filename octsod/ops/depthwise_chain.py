@@ -5,16 +5,16 @@ of the whole batch through all layers while its planes are in the cache. Layer b
 memory bus once more.
 """
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels
 from ..backend.deferred import Deferred, DeferredGradient
-from ..checks import require, require_channels, require_dtype, require_given, require_map
+from ..checks import require, require_channels, require_dtype, require_float, require_given, require_map
 from .convolution import DepthwiseConv2d
 from .cost import Cost, Shape, elements
 from .normalization import BatchNormPReLU
 
 
-class DepthwiseChain(Function):
+class DepthwiseChain(Op):
     """x (N, C, H, W) -> the same shape, a deferred map: L times a depthwise convolution, batch norm and PReLU.
 
     parameters: weight (C, 1, k, k) with one odd k for all layers, padded to keep the size, then norm weight, norm bias
@@ -49,6 +49,7 @@ class DepthwiseChain(Function):
                 require_dtype(value, x, op, name)
             for name, value in zip(("running mean", "running variance"), statistics, strict=True):
                 require_channels(value, channels, op, name)
+                require_float(value, op, name)
         require(
             images * height * width > 0 or not training, op, "x", f"has shape {x.shape}",
             "at least one value per channel in training",

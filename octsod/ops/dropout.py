@@ -1,12 +1,12 @@
 """Dropout (Srivastava et al. 2014), with masks that are functions of a seed and so need no memory."""
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels
 from ..checks import require_float, require_share
 from .cost import Cost, Shape, elements
 
 
-class Dropout(Function):
+class Dropout(Op):
     """x with a share p of its elements set to 0 and the others divided by 1 - p, any shape.
 
     seed: an integer in [0, 2**63), which decides, with an element's number, whether it is dropped: see the kernel. The

@@ -1,12 +1,12 @@
 """Sigmoid and the loss: mean binary cross-entropy with logits."""
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels
 from ..checks import require, require_dtype, require_float, require_given
 from .cost import Cost, Shape, elements
 
 
-class Sigmoid(Function):
+class Sigmoid(Op):
     """`1 / (1 + exp(-x))`, any shape."""
 
     @staticmethod
@@ -30,7 +30,7 @@ class Sigmoid(Function):
         return Cost(4 * elements(x), itemsize * elements(x, x, x if backward else None))
 
 
-class BinaryCrossEntropyWithLogits(Function):
+class BinaryCrossEntropyWithLogits(Op):
     """The mean over all elements of `max(x, 0) - x*t + log(1 + exp(-|x|))`; logits x and target t of one shape."""
 
     @staticmethod

@@ -3,14 +3,14 @@
 The public `batch_norm` and `prelu` materialise the result. CSNet never does.
 """
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, full, kernels, zeros
 from ..backend.deferred import Deferred, DeferredGradient
-from ..checks import require, require_channels, require_dtype, require_given, require_map
+from ..checks import require, require_channels, require_dtype, require_float, require_given, require_map
 from .cost import Cost, Shape, elements
 
 
-class BatchNormPReLU(Function):
+class BatchNormPReLU(Op):
     """`prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)` per channel, as a deferred map.
 
     x (N, C, H, W); weight, bias, slope (C,), slope None for no PReLU. In training, mean and (biased) variance are the
@@ -41,6 +41,7 @@ class BatchNormPReLU(Function):
             require(value is not None or training, op, name, "is None", "running statistics outside of training")
             if value is not None:
                 require_channels(value, channels, op, name)
+                require_float(value, op, name)
         ctx.has_slope = slope is not None
         if slope is None:
             slope = full((channels,), 1, x.dtype)
@@ -90,7 +91,7 @@ class BatchNormPReLU(Function):
         return Cost((20 if backward else 5) * x[1], 8 * (6 if backward else 3) * x[0] * x[1])
 
 
-class PReLU(Function):
+class PReLU(Op):
     """`x if x > 0 else slope*x` per channel, as a deferred map. x (N, C, H, W), slope (C,)."""
 
     deferred = True
@@ -124,7 +125,7 @@ class PReLU(Function):
         return Cost(x[1], itemsize * 4 * x[1])
 
 
-class Materialize(Function):
+class Materialize(Op):
     """A deferred map as an array."""
 
     deferred = True

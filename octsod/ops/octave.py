@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels, zeros
 from ..backend.deferred import Deferred, DeferredGradient
 from ..checks import require, require_dtype, require_given, require_integer, require_map
@@ -12,7 +12,7 @@ from .cost import Cost, Shape, elements
 OP = "octave_conv2d"
 
 
-class OctaveConv2d(Function):
+class OctaveConv2d(Op):
     """Branches x_0.. (None for one without channels), finest first, and one weight (sum O, sum C, k, k) -> branches.
 
     Output j is the sum over inputs i of conv(x_i): at the same size; after max-pooling by 2**(j - i) where the input

@@ -3,11 +3,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
-from ..autograd import Function, Tensor
+from ..autograd import Op, Tensor
 from ..backend import Device, device_of, get_device
-from ..checks import require
+from ..checks import require, require_float
 from .arithmetic import Add, Divide, Multiply, Power, Reshape, Subtract, Sum, axes_of
 from .classification import Max
 from .cost import Cost, Shape
@@ -16,7 +17,7 @@ from .products import Matmul
 from .shapes import Slice, Transpose
 
 
-class To(Function):
+class To(Op):
     """x on another device."""
 
     moves = True
@@ -73,14 +74,16 @@ def divide(a: Any, b: Any) -> Tensor:
 
 def negative(a: Tensor) -> Tensor:
     """-a."""
+    require_float(a, "negative", "a")
     return multiply(a, -1)
 
 
-def power(a: Tensor, exponent: float) -> Tensor:
+def power(a: Tensor, exponent: Any) -> Tensor:
     """a ** exponent, a number. Raises TypeError if it is none."""
-    if isinstance(exponent, Tensor) or hasattr(exponent, "__len__") or getattr(exponent, "ndim", 0) > 0:
+    number = exponent.item() if getattr(exponent, "ndim", 1) == 0 and not isinstance(exponent, Tensor) else exponent
+    if not isinstance(number, Real):
         raise TypeError(f"power: `exponent` is {exponent}; expected a number.")
-    return Power.apply(a, exponent=float(exponent))
+    return Power.apply(a, exponent=float(number))
 
 
 def sum(x: Tensor, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
@@ -90,6 +93,7 @@ def sum(x: Tensor, axis: int | Sequence[int] | None = None, keepdims: bool = Fal
 
 def mean(x: Tensor, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """The mean of x over `axis`, by default over all. With keepdims, those axes stay, with length 1."""
+    require_float(x, "mean")
     require(x.size > 0, "mean", "x", f"has shape {tuple(x.shape)}", "at least one element")
     total = sum(x, axis, keepdims)
     return total * (total.size / x.size)

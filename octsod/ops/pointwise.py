@@ -1,12 +1,12 @@
 """Functions of each element by itself: exponential, logarithm, square root, ReLU."""
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels
 from ..checks import require_float
 from .cost import Cost, Shape, elements
 
 
-class _Pointwise(Function):
+class _Pointwise(Op):
     @staticmethod
     def cost(x: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """One operation per element; backward two."""

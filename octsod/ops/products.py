@@ -2,7 +2,7 @@
 
 import math
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels
 from ..backend.contract import Array
 from ..checks import require, require_channels, require_dtype, require_float, require_given
@@ -36,7 +36,7 @@ def _multiply(a: Array, b: Array, out: Array, transpose_a: bool = False, transpo
     return out
 
 
-class Matmul(Function):
+class Matmul(Op):
     """a @ b as NumPy has it: matrices in the last two axes, leading axes broadcast; vectors are rows of a, columns of
     b, and the result lacks their axis."""
 
@@ -95,7 +95,7 @@ def _gradient(ctx, index, operand, shape, left, right, **transposed):
     return out if fits else reduce_to(out, _matrix(operand, *shape[-2:])).reshape(operand.shape)
 
 
-class Linear(Function):
+class Linear(Op):
     """x (N, I), weight (O, I), bias (O,) or None -> (N, O): x @ weight.T + bias."""
 
     @staticmethod

@@ -1,6 +1,6 @@
 """Pooling and bilinear resizing as ops by themselves. (Octave convolutions resample inside.)"""
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, full, kernels
 from ..checks import require, require_integer, require_map
 from .cost import Cost, Shape, elements
@@ -22,7 +22,7 @@ def _windows(op, x, kernel_size, stride, padding):
     return (kernel_size, stride, padding), (*x.shape[:2], *size)
 
 
-class MaxPool2d(Function):
+class MaxPool2d(Op):
     """x (N, C, H, W) -> (N, C, H', W'): the largest of each window; on ties the first one gets the gradient."""
 
     @staticmethod
@@ -47,7 +47,7 @@ class MaxPool2d(Function):
         return Cost(flops, itemsize * (elements(x, x, out) if backward else elements(x, out)))
 
 
-class AvgPool2d(Function):
+class AvgPool2d(Op):
     """x (N, C, H, W) -> (N, C, H', W'): the mean of each window, zero padding counted."""
 
     @staticmethod
@@ -69,7 +69,7 @@ class AvgPool2d(Function):
         return Cost(elements(out) * kernel_size**2, itemsize * elements(x, out))
 
 
-class GlobalAveragePool(Function):
+class GlobalAveragePool(Op):
     """x (N, C, H, W) -> (N, C): the mean of each plane, summed up in float64."""
 
     @staticmethod
@@ -97,7 +97,7 @@ class GlobalAveragePool(Function):
         return Cost(flops, itemsize * elements(x, x[:2]))
 
 
-class UpsampleBilinear(Function):
+class UpsampleBilinear(Op):
     """x (N, C, H, W) -> (N, C, *size): half-pixel centres (`align_corners=False`), replicated border."""
 
     @staticmethod

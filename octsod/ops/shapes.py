@@ -5,14 +5,14 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from ..autograd import Function
+from ..autograd import Op
 from ..backend import empty, kernels
 from ..checks import require, require_dtype, require_given, require_integer
 from .arithmetic import axes_of
 from .cost import Cost, Shape, elements
 
 
-class Transpose(Function):
+class Transpose(Op):
     """x with its axes in another order: axis i of the result is axis axes[i] of x. All reversed if `axes` is None."""
 
     @staticmethod
@@ -77,7 +77,7 @@ def _integer(item):
     raise TypeError(f"getitem: `index` has a {type(item).__name__}; expected integers, slices, Ellipsis and None.")
 
 
-class Slice(Function):
+class Slice(Op):
     """x[index] with NumPy's basic indexing: integers, slices, Ellipsis, None. A copy. The gradient is 0 elsewhere."""
 
     @staticmethod
@@ -102,7 +102,7 @@ class Slice(Function):
         return Cost(0, itemsize * elements(out, x if backward else out))
 
 
-class Concatenate(Function):
+class Concatenate(Op):
     """Tensors side by side along `axis`; all other lengths agree."""
 
     @staticmethod

@@ -44,6 +44,8 @@ class MovingAverage:
         `updates` counts on nevertheless, until `seek`.
         """
         sources, targets = ([getattr(*pair[side]) for pair in self._averaged] for side in (0, 1))
+        same = [a.shape for a in sources] == [a.shape for a in targets]
+        require(same, "MovingAverage", "model", "has arrays of other shapes than at first", "the same ones")
         device = common_device("MovingAverage", [*sources[:1], *targets[:1]])
         if state is None:
             state = device.zeros((2,), "int64")

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from ..autograd import Tensor
 from ..backend import Device, Host, on
+from ..backend.arrays import numbers
 from ..checks import described, require
 from .buffers import FlatBuffer
 
@@ -177,8 +178,8 @@ class Optimizer:
         return {name: self.device.get(array) for name, array in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the optimiser of `state` was. Raises ValueError, and changes nothing, unless names, shapes and
-        dtypes fit."""
+        """Continue where the optimiser of `state` was. Raises ValueError, or TypeError for what is no array of numbers,
+        and changes nothing, unless names, shapes and dtypes fit."""
         own = self._state()
         odd = sorted(own.keys() ^ state.keys())
         require(not odd, "load_state_dict", "state", f"has or lacks {', '.join(odd[:3])}", "this optimiser's own names")
@@ -186,6 +187,7 @@ class Optimizer:
             value = state[name]
             fits = getattr(value, "shape", None) == array.shape and value.dtype == array.dtype
             require(fits, "load_state_dict", name, described(value), f"{array.dtype} {array.shape}")
+            numbers(value, f"load_state_dict: `{name}`")
         self.seek(int(state["steps"]))
         for name in own.keys() - {"steps"}:
             self.device.put(state[name], own[name])

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.graph import backward_all, is_grad_enabled, no_grad
+from ..autograd.graph import backward_all
+from ..autograd.mode import is_grad_enabled, no_grad, unguarded
 from ..autograd.tensor import Tensor
 
 SEED = 0x0C75  # a generator of its own: neither reads nor disturbs anybody else's random numbers
@@ -35,8 +36,8 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any, tolerance: float = 1e-6) -> 
     derivatives differ; where they still do within the smallest step, the entry or direction is skipped.
 
     Raises AssertionError, naming the worst entry, if an error exceeds `tolerance` (a missing gradient counts as zero),
-    if more than half of the checks of an input had to be skipped, if fn changes an input, or if two runs differ;
-    TypeError or ValueError for inputs and outputs that cannot be checked.
+    if more than half of the checks of an input had to be skipped, if fn or a backward changes an input or a cotangent
+    in place, or if two runs differ; TypeError or ValueError for inputs and outputs that cannot be checked.
     The `.grad` of the inputs is left as it was.
 
     >>> gradcheck(lambda x, w: octsod.functional.conv2d(x, w, padding=1), np.ones((1, 2, 5, 4)), np.ones((3, 2, 3, 3)))
@@ -45,23 +46,26 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any, tolerance: float = 1e-6) -> 
     checked = _checked(inputs)
     before = [(x, x.data, x.grad) for x in inputs if isinstance(x, Tensor)]
     originals = _copies(inputs)
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng((SEED, 1))
     try:
         for x in checked.values():
             x.grad = None
-        outputs = _outputs(fn(*inputs))
-        values = [y.numpy() for y in outputs]
-        if not all(np.isfinite(y).all() for y in values):
-            raise AssertionError("gradcheck: `fn` returned a number that is not finite.")
-        cotangents = [_random(generator, y.shape) for y in values]
-        roots = [(y, v.copy()) for y, v in zip(outputs, cotangents, strict=True) if y.requires_grad]
-        backward_all([y for y, _ in roots], [v for _, v in roots])
+        try:
+            values, cotangents = _there_and_back(fn, inputs, originals)
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
+            # Of what an op was given. It gets copies that can be written, to see which one it changes.
+            for x, _, _ in before:
+                x._data = x.device.put(x.numpy().copy())
+            with unguarded():
+                _there_and_back(fn, inputs, originals)
+            raise AssertionError(f"gradcheck: `fn` or its backward writes to what it was given: {error}.") from error
         gradients = {number: _gradient(number, x) for number, x in checked.items()}
-        _require_unchanged(inputs, originals)
         for y, again in zip(values, _run(fn, inputs), strict=True):
             if not np.array_equal(y, again):
                 raise AssertionError("gradcheck: `fn` is not deterministic: two runs on the same inputs differ.")
-        _require_unchanged(inputs, originals)
+        _require_unchanged("input", originals, _copies(inputs))
         magnitude = sum(float(np.abs(v * y).sum()) for v, y in zip(cotangents, values, strict=True))
         largest = {number: float(np.abs(g).max(initial=0)) for number, g in gradients.items()}
         # Gradients that are zero but for rounding, such as a bias's before batch norm, need another measure.
@@ -113,6 +117,25 @@ def _outputs(result):
     return outputs
 
 
+def _there_and_back(fn, inputs, originals):
+    """The values of the outputs and their cotangents, after a forward and a backward pass that changed nothing in
+    place."""
+    outputs = _outputs(fn(*inputs))
+    _require_unchanged("input", originals, _copies(inputs))
+    values = [y.numpy().copy() for y in outputs]
+    if not all(np.isfinite(y).all() for y in values):
+        raise AssertionError("gradcheck: `fn` returned a number that is not finite.")
+    generator = np.random.default_rng(SEED)
+    cotangents = [_random(generator, y.shape) for y in values]
+    given = [Tensor.on(y.device, v.copy()) for y, v in zip(outputs, cotangents, strict=True)]
+    roots = [(y, v) for y, v in zip(outputs, given, strict=True) if y.requires_grad]
+    backward_all([y for y, _ in roots], [v for _, v in roots])
+    _require_unchanged("input", originals, _copies(inputs))
+    _require_unchanged("cotangent", dict(enumerate(cotangents)), _copies(given))
+    _require_unchanged("output", dict(enumerate(values)), _copies(outputs))
+    return values, cotangents
+
+
 def _run(fn, inputs):
     with no_grad():
         return [y.numpy() for y in _outputs(fn(*inputs))]
@@ -123,10 +146,10 @@ def _copies(inputs):
     return {i: a.copy() for i, a in arrays if isinstance(a, np.ndarray)}
 
 
-def _require_unchanged(inputs, originals):
-    for number, array in _copies(inputs).items():
+def _require_unchanged(what, originals, arrays):
+    for number, array in arrays.items():
         if array.tobytes() != originals[number].tobytes():
-            raise AssertionError(f"gradcheck: `fn` or its backward changed input {number} in place.")
+            raise AssertionError(f"gradcheck: `fn` or its backward changed {what} {number} in place.")
 
 
 def _gradient(number, x):

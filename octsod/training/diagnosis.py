@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.graph import observe
+from ..autograd.mode import observe
 from ..nn import Module
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from .. import functional as f
 from ..autograd import no_grad
 from ..autograd.tensor import Tensor
+from ..backend import is_array
+from ..backend.arrays import numbers
 from ..checks import require
 from ..data.augmentation import prepare_pair
 from ..evaluation.scoring import evaluate
@@ -101,9 +103,13 @@ def tensors(model: Module, batch: Sequence[Any]) -> list[Tensor]:
     """A batch's arrays on the model's device, those of floating-point numbers in its parameters' dtype."""
     device = model.device
     dtype = next((p.dtype for p in model.parameters()), np.dtype("float32"))
-    host = (isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in batch)
-    arrays = (a.astype(dtype, copy=False) if converts else a for a, converts in zip(batch, host, strict=True))
-    return [Tensor.on(device, array) for array in arrays]
+    found = []
+    for array in batch:
+        if isinstance(array, np.ndarray) or not is_array(array):
+            array = numbers(array, "step: `batch`")
+            array = array.astype(dtype, copy=False) if array.dtype.kind == "f" else array
+        found.append(Tensor.on(device, array))
+    return found
 
 
 SIDE_WEIGHT = 0.4  # of each side output's loss, beside the whole network's

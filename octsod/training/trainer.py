@@ -110,7 +110,8 @@ class Trainer:
             schedule is None or schedule.optimizer is optimizer, "Trainer", "schedule", "is another optimiser's",
             "that of `optimizer`",
         )  # fmt: skip
-        own = {id(p) for p in model.parameters()}
+        self._parameters = list(model.parameters())
+        own = {id(p) for p in self._parameters}
         theirs = all(id(p) in own for group in optimizer.groups for p in group["params"])
         require(theirs, "Trainer", "optimizer", "has parameters of another model", "those of `model`")
         device = model.device
@@ -203,6 +204,9 @@ class Trainer:
         if not device.shares_memory_with(self._ring.device):
             was = f"is on {device.name}"
             require(False, "step", "model", was, f"{self._ring.device.name}, where its trainer was made")
+        now = list(map(id, self.model.parameters()))
+        same = now == list(map(id, self._parameters))
+        require(same, "step", "model", "has other parameters than its trainer knows", "a trainer made after the change")
         self.model.train()
         optimizer.zero_grad()
         statistics = self._statistics
