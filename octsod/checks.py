@@ -7,6 +7,16 @@ def require(condition, op, argument, was, expected):
         raise ValueError(f"{op}: `{argument}` {was}; expected {expected}.")
 
 
+def shortened(value, most=200):
+    """`value` as text of at most `most` characters: of longer text, the middle is left out."""
+    text = str(value)
+    if len(text) <= most:
+        return text
+    gap = " ... "
+    head = (most - len(gap) + 1) // 2
+    return text[:head] + gap + text[len(text) - (most - len(gap) - head) :]
+
+
 def described(value):
     """What an argument is, as text for `require`: an array's dtype and shape, or else a type."""
     array = hasattr(value, "dtype") and hasattr(value, "shape")

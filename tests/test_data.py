@@ -28,6 +28,9 @@ def write_pairs(root, images="images", masks="masks", stems=("a", "b", "c"), siz
     return root
 
 
+RAMP_MASKS = (0, 150, 170, 190, 210, 230)
+
+
 class Ramp:
     """Six samples whose pixels tell where they are and which sample they belong to."""
 
@@ -38,7 +41,7 @@ class Ramp:
         image = np.zeros((40, 50, 3), np.uint8)
         image[..., 0], image[..., 1] = np.arange(50), np.arange(40)[:, None]
         image[..., 2] = index
-        return Sample(str(index), image, np.full((40, 50), 40 * index, np.uint8))
+        return Sample(str(index), image, np.full((40, 50), RAMP_MASKS[index], np.uint8))
 
 
 @pytest.mark.parametrize("names", [*LAYOUTS, ("DUTS-TR-Image", "DUTS-TR-Mask"), ("images", "GT")])
@@ -165,8 +168,8 @@ def test_batches_depend_on_the_seed_alone():
     x, y = once[0]
     assert x.shape == (2, 3, 16, 16) and y.shape == (2, 1, 16, 16) and x.dtype == y.dtype == np.float32
     for epoch in range(2):  # each picture once; the order changes
-        values = [round(float(v) * 255 / 40) for batch in once[3 * epoch : 3 * epoch + 3] for v in batch[1][:, 0, 0, 0]]
-        assert sorted(values) == list(range(6))
+        values = [round(float(v) * 255) for batch in once[3 * epoch : 3 * epoch + 3] for v in batch[1][:, 0, 0, 0]]
+        assert sorted(values) == list(RAMP_MASKS)
     assert (Loader(Ramp(), 2).order(0) != Loader(Ramp(), 2).order(1)).any()
     later = list(Loader(Ramp(), 2, 16, seed=7).epoch(1, first=2))
     assert len(later) == 1
@@ -179,7 +182,7 @@ def test_loader_without_augmentation():
     (batch,) = loader.epoch(0)
     for i in range(4):
         np.testing.assert_array_equal(batch[0][i], prepare(Ramp()[i].image, 16))
-        np.testing.assert_allclose(batch[1][i], 40 * i / 255, rtol=1e-6)
+        np.testing.assert_allclose(batch[1][i], RAMP_MASKS[i] / 255, rtol=1e-6)
     for options in ({"batch_size": 0}, {"batch_size": 7}, {"seed": -1}, {"threads": 0}, {"size": 0}):
         with pytest.raises(ValueError, match="Loader"):
             Loader(Ramp(), **options)

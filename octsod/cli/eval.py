@@ -26,28 +26,37 @@ ALL_SCORES = {  # what --all-scores prints, line by line
 @click.command("eval")
 @click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
 @click.option(
-    "--data", required=True, type=click.Path(exists=True), metavar="DIR|FILE.csv",
+    "--data", type=click.Path(exists=True), metavar="DIR|FILE.csv",
     help="Folder with a folder of pictures and one of masks, such as images and masks. For a network of classes: a "
          "folder of folders named after them (of one with train and val, those in val are scored), or a CSV file of "
          "names and classes.",
 )  # fmt: skip
+@click.option("--images", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+              help="Instead of --data, with --masks: the folder of the pictures, whatever its name.")  # fmt: skip
+@click.option("--masks", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+              help="The folder of their masks, which have the same names but for the suffix.")  # fmt: skip
 @size_option
 @threads_option
 @click.option("--all-scores", is_flag=True, help="Add the field's other scores: S-measure, E-measure, weighted F, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--per-image", type=click.Path(dir_okay=False), metavar="FILE.csv",
               help="Write each picture's F-measure (f: at the data set's best threshold, max_f: at its own) and MAE; "
-                   "with --all-scores, the others, too.")  # fmt: skip
+                   "with --all-scores, the others, too; and how many pixels of its mask are the object.")  # fmt: skip
 @click.option("--worst", type=(click.IntRange(1, 100), click.Path(dir_okay=False)), metavar="N FILE.png",
               help="Draw the N pictures with the lowest F-measure at the data set's best threshold.")
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, worst, overwrite, quiet):
+def evaluate(
+    ctx, weights, data, images, masks, size, threads, all_scores, as_json, per_image, worst, overwrite, quiet
+):  # fmt: skip
     """Score a network on pictures with masks, or on pictures of classes.
 
     Max F-measure (beta^2 = 0.3, thresholds 0 to 255, precision and recall averaged over the pictures first) and mean
     absolute error. Pictures without a mask are left out. A picture that cannot be scored is named; the rest are scored.
+    A mask is white, or anything above 128 of 255, where the object is; one of other numbers or colours cannot be
+    scored. Masks without an object are counted: the F-measure of one is 1 where the map is at most the threshold
+    everywhere, else about 0.
 
     Of a network that tells classes apart, it prints the share of pictures whose likeliest class is theirs (top-1), and
     that of each class; --json has the confusion matrix.
@@ -55,6 +64,8 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
     --all-scores adds S-measure, E-measure, weighted F, mean and adaptive F, and max F as other papers compute it, all
     with the conventions of pysodmetrics: each map is stretched to the full range, and F is averaged over pictures.
     """
+    if (data is None) == (images is None) or (images is None) != (masks is None):
+        raise click.UsageError("Name the data by --data, or by both --images and --masks.")
     count, sheet = worst or (0, None)
     for path in filter(None, (per_image, sheet)):
         check_output(path, overwrite)
@@ -65,6 +76,7 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
 
     import octsod
 
+    from ..checks import shortened
     from ..data.datasets import FolderDataset
     from ..data.images import write_png
     from ..files import write_atomically
@@ -74,11 +86,14 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
     if model.configuration.classes:
         if all_scores or per_image or worst:
             raise click.UsageError("--all-scores, --per-image and --worst are for networks that find salient objects.")
+        if masks:
+            raise click.UsageError("--images and --masks are for networks that find salient objects; name --data.")
         return _evaluate_classes(ctx, model, weights, data, size, as_json, quiet)
-    dataset = FolderDataset(data)
+    dataset = FolderDataset(data, images=images, masks=masks)
+    _note_not_taken(dataset)
     if unpaired := dataset.unpaired:
-        shown = ", ".join(path.name for path in unpaired[:3]) + (" ..." if len(unpaired) > 3 else "")
-        click.echo(f"Left out, since they have no partner ({len(unpaired)}): {shown}", err=True)
+        shown = ", ".join(shortened(path.name, 80) for path in unpaired[:3]) + (" ..." if len(unpaired) > 3 else "")
+        click.echo(one_line(f"Left out, since they have no partner ({len(unpaired)}): {shown}"), err=True)
     failed = 0
 
     def fail(error):
@@ -94,9 +109,10 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
     if as_json:
         facts = {
             "max_f": scores.max_f, "mae": scores.mae, "threshold": scores.threshold, **others, "images": result.images,
-            "failed": failed, "unpaired": len(unpaired), "images_per_s": round(result.images_per_s, 2),
+            "without_object": result.without_object, "failed": failed, "unpaired": len(unpaired),
+            "images_per_s": round(result.images_per_s, 2),
             "seconds": round(result.seconds, 3), "network_seconds": round(result.network_seconds, 3),
-            "weights": weights, "data": data, "protocol": result.protocol,
+            "weights": weights, "data": data or [images, masks], "protocol": result.protocol,
         }  # fmt: skip
         click.echo(json.dumps(facts))
     else:
@@ -107,6 +123,8 @@ def evaluate(ctx, weights, data, size, threads, all_scores, as_json, per_image, 
             label, remark = ALL_SCORES[name]
             click.echo(f"{label:10}{value:8.4f}{remark}")
         click.echo(f"images    {result.images:8}" + (f"   {failed} failed" if failed else ""))
+        if result.without_object:
+            click.echo(f"no object {result.without_object:8}   of these; their F is 1 where nothing is found, else 0")
         click.echo(f"images/s  {result.images_per_s:8.1f}   {outside:.1%} of the time outside the network")
     # Only now that the scores have been printed: a full disk must not cost them.
     if per_image:
@@ -123,6 +141,7 @@ def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
     from ..evaluation.classification import class_names, evaluate_classes
 
     dataset, failed = ClassDataset(find_parts(data)[1] or data, class_names(model)), 0
+    _note_not_taken(dataset)
 
     def fail(error):
         nonlocal failed
@@ -150,15 +169,22 @@ def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
         ctx.exit(1)
 
 
+def _note_not_taken(dataset):
+    from ..data.listing import describe_not_taken
+
+    if dataset.not_taken:
+        click.echo(one_line(describe_not_taken(dataset.not_taken)), err=True)
+
+
 def _table(result):
     """The scores of each picture as a CSV file's bytes."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "f", "max_f", "mae", *(result.all_scores or ())])
+    writer.writerow(["name", "f", "max_f", "mae", *(result.all_scores or ()), "object_pixels"])
     threshold = result.scores.threshold
-    for _, name, scores, others in result.pictures:
+    for _, name, scores, object_pixels, others in result.pictures:
         values = [scores.f[threshold], scores.max_f, scores.mae, *(others.as_dict().values() if others else ())]
-        writer.writerow([name, *(f"{value:.6f}" for value in values)])
+        writer.writerow([name, *(f"{value:.6f}" for value in values), object_pixels])
     return table.getvalue().encode("utf-8", "surrogateescape")  # file names need not be text
 
 
@@ -168,7 +194,7 @@ def _sheet(result, count, dataset, model, size):
     from ..pictures.contact_sheets import contact_sheet
 
     rows, captions = [], []
-    for index, name, scores, _ in result.worst(count):
+    for index, name, scores, *_ in result.worst(count):
         _, image, mask = dataset[index]
         rows.append((image, mask, predict(image, model, size)))
         captions.append(f"{name}, F {scores.f[result.scores.threshold]:.3f}, MAE {scores.mae:.3f}")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .images import MEAN, STD, prepare, resize
+from .masks import checked_pair
 
 MARGIN = 14  # pixels: the most that augmentation cuts off at the top and left; one more at the bottom and right
 
@@ -37,8 +38,10 @@ def prepare_pair(
 
     Given a generator, it is augmented: by `augment`, then, if scale_crop is less than 1, cut down to a part with sides
     of a random share from [scale_crop, 1], at a random place, and at last recoloured by `recolour`, if colour is not 0.
+    Raises ValueError, which names the sample, if its mask does not fit its picture or is of uncertain meaning, such as
+    one of 0 and 1.
     """
-    image, mask = sample.image, sample.mask
+    image, mask = checked_pair(sample, "prepare_pair", "sample")
     if generator is not None:
         image, mask = augment(image, mask, generator)
         if scale_crop < 1:

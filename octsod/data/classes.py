@@ -1,6 +1,8 @@
 """Data sets of pictures with classes: a folder of folders, or a CSV file."""
 
+import codecs
 import csv
+import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -8,10 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..checks import shortened
 from ..errors import FileError
+from ..files import read_file
 from .datasets import LAYOUTS
-from .images import SUFFIXES, read_image
+from .images import read_image
+from .listing import describe_not_taken, find_pictures, nfc
 
+MOST_CSV = 1 << 28  # bytes
 HEADERS = {"name", "file", "filename", "image", "path", "picture"}  # what a CSV file's first line may call its names
 
 
@@ -29,35 +35,43 @@ class ClassDataset:
     path: a folder whose folders are the classes, each with pictures at any depth; or a CSV file with a line per
     picture, its name and its class. Names are paths relative to the CSV file's folder, or stems of pictures in it or in
     a folder of it; a header is skipped. classes: their names, which the numbers count; by default those found, sorted.
-    paths, labels: of each picture, ordered by name; names: paths relative to the folder.
+    paths, labels: of each picture, ordered by name; names: paths relative to the folder, in NFC. not_taken: paths of
+    what is left out since its format is not read; failures: a FileError for each folder that could not be read.
     Raises FileError, which names the file, if there are no pictures, fewer than two classes, or others than `classes`.
     """
 
     def __init__(self, path: str | os.PathLike[str], classes: Sequence[str] | None = None):
-        self.root = pathlib.Path(path)
+        self.root, root = pathlib.Path(path), shortened(path, 1000)
+        self.not_taken: list[pathlib.Path] = []
+        self.failures: list[FileError] = []
         try:
-            folder = self.root if self.root.is_dir() else self.root.parent
-            found = _in_folders(folder) if self.root.is_dir() else _in_csv(self.root)
+            in_folders = self.root.is_dir()
+            found = self._in_folders() if in_folders else self._in_csv()
         except OSError as error:
-            raise FileError(f"{self.root}: {error.strerror or error}.") from error
+            raise FileError(f"{root}: {error.strerror or error}.") from error
         if not found:
-            raise FileError(f"{self.root}: holds no pictures in folders named after their classes.")
+            more = f" {describe_not_taken(self.not_taken)}." if self.not_taken else ""
+            nothing = FileError(f"{root}: holds no pictures in folders named after their classes.{more}")
+            raise self.failures[0] if self.failures else nothing
         known = {label for _, label in found}
         self.classes = tuple(sorted(known)) if classes is None else tuple(classes)
-        if strange := sorted(known - set(self.classes)):
+        numbers = {nfc(name): number for number, name in enumerate(self.classes)}
+        if strange := sorted(known - numbers.keys()):
+            names = [repr(shortened(name, 80)) for name in self.classes[:5]]
             raise FileError(
-                f"{self.root}: holds the class {strange[0]!r}; expected "
-                f"{', '.join(map(repr, self.classes[:5]))}{', ...' if len(self.classes) > 5 else ''}."
+                f"{root}: holds the class {shortened(strange[0], 80)!r}; expected "
+                f"{', '.join(names)}{', ...' if len(self.classes) > 5 else ''}."
             )
         if tuple(sorted(map(str.lower, known))) in {tuple(sorted(layout)) for layout in LAYOUTS}:
-            raise FileError(f"{self.root}: holds pictures and their masks, not pictures in folders of classes.")
+            raise FileError(f"{root}: holds pictures and their masks, not pictures in folders of classes.")
         if len(self.classes) < 2:
-            raise FileError(f"{self.root}: holds one class only, {self.classes[0]}; at least two are needed.")
-        found.sort(key=lambda entry: str(entry[0]))
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        self.paths = [picture for picture, _ in found]
-        self.labels = [numbers[label] for _, label in found]
-        self.names = [os.path.relpath(picture, folder) for picture in self.paths]
+            raise FileError(f"{root}: holds one class only, {self.classes[0]}; at least two are needed.")
+        folder = self.root if in_folders else self.root.parent
+        named = [(nfc(os.path.relpath(picture, folder)), picture, numbers[label]) for picture, label in found]
+        named.sort(key=lambda entry: entry[0])
+        self.names = [name for name, _, _ in named]
+        self.paths = [picture for _, picture, _ in named]
+        self.labels = [number for _, _, number in named]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -65,6 +79,58 @@ class ClassDataset:
     def __getitem__(self, index: int) -> Labelled:
         """Raises FileError if the picture cannot be read."""
         return Labelled(self.names[index], read_image(self.paths[index]), self.labels[index])
+
+    def _find(self, folder):
+        """The pictures in a folder and its subfolders."""
+        try:
+            found = find_pictures(folder)
+        except FileError as error:
+            self.failures.append(error)
+            return []
+        self.not_taken += found.not_taken
+        self.failures += found.failures
+        return found.pictures
+
+    def _in_folders(self):
+        """(path, class) of all pictures in the folders of the root."""
+        folders = {}
+        for path in sorted(self.root.iterdir()):
+            if path.name.startswith((".", "__")):
+                continue
+            if path.is_dir():
+                other = folders.setdefault(nfc(path.name), path)
+                if other is not path:
+                    raise FileError(f"{self.root}: two folders are named {path.name}, composed in different ways.")
+            elif path.is_symlink() and not path.exists():
+                self.failures.append(FileError(f"{path}: is a link to nothing."))
+        return [(path, label) for label, folder in folders.items() for path in self._find(folder)]
+
+    def _in_csv(self):
+        """(path, class) of the pictures that a CSV file lists."""
+        file, rows = self.root, _rows(self.root)
+        pictures, stems = self._find(file.parent), {}
+        named = {nfc(os.path.relpath(path, file.parent)): [path] for path in pictures}
+        for path in pictures:
+            stems.setdefault(nfc(path.stem), []).append(path)
+        self.not_taken = []  # the file says what belongs to the data set
+        found, seen = [], {}
+        for number, row in rows:
+            if len(row) != 2 or not all(map(str.strip, row)):
+                raise FileError(f"{self.root}: line {number} is not a name and a class, separated by a comma.")
+            name, label = (part.strip() for part in row)
+            path = file.parent / name
+            matches = [path] if os.path.isfile(path) else named.get(nfc(name)) or stems.get(nfc(name), [])
+            if not matches and number == rows[0][0] and name.lower() in HEADERS:
+                continue
+            if len(matches) != 1:
+                count = "no picture" if not matches else f"{len(matches)} pictures"
+                there = f"but there is {count} of that name"
+                raise FileError(f"{self.root}: line {number} names {shortened(name)}, {there}.")
+            other = seen.setdefault(matches[0].resolve(), number)
+            if other != number:
+                raise FileError(f"{self.root}: lines {other} and {number} both name {shortened(name)}.")
+            found.append((matches[0], nfc(label)))
+        return found
 
 
 def find_parts(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path | None]:
@@ -78,41 +144,12 @@ def find_parts(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path
     return root, None
 
 
-def _is_picture(path):
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _in_folders(root):
-    """(path, class) of all pictures in the folders of `root`."""
-    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith((".", "__"))]
-    return [(path, folder.name) for folder in folders for path in sorted(folder.rglob("*")) if _is_picture(path)]
-
-
-def _in_csv(file):
-    """(path, class) of the pictures that a CSV file lists."""
+def _rows(file):
+    """(number of the line, fields) of the lines of a CSV file that are not empty."""
+    data = read_file(file, MOST_CSV)
     try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            rows = [(number, row) for number, row in enumerate(csv.reader(lines), 1) if any(map(str.strip, row))]
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+        rows = csv.reader(io.StringIO(text, newline=""))
+        return [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"{file}: is no CSV file of names and classes: {error}.") from error
-    stems = {}  # -> paths
-    for path in sorted(file.parent.rglob("*")):
-        if _is_picture(path):
-            stems.setdefault(path.stem, []).append(path)
-    found, seen = [], {}
-    for number, row in rows:
-        if len(row) != 2 or not all(map(str.strip, row)):
-            raise FileError(f"{file}: line {number} is not a name and a class, separated by a comma.")
-        name, label = (part.strip() for part in row)
-        path = file.parent / name
-        matches = [path] if path.is_file() else stems.get(name, [])
-        if not matches and number == rows[0][0] and name.lower() in HEADERS:
-            continue
-        if len(matches) != 1:
-            count = "no picture" if not matches else f"{len(matches)} pictures"
-            raise FileError(f"{file}: line {number} names {name}, but there is {count} of that name.")
-        other = seen.setdefault(matches[0].resolve(), number)
-        if other != number:
-            raise FileError(f"{file}: lines {other} and {number} both name {name}.")
-        found.append((matches[0], label))
-    return found
+        raise FileError(f"{shortened(file, 1000)}: is no CSV file of names and classes: {shortened(error)}.") from error

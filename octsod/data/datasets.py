@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..checks import require
+from ..checks import require, shortened
 from ..errors import FileError
-from .images import SUFFIXES, read_image, read_mask
+from .images import read_image, read_mask
+from .listing import describe_not_taken, find_pictures, nfc
 
 # How data sets name their folders of pictures and of masks (compared in lower case).
 LAYOUTS = (
@@ -42,23 +43,44 @@ class Dataset(Protocol):
 
 
 class FolderDataset:
-    """The pictures under `root` that have a mask of the same stem; `dataset[i]` reads the i-th as a `Sample`.
+    """Pictures and the masks of the same stem; `dataset[i]` reads the i-th pair as a `Sample`.
 
-    root: a folder that holds a pair of folders with usual names (`LAYOUTS`), directly or one level below.
-    pairs: (picture, mask) paths, ordered by stem; names: these stems. unpaired: paths of pictures without a mask and of
-    masks without a picture, which are left out.
-    Raises FileError, which names the folder, if there is no such pair, more than one, or no picture with a mask.
+    root: a folder that holds a pair of folders with usual names (`LAYOUTS`), directly or one level below; or instead of
+    it images and masks: these two folders, whatever their names. Suffixes do not matter, nor how Unicode composes the
+    letters of a stem; upper and lower case do.
+    images, masks: the folders; root: the one given, or that of the pictures. pairs: (picture, mask) paths, ordered by
+    stem; names: these stems, in NFC. unpaired: paths of pictures without a mask and of masks without a picture, which
+    are left out. not_taken: of what is left out since its format is not read.
+    Raises FileError, which names the folder, if there is no such pair of folders, more than one, no picture with a
+    mask, or a stem twice in a folder; ValueError unless either a root or two folders are given.
     """
 
-    def __init__(self, root: str | os.PathLike[str]):
-        self.root = pathlib.Path(root)
-        self.images, self.masks = _find_folders(self.root)
-        images, masks = _by_stem(self.images), _by_stem(self.masks)
-        self.pairs = [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
-        self.names = [image.stem for image, _ in self.pairs]
-        self.unpaired = [(images.get(s) or masks[s]) for s in sorted(images.keys() ^ masks.keys())]
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        images: str | os.PathLike[str] | None = None,
+        masks: str | os.PathLike[str] | None = None,
+    ):
+        if root is not None and images is None and masks is None:
+            self.root = pathlib.Path(root)
+            self.images, self.masks = _find_folders(self.root)
+        elif root is None and images is not None and masks is not None:
+            self.images, self.masks = pathlib.Path(images), pathlib.Path(masks)
+            self.root = self.images
+            if os.path.realpath(images) == os.path.realpath(masks):
+                raise FileError(f"{shortened(images, 1000)}: is named both for the pictures and for the masks.")
+        else:
+            raise ValueError("FolderDataset: needs either `root`, or `images` and `masks`.")
+        pictures, self.not_taken = _by_stem(self.images)
+        of_masks, not_taken = _by_stem(self.masks)
+        self.not_taken += not_taken
+        self.names = sorted(pictures.keys() & of_masks.keys())
+        self.pairs = [(pictures[stem], of_masks[stem]) for stem in self.names]
+        self.unpaired = [(pictures.get(s) or of_masks[s]) for s in sorted(pictures.keys() ^ of_masks.keys())]
         if not self.pairs:
-            raise FileError(f"{self.images}: none of its {len(images)} pictures has a mask in {self.masks}.")
+            more = f" {describe_not_taken(self.not_taken)}." if self.not_taken else ""
+            raise FileError(f"{self.images}: none of its {len(pictures)} pictures has a mask in {self.masks}.{more}")
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -68,26 +90,34 @@ class FolderDataset:
         path, mask_path = self.pairs[index]
         image, mask = read_image(path), read_mask(mask_path)
         if mask.shape != image.shape[:2]:
+            turned = "; its EXIF orientation may turn one of them only" if mask.shape[::-1] == image.shape[:2] else ""
             raise FileError(
-                f"{mask_path}: the mask is {mask.shape[1]}x{mask.shape[0]}, but its picture {path.name} is "
-                f"{image.shape[1]}x{image.shape[0]}."
+                f"{shortened(mask_path, 1000)}: the mask is {mask.shape[1]}x{mask.shape[0]}, but its picture "
+                f"{shortened(path.name)} is {image.shape[1]}x{image.shape[0]}{turned}."
             )
-        return Sample(path.stem, image, mask)
+        return Sample(self.names[index], image, mask)
 
 
 def _find_folders(root):
+    faults = []
     try:
         pairs = _layouts_in(root)
-        if not pairs:
-            pairs = [pair for folder in sorted(_folders(root).values()) for pair in _layouts_in(folder)]
-    except OSError as error:
-        raise FileError(f"{root}: {error.strerror or error}.") from error
+        for folder in () if pairs else sorted(_folders(root).values()):
+            try:
+                pairs += _layouts_in(folder)
+            except OSError as error:  # one that cannot be read matters only if nothing is found elsewhere
+                faults.append(FileError(f"{shortened(folder, 1000)}: {error.strerror or error}."))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{shortened(root, 1000)}: {getattr(error, 'strerror', None) or error}.") from error
     if len(pairs) > 1:
-        listed = ", ".join(f"{image} with {mask.name}" for image, mask in pairs)
-        raise FileError(f"{root}: holds more than one data set ({listed}); name the folder of one.")
+        listed = ", ".join(f"{image} with {mask.name}" for image, mask in pairs[:5])
+        listed += f", and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+        raise FileError(f"{shortened(root, 1000)}: holds more than one data set ({listed}); name the folder of one.")
+    if not pairs and faults:
+        raise faults[0]
     if not pairs:
         known = ", ".join(f"{image} with {mask}" for image, mask in LAYOUTS)
-        raise FileError(f"{root}: holds no folders of pictures and masks by a known name ({known}).")
+        raise FileError(f"{shortened(root, 1000)}: holds no folders of pictures and masks by a known name ({known}).")
     return pairs[0]
 
 
@@ -102,13 +132,13 @@ def _layouts_in(folder):
 
 
 def _by_stem(folder):
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            other = files.setdefault(path.stem, path)
-            if other is not path:
-                raise FileError(f"{folder}: {other.name} and {path.name} have the same stem.")
-    return files
+    """Stem -> path of the pictures in a folder; and the paths of those in formats that are not read."""
+    found, files = find_pictures(folder, recursive=False), {}
+    for path in found.pictures:
+        other = files.setdefault(nfc(path.stem), path)
+        if other is not path:
+            raise FileError(f"{shortened(folder, 1000)}: {other.name} and {path.name} have the same stem.")
+    return files, found.not_taken
 
 
 class Subset:

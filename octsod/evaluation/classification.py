@@ -58,8 +58,8 @@ def evaluate_classes(
     """Score a CSNet with classes on pictures.
 
     data: a path, as for `data.ClassDataset`, or a data set of `data.Labelled` samples. The rest is as for `evaluate`.
-    Raises FileError if the data or a picture cannot be read, OctsodError if no picture could be scored or the network's
-    output is not finite, ValueError if the network tells no classes apart or an argument does not fit.
+    Raises FileError if the data, a folder of it or a picture cannot be read, OctsodError if no picture could be scored
+    or the network's output is not finite, ValueError if the network tells no classes apart or an argument does not fit.
     """
     op, classes = "evaluate_classes", getattr(getattr(model, "configuration", None), "classes", 0)
     require(classes > 0, op, "model", f"is a {architecture_of(model)} without classes", "a CSNet with classes")
@@ -69,6 +69,11 @@ def evaluate_classes(
     require(len(dataset) > 0, op, "data", "is empty", "at least one picture")
     batch_size, side = require_integer(batch_size, op, "batch_size", 1), size or model.size
     confusion, total = np.zeros((classes, classes), np.int64), 0.0
+
+    for error in getattr(dataset, "failures", ()):
+        if on_failure is None:
+            raise error
+        on_failure(error)
 
     def read(index):
         try:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..checks import require
+from ..data.masks import MASK_THRESHOLD
 
-MASK_THRESHOLD = 128  # mask pixels above this belong to the object
 BETA2 = 0.3  # beta squared: precision counts for more than recall
 EPSILON = 1e-4  # added to numerator and denominator of precision and recall
 
@@ -43,6 +43,7 @@ class Scores:
 def score(prediction: np.ndarray, mask: np.ndarray) -> Scores:
     """The scores of one map of salience, (H, W) uint8, against its mask, (H, W) uint8 with 255 for the object.
 
+    A mask without an object has a recall of 1, and a precision of 1 where nothing is found, of almost 0 elsewhere.
     Raises ValueError if they are something else, empty, or not of the same size.
     """
     require_pair(prediction, mask, "score")

@@ -13,6 +13,7 @@ import numpy as np
 from ..checks import require, require_integer
 from ..data.datasets import Dataset, FolderDataset
 from ..data.images import prepare
+from ..data.masks import checked_pair
 from ..data.workers import Workers
 from ..errors import FileError, OctsodError
 from ..inference.prediction import infer, to_bytes
@@ -26,11 +27,15 @@ AHEAD = 2  # how many batches are read ahead of the network, and how many may wa
 
 
 class PictureScores(NamedTuple):
-    """A picture's place in the data set, its name and its scores; all_scores: the field's others, if asked for."""
+    """A picture's place in the data set, its name and its scores; all_scores: the field's others, if asked for.
+
+    object_pixels: of its mask; if 0, the mask holds no object, and F is 1 where the network finds nothing.
+    """
 
     index: int  # type: ignore[assignment]  # a method of tuple has that name, too
     name: str
     scores: Scores
+    object_pixels: int
     all_scores: AllScores | None = None
 
 
@@ -64,6 +69,11 @@ class Evaluation:
     def images(self) -> int:
         """How many pictures were scored."""
         return len(self.pictures)
+
+    @property
+    def without_object(self) -> int:
+        """How many of the masks hold no object: no pixel above `metrics.MASK_THRESHOLD`."""
+        return sum(picture.object_pixels == 0 for picture in self.pictures)
 
     @property
     def images_per_s(self) -> float:
@@ -115,8 +125,8 @@ def evaluate(
     `get_num_threads()` threads read, resize and score pictures while the network runs; a few batches are in memory at a
     time. The scores do not depend on the batch size or the threads. The model is left in its own mode.
     Raises FileError if the folder or a picture cannot be read, OctsodError if no picture could be scored or the
-    network's output is not finite, ValueError if an argument or a mask's size does not fit or the network does not find
-    salient objects.
+    network's output is not finite, ValueError if an argument or a mask's size does not fit, a mask is of uncertain
+    meaning (`data.masks`) or the network does not find salient objects.
     """
     require_salience(model, "evaluate")
     dataset = FolderDataset(data) if isinstance(data, (str, os.PathLike)) else data
@@ -174,11 +184,10 @@ def _delayed(items, count):
 
 def _read(dataset, index, x):
     """Prepare picture `index` in `x` (3, S, S); returns what is needed to score it."""
-    name, image, mask = dataset[index]
-    was = f"has a mask {mask.shape} for the picture {name} {image.shape}"
-    require(mask.shape == image.shape[:2], "evaluate", "data", was, "equal sizes")
+    sample = dataset[index]
+    image, mask = checked_pair(sample, "evaluate", "data")
     x[...] = prepare(image, x.shape[1])
-    return index, name, mask
+    return index, sample.name, mask
 
 
 def _result(future, on_failure):
@@ -195,4 +204,5 @@ def _result(future, on_failure):
 def _score(index, name, mask, salience, all_scores):
     prediction = to_bytes(salience, mask.shape)
     others = score_all(prediction, mask) if all_scores else None
-    return PictureScores(index, name, score(prediction, mask), others)
+    objects = int(np.count_nonzero(mask > MASK_THRESHOLD))
+    return PictureScores(index, name, score(prediction, mask), objects, others)

@@ -1,0 +1,103 @@
+"""Which pictures a folder holds."""
+
+import os
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..checks import shortened
+from ..errors import FileError
+from .formats import HEIF_SUFFIXES, all_suffixes, suffixes
+
+
+class Found(NamedTuple):
+    """pictures: the paths of those that can be read here, by their suffix, sorted. not_taken: of those that cannot be,
+    such as raw photographs. failures: what could not be looked into, a FileError each."""
+
+    pictures: list[pathlib.Path]
+    not_taken: list[pathlib.Path]
+    failures: list[FileError]
+
+
+def find_pictures(
+    folder: str | os.PathLike[str], recursive: bool = True, skip: Iterable[str | os.PathLike[str]] = ()
+) -> Found:
+    """The pictures in a folder and, if `recursive`, in its subfolders, except those in the folders `skip`.
+
+    Hidden files and folders are left out, and folders with names like `__MACOSX`. Linked folders are followed, but each
+    folder is read once, under its own name if that lies within `folder`; so links may lead back. A subfolder that
+    cannot be read is one of the `failures`, and so is a link to nothing. All else with the suffix of a picture is among
+    the pictures, and is refused when it is read: such a link, a named pipe.
+    Raises FileError if `folder` itself cannot be read.
+    """
+    root = pathlib.Path(folder)
+    taken, known = suffixes(), all_suffixes()
+    found = Found([], [], [])
+    seen = {_identity(path) for path in skip if os.path.isdir(path)}
+    waiting: list[pathlib.Path] = [root]
+    links: list[pathlib.Path] = []
+    while waiting or links:
+        place = waiting.pop() if waiting else links.pop(0)  # links last: what they lead to may have its own name here
+        try:
+            identity = _identity(place)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            with os.scandir(place) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except (OSError, ValueError) as error:
+            failure = _failure(place, error)
+            if place is root:
+                raise failure from error
+            found.failures.append(failure)
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path, suffix = place / entry.name, os.path.splitext(entry.name)[1].lower()
+            is_folder, fault = _look(entry)
+            if is_folder:
+                if recursive and not entry.name.startswith("__"):
+                    (links if entry.is_symlink() else waiting).append(path)
+            elif suffix in taken:
+                found.pictures.append(path)
+            elif suffix in known:
+                found.not_taken.append(path)
+            elif fault is not None and recursive:  # it may have been a folder
+                found.failures.append(_failure(path, fault))
+    return Found(sorted(found.pictures), sorted(found.not_taken), sorted(found.failures, key=str))
+
+
+def describe_not_taken(paths: Sequence[pathlib.Path]) -> str:
+    """A sentence about `Found.not_taken`, not empty: how many, and the names of the first."""
+    shown = ", ".join(shortened(path.name, 80) for path in paths[:3]) + (" ..." if len(paths) > 3 else "")
+    heif = any(path.suffix.lower() in HEIF_SUFFIXES for path in paths)
+    hint = "; the package pillow-heif reads .heic" if heif else ""
+    return f"Left out, since their formats are not read here ({len(paths)}): {shown}{hint}"
+
+
+def nfc(name: str) -> str:
+    """A name with each letter and its accents as one character (NFC); macOS may keep them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _identity(folder):
+    facts = os.stat(folder)
+    return facts.st_dev, facts.st_ino
+
+
+def _look(entry):
+    """Whether an entry is a folder or leads to one; and what is wrong with it if it leads nowhere."""
+    try:
+        if entry.is_symlink():
+            entry.stat()
+        return entry.is_dir(), None
+    except FileNotFoundError:
+        return False, "is a link to nothing"
+    except OSError as error:
+        return False, error
+
+
+def _failure(path, fault):
+    return FileError(f"{shortened(path, 1000)}: {getattr(fault, 'strerror', None) or fault}.")
