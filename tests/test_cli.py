@@ -182,6 +182,14 @@ def test_info_bad_input(tmp_path, weights):
     assert "w.safetensors: not a weight file" in refused("info", "--weights", tmp_path / "w.safetensors")
 
 
+def test_info_blames_the_option_that_is_at_fault(monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("csnet: `split` is (1, 2); expected another one.")
+
+    monkeypatch.setattr(Configuration, "standard", refuse)
+    assert refused("info") == "Error: Invalid value for --split: is (1, 2); expected another one."
+
+
 # --- networks that find no objects ------------------------------------------------------------------------------------
 
 

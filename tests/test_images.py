@@ -413,8 +413,5 @@ def test_predict(tmp_path, picture):
     logits = model.eval()(octsod.Tensor(x)).numpy()[0, 0].astype(float)
     expected = bilinear(32, 20) @ (1 / (1 + np.exp(-logits))) @ bilinear(32, 30).T * 255
     assert np.abs(salience - np.floor(expected)).max() <= 1
-    for wrong in (picture[..., 0], picture[..., :2], picture / 255, None):
-        with pytest.raises(ValueError, match=r"predict: `image` .*; expected uint8 \(H, W, 3\)"):
-            predict(wrong, model, 32)
     with pytest.raises(ValueError, match="16"):
         predict(picture, model, 40)

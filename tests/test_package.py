@@ -9,6 +9,8 @@ import sys
 import textwrap
 import types
 
+import octsod
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -151,6 +153,12 @@ def test_every_package_folder_is_installed():
     found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "octsod").rglob("__init__.py")}
     found |= {"octsod." + ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "kernels").rglob("__init__.py")}
     assert listed == found
+
+
+def test_only_extras_that_do_something_are_offered():
+    text = (ROOT / "pyproject.toml").read_text()
+    (extras,) = re.findall(r"^\[project\.optional-dependencies\]\n(.*?)^\[", text, re.MULTILINE | re.DOTALL)
+    assert ("cupy" in extras) == ("cuda" in octsod.backend.device.BACKENDS)
 
 
 def test_kernels_flush_subnormals_and_give_the_mode_back():

@@ -1,18 +1,19 @@
 """`octsod predict` as people call it: what it writes and says, what it refuses, and that nothing is lost."""
 
-import concurrent.futures
 import io
 import os
 import pathlib
 import struct
 import sys
 import threading
+import types
 import zlib
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from commands import octsod_process, refused, run
+from numba.core import event
 from PIL import Image
 
 import octsod
@@ -21,10 +22,10 @@ from octsod.data.images import read_image
 from octsod.pictures import cutout, object_box, overlay
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """However long kernels are compiled, nothing is said about it."""
-    monkeypatch.setattr("octsod.cli.predict.PATIENCE", None)
+@pytest.fixture(scope="module", autouse=True)
+def compiled(weights):
+    """The kernels are there, so that nothing is said about them."""
+    octsod.predict(np.zeros((9, 9, 3), np.uint8), weights)
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def test_bad_input(tmp_path, weights, pictures):
     assert "IMAGE" in refused("predict", "--weights", weights, "-o", out)
     assert "none.jpg" in refused("predict", pictures / "none.jpg", "--weights", weights, "-o", out)
     assert "not a weight file" in refused("predict", picture, "--weights", pictures / "notes.txt", "-o", out)
-    assert "is a directory" in refused("predict", picture, "--weights", pictures, "-o", out)
+    assert "is no run folder" in refused("predict", picture, "--weights", pictures, "-o", out)
     assert "multiple of 16" in refused("predict", picture, "--weights", weights, "--size", 40, "-o", out)
     assert ".png" in refused("predict", picture, "--weights", weights, "-o", tmp_path / "out.jpg")
     assert "name a folder" in refused("predict", picture, pictures, "--weights", weights, "-o", tmp_path / "out.png")
@@ -243,19 +244,6 @@ def test_bad_input(tmp_path, weights, pictures):
     for margin in ("-1", "nan", "x"):
         assert "--margin" in refused("predict", picture, "--crop", "--margin", margin, "--weights", weights, "-o", out)
     assert not out.exists()
-
-
-def test_a_folder_that_cannot_be_read(tmp_path, weights, pictures, monkeypatch):
-    scandir = os.scandir
-
-    def refuse(path):
-        if pathlib.Path(path).name == "sub":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr("os.scandir", refuse)
-    line = refused("predict", pictures, "--weights", weights, "-o", tmp_path / "out")
-    assert line == f"Error: {pictures / 'sub'}: Permission denied."
 
 
 def test_a_decompression_bomb(tmp_path, weights):
@@ -321,10 +309,10 @@ def test_pictures_do_not_wait_for_each_other(tmp_path, weights, pictures, monkey
     (pictures / "broken.jpg").unlink()
     other_done = threading.Event()
 
-    def slow(path):
+    def slow(path, limit):
         if pathlib.Path(path).name == "a.jpg":  # the first one
             assert other_done.wait(60)
-        return read_image(path)
+        return read_image(path, limit)
 
     def note(*_):
         other_done.set()
@@ -334,23 +322,27 @@ def test_pictures_do_not_wait_for_each_other(tmp_path, weights, pictures, monkey
     assert run("predict", pictures, "--weights", weights, "--size", 32, "-o", tmp_path / "out").exit_code == 0
 
 
-def test_a_first_picture_that_takes_long(tmp_path, weights, pictures, monkeypatch):
-    asked = threading.Event()
+def test_kernels_are_said_to_be_compiled_only_when_they_are(tmp_path, weights, pictures, monkeypatch):
+    """However long the first picture takes."""
+    (pictures / "broken.jpg").unlink()
+    compiling = False
 
-    def slow(path):
-        assert asked.wait(60)
-        return read_image(path)
+    def slow(path, limit):
+        if compiling:
+            with event.trigger_event("numba:compile", {"dispatcher": types.SimpleNamespace(py_func=slow)}):
+                pass
+        return read_image(path, limit)
 
-    def wait(futures, timeout):
-        result = unpatched(futures, 0)
-        asked.set()
-        return result
-
-    unpatched = concurrent.futures.wait
-    monkeypatch.setattr("concurrent.futures.wait", wait)
     monkeypatch.setattr("octsod.images.read_image", slow)
-    result = run("predict", pictures / "a.jpg", "--weights", weights, "--size", 32, "-o", tmp_path / "out.png")
-    assert result.exit_code == 0 and "compiled" in result.stderr and result.stdout == ""
+    arguments = ("predict", pictures / "a.jpg", "--weights", weights, "--overwrite", "-o", tmp_path / "out.png")
+    assert run(*arguments).output == ""
+    folder = ("predict", pictures, "--weights", weights, "--overwrite", "-o", tmp_path / "out")
+    assert "compil" not in run(*folder).output
+    compiling = True
+    result = run(*arguments)
+    assert result.exit_code == 0 and result.stdout == "" and "compiling kernels: " in result.stderr
+    assert run(*arguments, "-q").output == ""
+    assert "compiling kernels: " in run(*folder).stderr
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3)])

@@ -38,7 +38,12 @@ class Failure(click.ClickException):
 
 def report(error):
     """Print what went wrong with one of several inputs."""
-    click.echo(one_line(f"Error: {error}"), err=True)
+    say(f"Error: {error}")
+
+
+def say(text):
+    """Print a line on standard error."""
+    click.echo(one_line(text), err=True)
 
 
 def one_line(text):

@@ -8,7 +8,16 @@ import pathlib
 import click
 
 from . import one_line, report
-from .options import check_output, existing_file, load_csnet, overwrite_option, side_for, size_option, threads_option
+from .options import (
+    check_output,
+    load_csnet,
+    overwrite_option,
+    quiet_option,
+    side_for,
+    size_option,
+    threads_option,
+    weights_option,
+)
 from .progress import Progress
 
 ALL_SCORES = {  # what --all-scores prints, line by line
@@ -24,7 +33,7 @@ ALL_SCORES = {  # what --all-scores prints, line by line
 
 
 @click.command("eval")
-@click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
+@weights_option
 @click.option(
     "--data", type=click.Path(exists=True), metavar="DIR|FILE.csv",
     help="Folder with a folder of pictures and one of masks, such as images and masks. For a network of classes: a "
@@ -45,7 +54,7 @@ ALL_SCORES = {  # what --all-scores prints, line by line
 @click.option("--worst", type=(click.IntRange(1, 100), click.Path(dir_okay=False)), metavar="N FILE.png",
               help="Draw the N pictures with the lowest F-measure at the data set's best threshold.")
 @overwrite_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@quiet_option
 @click.pass_context
 def evaluate(
     ctx, weights, data, images, masks, size, threads, all_scores, as_json, per_image, worst, overwrite, quiet

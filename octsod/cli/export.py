@@ -2,11 +2,11 @@
 
 import click
 
-from .options import check_output, existing_file, load_csnet, overwrite_option, side_for, size_option
+from .options import check_output, load_csnet, overwrite_option, side_for, size_option, weights_option
 
 
 @click.command()
-@click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
+@weights_option
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="MODEL.onnx")
 @size_option
 @overwrite_option

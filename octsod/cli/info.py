@@ -6,7 +6,8 @@ import json
 import click
 
 from .options import (
-    existing_file,
+    WeightFile,
+    as_options,
     fused_option,
     load_csnet,
     side_for,
@@ -22,7 +23,8 @@ from .options import (
 @split_option
 @variant_option
 @fused_option
-@click.option("--weights", type=existing_file(), metavar="FILE", help="Describe the network in a weight file instead.")
+@click.option("--weights", type=WeightFile(exists=True), metavar="FILE|RUN",
+              help="Describe the network in a weight file or in the folder of a run instead.")  # fmt: skip
 @size_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
@@ -40,10 +42,11 @@ def info(ctx, width, split, variant, fused, weights, size, as_json):
             raise click.UsageError(f"--weights already determines the network; leave {options} and --{own[-1]} out.")
         model, facts = load_csnet(weights, finds_objects=False), {"weights": weights}
     else:
-        try:
-            model = octsod.csnet(width, split, variant, fused)
-        except ValueError as error:
-            raise click.BadParameter(f"{error}", param_hint="--fused") from error
+        from ..training import resolve
+
+        with as_options():
+            resolve({"width": width, "split": split, "variant": variant, "fused": fused})
+        model = octsod.csnet(width, split, variant, fused)
         facts = {
             "width": width, "split": [share / sum(split) for share in split], "variant": variant,
             "fused": model.configuration.fused,

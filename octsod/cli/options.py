@@ -2,13 +2,15 @@
 
 import contextlib
 import math
+import os
 import pathlib
 import re
+import tempfile
 
 import click
 
 from ..training.settings import LEAST_SIDE, MOST_SIDE, SETTINGS
-from . import Failure
+from . import Failure, say
 
 
 class Number(click.FloatRange):
@@ -141,10 +143,30 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files
 def check_output(path, overwrite):
     """Failure, before any work, if the file `path` cannot be written, or exists and must not be replaced."""
     path = pathlib.Path(path)
-    if path.exists() and not overwrite:
-        raise Failure(f"{path}: exists already; --overwrite replaces it.")
+    if path.exists():
+        if not path.is_file():  # such as /dev/null, which a new file would replace
+            raise Failure(f"{path}: is no regular file, and is not replaced.")
+        if not overwrite:
+            raise Failure(f"{path}: exists already; --overwrite replaces it.")
     if not path.parent.is_dir():
         raise Failure(f"{path.parent}: no such folder.")
+    check_folder(path.parent)
+
+
+def check_folder(folder):
+    """Failure, before any work, if nothing can be written in a folder or, if there is none yet, where it will be made.
+
+    Only trying tells: permissions, a read-only or full disk, quotas.
+    """
+    folder = pathlib.Path(folder)
+    folder = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if not folder.is_dir():
+        raise Failure(f"{folder}: is no folder.")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".octsod-", suffix=".part") as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise Failure(f"{folder}: cannot be written: {error.strerror or error}.") from error
 
 
 def _use_threads(ctx, param, count):
@@ -163,3 +185,25 @@ threads_option = click.option(
 
 def existing_file(**arguments):
     return click.Path(exists=True, dir_okay=False, **arguments)
+
+
+class WeightFile(click.Path):
+    """A path of weights. The folder of a run becomes the file of its best weights, and it is said which one that is."""
+
+    def convert(self, value, param, ctx):
+        from ..models.weights import weight_file
+
+        given = super().convert(value, param, ctx)
+        file = str(weight_file(given))
+        if os.path.isdir(given) and not (ctx and ctx.params.get("quiet")):
+            say(f"Weights: {file}")
+        return file
+
+
+weights_option = click.option(
+    "--weights", required=True, type=WeightFile(exists=True), metavar="FILE|RUN",
+    help="Weight file of the network, or the folder of a run: its best weights.",
+)  # fmt: skip
+
+# Eager, so that other options know of it.
+quiet_option = click.option("-q", "--quiet", is_flag=True, is_eager=True, help="No progress.")

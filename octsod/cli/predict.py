@@ -1,24 +1,36 @@
 """`octsod predict`: turns pictures into maps of salience, or into pictures made with them."""
 
-import concurrent.futures
 import contextlib
+import io
 import os
 import pathlib
 import sys
 
 import click
 
-from . import Failure, one_line, report
-from .options import Number, existing_file, load_csnet, overwrite_option, side_for, size_option, threads_option
-from .progress import Progress
+from . import Failure, one_line, report, say
+from .options import (
+    Number,
+    check_folder,
+    check_output,
+    load_csnet,
+    overwrite_option,
+    quiet_option,
+    side_for,
+    size_option,
+    threads_option,
+    weights_option,
+)
+from .progress import Lines, Progress, compilation
 
 MOST_WORKERS = 8  # each may hold a large picture
-PATIENCE = 3.0  # seconds that the first picture may take before a message explains the wait
+MOST_PIXELS = 250_000_000  # `images.MOST_PIXELS`, whose import would load NumPy
+AHEAD = 64  # how many pictures may be begun or done before the one whose turn it is to be reported
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True), metavar="IMAGE...")
-@click.option("--weights", required=True, type=existing_file(), metavar="FILE", help="Weight file of the network.")
+@weights_option
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="OUT",
               help="For one picture, a .png file, or - for standard output; otherwise a folder.")  # fmt: skip
 @click.option("--overlay", is_flag=True, help="Write the picture with the object outlined and all else dimmed.")
@@ -26,76 +38,90 @@ PATIENCE = 3.0  # seconds that the first picture may take before a message expla
 @click.option("--crop", is_flag=True, help="Write the picture, its overlay or its cutout cropped to the object.")
 @click.option("--margin", type=Number(0, 100), default=0.1, show_default=True, metavar="PART",
               help="What --crop leaves around the object, as a fraction of its size.")  # fmt: skip
+@click.option("--keep-suffix", is_flag=True,
+              help="Add .png to whole names, so that a.jpg and a.png become a.jpg.png and a.png.png.")  # fmt: skip
+@click.option("--max-pixels", type=click.IntRange(1), default=MOST_PIXELS, show_default="250 million", metavar="N",
+              help="Refuse pictures with more pixels, which a small file may claim to fill the memory.")  # fmt: skip
 @size_option
 @threads_option
 @overwrite_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@quiet_option
 @click.pass_context
-def predict(ctx, images, weights, output, overlay, cutout, crop, margin, size, threads, overwrite, quiet):
+def predict(
+    ctx, images, weights, output, overlay, cutout, crop, margin, keep_suffix, max_pixels, size, threads, overwrite,
+    quiet,
+):  # fmt: skip
     """Find the object in pictures.
 
     IMAGE is a picture, a folder, or - for a picture on standard input. For each picture, writes a grey map of the same
     size, white where the object is; --overlay, --cutout and --crop write other pictures instead. A folder is searched
-    with its subfolders; OUT mirrors them, with the suffix .png. Files that already exist are skipped, unless
-    --overwrite is given. A picture that cannot be read is named, and the rest are done.
+    with its subfolders, linked ones included; OUT mirrors them, with the suffix .png. Files that already exist are
+    skipped, unless --overwrite is given. A picture that cannot be read is named, and the rest are done.
     """
     if overlay and cutout:
         raise click.UsageError("--overlay and --cutout are two different pictures; choose one.")
     if ctx.get_parameter_source("margin").name != "DEFAULT" and not crop:
         raise click.UsageError("--margin is for --crop.")
-    jobs = _jobs(images, output)
+    single = len(images) == 1 and not os.path.isdir(images[0])
+    jobs, failures = _jobs(images, single, output, keep_suffix, overwrite)
     todo = [(source, target) for source, target in jobs if overwrite or not _exists(target)]
-    if len(jobs) == 1 and not todo:
-        raise Failure(f"{output}: exists already; --overwrite replaces it.")
 
     import octsod
 
-    from ..data.workers import Workers
+    from ..data.workers import Workers, delayed
     from ..errors import FileError
 
     model = load_csnet(weights)
     size = side_for(model, size)
 
     def make(source, target):
-        """Make one picture; returns False if it was to be cropped but has no object to crop to."""
-        image = octsod.images.read_image(source)
-        salience = octsod.predict(image, model, size)
-        box = octsod.pictures.object_box(salience, margin) if crop else None
-        if overlay:
-            image = octsod.pictures.overlay(image, salience)
-        elif cutout:
-            image = octsod.pictures.cutout(image, salience)
-        elif not crop:
-            image = salience
-        _write(target, image[box] if box else image)
-        return bool(box) or not crop
+        """Make one picture. Returns what went wrong with it, if anything, as text: an exception would keep the frames
+        it came through, and with them the picture. Returns, too, whether it was to be cropped but has no object."""
+        try:
+            image = octsod.images.read_image(source, limit=max_pixels)
+            salience = octsod.predict(image, model, size)
+            box = octsod.pictures.object_box(salience, margin) if crop else None
+            if overlay:
+                image = octsod.pictures.overlay(image, salience)
+            elif cutout:
+                image = octsod.pictures.cutout(image, salience)
+            elif not crop:
+                image = salience
+            _write(target, image[box] if box else image)
+            return None, crop and box is None
+        except FileError as error:
+            return str(error), False
+        except MemoryError as error:  # others may be smaller
+            return f"{_name(source)}: out of memory{f': {error}' if str(error) else ''}.", False
 
-    failed = uncropped = 0
+    for failure in failures:
+        report(failure)
+    failed, uncropped = len(failures), 0
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(len(todo), "picture", quiet or len(jobs) == 1))
+        progress = Lines(quiet) if single else stack.enter_context(Progress(len(todo), "picture", quiet))
+        compiled = stack.enter_context(compilation(progress))
         # While one picture is in the network, others are read and written: a large one holds none of them up.
         pool = Workers(min(octsod.get_num_threads() + 1, MOST_WORKERS), "octsod-predict")
         stack.callback(pool.shutdown, cancel_futures=True)
-        running = [pool.submit(make, source, target) for source, target in todo]
-        if not quiet and concurrent.futures.wait(running[:1], PATIENCE).not_done:
-            click.echo("At the first picture; kernels that are not in the cache yet are being compiled ...", err=True)
-        for done, ((source, _), making) in enumerate(zip(todo, running, strict=True), 1):
-            name = source if isinstance(source, pathlib.Path) else "<stdin>"
-            try:
-                if not making.result():
-                    uncropped += 1
-                    click.echo(one_line(f"Warning: {name}: no object found; it is not cropped."), err=True)
-            except FileError as error:
+        running = delayed(((source, pool.submit(make, source, target)) for source, target in todo), AHEAD)
+        for done, (source, making) in enumerate(running, 1):
+            error, is_whole = making.result()
+            compiled()
+            if error is not None:
                 failed += 1
                 report(error)
-            progress.update(done, one_line(name))
-    if len(jobs) > 1 and not quiet:
-        counts = [f"{len(todo) - failed} done", f"{failed} failed"]
+            elif is_whole:
+                uncropped += 1
+                say(f"Warning: {_name(source)}: no object found; it is not cropped.")
+            if not single:
+                progress.update(done, one_line(_name(source)))
+    if not single and not quiet:
+        counts = [f"{len(todo) + len(failures) - failed} done", f"{failed} failed"]
         if len(todo) < len(jobs):
             counts.append(f"{len(jobs) - len(todo)} skipped since they exist")
         if uncropped:
             counts.append(f"{uncropped} without an object, not cropped")
-        click.echo(", ".join(counts), err=True)
+        say(", ".join(counts))
     if failed:
         ctx.exit(1)
 
@@ -113,63 +139,95 @@ def _write(target, picture):
 
 
 def _exists(target):
-    return isinstance(target, pathlib.Path) and target.exists()
+    return isinstance(target, pathlib.Path) and os.path.isfile(target)
 
 
-def _jobs(images, output):
-    """All pairs (picture, output) to work on: paths, or standard input and output.
+def _name(source):
+    return str(source) if isinstance(source, pathlib.Path) else "<stdin>"
 
-    Refuses, before work starts, outputs that would collide or replace an input picture, and names that do not fit.
+
+def _jobs(images, single, output, keep_suffix, overwrite):
+    """All pairs (picture, output) to work on, paths or standard input and output; and the FileErrors of folders that
+    cannot be searched.
+
+    Refuses, before work starts, outputs that would collide, replace an input picture or cannot be written, and names
+    that do not fit.
     """
-    single = len(images) == 1 and not os.path.isdir(images[0])
     if "-" in images and not single:
         raise click.UsageError("IMAGE - is one picture, on standard input; leave the others out.")
     if output == "-":
         if not single:
             raise click.UsageError("-o - is for one picture, but there may be several; name a folder.")
-        if sys.stdout.isatty():
-            raise click.UsageError("-o -: standard output is a terminal; redirect it, or name a file.")
-        return [(_source(images[0]), sys.stdout.buffer)]
+        return [(_source(images[0]), _standard_output())], []
 
-    target = pathlib.Path(output)
+    target, failures = pathlib.Path(output), []
     is_folder = target.is_dir() or output.endswith(("/", "\\"))
-    if target.suffix.lower() == ".png" and not is_folder:
+    is_file = target.suffix.lower() == ".png" and not is_folder
+    if is_file:
         if not single:
             raise click.UsageError(f"-o {output} names one file, but there may be several pictures; name a folder.")
-        if not target.parent.is_dir():
-            raise Failure(f"{target.parent}: no such folder.")
         jobs = [(_source(images[0]), target)]
     elif "-" in images:
         raise click.UsageError(f"-o {output}: for the picture on standard input, name a .png file.")
-    elif single and target.suffix and not is_folder:
+    elif single and not is_folder and (target.suffix or target.exists()):
         raise click.UsageError(f"-o {output}: pictures are written as PNG; name a .png file or a folder.")
     elif target.exists() and not target.is_dir():
         raise click.UsageError(f"-o {output} is a file; for several pictures, name a folder.")
     else:
-        found = [pair for path in images for pair in _pictures(pathlib.Path(path), target)]
-        jobs = [(source, target / relative.with_suffix(".png")) for source, relative in found]
+        found = [pair for path in images for pair in _pictures(pathlib.Path(path), target, failures)]
+        jobs = [
+            (source, target / (name.with_name(f"{name.name}.png") if keep_suffix else name.with_suffix(".png")))
+            for source, name in found
+        ]
     if not jobs:
+        for failure in failures:
+            report(failure)
         raise Failure(f"{', '.join(images)}: no pictures there.")
     _refuse_collisions(jobs)
-    return jobs
+    if is_file or (single and _exists(jobs[0][1])):
+        check_output(jobs[0][1], overwrite)
+    else:
+        check_folder(target)
+    return jobs, failures
 
 
 def _source(image):
-    return sys.stdin.buffer if image == "-" else pathlib.Path(image)
+    if image != "-":
+        return pathlib.Path(image)
+    if sys.stdin is None:
+        raise Failure("IMAGE -: standard input is closed.")
+    return sys.stdin.buffer
+
+
+def _standard_output():
+    if sys.stdout is None:
+        raise Failure("-o -: standard output is closed.")
+    if sys.stdout.isatty():
+        raise click.UsageError("-o -: standard output is a terminal; redirect it, or name a file.")
+    try:
+        os.write(sys.stdout.fileno(), b"")  # fails if it is open for reading only
+    except io.UnsupportedOperation:  # it is no file, but in the memory of this process
+        pass
+    except OSError as error:
+        raise Failure(f"-o -: standard output cannot be written: {error.strerror or error}.") from error
+    return sys.stdout.buffer
 
 
 def _refuse_collisions(jobs):
-    sources = {source.resolve() for source, _ in jobs if isinstance(source, pathlib.Path)}
+    # Not `Path.resolve`, which raises an error for a link to itself.
+    sources = {os.path.realpath(source) for source, _ in jobs if isinstance(source, pathlib.Path)}
     taken = {}
     for source, target in jobs:
-        place = target.resolve()
+        place = pathlib.Path(os.path.realpath(target))
         if place in taken:
+            other = taken[place]
+            hint = "; --keep-suffix keeps them apart" if other.suffix != source.suffix else ""
             raise Failure(
-                f"{source}: given twice." if taken[place] == source
-                else f"{taken[place]} and {source} would both be written to {target}."
+                f"{source}: given twice." if other == source
+                else f"{other} and {source} would both be written to {target}{hint}."
             )  # fmt: skip
         taken[place] = source
-        if place in sources:
+        if str(place) in sources:
             raise Failure(f"{target}: is one of the pictures to read; name another output.")
     for place, source in taken.items():
         for folder in place.parents:
@@ -177,24 +235,24 @@ def _refuse_collisions(jobs):
                 raise Failure(f"{taken[folder]} would be written to {folder}, which {source} needs as a folder.")
 
 
-def _pictures(path, output):
-    """(picture, its path relative to the input): a file, or all in a folder except those hidden or in the output."""
+def _pictures(path, output, failures):
+    """(picture, its path relative to the input): a file, or all in a folder except those hidden or in the output.
+
+    What cannot be searched is added to `failures`; pictures in formats that are not read are named.
+    """
     if not path.is_dir():
         return [(path, pathlib.Path(path.name))]
-    from ..data.images import SUFFIXES
+    from ..data.listing import describe_not_taken, find_pictures
+    from ..errors import FileError
 
-    output = output.resolve()
-    if output == path.resolve():
+    if os.path.realpath(output) == os.path.realpath(path):
         raise Failure(f"{path}: is the folder that is read; name another one for the output.")
-    found = []
-    for folder, folders, names in os.walk(path, onerror=_raise):
-        folder = pathlib.Path(folder)
-        # As in data sets: no hidden folders, nor those that macOS puts into archives.
-        folders[:] = sorted(n for n in folders if not n.startswith((".", "__")) and (folder / n).resolve() != output)
-        files = (folder / name for name in sorted(names) if not name.startswith("."))
-        found += [(f, f.relative_to(path)) for f in files if f.suffix.lower() in SUFFIXES and f.is_file()]
-    return found
-
-
-def _raise(error):
-    raise error
+    try:
+        found = find_pictures(path, skip=(output,))
+    except FileError as error:
+        failures.append(error)
+        return []
+    failures += found.failures
+    if found.not_taken:
+        say(describe_not_taken(found.not_taken))
+    return [(picture, picture.relative_to(path)) for picture in found.pictures]

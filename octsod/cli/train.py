@@ -14,6 +14,7 @@ from . import Failure, report
 from .configuration import read_configuration
 from .interruption import Interruption
 from .options import (
+    WeightFile,
     as_options,
     existing_file,
     fused_option,
@@ -74,8 +75,9 @@ _existing = click.Path(exists=True)
 @split_option
 @variant_option
 @fused_option
-@click.option("--init", type=click.Path(dir_okay=False), metavar="FILE",
-              help="Weight file to start from; it determines the network, except for a classifier's last layer.")
+@click.option("--init", type=WeightFile(), metavar="FILE|RUN",
+              help="Weight file to start from, or the folder of a run: its best weights. It determines the network, "
+                   "except for a classifier's last layer.")  # fmt: skip
 @setting_option("--freeze", metavar="PART,...",
                 help="Parts that stay as they are: extractor, stage0 to stage4, fuse, classifier, or modules by name.")
 @click.option("--finetune", is_flag=True,

@@ -1,9 +1,12 @@
 """Threads that read and resize pictures while the network runs."""
 
+import collections
 import concurrent.futures
 import contextvars
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Workers(concurrent.futures.ThreadPoolExecutor):
@@ -16,3 +19,14 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> concurrent.futures.Future:
         # Only one thread at a time can enter a context, so each task gets a copy.
         return super().submit(self._context.copy().run, function, *arguments, **options)
+
+
+def delayed(items: Iterable[T], count: int) -> Iterator[T]:
+    """The items, each yielded once `count` more have been fetched, so that the work these start runs meanwhile."""
+    waiting: collections.deque[T] = collections.deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()

@@ -1,6 +1,5 @@
 """A network's scores on a data set, by the evaluation protocol (csnet.md, section 6)."""
 
-import collections
 import contextlib
 import dataclasses
 import os
@@ -14,7 +13,7 @@ from ..checks import require, require_integer
 from ..data.datasets import Dataset, FolderDataset
 from ..data.images import prepare
 from ..data.masks import checked_pair
-from ..data.workers import Workers
+from ..data.workers import Workers, delayed
 from ..errors import FileError, OctsodError
 from ..inference.prediction import infer, to_bytes
 from ..models import CSNet
@@ -149,7 +148,7 @@ def evaluate(
 
         def through_network():
             nonlocal network_seconds, done
-            for x, reading in _delayed(read(), AHEAD):
+            for x, reading in delayed(read(), AHEAD):
                 samples = [_result(future, on_failure) for future in reading]
                 good = [i for i, sample in enumerate(samples) if sample is not None]
                 done += len(samples) - len(good)
@@ -160,7 +159,7 @@ def evaluate(
                     found = zip(good, salience, strict=True)
                     yield [pool.submit(_score, *samples[i], s[0], all_scores) for i, s in found]
 
-        for scoring in _delayed(through_network(), AHEAD):
+        for scoring in delayed(through_network(), AHEAD):
             pictures += [future.result() for future in scoring]
             done += len(scoring)
             if on_progress is not None:
@@ -170,16 +169,6 @@ def evaluate(
     scores = average(picture.scores for picture in pictures)
     others = average_all(p.all_scores for p in pictures).as_dict() if all_scores else None
     return Evaluation(scores, pictures, size, time.perf_counter() - start, network_seconds, others)
-
-
-def _delayed(items, count):
-    """The items, each yielded once `count` more have been fetched, so that the work these start runs meanwhile."""
-    waiting = collections.deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
 
 
 def _read(dataset, index, x):

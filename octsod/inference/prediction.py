@@ -1,5 +1,6 @@
 """From a picture to its map of salience, by the evaluation protocol (csnet.md, section 6)."""
 
+import collections
 import os
 from typing import IO, TYPE_CHECKING, Any
 
@@ -7,38 +8,90 @@ import numpy as np
 
 from ..backend import host
 from ..backend.arrays import numbers
-from ..data.images import prepare, read_image, require_picture, resize
+from ..checks import described, require
+from ..data.images import prepare, read_image, resize
 from ..errors import OctsodError
-from ..models.files import require_salience
+from ..models.files import load, require_salience
+from ..models.weights import weight_file
 from ..threads import new_lock
 from .frozen import logits, snapshots
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..models import CSNet
+
+NETWORKS = 4  # how many networks of weight files stay in memory
 
 # A network shares its work out over threads itself: one caller at a time.
 _turns = new_lock()
 
 
 def predict(
-    image: np.ndarray | str | bytes | os.PathLike | IO[bytes], model: "CSNet", size: int | None = None
+    image: "np.ndarray | str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image",
+    model: "CSNet | str | os.PathLike[str]",
+    size: int | None = None,
 ) -> np.ndarray:
     """How salient each pixel is: (H, W) uint8, of the picture's height and width, 255 for the object.
 
-    image: an array (H, W, 3) of uint8 RGB, or a path or binary file as for `read_image`. size: the side in pixels of
-    the square that the network sees, a multiple of `model.configuration.multiple`; by default `model.size`, which it
-    was trained at. The model is used as in eval mode, whatever its own mode. May be called from several threads, which
-    take turns at the network.
+    image: a path; the bytes of a picture file; a binary file; a Pillow image; or an array of uint8, (H, W, 3)
+    RGB, (H, W) grey or (H, W, 4) RGBA. It is made upright and opaque, as by `read_image`. model: a CSNet, which is used
+    as in eval mode, whatever its own mode; or a weight file, or the folder of a run, which stands for its best weights.
+    The networks of the last few files stay in memory until a file changes. size: the side in pixels of the square that
+    the network sees, a multiple of `model.configuration.multiple`; by default `model.size`, which it was trained at.
+    May be called from several threads, which take turns at the network.
 
-    Raises FileError if the picture cannot be read, ValueError if the array or the size does not fit or the network does
-    not find salient objects, OctsodError if the network's output is not finite.
+    Raises FileError if the picture or the weights cannot be read, ValueError if the array or the size does not fit or
+    the network does not find salient objects, OctsodError if the network's output is not finite.
     """
-    require_salience(model, "predict")
-    picture: Any = image
-    if isinstance(image, (str, bytes, os.PathLike)) or hasattr(image, "read"):
-        picture = read_image(picture)
-    require_picture(picture, "predict")
-    return to_bytes(infer(model, prepare(picture, size or model.size)[None])[0, 0], picture.shape[:2])
+    network: Any = _networks.of(model) if isinstance(model, (str, os.PathLike)) else model
+    require_salience(network, "predict")
+    picture = _picture(image)
+    return to_bytes(infer(network, prepare(picture, size or network.size)[None])[0, 0], picture.shape[:2])
+
+
+def _picture(image):
+    """A picture in any form that people have it in, as `read_image` gives it: (H, W, 3) uint8 RGB."""
+    from PIL import Image
+
+    if isinstance(image, (bytearray, memoryview)):
+        image = bytes(image)
+    if isinstance(image, (str, os.PathLike, bytes, Image.Image)) or hasattr(image, "read"):
+        return read_image(image)
+    fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
+    fits = fits and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4)))
+    require(
+        fits, "predict", "image", described(image),
+        "a path, the bytes of a picture file, a binary file, a Pillow image, or a NumPy array of uint8, (H, W, 3), "
+        "(H, W) or (H, W, 4)",
+    )  # fmt: skip
+    return image if image.shape[2:] == (3,) else read_image(Image.fromarray(image))
+
+
+class _Networks:
+    """The networks of the last few weight files: a loop over pictures need not read them for each."""
+
+    def __init__(self):
+        self._kept = collections.OrderedDict()  # (path, what tells a file from its successor) -> network
+        self._lock = new_lock()
+
+    def of(self, path):
+        file = weight_file(path)
+        with self._lock:
+            try:
+                facts = os.stat(file)
+            except (OSError, ValueError):
+                return load(file)  # which says what is wrong with it
+            key = os.path.realpath(file), facts.st_ino, facts.st_size, facts.st_mtime_ns
+            if key not in self._kept:
+                self._kept[key] = load(file)
+            self._kept.move_to_end(key)
+            if len(self._kept) > NETWORKS:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+
+_networks = _Networks()
 
 
 def infer(model: "CSNet", x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from ..files import write_atomically
 from ..nn import Module
 from .configuration import Configuration
 from .network import CSNet
+from .weights import weight_file
 
 FORMAT = "octsod-network-1"
 NUMBERS = {"F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # of arrays, as files call them
@@ -154,12 +154,13 @@ def save(model: Module, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
     """The network in a weight file; a CSNet, or another architecture made known by `register`.
 
-    model: a network to copy the weights into and return instead; the file must hold one of its architecture and
-    configuration. Raises FileError, which names the file, for anything else.
+    path: a weight file, or the folder of a run, which stands for its best weights (`weights.weight_file`). model: a
+    network to copy the weights into and return instead; the file must hold one of its architecture and configuration.
+    Raises FileError, which names the file, for anything else.
     """
     import safetensors
 
-    path = pathlib.Path(path)
+    path = weight_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             facts = file.metadata() or {}
