@@ -4,7 +4,7 @@
 def require(condition, op, argument, was, expected):
     """Raise ValueError unless `condition` holds."""
     if not condition:
-        raise ValueError(f"{op}: `{argument}` {was}; expected {expected}.")
+        raise ValueError(f"{op}: `{argument}` {shortened(was)}; expected {expected}.")
 
 
 def shortened(value, most=200):
@@ -26,7 +26,7 @@ def described(value):
 def require_integer(value, op, argument, least):
     """Require an integer of at least `least`; returns it as an int."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{op}: `{argument}` is {value!r}; expected an integer.")
+        raise TypeError(f"{op}: `{argument}` is {shortened(repr(value))}; expected an integer.")
     value = value.__index__()
     require(value >= least, op, argument, f"is {value}", f"at least {least}")
     return value
@@ -35,7 +35,7 @@ def require_integer(value, op, argument, least):
 def require_share(value, op, argument):
     """Require a number of at least 0 and less than 1; returns it as a float."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{op}: `{argument}` is {value!r}; expected a number.")
+        raise TypeError(f"{op}: `{argument}` is {shortened(repr(value))}; expected a number.")
     require(0 <= value < 1, op, argument, f"is {value}", "at least 0 and less than 1")
     return float(value)
 

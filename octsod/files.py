@@ -1,25 +1,31 @@
 """The one way to files: read only if they are regular, written whole or not at all."""
 
+import codecs
 import contextlib
+import io
+import json
+import math
 import os
 import pathlib
 import secrets
 import stat
-from typing import IO
+from typing import Any
 
+from .checks import shortened
 from .errors import FileError
 
 # A pipe that the user names on purpose, as in `predict <(convert ...)`, is read to its end.
 _PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+_PART = 1 << 20  # bytes to read at once of what does not say how much there is
 
 
-def open_file(path: str | bytes | os.PathLike) -> IO[bytes]:
+def open_file(path: str | bytes | os.PathLike) -> io.BufferedReader:
     """Open a regular file for reading. What else has a name in a folder, such as a named pipe, could keep us waiting
     for ever; it is refused, unless it is standard input or an open pipe (`/dev/stdin`, `/dev/fd/...`).
 
     Raises FileError, which names `path`.
     """
-    name = os.fsdecode(path)
+    name = named(path)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
@@ -27,7 +33,7 @@ def open_file(path: str | bytes | os.PathLike) -> IO[bytes]:
             if not stat.S_ISREG(mode):
                 if stat.S_ISDIR(mode):
                     raise FileError(f"{name}: is a folder; expected a file.")
-                if not name.startswith(_PIPES):
+                if not os.fsdecode(path).startswith(_PIPES):
                     raise FileError(f"{name}: is {_kind(mode)}; expected a regular file.")
                 os.set_blocking(handle, True)
             return os.fdopen(handle, "rb")
@@ -45,16 +51,88 @@ def _kind(mode):
     return next((words for test, words in kinds.items() if test(mode)), "a device")
 
 
+def named(path: str | bytes | os.PathLike) -> str:
+    """A path, for messages. What is far too long for one is shortened: it may be a picture, given as bytes."""
+    return shortened(os.fsdecode(path), 1000)
+
+
 def read_file(path: str | bytes | os.PathLike, most: int) -> bytes:
     """The contents of a file; see `open_file`. Raises FileError, too, if it holds more than `most` bytes."""
+    name = named(path)
     with open_file(path) as file:
-        try:
-            data = file.read(most + 1)
-        except OSError as error:
-            raise FileError(f"{os.fsdecode(path)}: {error.strerror or error}.") from error
+        data = read_from(file, name, most + 1)
     if len(data) > most:
-        raise FileError(f"{os.fsdecode(path)}: holds more than {most:,} bytes, the most that is read of such a file.")
+        raise FileError(f"{name}: holds more than {most:,} bytes, the most that is read of such a file.")
     return data
+
+
+def read_from(file: io.BufferedReader, name: str, count: int) -> bytes:
+    """The next `count` bytes of an open file, or all that follow if they are fewer. Memory is only claimed for what is
+    there. Raises FileError, which calls the file `name`."""
+    parts, left = [], count
+    try:
+        size = os.fstat(file.fileno()).st_size
+        # A pipe has no size, and a file may grow meanwhile. `read` would wait for all of it, deaf to Ctrl-C in between.
+        while left and (part := file.read1(min(left, max(size + 1, _PART)))):
+            parts.append(part)
+            left -= len(part)
+    except OSError as error:
+        raise FileError(f"{name}: {error.strerror or error}.") from error
+    return b"".join(parts)
+
+
+def read_text(path: str | bytes | os.PathLike, most: int) -> str:
+    """The text in a file of at most `most` bytes; see `open_file`. UTF-8, or what Windows calls Unicode: UTF-8 or
+    UTF-16 with a byte order mark, which is left out. Ends of lines stay as they are.
+
+    Raises FileError, which names the file, for what is not text.
+    """
+    data = read_file(path, most)
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "UTF-16" if marked else "UTF-8"
+    try:
+        text = data.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{named(path)}: is no {encoding} text (byte {error.start + 1}); save it as UTF-8.") from error
+    if "\0" in text:  # such as UTF-16 without a byte order mark
+        raise FileError(f"{named(path)}: holds null characters, so it is no UTF-8 text; save it as UTF-8.")
+    return text
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that JSON text describes. Raises ValueError for what Python's `json` would let pass or trip over: a key
+    that occurs twice in an object, numbers beyond 64 bits or a float's range, nesting without end.
+
+    NaN and infinities, written as Python writes them, pass: scores may be such.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_int=_integer, parse_float=_float)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON ({error.msg}, character {error.pos + 1})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no JSON (not in UTF-8)") from error
+
+
+def _once(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("its JSON has a key twice in an object")
+    return values
+
+
+def _integer(text):
+    # More digits than 20 need not even be read, which takes a time that grows with their square.
+    if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 64:
+        raise ValueError("its JSON has a number beyond 64 bits")
+    return int(text)
+
+
+def _float(text):
+    if math.isinf(value := float(text)):
+        raise ValueError("its JSON has a number beyond a float's range")
+    return value
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:

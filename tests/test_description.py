@@ -131,7 +131,8 @@ def test_what_exists_in_training_only_is_not_counted():
     ({"variant": "vanilla", "fuse": (), "dilated": ()}, "expected nothing: variant 'vanilla'"),
     ({"sides": 1}, "`sides` is 1"),
     ({"sides": True, "classes": 3}, "`sides` is true of a classifier"),
-    ({"classes": -1}, "contain -1"),
+    ({"classes": -1}, "`classes` is -1"), ({"classes": 10_001}, "`classes` is 10001"),
+    ({"merge": 4097}, "contain 4097"),
 ])  # fmt: skip
 def test_a_configuration_refuses_nonsense(change, words):
     values = vars(learned(np.random.default_rng(0)))

@@ -143,8 +143,8 @@ def test_bad_configuration_files(tmp_path):
     assert "`lr`" in message("lr = nan") and "`size`" in message("size = 3")
     assert "`data`" in message('data = "none"') and "`schedule`" in message('schedule = "linear"')
     assert "is no TOML" in message("lr == 3")
-    (tmp_path / "c.toml").write_bytes(b"\xff\xfe")
-    assert "is no TOML" in refused("train", "-c", tmp_path / "c.toml")
+    (tmp_path / "c.toml").write_bytes(b"# \xe9")
+    assert "is no UTF-8 text (byte 3); save it as UTF-8" in refused("train", "-c", tmp_path / "c.toml")
     assert "none.toml" in refused("train", "-c", tmp_path / "none.toml")
 
 

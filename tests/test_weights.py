@@ -332,7 +332,7 @@ def test_convert(tmp_path, checkpoint):
 def test_convert_refuses_layers_that_do_not_fit(tmp_path, checkpoint):
     path, model = checkpoint
     file, c = tmp_path / "l.bin", model.configuration
-    huge = Configuration(tuple(((60_000,),) * len(stage) for stage in c.stages), c.fuse, c.dilated, c.merge)
+    huge = Configuration(tuple(((4000,),) * len(stage) for stage in c.stages), c.fuse, c.dilated, c.merge)
     for wrong, word in (
         (layers(Configuration.standard(0.5)), "c.pth.tar: does not fit the layers in"),
         (layers(huge), "weights or more"),

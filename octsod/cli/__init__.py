@@ -1,5 +1,6 @@
 """The command line. Commands load on demand, and only they import heavy modules (NumPy, Numba, pictures)."""
 
+import contextlib
 import errno
 import importlib
 import os
@@ -8,6 +9,8 @@ import warnings
 import click
 
 from .. import __version__
+from ..checks import shortened
+from ..errors import MOST
 
 # Module here -> its function. A function named `eval` would hide Python's own.
 COMMANDS = {
@@ -47,8 +50,21 @@ def say(text):
 
 
 def one_line(text):
-    """`text` made safe for a terminal: file names may hold line breaks, escape sequences or half a character."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    """`text` made safe for a terminal: file names may hold line breaks, escape sequences or half a character, and
+    arguments any amount of text."""
+    return shortened("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)), MOST)
+
+
+@contextlib.contextmanager
+def _short_usage_errors():
+    """click's own messages quote arguments as they are."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        error.message = one_line(error.message)
+        raise
 
 
 class LazyGroup(click.Group):
@@ -71,6 +87,10 @@ class LazyGroup(click.Group):
                 raise
             raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx) from error
 
+    def make_context(self, *args, **kwargs):
+        with _short_usage_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx):
         import logging
 
@@ -82,7 +102,8 @@ class LazyGroup(click.Group):
             # Pillow warns of suspiciously large pictures; `octsod.images` raises an error for them, which is enough.
             warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
             try:
-                return super().invoke(ctx)
+                with _short_usage_errors():
+                    return super().invoke(ctx)
             except OctsodError as error:
                 raise Failure(str(error)) from error
             except OSError as error:

@@ -4,6 +4,7 @@ import click
 
 from .options import Parsed
 
+MOST_BYTES = 1 << 14  # of a file: all settings take 1 KB; time grows with the square of a key's parts, and faster
 # What the value of a setting may be in a file, by the type of its option.
 _TOML = (
     (click.IntRange, (int,), "an integer"),
@@ -19,6 +20,7 @@ def read_configuration(path, ctx, names) -> dict:
 
     Raises FileError, which names the file and the key, for anything else.
     """
+    from ..checks import shortened
     from ..errors import FileError
 
     options = {option.name: option for option in ctx.command.params if option.name in names}
@@ -29,29 +31,31 @@ def read_configuration(path, ctx, names) -> dict:
 
             near = difflib.get_close_matches(key, options, 1)
             hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(names)}."
-            raise FileError(f"{path}: `{key}` is no setting; {hint}")
+            raise FileError(f"{path}: `{shortened(key)}` is no setting; {hint}")
         option = options[key]
         allowed, expected = next((types, words) for kind, types, words in _TOML if isinstance(option.type, kind))
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            raise FileError(f"{path}: `{key}` is {value!r}; expected {expected}.")
+            # A table's or a list's own text may be nested too deeply to be made.
+            was = f"a {type(value).__name__}" if isinstance(value, (dict, list)) else shortened(repr(value))
+            raise FileError(f"{path}: `{key}` is {was}; expected {expected}.")
         try:
             settings[key] = option.type.convert(value, option, ctx)
         except click.BadParameter as error:
-            raise FileError(f"{path}: `{key}`: {error.message}") from error
+            raise FileError(f"{path}: `{key}`: {shortened(error.message)}") from error
     return settings
 
 
 def _read(path):
-    from ..errors import FileError
+    from ..errors import FileError, detail
+    from ..files import read_text
 
     try:
         import tomllib
     except ImportError:  # Python 3.10
         import tomli as tomllib
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}.") from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise FileError(f"{path}: is no TOML: {error}.") from error
+        return tomllib.loads(read_text(path, MOST_BYTES))
+    except FileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: is no TOML: {detail(error)}.") from error

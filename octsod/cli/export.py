@@ -21,6 +21,6 @@ def export(weights, output, size, overwrite):
 
     check_output(output, overwrite)
     model = load_csnet(weights)
-    size = side_for(model, size)
+    size = side_for(model, size, runs=False)
     octsod.export_onnx(model, output, (size, size))
     click.echo(f"{output}: CSNet with {octsod.complexity(model).parameters:,} parameters, for {size}x{size}", err=True)

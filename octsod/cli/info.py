@@ -51,7 +51,7 @@ def info(ctx, width, split, variant, fused, weights, size, as_json):
             "width": width, "split": [share / sum(split) for share in split], "variant": variant,
             "fused": model.configuration.fused,
         }  # fmt: skip
-    size = side_for(model, size)
+    size = side_for(model, size, runs=False)
     cost = octsod.complexity(model, (size, size))
     if as_json:
         click.echo(json.dumps({**facts, "size": size, "parameters": cost.parameters, "macs": cost.macs}))

@@ -108,15 +108,23 @@ size_option = click.option(
 )  # fmt: skip
 
 
-def side_for(model, size):
+def side_for(model, size, runs=True):
     """The side of the square that the network will see: `size`, or if that is None, the one it was trained at.
 
-    Usage error if the network does not accept it.
+    runs: whether the network will run at this size. Usage error if the network does not accept it, or if it is large
+    and only the network's file asks for it.
     """
+    from ..models import files
+
     multiple = model.configuration.multiple
     if size is not None and size % multiple:
         raise click.BadParameter(f"{size} is not a multiple of {multiple}, as this network needs.", param_hint="--size")
-    return size or model.size
+    if not runs:
+        return size or model.size
+    try:
+        return files.side_for(model, size, "--size")
+    except ValueError as error:
+        raise click.UsageError(_as_options(str(error))) from error
 
 
 def load_csnet(path, finds_objects=True):

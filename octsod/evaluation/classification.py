@@ -14,7 +14,7 @@ from ..data.images import prepare
 from ..data.workers import Workers
 from ..errors import FileError, OctsodError
 from ..functional import cross_entropy
-from ..models.files import architecture_of
+from ..models.files import architecture_of, side_for
 from ..nn.module import evaluating
 from ..threads import get_num_threads
 
@@ -67,7 +67,7 @@ def evaluate_classes(
     require(len(labels) == classes, op, "model", f"has {len(labels)} labels for {classes} classes", "one for each")
     dataset = ClassDataset(data, labels) if isinstance(data, (str, os.PathLike)) else data
     require(len(dataset) > 0, op, "data", "is empty", "at least one picture")
-    batch_size, side = require_integer(batch_size, op, "batch_size", 1), size or model.size
+    batch_size, side = require_integer(batch_size, op, "batch_size", 1), side_for(model, size, op)
     confusion, total = np.zeros((classes, classes), np.int64), 0.0
 
     for error in getattr(dataset, "failures", ()):

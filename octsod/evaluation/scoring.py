@@ -17,7 +17,7 @@ from ..data.workers import Workers, delayed
 from ..errors import FileError, OctsodError
 from ..inference.prediction import infer, to_bytes
 from ..models import CSNet
-from ..models.files import require_salience
+from ..models.files import require_salience, side_for
 from ..threads import get_num_threads
 from .all_scores import AllScores, average_all, score_all
 from .metrics import BETA2, EPSILON, MASK_THRESHOLD, Scores, average, score
@@ -115,7 +115,7 @@ def evaluate(
 
     data: a folder, as for `data.FolderDataset`, or anything with a length whose items are `data.Sample`s.
     size: the side in pixels of the square that the network sees, a multiple of `model.configuration.multiple`; by
-    default `model.size`, the side it was trained at.
+    default `model.size`, the side it was trained at; if that takes over 1 GB, it must be given.
     batch_size: pictures that the network sees at once. on_failure: called with the FileError of each picture that
     cannot be scored, while the rest are scored; without it, the first error is raised. on_progress: called with the
     number of pictures done and the name of the last one. all_scores: also compute the scores of `AllScores`, in the
@@ -131,7 +131,7 @@ def evaluate(
     dataset = FolderDataset(data) if isinstance(data, (str, os.PathLike)) else data
     require(len(dataset) > 0, "evaluate", "data", "is empty", "at least one picture")
     batch_size = require_integer(batch_size, "evaluate", "batch_size", 1)
-    size = size or model.size
+    size = side_for(model, size, "evaluate")
     # Rejects sizes that the network does not accept, and loads or compiles its kernels before the clock starts.
     infer(model, prepare(np.zeros((1, 1, 3), np.uint8), size)[None])
 

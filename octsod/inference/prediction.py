@@ -11,7 +11,7 @@ from ..backend.arrays import numbers
 from ..checks import described, require
 from ..data.images import prepare, read_image, resize
 from ..errors import OctsodError
-from ..models.files import load, require_salience
+from ..models.files import load, require_salience, side_for
 from ..models.weights import weight_file
 from ..threads import new_lock
 from .frozen import logits, snapshots
@@ -38,7 +38,8 @@ def predict(
     RGB, (H, W) grey or (H, W, 4) RGBA. It is made upright and opaque, as by `read_image`. model: a CSNet, which is used
     as in eval mode, whatever its own mode; or a weight file, or the folder of a run, which stands for its best weights.
     The networks of the last few files stay in memory until a file changes. size: the side in pixels of the square that
-    the network sees, a multiple of `model.configuration.multiple`; by default `model.size`, which it was trained at.
+    the network sees, a multiple of `model.configuration.multiple`; by default `model.size`, which it was trained at; if
+    that takes over 1 GB, it must be given.
     May be called from several threads, which take turns at the network.
 
     Raises FileError if the picture or the weights cannot be read, ValueError if the array or the size does not fit or
@@ -46,8 +47,8 @@ def predict(
     """
     network: Any = _networks.of(model) if isinstance(model, (str, os.PathLike)) else model
     require_salience(network, "predict")
-    picture = _picture(image)
-    return to_bytes(infer(network, prepare(picture, size or network.size)[None])[0, 0], picture.shape[:2])
+    picture, side = _picture(image), side_for(network, size, "predict")
+    return to_bytes(infer(network, prepare(picture, side)[None])[0, 0], picture.shape[:2])
 
 
 def _picture(image):

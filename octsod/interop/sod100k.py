@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..backend.device import device_of
-from ..errors import FileError
+from ..checks import shortened
+from ..errors import FileError, detail
 from ..models import Configuration, CSNet
 from .pickles import read_checkpoint, read_layers
 
@@ -60,7 +61,7 @@ def arrays(model: CSNet, kind: str = "data") -> dict[str, np.ndarray]:
     if kind == "data":
         return {authors_name(name): array for name, array in model.state_dict().items()}
     if kind != "grad":
-        raise ValueError(f'arrays: `kind` (={kind!r}) must be "data" or "grad".')
+        raise ValueError(f'arrays: `kind` (={shortened(repr(kind))}) must be "data" or "grad".')
     gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
     return {authors_name(name): device_of(gradient).get(gradient) for name, gradient in gradients}
 
@@ -71,7 +72,7 @@ def configuration(layers: list) -> Configuration:
         raise ValueError("the layer list does not end with the blocks of each stage")
     *layers, blocks = layers
     if len(layers) != 1 + sum(blocks) + 3 or len(blocks) != 4:
-        raise ValueError(f"{len(layers)} layers do not fit {blocks} blocks of stages 1 to 4")
+        raise ValueError(f"{len(layers)} layers do not fit {shortened(blocks)} blocks of stages 1 to 4")
     pairs = [[_counts(side) for side in layer[:2]] for layer in layers]
     stages, position = [], 0
     for count in (1, *blocks):
@@ -84,6 +85,7 @@ def configuration(layers: list) -> Configuration:
     expected = [list(layer.inputs) for layer in result.layers() if layer.makes_channels]
     for number, ((given, _), wanted) in enumerate(zip(pairs, expected, strict=True)):
         if given != wanted:
+            given = shortened(given)
             raise ValueError(f"layer {number} takes {given} channels, but the layers before it give {wanted}")
     return result
 
@@ -102,13 +104,13 @@ def read_model(
     except FileError:
         raise
     except (ValueError, TypeError, IndexError) as error:
-        raise FileError(f"{layers}: not the layer file of a CSNet: {error}.") from error
+        raise FileError(f"{layers}: not the layer file of a CSNet: {detail(error)}.") from error
     try:
         config.require_at_most(sum(array.size for array in state.values()))
         model = CSNet(config, dtype)
         load_arrays(model, state)
     except ValueError as error:
-        raise FileError(f"{checkpoint}: does not fit the layers in {layers}: {error}") from error
+        raise FileError(f"{checkpoint}: does not fit the layers in {layers}: {detail(error)}.") from error
     for name, array in model.state_dict().items():
         if not np.isfinite(array).all():
             raise FileError(f"{checkpoint}: `{authors_name(name)}` holds a value that is not finite.")

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..checks import require
+from ..errors import detail
+from ..files import parse_json
 from ..nn import DilatedLayer
 
 VARIANTS = {"csnet": (2, 3, 4), "extractor": (4,), "vanilla": (2, 3, 4)}  # each with the stages that are usually fused
@@ -18,6 +20,8 @@ BLOCKS = (1, 3, 4, 6, 4)  # per stage
 MULTIPLES = (1, 1, 2, 4, 4)  # of the base width
 SCALES = (0, 0, 1, 2, 3)  # per stage: its first branch has the picture's size divided by 2**scale
 MOST_BLOCKS, MOST_BRANCHES = 100, 8  # per stage and per block: far more than useful; bounds what a file may ask for
+MOST_WIDTH, MOST_CHANNELS = 50, 4096  # a width of 50 makes up to 4000 channels
+MOST_CLASSES = 10_000  # the table of who is taken for whom has their square
 IMAGE = "image"  # what the first layer reads
 
 
@@ -120,9 +124,10 @@ class Configuration:
         _require_variant(op, self.variant, self.fused)
         require(len(self.stages) == len(BLOCKS), op, "stages", f"has {len(self.stages)} entries", f"{len(BLOCKS)}")
         counts = [n for stage in self.stages for block in stage for n in block]
-        counts += [*self.fuse, *(n for scale in self.dilated for n in scale), self.merge, self.classes]
+        counts += [*self.fuse, *(n for scale in self.dilated for n in scale), self.merge]
         for n in counts:
-            require(type(n) is int and 0 <= n < 1 << 16, op, "channels", f"contain {n!r}", "counts from 0 to 65535")
+            fits = type(n) is int and 0 <= n <= MOST_CHANNELS
+            require(fits, op, "channels", f"contain {n!r}", f"counts from 0 to {MOST_CHANNELS}")
         for s, stage in enumerate(self.stages):
             count = len(stage)
             require(0 < count <= MOST_BLOCKS, op, f"stages[{s}]", f"has {count} blocks", f"1 to {MOST_BLOCKS}")
@@ -130,6 +135,8 @@ class Configuration:
                 name, count = f"stages[{s}][{b}]", len(block)
                 require(count <= MOST_BRANCHES, op, name, f"has {count} branches", f"at most {MOST_BRANCHES}")
                 require(sum(block) > 0, op, name, f"is {block}", "at least one channel")
+        known = type(self.classes) is int and 0 <= self.classes <= MOST_CLASSES
+        require(known, op, "classes", f"is {self.classes!r}", f"a count from 0 to {MOST_CLASSES}")
         for s in self.fused:
             last = self.stages[s][-1]
             require(len(last) == 1, op, f"stages[{s}][-1]", f"has {len(last)} branches", "one: the stage's last merge")
@@ -164,11 +171,11 @@ class Configuration:
         variant, classes, sides: as of a configuration. fused: likewise; None for what is usual for the variant.
         """
         op = "csnet"
-        number = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width < math.inf
-        require(number, op, "width", f"is {width!r}", "a positive number")
+        number = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width <= MOST_WIDTH
+        require(number, op, "width", f"is {width!r}", f"a positive number up to {MOST_WIDTH}")
         try:
             shares = tuple(float(s) for s in split)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             shares = ()
         fits = 0 < len(shares) <= 3 and all(0 <= s < math.inf for s in shares) and sum(shares) > 0
         require(fits, op, "split", f"is {split!r}", "one to three shares that are not negative")
@@ -274,6 +281,13 @@ class Configuration:
         weights = sum(layer.weights for layer in self.layers())
         require(weights <= count, "Configuration", "channels", f"make {weights} weights or more", f"at most {count}")
 
+    def largest_map(self, side: int) -> int:
+        """How many numbers the largest output of a layer has, over all branches, for a square picture."""
+        return max(
+            sum(n * (side >> layer.scale + branch) ** 2 for branch, n in enumerate(layer.outputs))
+            for layer in self.layers() if layer.kind != "linear"
+        )  # fmt: skip
+
     @functools.cached_property
     def multiple(self) -> int:
         """An input's height and width must be multiples of this: 16, or more if a layer has over two branches."""
@@ -293,15 +307,20 @@ class Configuration:
     def from_json(cls, text: str | bytes) -> "Configuration":
         """Raises ValueError on anything that is not a configuration."""
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError("not a configuration: its text is no JSON") from error
+            values = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"not a configuration: {error}") from error
+        return cls.from_values(values)
+
+    @classmethod
+    def from_values(cls, values: object) -> "Configuration":
+        """The configuration that JSON describes by these values. Raises ValueError if it describes none."""
         if not isinstance(values, dict):
-            raise ValueError("not a configuration: its text is no JSON object")
+            raise ValueError("not a configuration: it is no JSON object")
         try:
             return cls(**values)
         except (TypeError, RecursionError) as error:
-            raise ValueError(f"not a configuration: {error}") from error
+            raise ValueError(f"not a configuration: {detail(error)}") from error
 
 
 def _nested(op, name, value, depth):

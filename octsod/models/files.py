@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import require
-from ..errors import FileError
-from ..files import write_atomically
+from ..checks import require, require_integer, shortened
+from ..errors import FileError, detail
+from ..files import parse_json, write_atomically
 from ..nn import Module
+from ..tensor_files import pack, read_arrays
 from .configuration import Configuration
 from .network import CSNet
 from .weights import weight_file
 
 FORMAT = "octsod-network-1"
-NUMBERS = {"F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # of arrays, as files call them
+MOST_UNASKED = 1 << 30  # bytes of memory that a file alone may ask for: a CSNet of width 1 sees 2800 pixels with them
 
 Builder = Callable[[Any, str, int], Module]
 _architectures: dict[str, Builder] = {}
@@ -36,7 +37,7 @@ def register(architecture: str, build: Builder) -> None:
 
 
 def _csnet(values, dtype, count):
-    configuration = Configuration.from_json(json.dumps(values))
+    configuration = Configuration.from_values(values)
     if dtype not in ("float32", "float64"):
         raise ValueError(f"holds arrays of dtype {dtype}; expected float32, or float64, for all")
     configuration.require_at_most(count)
@@ -75,11 +76,29 @@ def require_salience(model: Any, op: str, argument: str = "model") -> None:
     require(not classes, op, argument, f"tells {classes} classes of pictures apart", expected)
 
 
+def side_for(model: Any, size: int | None, op: str) -> int:
+    """The side of the square that a network is to see: `size`, or if that is None, its own, which a file may have set.
+
+    Raises ValueError for the latter if a CSNet would take more than `MOST_UNASKED` bytes: a stranger's file could name
+    any size, and any number of channels. Who gives a size means it.
+    """
+    if size is not None:
+        return require_integer(size, op, "size", 1)
+    if isinstance(model, CSNet):
+        needed = 2 * model.configuration.largest_map(model.size) * model.dtype.itemsize  # a layer reads one, writes one
+        if needed > MOST_UNASKED:
+            own = f"the network's own size is {model.size} pixels, at which it takes {needed / 1e9:.1f} GB or more"
+            raise ValueError(f"{op}: {own}; give `size` if you mean it.")
+    return model.size
+
+
 def build(facts: Mapping[str, str], state: Mapping[str, np.ndarray]) -> Module:
     """The network that `describe` described, with the arrays of `state`.
 
     Raises ValueError if the architecture is not known, or the facts or the arrays do not fit.
     """
+    if not all(isinstance(text, str) for text in facts.values()):
+        raise ValueError("its facts about the network are no texts")
     _require_finite(state)
     architecture = facts.get("architecture", "")
     if architecture not in _architectures:
@@ -89,14 +108,15 @@ def build(facts: Mapping[str, str], state: Mapping[str, np.ndarray]) -> Module:
             "`octsod.models.register` makes another one known."
         )
     try:
-        configuration = json.loads(facts.get("configuration", ""))
-    except (ValueError, RecursionError) as error:
-        raise ValueError("not a configuration: its text is no JSON") from error
+        configuration = parse_json(facts.get("configuration", ""))
+    except ValueError as error:
+        raise ValueError(f"not a configuration: {error}") from error
     dtype = ", ".join(sorted({str(array.dtype) for array in state.values()})) or "none"
     try:
         model = _architectures[architecture](configuration, dtype, sum(array.size for array in state.values()))
-    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"its configuration makes no network of architecture {architecture!r}: {error}") from error
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
+        what = f"its configuration makes no network of architecture {architecture!r}"
+        raise ValueError(f"{what}: {detail(error)}") from error
     own = _own_facts(model, facts)
     model.load_state_dict(state)
     vars(model).update(own)
@@ -106,7 +126,7 @@ def build(facts: Mapping[str, str], state: Mapping[str, np.ndarray]) -> Module:
 def _require_finite(state):
     for name, array in state.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"`{name}` holds a number that is not finite.")
+            raise ValueError(f"`{shortened(name)}` holds a number that is not finite.")
 
 
 def _own_facts(model, facts):
@@ -121,9 +141,9 @@ def _own_facts(model, facts):
         found["size"] = int(text)
     if "labels" in facts:
         try:
-            labels = json.loads(facts["labels"])
-        except (ValueError, RecursionError) as error:
-            raise ValueError("its labels are no JSON") from error
+            labels = parse_json(facts["labels"])
+        except ValueError as error:
+            raise ValueError(f"its labels are no JSON: {error}") from error
         if not _are_labels(labels):
             raise ValueError("its labels are no list of different names")
         classes = getattr(configuration, "classes", len(labels))
@@ -145,10 +165,8 @@ def _deployed(model):
 def save(model: Module, path: str | os.PathLike[str]) -> None:
     """Write a network's parameters, running statistics, architecture, configuration, size and labels to a safetensors
     file, all or nothing. What a CSNet has in training only is left out."""
-    import safetensors.numpy
-
     model = _deployed(model)
-    write_atomically(path, safetensors.numpy.save(dict(model.state_dict()), {"format": FORMAT, **describe(model)}))
+    write_atomically(path, pack(model.state_dict(), {"format": FORMAT, **describe(model)}))
 
 
 def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
@@ -158,21 +176,11 @@ def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
     network to copy the weights into and return instead; the file must hold one of its architecture and configuration.
     Raises FileError, which names the file, for anything else.
     """
-    import safetensors
-
     path = weight_file(path)
+    facts, state = read_arrays(path, "weight file")
+    if facts.get("format") != FORMAT:
+        raise FileError(f"{path}: holds no network of octsod's (its metadata do not name {FORMAT!r}).")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            facts = file.metadata() or {}
-            if facts.get("format") != FORMAT:
-                raise FileError(f"{path}: holds no network of octsod's (its metadata do not name {FORMAT!r}).")
-            names = file.keys()
-            # A file may have types that NumPy lacks.
-            foreign = {file.get_slice(name).get_dtype() for name in names} - NUMBERS
-            if foreign:
-                listed = ", ".join(sorted(foreign))
-                raise FileError(f"{path}: holds arrays of dtype {listed}; expected F32, or F64, for all.")
-            state = {name: file.get_tensor(name) for name in names}
         if model is None:
             return build(facts, state)
         own = _deployed(model)
@@ -186,11 +194,5 @@ def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
         model.load_state_dict({**{n: a for n, a in model.state_dict().items() if n not in own.state_dict()}, **state})
         vars(model).update(attributes)
         return model
-    except FileError:
-        raise
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}.") from error
-    except safetensors.SafetensorError as error:
-        raise FileError(f"{path}: not a weight file: {str(error).rstrip('.')}.") from error
     except (ValueError, TypeError) as error:
-        raise FileError(f"{path}: {str(error).rstrip('.')}.") from error
+        raise FileError(f"{path}: {detail(error)}.") from error
