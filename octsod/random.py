@@ -7,14 +7,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
-generator = np.random.default_rng()
+from .threads import freed_in_child
+
+
+def _new_generator(seed: int | None = None) -> np.random.Generator:
+    made = np.random.default_rng(seed)
+    freed_in_child(made.bit_generator.lock)  # type: ignore[attr-defined]
+    return made
+
+
+generator = _new_generator()
 _stream: contextvars.ContextVar[np.random.Generator | None] = contextvars.ContextVar("octsod.stream", default=None)
 
 
 def manual_seed(seed: int) -> None:
     """Make all that the library draws from now on (initial weights) reproducible."""
     global generator
-    generator = np.random.default_rng(seed)
+    generator = _new_generator(seed)
 
 
 @contextlib.contextmanager

@@ -1,33 +1,133 @@
-"""How many threads the CPU kernels use, and locks that survive a fork. Quick to import: it loads no kernels."""
+"""How many threads the CPU kernels use, locks that survive a fork, and work that Ctrl-C must not tear apart.
 
+Quick to import: it loads no kernels.
+"""
+
+import concurrent.futures.thread  # noqa: F401 (as is logging, for the locks that they take before a fork: see below)
+import contextlib
+import functools
+import importlib
+import logging  # noqa: F401
+import math
 import os
+import pathlib
+import signal
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
+
+from .errors import FileError, OctsodError
+
+MOST_THREADS = 1024
+
+
+@functools.cache
+def available_cpus() -> int:
+    """How many processors this process may use, by its affinity and by the quotas of its containers; at least 1."""
+    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1  # Python 3.13's honours PYTHON_CPU_COUNT
+    if hasattr(os, "sched_getaffinity"):
+        count = min(count, len(os.sched_getaffinity(0)))
+    # Rounded up: with 2.5 processors, three threads do the work of 2.5, but two only that of two.
+    return max(math.ceil(min(count, cpu_quota())), 1)
+
+
+def cpu_quota(root: pathlib.Path = pathlib.Path("/")) -> float:
+    """How many processors' time Linux grants this process: the least of the quotas of its control group and of those
+    around it, of either version; infinity if there is none. root: the folder that holds `proc` and `sys`."""
+    quotas = [math.inf]
+    for line in (_text(root / "proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:  # version 2, which systems that have both mount in a subfolder
+            for group in _groups(root, ["", "unified"], path):
+                quota, _, period = (_text(group / "cpu.max") or "").partition(" ")
+                quotas.append(_ratio(quota, period))
+        elif "cpu" in controllers.split(","):
+            for group in _groups(root, [controllers, "cpu"], path):
+                quotas.append(_ratio(_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")))
+    return min(quotas)
+
+
+def _groups(root, mounts, path):
+    """The folders of a control group and of all that it is in, as far as they may be seen from within a container."""
+    parts = [part for part in path.split("/") if part]
+    for mount in mounts:
+        for count in range(len(parts) + 1):
+            yield root.joinpath("sys/fs/cgroup", mount, *parts[:count])
+
+
+def _text(path):
+    from .files import read_file
+
+    try:
+        return read_file(path, 1 << 20).decode(errors="replace").strip()
+    except FileError:
+        return None
+
+
+def _ratio(quota, period):
+    """quota/period; infinity if they are not numbers ("max", or a file is missing) or not positive (-1: no limit)."""
+    try:
+        quota, period = int(quota), int(period)
+    except (TypeError, ValueError):
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
 
 
 def _default_threads() -> int:
-    for name in ("OCTSOD_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 0:
-            return int(value)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Raises OctsodError if OCTSOD_THREADS is no number of threads."""
+    wanted = os.environ.get("OCTSOD_THREADS", "").strip()
+    if wanted:
+        if not wanted.isdecimal() or not 1 <= int(wanted[:9]) <= MOST_THREADS:
+            was = wanted if len(wanted) < 40 else f"{wanted[:40]}..."
+            raise OctsodError(f"OCTSOD_THREADS (={was!r}) must be a number of threads from 1 to {MOST_THREADS}.")
+        return int(wanted)
+    # OpenMP's variable is not ours to judge. It may be a list, with a number for each level of nested loops.
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    count = int(wanted) if wanted.isdecimal() and len(wanted) < 10 else 0
+    return min(count or available_cpus(), MOST_THREADS)
 
 
-_threads = _default_threads()
+_threads: int | None = None
 
 
 def get_num_threads() -> int:
-    """The number of threads that kernels use."""
+    """The number of threads that kernels use: by default OCTSOD_THREADS, else OMP_NUM_THREADS, else as many as there
+    are processors that this process may use. Raises OctsodError if OCTSOD_THREADS is no number from 1 to 1024."""
+    global _threads
+    if _threads is None:
+        _threads = _default_threads()
     return _threads
 
 
 def set_num_threads(count: int) -> None:
-    """Use `count` threads from now on. Results do not depend on the number."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"set_num_threads: `count` (={count!r}) must be a positive integer.")
+    """Use `count` threads, 1 to 1024, from now on. Results do not depend on the number."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"set_num_threads: `count` (={count!r}) must be an integer from 1 to {MOST_THREADS}.")
     global _threads
     _threads = count
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within it, Ctrl-C waits until the end.
+
+    For what an exception between any two instructions could leave half done for ever: locks and tables of the compiler,
+    modules that cannot be imported twice.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield  # signals do nothing here
+        return
+    waiting: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *arguments: waiting.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for arguments in waiting:
+            before(*arguments)
 
 
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -38,15 +138,63 @@ def new_lock(reentrant: bool = False) -> Any:
 
     The only way that octsod makes locks.
     """
-    lock = threading.RLock() if reentrant else threading.Lock()
+    return freed_in_child(threading.RLock() if reentrant else threading.Lock())
+
+
+def freed_in_child(lock: Any) -> Any:
+    """The lock; it is freed in a child process like those of `new_lock`. For locks in objects of other libraries."""
     _locks.add(lock)
     return lock
 
 
-def _free_locks():
+_held: list[Any] = []
+_taken = threading.local()  # locks: those of them that this thread has taken for its fork
+
+
+def held_over_forks(lock: Any) -> None:
+    """Let each fork wait until no other thread holds `lock`, which is re-entrant: the child needs what it protects to
+    be whole."""
+    _held.append(lock)
+
+
+# What the library imports only when it is needed, in whatever thread that is.
+_IMPORTED_LATE = {"octsod", "numpy", "numba", "llvmlite", "PIL", "safetensors"}
+
+
+def _unfinished_imports():
+    """The names of what threads are importing. Python has no public way to ask for it."""
+    locks = getattr(getattr(importlib, "_bootstrap", None), "_module_locks", ())
+    return [name for name in list(locks) if name.partition(".")[0] in _IMPORTED_LATE]
+
+
+def _before_fork():
+    """Let other threads finish what they are importing, and what locks protect: in the child, nobody would."""
+    _taken.locks = []
+    with uninterrupted():
+        for _ in range(10):  # what this very thread is importing stays unfinished
+            _after_fork()
+            # Without the locks, which an import may need. While we wait for those, another import may begin.
+            for name in _unfinished_imports():
+                importlib._bootstrap._lock_unlock_module(name)  # type: ignore[attr-defined]
+            for lock in list(_held):
+                lock.acquire()
+                _taken.locks.append(lock)
+            if not _unfinished_imports():
+                break
+
+
+def _after_fork():
+    while _taken.locks:
+        _taken.locks.pop().release()
+
+
+def _after_fork_in_child():
     for lock in _locks:
         lock._at_fork_reinit()  # what Python's own locks do in `threading` and `logging`
+    _after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_free_locks)
+    # Whoever registers functions while `_before_fork` waits has only those called that follow the fork, and complains.
+    # So Python's own modules that do so have been imported above.
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

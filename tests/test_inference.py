@@ -1,7 +1,9 @@
 """The inference path: the model in eval mode, to the last bits, for any network, size, batch and number of threads."""
 
 import dataclasses
+import gc
 import importlib
+import weakref
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ def test_it_is_the_model_in_eval_mode(configuration, units, batch, band, dtype, 
     expected = in_eval_mode(model, x)
     results = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network.os, "cpu_count", lambda: 3)
+        patch.setattr(network, "available_cpus", lambda: 3)
         patch.setattr(plan, "BAND_BYTES", band)
         for threads in (1, 2, 3):
             octsod.set_num_threads(threads)
@@ -111,7 +113,7 @@ def test_bad_input(shape, words):
 
 def memory(configuration):
     """Elements that the maps of a picture of 64x64 take."""
-    return plan.Plan(freeze(lived_in(configuration, 6, "float32")), 64, 64, 1).memory_size
+    return plan.make_plan(freeze(lived_in(configuration, 6, "float32")), 64, 64, 1).memory_size
 
 
 def test_memory_is_used_again():
@@ -119,6 +121,63 @@ def test_memory_is_used_again():
     c = Configuration.standard(0.3)
     deep = dataclasses.replace(c, stages=(c.stages[0], c.stages[1] * 5, *c.stages[2:]))
     assert memory(deep) == memory(c)
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """Weak references to all plans that are made."""
+    made = []
+
+    def make_plan(*arguments):
+        result = plan.make_plan(*arguments)
+        made.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(network, "make_plan", make_plan)
+    return made
+
+
+def alive(references):
+    gc.collect()
+    return [k for k, reference in enumerate(references) if reference() is not None]
+
+
+def test_plans_end_with_their_network(plans):
+    """Each validation of a training freezes the model anew."""
+    model, x = lived_in(Configuration.standard(0.2), 8, "float32"), np.zeros((1, 3, 32, 32), np.float32)
+    for k in range(4):
+        model.classifier.bias.data[0] = k
+        prediction.infer(model, x)
+        prediction.infer(model, x)
+    assert len(plans) == 4 and alive(plans) == [3]
+    frozen = weakref.ref(snapshots.of(model))
+    del model
+    assert alive([*plans, frozen]) == []
+
+
+def test_a_network_has_few_plans(plans):
+    """Those of the sizes used last are kept."""
+    frozen = freeze(lived_in(Configuration.standard(0.2), 9, "float32"))
+
+    def take(width):
+        logits(frozen, np.zeros((1, 3, 16, width), np.float32))
+
+    most = network.MOST_PLANS
+    for k in range(most):
+        take(16 * (k + 1))
+    take(16)
+    take(16 * (most + 1))
+    assert len(plans) == most + 1 and alive(plans) == [0, *range(2, most + 1)]
+    take(16)
+    assert len(plans) == most + 1
+    take(32)
+    assert len(plans) == most + 2
+
+
+def test_a_plan_holds_arrays_only():
+    """Not the lists that it was made from, which take more memory than these."""
+    made = plan.make_plan(freeze(lived_in(Configuration.standard(0.2), 6, "float32")), 64, 64, 2)
+    assert all(isinstance(value, (np.ndarray, int)) for value in vars(made).values())
 
 
 def test_what_is_there_for_training_is_left_out():

@@ -70,7 +70,8 @@ def test_in_a_data_thread():
 
 
 def test_a_caller_that_flushes_goes_on_flushing():
-    word = parallel._flush()
+    word = parallel._mode()
+    parallel._flush()
     try:
         out, after = resized(), flushing()
     finally:

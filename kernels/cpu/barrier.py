@@ -10,6 +10,7 @@ from .compile import kernel
 from .simd import ARM, X86, Flat
 
 PATIENCE = 1000  # looks, of some 50 ns each, before a waiting thread offers its core to others
+GIVEN_UP = 1 << 62  # more than all threads ever count, and far enough from the end for all to arrive afterwards
 
 
 @intrinsic
@@ -57,10 +58,21 @@ def _yield(typingctx):
 
 @kernel
 def wait(counter, total):
-    """Count this thread in and wait until `total` have arrived, over all barriers so far. counter: (1,) int64."""
+    """Count this thread in and wait until `total` have arrived, over all barriers so far, or one has given up.
+
+    counter: (1,) int64. Returns whether nobody has given up.
+    """
     _arrive(counter)
     looks = 0
-    while _look(counter) < total:
+    arrived = _look(counter)
+    while arrived < total:
         looks += 1
         if looks > PATIENCE:  # there may be more threads than cores
             _yield()
+        arrived = _look(counter)
+    return arrived < GIVEN_UP
+
+
+def give_up(counter):
+    """Let all who wait, or ever will, go on at once: a thread is not coming."""
+    counter[0] = GIVEN_UP

@@ -119,7 +119,7 @@ def _load(program, geometry, x, channels, y, row, rows, coef, sums):
         program.step(ACTIVATE, channels, n_rows, n_cols, source, target, coef=coef, sums=sums, a=geometry.stride)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=256)
 def forward(c: Convolution, moments: bool, activation_sums: bool):
     """The program of the forward pass: tensors x, coef, out, moments (3, O), activation_sums (C)."""
     g = c.geometry
@@ -162,7 +162,7 @@ def _ones(program, c, g):
     return ones
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=256)
 def backward(c: Convolution, need_x: bool, need_weight: bool, accumulate: bool, gradient_sums: bool):
     """The program of the backward pass.
 

@@ -1,5 +1,6 @@
 """A plan in the making: memory for maps, parameters, tables, and each thread's steps. It knows nothing of layers."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -60,12 +61,24 @@ class _Heap:
         self._free = merged
 
 
-class Draft:
-    """A plan for `threads` threads and maps of `dtype`: what its layers have in common. After `finish`, all is arrays.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What threads execute.
 
     program, bounds: the steps, thread after thread, and where each thread's begin and end. table, parameters: what
     products and filters read. memory_size, scratch_size: elements per picture and per thread.
     """
+
+    program: np.ndarray
+    bounds: np.ndarray
+    table: np.ndarray
+    parameters: np.ndarray
+    memory_size: int
+    scratch_size: int
+
+
+class Draft:
+    """A plan for `threads` threads and maps of `dtype` in the making: what its layers have in common."""
 
     def __init__(self, dtype, threads):
         self.dtype, self.threads, self.itemsize = dtype, threads, dtype.itemsize
@@ -164,10 +177,10 @@ class Draft:
         self._step(thread, FILL, channels, rows, map_.pitch - map_.width, y=map_.at(0, map_.width))
 
     def finish(self):
-        """Freeze everything into arrays."""
-        self.program = np.array([step for steps in self._steps for step in steps], np.int64).reshape(-1, FIELDS)
-        self.bounds = np.cumsum([0, *map(len, self._steps)])
-        self.table = np.array(self._table, np.int64)
-        self.parameters = np.concatenate(self._parameters).astype(self.dtype)
-        self.memory_size = self._heap.size + self.slack
-        self.scratch_size += self.slack
+        """The plan: all of this as arrays."""
+        return Plan(
+            np.array([step for steps in self._steps for step in steps], np.int64).reshape(-1, FIELDS),
+            np.cumsum([0, *map(len, self._steps)]), np.array(self._table, np.int64),
+            np.concatenate(self._parameters).astype(self.dtype), self._heap.size + self.slack,
+            self.scratch_size + self.slack,
+        )  # fmt: skip

@@ -128,8 +128,8 @@ def take(program, first, last, arrays, training, meeting, clock):
             _upsample_add(x, coarse, y, step.c, extent.channels, extent.rows, arrays.parameters, step.d)
         elif training is not None:
             _train(step, arrays, training)
-        elif meeting is not None:
-            _infer(step, arrays, meeting)
+        elif meeting is not None and not _infer(step, arrays, meeting):
+            break
         after_step(clock, k)
 
 
@@ -168,7 +168,7 @@ def _train(step, arrays, training):
 
 @spliced
 def _infer(step, arrays, meeting):
-    """Execute a step that only inference has."""
+    """Execute a step that only inference has. Returns False if a thread is missing, so that the others have to end."""
     operation, extent, x, y, a, b = step.operation, step.extent, step.x, step.y, step.a, step.b
     if operation == PRODUCT:
         weights = Weights(arrays.parameters, a, extent.channels, b)
@@ -179,4 +179,5 @@ def _infer(step, arrays, meeting):
         _average(x, y, extent)
     elif meeting.threads > 1:  # BARRIER
         meeting.rounds[0] += 1
-        wait(meeting.counter, meeting.threads * meeting.rounds[0])
+        return wait(meeting.counter, meeting.threads * meeting.rounds[0])
+    return True

@@ -5,21 +5,22 @@ as threads, each takes whole pictures instead. A pixel's arithmetic does not dep
 results are the same for any number of threads.
 """
 
-import os
 import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from octsod.backend.memory import empty
+from octsod.threads import available_cpus, new_lock
 
 from . import parallel
 from .compile import kernel
 from .drafts import IMAGES, LOGITS, MEMORY, SCRATCH
 from .interpreter import Arrays, Meeting, take
-from .plan import Plan
+from .plan import make_plan
 
 PLACES = 4  # arrays that a plan knows by number
+MOST_PLANS = 8  # kept per network, each of 1 to 2 MB
 
 
 class Stack(NamedTuple):
@@ -64,18 +65,27 @@ def _pictures(slot, start, stop, program, bounds, batch, memory, scratch, images
             take(program, bounds[which], bounds[which + 1], own, None, meeting, None)
 
 
-_plans = weakref.WeakKeyDictionary()
+_plans = weakref.WeakKeyDictionary()  # network -> its plans, those used last at the end; no plan refers to its network
+_lock = new_lock()
+
+
+def _plan(frozen, *key):
+    """The plan of a network for a height, width and number of threads."""
+    with _lock:
+        plans = _plans.setdefault(frozen, {})
+        plans[key] = plans.pop(key, None) or make_plan(frozen, *key)
+        if len(plans) > MOST_PLANS:
+            del plans[next(iter(plans))]
+        return plans[key]
 
 
 def csnet(frozen, x, out):
     """out (N, 1, H, W) = the logits of the network `octsod.inference.Frozen` for normalised pictures x (N, 3, H, W)."""
     batch, _, height, width = x.shape
-    threads = min(parallel.get_num_threads(), os.cpu_count() or 1)
+    threads = min(parallel.get_num_threads(), available_cpus())  # those without a processor would keep the rest waiting
     together = threads if batch < threads else 1
-    plans = _plans.setdefault(frozen, {})
-    plan = plans.get((height, width, together))
-    if plan is None:
-        plan = plans[height, width, together] = Plan(frozen, height, width, together)
+    plan = _plan(frozen, height, width, together)
+    counter = np.zeros(1, np.int64)
     slots = parallel.parts(batch) if together == 1 else together
     memory = empty((slots if together == 1 else 1, plan.memory_size), x.dtype)
     scratch = empty((slots, plan.scratch_size), x.dtype)
@@ -84,5 +94,6 @@ def csnet(frozen, x, out):
         Stack(memory.reshape(-1), plan.memory_size), Stack(scratch.reshape(-1), plan.scratch_size),
         Stack(parallel.flat(x), x[0].size), Stack(parallel.flat_out(out), out[0].size),
         Arrays(None, plan.parameters, plan.table, parallel.flat(x)),
-        Threads(np.zeros(PLACES * slots, np.int64), np.zeros(slots, np.int64), np.zeros(1, np.int64)), slots=slots,
+        Threads(np.zeros(PLACES * slots, np.int64), np.zeros(slots, np.int64), counter), slots=slots,
+        barrier=counter if together > 1 else None,
     )  # fmt: skip

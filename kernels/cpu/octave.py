@@ -173,7 +173,7 @@ class _Builder:
                 )
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=256)
 def forward(c: Octave, moments: tuple[bool, ...], activation_sums: tuple[bool, ...]):
     """The program of the forward pass: tensors x, coef, activation_sums (C) by input; out, moments (3, O) by output."""
     b = _Builder(c)
@@ -362,7 +362,7 @@ class _Backward(_Builder):
                 program.contiguous(WRITE_GRADIENT, n, rows, cols, place, target, raw, **more)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=256)
 def backward(
     c: Octave, need_weight: bool, need: tuple[bool, ...], accumulate: tuple[bool, ...], gradient_sums: tuple[bool, ...]
 ):

@@ -5,21 +5,31 @@ three times faster than with Numba's own `parallel=True`, work in any Python thr
 """
 
 import collections
+import contextlib
+import functools
 import os
 import queue
 import threading
 
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import Dispatcher
 
-from octsod.threads import get_num_threads, new_lock
+from octsod.threads import get_num_threads, held_over_forks, new_lock, uninterrupted
 
+from .barrier import give_up
 from .compile import kernel
-from .simd import flush_subnormals, restore_subnormals
+from .simd import control_word, flush_subnormals, restore_subnormals
+
+
+@kernel
+def _mode():
+    return control_word()
 
 
 @kernel
 def _flush():
-    return flush_subnormals()
+    flush_subnormals()
 
 
 @kernel
@@ -32,27 +42,22 @@ _lock = new_lock()
 
 
 def _serve(inbox):
-    """A worker thread: runs what arrives and reports when it is done. It flushes subnormal numbers all its life."""
+    """A worker thread: calls what arrives. It flushes subnormal numbers all its life."""
     _flush()
     while True:
-        function, arguments, finished = inbox.get()
-        error = None
-        try:
-            function(*arguments)
-        except BaseException as caught:
-            error = caught
-        finished.put(error)
-        del function, arguments, finished, error  # a waiting worker must not keep buffers alive
+        task = inbox.get()
+        with contextlib.suppress(BaseException):  # a task reports its errors itself, as far as there is memory for that
+            task()
+        del task  # a waiting worker must not keep buffers alive
 
 
-def _worker(number):
-    """The inbox of worker `number`, which is started if needed; a plain queue wakes it faster than a future does."""
-    with _lock:
-        while len(_inboxes) <= number:
-            inbox = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(inbox,), name=f"octsod-kernel-{len(_inboxes)}", daemon=True).start()
-            _inboxes.append(inbox)
-        return _inboxes[number]
+def _start_workers(count):
+    """The inboxes of `count` workers, who are started if needed; a plain queue wakes them faster than a future does."""
+    while len(_inboxes) < count:
+        inbox = queue.SimpleQueue()
+        threading.Thread(target=_serve, args=(inbox,), name=f"octsod-kernel-{len(_inboxes)}", daemon=True).start()
+        _inboxes.append(inbox)
+    return _inboxes[:count]
 
 
 def _forget_workers():
@@ -61,6 +66,7 @@ def _forget_workers():
     _inboxes = []
 
 
+held_over_forks(global_compiler_lock)  # a child must not inherit a compiler in the midst of its work
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_workers)
 
@@ -80,37 +86,129 @@ def _shares(tasks, count):
         start = stop
 
 
-def _work(function, slot, shares, arguments):
-    while shares:
+class _Launch:
+    """A kernel's tasks, shared by the calling thread, slot 0, and workers.
+
+    It ends for all threads when it fails in one, for whatever reason: no task is begun any more, and nobody waits at
+    the barrier. The caller returns only when no worker is left in it, since kernels write to the caller's arrays.
+    """
+
+    def __init__(self, function, tasks, arguments, count, barrier):
+        self.function, self.arguments, self.count, self.barrier = function, arguments, count, barrier
+        self.shares = collections.deque(_shares(tasks, count))
+        self.finished = queue.SimpleQueue()
+        self.errors = []  # in the order of their time
+
+    def run(self):
         try:
-            share = shares.popleft()
-        except IndexError:  # another thread was faster
-            return
-        function(slot, *share, *arguments)
+            try:
+                self._hand_out()
+                self._work(0)
+                for _ in range(1, self.count):
+                    self.finished.get()
+            except BaseException as error:
+                self._settle(error)
+        except BaseException as interrupt:  # before `_settle` had begun
+            self._settle(interrupt)
+        if self.errors:
+            # Not even another's error may hide an interrupt.
+            error = next((error for error in self.errors if not isinstance(error, Exception)), self.errors[0])
+            try:
+                raise error
+            finally:
+                del error
+                self.errors.clear()  # their tracebacks refer to this launch
+
+    def _hand_out(self):
+        # All at once: if two callers gave their tasks to two workers in different orders, each would wait at its
+        # barrier for a worker that waits at the other's.
+        with _lock:
+            for slot, inbox in enumerate(_start_workers(self.count - 1), 1):
+                inbox.put(functools.partial(self._take_part, slot))
+
+    def _take_part(self, slot):
+        try:
+            self._work(slot)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self.finished.put(None)
+
+    def _work(self, slot):
+        shares = self.shares
+        while shares:
+            try:
+                share = shares.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self.function(slot, *share, *self.arguments)
+
+    def _fail(self, error):
+        try:
+            self.errors.append(error)
+        finally:
+            self.shares.clear()
+            if self.barrier is not None:
+                give_up(self.barrier)
+
+    def _settle(self, error):
+        """Let the launch fail and wait until each worker is done with it, however often that is interrupted."""
+        try:
+            self._fail(error)
+            # Which workers got their tasks, and which of them have finished, may have been lost with the interrupt. But
+            # they take one thing after the other, so whoever answers now is done with all before.
+            answers, inboxes = queue.SimpleQueue(), _inboxes[: self.count - 1]
+            for inbox in inboxes:
+                inbox.put(functools.partial(answers.put, None))
+            for _ in inboxes:
+                answers.get()
+        except BaseException as another:
+            self._settle(another)
 
 
-def run(function, tasks, *arguments, slots=None):
+_compiled = set()  # kernels with types of arguments
+
+
+def _types(arguments):
+    """What tells apart the arguments that a kernel is compiled for: arrays are flat, or always of the same rank."""
+    return tuple([
+        a.dtype if type(a) is np.ndarray else _types(a) if isinstance(a, tuple) else type(a) for a in arguments
+    ])  # fmt: skip
+
+
+def _compile(function, arguments):
+    """Compile a kernel for arguments like these, unless that is done.
+
+    By the caller, before any worker is at work. An interrupt waits until then: it could come between any two of the
+    compiler's instructions, and leave a lock held or a table half filled.
+    """
+    key = function, _types(arguments)
+    if key in _compiled:
+        return
+    with uninterrupted():
+        for each, its_arguments in ((_mode, ()), (_flush, ()), (_restore, (0,)), (function, arguments)):
+            if isinstance(each, Dispatcher):
+                each.compile(tuple(map(each.typeof_pyval, its_arguments)))
+    _compiled.add(key)
+
+
+def run(function, tasks, *arguments, slots=None, barrier=None):
     """`function(slot, start, stop, *arguments)` over ranges that cover `tasks`; `slot` numbers the threads.
 
+    slots: the most threads. barrier: the counter of `barrier.wait`, if the kernel waits at one; each task then has a
+    thread of its own. If a thread fails, all end, and the first error is raised here. An interrupt is raised, too, once
+    all have ended.
     Subnormal numbers are flushed to zero meanwhile, in the caller's thread too; its mode is restored afterwards.
     """
-    count = min(slots or get_num_threads(), parts(tasks))
-    word = _flush()
+    count = tasks if barrier is not None else min(slots or get_num_threads(), parts(tasks))
+    _compile(function, (0, 0, tasks, *arguments))
+    word = _mode()
     try:
+        _flush()
         if count == 1:
             function(0, 0, tasks, *arguments)
-            return
-        finished = queue.SimpleQueue()
-        shares = collections.deque(_shares(tasks, count))
-        for slot in range(1, count):
-            _worker(slot - 1).put((_work, (function, slot, shares, arguments), finished))
-        try:
-            _work(function, 0, shares, arguments)
-        finally:
-            errors = [finished.get() for _ in range(1, count)]  # waits for each, whatever happens
-        for error in errors:
-            if error is not None:
-                raise error
+        else:
+            _Launch(function, tasks, arguments, count, barrier).run()
     finally:
         _restore(word)
 

@@ -85,14 +85,16 @@ def _blocks(layers):
     return [_Block(group) for group in groups]
 
 
-class Plan(Draft):
-    """The steps of a network (`octsod.inference.Frozen`) for pictures of one size, taken by `threads` threads."""
+def make_plan(frozen, height, width, threads):
+    """The `Plan` of a network (`octsod.inference.Frozen`) for pictures of one size and `threads` threads."""
+    return _NetworkDraft(frozen, height, width, threads).finish()
 
+
+class _NetworkDraft(Draft):
     def __init__(self, frozen, height, width, threads):
         super().__init__(frozen.dtype, threads)
         self._blocks = _blocks(frozen.layers)
         self._build(height, width)
-        self.finish()
 
     def _build(self, height, width):
         image = self._map(3, height, width)

@@ -150,11 +150,12 @@ class Program:
         self.step(CORRELATE, rows, 1, count, source, out, gradient, a=fresh, c=at, d=depth)
 
     def finish(self):
-        """Freeze the program into arrays."""
+        """Freeze the program into arrays. The lists that these were made from take more memory, so they are dropped."""
         self.preamble = len(self.preamble_steps)
         self.array = np.array(self.preamble_steps + self.steps, dtype=np.int64).reshape(-1, FIELDS)
         self.table = np.array(self.offsets or [0], dtype=np.int64)
         self.spare = self.reserve(MULTIPLY_ROWS * self.lanes)
+        del self.preamble_steps, self.steps, self.offsets
         return self
 
     def execute(self, batch, tensors, weight=None, bias=None):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..threads import uninterrupted
 from . import memory
 from .arrays import NUMBERS, compact, numbers, read_only, require_numbers
 
@@ -38,7 +39,8 @@ class Kernels:
 
     def __getattr__(self, name: str) -> Any:
         if self._module is None:
-            self._module = importlib.import_module(f"octsod.kernels.{self._backend}")
+            with uninterrupted():
+                self._module = importlib.import_module(f"octsod.kernels.{self._backend}")
         try:
             function = getattr(self._module, name)
         except AttributeError:

@@ -6,6 +6,7 @@ last array or view on it dies, by reference count alone, so buffers are reused e
 
 import collections
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,6 +66,8 @@ class Pool:
 
 
 pool = Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.clear)  # another thread may have been in the midst of a change
 
 
 class _Lease:

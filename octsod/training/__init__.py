@@ -2,6 +2,8 @@
 
 import importlib
 
+from ..threads import uninterrupted
+
 # Names are loaded on first use: the command line reads `settings` and should not wait for the rest.
 _NAMES = {
     "Averaging": "hooks",
@@ -40,10 +42,11 @@ __all__ = [*_NAMES, *_MODULES]
 
 
 def __getattr__(name):
-    if name in _NAMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+    with uninterrupted():
+        if name in _NAMES:
+            value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+            globals()[name] = value
+            return value
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
