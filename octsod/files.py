@@ -135,6 +135,21 @@ def _float(text):
     return value
 
 
+def open_log(path: str | os.PathLike[str]) -> Any:
+    """Open a regular file, made if it is missing, to be read and to be appended to. Raises OSError, or FileError if
+    something else has the name."""
+    system = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | system, 0o666)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise FileError(f"{named(path)}: is {_kind(mode)}; expected a regular file.")
+        return os.fdopen(handle, "a+b")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write bytes under a temporary name, flush them to the disk, then rename: readers see all of them or none.
 

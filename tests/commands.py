@@ -28,9 +28,9 @@ def refused(*arguments, code=2):
     return line
 
 
-def octsod_process(*arguments, **options):
+def octsod_process(*arguments, redirect=subprocess.PIPE, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "octsod", *map(str, arguments)], env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, **options,
+        [sys.executable, "-m", "octsod", *map(str, arguments)], env=environment, text=True, stdout=redirect,
+        stderr=redirect, **options,
     )  # fmt: skip

@@ -57,7 +57,7 @@ def test_history(runs):
     assert [*plain.spreads.values()] == [*recorded.values()] and len(recorded) == len(decayed_norms(last))
     assert plain.spreads["extractor.stages.2.1.depthwise.1", 1] == recorded["extractor.stages.2.1.depthwise.1.norms.1"]
     assert plain.spreads["extractor.stages.4.3.mix", 0] == recorded["extractor.stages.4.3.mix.norms.0"]
-    assert plain.mae == {1 + line["epoch"]: line["mae"] for line in lines_of(runs[0], "mae")} and len(plain.mae) == 2
+    assert plain.mae == {line["epoch"]: line["mae"] for line in lines_of(runs[0], "mae")} and len(plain.mae) == 2
     assert plain.pruned is None and plain.name == "plain"
     assert plain.full == plain.learned == last.configuration
     summary = plain.summary()
@@ -91,7 +91,7 @@ def recorded_run(folder, model):
     """A run folder of one epoch, as training would leave it."""
     norms = [name for name, module in model.named_modules() if isinstance(module, octsod.nn.NormAct)]
     spreads = {name: 0.5 for name in norms if "fusion" not in name}
-    line = {"step": 1, "epoch": 0, "gammas": [1] * (len(distributions.bin_edges()) - 1), "spreads": spreads}
+    line = {"step": 1, "epoch": 1, "gammas": [1] * (len(distributions.bin_edges()) - 1), "spreads": spreads}
     (folder / "weights").mkdir(parents=True)
     (folder / "log.jsonl").write_text(json.dumps(line) + "\n")
     octsod.save(model, folder / "weights" / "last.safetensors")

@@ -207,7 +207,6 @@ def test_bad_input(options, tmp_path):
         assert f"{name} is the sweep's to say" in refused("sweep", *one, *options, option, *value)
     assert "--learn-channels prunes" in refused("sweep", *one, "--threshold", 1, *options, "--learn-channels")
     assert "No such option '--lrr'" in refused("sweep", *one, *options, "--lrr", 1)
-    assert "24 is more than the 6 pictures" in refused("sweep", *one, *options, "-b", 24)
     assert "'--steps'" in refused("sweep", *one, "--threshold", 1, *options, "--steps", 0)  # nothing was done before
     folder = tmp_path / "other"
     folder.mkdir()

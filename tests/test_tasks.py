@@ -188,8 +188,8 @@ def test_hooks_are_called_in_their_places(tmp_path):
         train(trainer, line_loader(), run, HELD_OUT, save_every=100)
     step = lambda n: ["backward", f"step {n}"]  # noqa: E731
     assert hook.calls == [
-        "saving", "before epoch 0", *step(1), *step(2), *step(3), *step(4), "epoch", "saving",
-        "before epoch 1", *step(5), *step(6), "epoch", "saving",
+        "saving", "before epoch 1", *step(1), *step(2), *step(3), *step(4), "epoch", "saving",
+        "before epoch 2", *step(5), *step(6), "epoch", "saving",
     ]  # fmt: skip
     lines = [line for line in log_of(tmp_path) if "lr" in line]
     assert all("norm" in line for line in lines)

@@ -13,6 +13,7 @@ import octsod
 from octsod import nn
 from octsod.data import Loader, Subset
 from octsod.errors import FileError
+from octsod.files import write_atomically
 from octsod.training import DivergenceError, Pruning, Recipe, ScaleDecay, Validated, runs, train
 from octsod.training.diagnosis import first_nonfinite
 
@@ -134,10 +135,10 @@ def test_log_and_run_folder(straight):
     assert set(raw[0]) == {"step", "epoch", "loss", "penalty", "lr", "img_s", "data_wait_ms"}
     lines = log_of(straight)
     assert [(line["step"], line["epoch"]) for line in lines if "lr" in line] == [
-        (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1), (7, 2),
+        (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2), (7, 3),
     ]  # fmt: skip
     scores = [line for line in lines if "best" in line]
-    assert [(line["step"], line["epoch"]) for line in scores] == [(3, 0), (6, 1), (7, 2)]
+    assert [(line["step"], line["epoch"]) for line in scores] == [(3, 1), (6, 2), (7, 3)]
     best = max(scores, key=lambda line: (line["max_f"], -line["mae"]))
     assert runs.read_checkpoint(straight).best == {"": {k: v for k, v in best.items() if k != "best"}}
     assert best["best"] == [""] and {line["size"] for line in scores} == {32}
@@ -202,21 +203,21 @@ def test_a_stop_loses_nothing(tmp_path, straight, questions, steps, validated):
 
 
 def test_killed_between_two_files(tmp_path, straight, monkeypatch):
-    """weights/last is derived from the checkpoint: whatever it holds after a kill, the resumed run writes it anew."""
+    """weights/last comes before its checkpoint: whatever it holds after a kill, the resumed run writes it anew."""
     trainer, run = start(tmp_path)
     last = tmp_path / "weights" / "last.safetensors"
 
-    def killed(model, path):
-        if path == last and trainer.steps == 2:
+    def killed(path, data):
+        if trainer.steps == 4:
             raise KeyboardInterrupt
-        octsod.save(model, path)
+        write_atomically(path, data)
 
-    monkeypatch.setattr(runs, "save", killed)
+    monkeypatch.setattr(runs, "write_atomically", killed)
     with run, pytest.raises(KeyboardInterrupt):
         train(trainer, loader(), run, HELD_OUT, save_every=2)
     monkeypatch.undo()
     stale = last.read_bytes()
-    assert runs.read_checkpoint(tmp_path).steps == 2
+    assert runs.read_checkpoint(tmp_path).steps == 3
     trainer, run = go_on(tmp_path)
     with run:
         train(trainer, loader(), run, HELD_OUT, save_every=9, stop=lambda: True)
@@ -261,7 +262,11 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(FileError, match="does not fit the run"):
         checkpoint.restore(Recipe().trainer(octsod.csnet(0.3)))
     before = contents(tmp_path)
-    trainer = Recipe().trainer(small_model())
+    with pytest.raises(FileError, match=r"its optimiser was given lr = 0\.001, not 0\.0001"):
+        checkpoint.restore(Recipe(schedule="cosine").trainer(small_model(), total=7))
+    with pytest.raises(FileError, match="its schedule is CosineLR, not MultiStepLR"):
+        checkpoint.restore(Recipe(lr=1e-3).trainer(small_model(), total=7))
+    trainer = small_trainer()
     checkpoint.restore(trainer)
     assert trainer.steps == checkpoint.steps == 1
     assert contents(tmp_path) == before
@@ -377,9 +382,10 @@ def test_no_checkpoint_of_a_number_that_is_not_finite(tmp_path, name):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("good", range(4))
+@pytest.mark.parametrize("good", range(6))
 def test_full_disk(tmp_path, monkeypatch, good):
-    """There is room for `good` more of log, checkpoint, last and best weights: one line, and every file is whole."""
+    """There is room for `good` more of last weights, log, checkpoint and best weights, and of their folders: one line,
+    and every file is whole."""
     trainer, run = start(tmp_path)
     left, real = [None], os.fsync
 
@@ -399,7 +405,7 @@ def test_full_disk(tmp_path, monkeypatch, good):
     with run, pytest.raises(FileError) as caught:
         train(trainer, loader(), run, HELD_OUT, save_every=3, on_line=fill)
     kept = runs.read_checkpoint(tmp_path).steps
-    assert kept == (0 if good < 2 else 3)
+    assert kept == (0 if good < 4 else 3)
     message = str(caught.value)
     assert "No space left on device" in message and f"step {kept} in {tmp_path} is intact" in message
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob(".*"))

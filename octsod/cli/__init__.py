@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..checks import shortened
 from ..errors import MOST
+from .streams import lasting
 
 # Module here -> its function. A function named `eval` would hide Python's own.
 COMMANDS = {
@@ -90,6 +91,10 @@ class LazyGroup(click.Group):
     def make_context(self, *args, **kwargs):
         with _short_usage_errors():
             return super().make_context(*args, **kwargs)
+
+    def main(self, *arguments, **options):
+        with lasting():
+            return super().main(*arguments, **options)
 
     def invoke(self, ctx):
         import logging

@@ -1,11 +1,13 @@
-"""Ctrl-C and SIGTERM while training: the first one asks for a stop, a second Ctrl-C stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP while training: the first one asks for a stop, a second Ctrl-C stops at once."""
 
+import contextlib
 import os
 import signal
 
 from . import INTERRUPTED
 
-RESUMABLE = 75  # stopped cleanly by SIGTERM
+RESUMABLE = 75  # stopped cleanly by SIGTERM or SIGHUP
+NUMBERS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Interruption:
@@ -22,7 +24,7 @@ class Interruption:
         return self.code is not None
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._note) for number in NUMBERS if not _ignored(number)}
         return self
 
     def __exit__(self, *_):
@@ -36,5 +38,12 @@ class Interruption:
             return
         self.code = INTERRUPTED if number == signal.SIGINT else RESUMABLE
         if not self.quiet:
-            # Not through sys.stderr: the signal may have interrupted its own code.
-            os.write(2, b"\nFinishing this step, then writing a checkpoint; Ctrl-C stops at once.\n")
+            # Not through sys.stderr: the signal may have interrupted its own code. And whoever reads it may be gone: a
+            # Ctrl-C ends `tee` as well.
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nFinishing this step, then writing a checkpoint; Ctrl-C stops at once.\n")
+
+
+def _ignored(number):
+    """Whether the signal should stay ignored: under `nohup`, that a terminal hangs up."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN

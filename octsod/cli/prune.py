@@ -6,7 +6,7 @@ import pathlib
 
 import click
 
-from . import Failure
+from . import Failure, report
 from .options import (
     THRESHOLD,
     Number,
@@ -39,7 +39,8 @@ PICTURES = 8  # on which the effect of pruning is measured
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def prune(source, output, criterion, threshold, ratio, macs, data, size, threads, as_json, overwrite, quiet):
+@click.pass_context
+def prune(ctx, source, output, criterion, threshold, ratio, macs, data, size, threads, as_json, overwrite, quiet):
     """Remove the channels that matter least from a network.
 
     From a run folder, takes weights/last.safetensors. Shows channels per layer and branch, parameters, MACs and, with
@@ -71,13 +72,17 @@ def prune(source, output, criterion, threshold, ratio, macs, data, size, threads
     size = side_for(model, size)
     pruned = prune.apply(model, plan)
     pictures = _pictures(data)
-    change = prune.change(model, plan, _prepared(pictures, size))
-    before, after = (_facts(network, pictures if data else None, size, quiet) for network in (model, pruned))
+    failures = {}  # messages, each once
+    prepared = _prepared(pictures, size, failures)
+    change = prune.change(model, plan, prepared)
+    before, after = (_facts(network, pictures if data else None, size, quiet, failures) for network in (model, pruned))
     octsod.save(pruned, output)
+    for failure in failures:
+        report(failure)
     if as_json:
         rest = {"size": size, "before": before, "after": after, "change": change._asdict()}
         click.echo(json.dumps({"source": source, "output": output, "criterion": criterion, **given, **rest}))
-        return
+        ctx.exit(1 if failures else 0)
     for line in _table(model.configuration, pruned.configuration):
         click.echo(line)
     click.echo()
@@ -87,9 +92,10 @@ def prune(source, output, criterion, threshold, ratio, macs, data, size, threads
             label = {"macs": "MACs", "max_f": "max F", "mae": "MAE"}.get(name, name)
             click.echo(f"{label:<18}{before[name]:>24{form}}{after[name]:>24{form}}{share}")
     answer = "probabilities move" if classifies else "salience moves"
-    click.echo(f"\n{answer} by (mean, greatest), on {min(PICTURES, len(pictures))} pictures:")
+    click.echo(f"\n{answer} by (mean, greatest), on {len(prepared)} pictures:")
     for what, (mean, greatest) in zip(("zero gammas", "borders"), change, strict=True):
         click.echo(f"{what:<18}{mean:>24.1e}{greatest:>24.1e}")
+    ctx.exit(1 if failures else 0)
 
 
 def _weights(source):
@@ -108,23 +114,37 @@ def _pictures(data):
     return FolderDataset(data) if data else SyntheticDataset(PICTURES)
 
 
-def _prepared(pictures, size):
+def _prepared(pictures, size, failures):
+    """The first few pictures that can be read, prepared for the network; others become keys of `failures`."""
     import numpy as np
 
     from ..data.images import prepare
+    from ..errors import FileError
 
-    return np.stack([prepare(pictures[i].image, size) for i in range(min(PICTURES, len(pictures)))])
+    found = []
+    for index in range(len(pictures)):
+        try:
+            found.append(prepare(pictures[index].image, size))
+        except FileError as error:
+            failures.setdefault(str(error))
+        if len(found) == PICTURES:
+            break
+    if not found:
+        raise Failure(f"{next(iter(failures))}; none of the {len(pictures)} pictures can be read.")
+    return np.stack(found)
 
 
-def _facts(model, pictures, size, quiet):
-    """A network's costs and configuration, and its scores if there are `pictures` to score it on."""
+def _facts(model, pictures, size, quiet, failures):
+    """A network's costs and configuration, and its scores if there are `pictures` to score it on. Those that cannot be
+    scored become keys of `failures`."""
     import octsod
 
     cost = octsod.complexity(model, (size, size))
     facts = {"parameters": cost.parameters, "macs": cost.macs}
     if pictures is not None:
         with Progress(len(pictures), "picture", quiet) as progress:
-            result = octsod.evaluate(model, pictures, size, on_progress=progress.update)
+            fail = lambda error: failures.setdefault(str(error))  # noqa: E731
+            result = octsod.evaluate(model, pictures, size, on_failure=fail, on_progress=progress.update)
         facts.update(max_f=result.max_f, mae=result.mae)
     return {**facts, "configuration": json.loads(model.configuration.to_json())}
 

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from . import report
 from .interruption import Interruption
 from .options import Number, as_options, threshold_option
-from .train import conduct, given_settings, train
+from .train import conduct, given_settings, inspection, train
 
 
 class Several(click.ParamType):
@@ -63,15 +63,15 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
     from ..studies.sweep import Sweep
 
     figures.require_matplotlib()
-    settings = _settings(ctx, options, varied)
-    with as_options():
-        found = Sweep(output, varied, values, decays, *settings, threshold)
+    settings, skip_broken = _settings(ctx, options, varied)
+    with as_options(), inspection(quiet) as watch:
+        found = Sweep(output, varied, values, decays, *settings, threshold, skip_broken, watch)
     left, failed = found.left(), 0
     done = len(found.points) - len(left)
     if done and not quiet:
         click.echo(f"{done} of {len(found.points)} points are done already", err=True)
     with Interruption(quiet) as interruption:
-        train_point = functools.partial(conduct, stop=interruption.requested, quiet=quiet)
+        train_point = functools.partial(conduct, stop=interruption.requested, quiet=quiet, again="the same command")
         for point in left:
             if not quiet:
                 place = f"{found.points.index(point) + 1} of {len(found.points)}"
@@ -97,12 +97,13 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
 
 
 def _settings(ctx, options, varied):
-    """The arguments for `training.resolve` from the options of train; usage error if the sweep itself sets one."""
+    """The arguments for `training.resolve` from the options of train, and whether to skip broken pictures; usage error
+    if the sweep itself sets one."""
     call = train.make_context("train", list(options), parent=ctx.parent)
     for name in ("decay", varied, "output", "resume", "print_config", "quiet", "verbose"):
         if call.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name.replace('_', '-')} is the sweep's to say; leave it out after the --.")
-    return given_settings(call)
+    return given_settings(call), call.params["skip_broken"]
 
 
 def _table(rows):

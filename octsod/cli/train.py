@@ -1,5 +1,6 @@
 """`octsod train`: trains a CSNet to find salient objects, or to tell classes apart, into a run folder."""
 
+import contextlib
 import gc
 import pathlib
 import shlex
@@ -33,24 +34,31 @@ def _use_file(ctx, param, path):
     if path is None:
         return None
     if param.name == "resume":
-        path = _run_to_resume(path)
+        ctx.meta[RESUMING] = True
+        path, known = _run_to_resume(path)
         file = path / "config.toml"
+        settings = read_configuration(file, ctx, SETTINGS) if file.exists() else known
     else:
-        file = path
-    ctx.default_map = {**(ctx.default_map or {}), **read_configuration(file, ctx, SETTINGS)}
+        settings = read_configuration(path, ctx, SETTINGS)
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
     return path
 
 
 def _run_to_resume(path):
-    from ..training.runs import newest_unfinished, read_checkpoint
+    """(folder, settings by its checkpoint) of the run that --resume names."""
+    from ..training.runs import CHECKPOINT, newest_unfinished, read_checkpoint, startable
 
     if path == "auto":
-        folder = newest_unfinished()
-        if folder is None:
+        path = newest_unfinished()
+        if path is None:
             raise Failure("runs: holds no unfinished run; name one with --resume RUN.")
-        return folder
-    read_checkpoint(path)  # raises if there is none
-    return pathlib.Path(path)
+    path = pathlib.Path(path)
+    if path.is_dir() and not (path / CHECKPOINT).exists() and any(path.iterdir()) and startable(path):
+        config = path / "config.toml"
+        options = f"-c {shlex.quote(str(config))} " if config.exists() else ""
+        start = f"octsod train {options}-o {shlex.quote(str(path))}"
+        raise Failure(f"{path}: was stopped before its first checkpoint; start it again with {start}")
+    return path, read_checkpoint(path).settings
 
 
 def _listed(defaults):
@@ -59,7 +67,18 @@ def _listed(defaults):
 
 LABELS = {"max_f": "max F", "mae": "MAE", "top1": "top-1", "cross_entropy": "cross-entropy"}
 AVERAGE = 0.999  # decay of the moving average, if none is named
-_existing = click.Path(exists=True)
+RESUMING = "octsod.resuming"  # in a context's meta: a run is being resumed
+
+
+class _Existing(click.Path):
+    """A path that exists; that of a run to be resumed may be gone, since another one may be given."""
+
+    def convert(self, value, param, ctx):
+        self.exists = not (ctx and ctx.meta.get(RESUMING))
+        return super().convert(value, param, ctx)
+
+
+_existing = _Existing()
 
 
 @click.command(epilog=f"Without --data, some defaults differ: {_listed(EMBEDDED)}. "
@@ -121,13 +140,16 @@ _existing = click.Path(exists=True)
 @click.option("--print-config", is_flag=True, help="Print all settings as TOML and do nothing else.")
 @click.option("--resume", is_eager=True, callback=_use_file, metavar="RUN|auto",
               help="Continue the run in this folder, or the newest unfinished one in ./runs; --epochs or --steps "
-                   "make it longer.")  # fmt: skip
+                   "make it longer, --data and --val say where its pictures are now.")  # fmt: skip
+@click.option("--skip-broken", is_flag=True,
+              help="Go on without pictures that cannot be used: broken, of another size than their mask or, with "
+                   "--resume, gone. They are named in data.json. From there on, it is another run.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="RUN",
               help="Run folder.  [default: runs/<time>-<name of the data>]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Print a line per step, and name all files that are left out.")
 @click.pass_context
-def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
+def train(ctx, config, print_config, resume, skip_broken, output, quiet, verbose, **_):
     """Train a CSNet on pictures and masks, or on pictures of classes.
 
     The recipe is the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step),
@@ -147,12 +169,14 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
         click.echo(tomli_w.dumps(settings), nl=False)
         return
 
+    folder, checkpoint, before = resume, None, None
     with as_options():
-        data = training.open_data(settings, verbose)
         if resume:
-            folder, checkpoint = pathlib.Path(resume), training.read_checkpoint(resume)
+            checkpoint, before = training.read_checkpoint(resume), training.runs.read_pictures(resume)
         else:
-            folder, checkpoint = training.new_folder(settings, output), None
+            folder = training.new_folder(settings, output)
+        with inspection(quiet) as watch:
+            data = training.open_data(settings, verbose, skip_broken, before, watch)
     gc.freeze()  # what has been imported stays: the collector need not look through it while kernels are loaded
     try:
         with Interruption(quiet) as interruption:
@@ -163,7 +187,7 @@ def train(ctx, config, print_config, resume, output, quiet, verbose, **_):
     finally:
         gc.unfreeze()
     if not done:
-        click.echo(f"Interrupted. Go on with: octsod train --resume {shlex.quote(str(folder))}", err=True)
+        click.echo(f"Interrupted. Go on with: {_resumption(folder)}", err=True)
         ctx.exit(interruption.code)
     if not quiet:
         best = shlex.quote(str(folder / "weights" / "best.safetensors"))
@@ -186,35 +210,73 @@ def given_settings(ctx):
     return given, base, ctx.params["finetune"]
 
 
-def conduct(settings, folder, data, checkpoint, stop, quiet, verbose=False):
-    """Like `training.conduct`, but show progress."""
+def _resumption(folder):
+    return f"octsod train --resume {shlex.quote(str(folder))}"
+
+
+@contextlib.contextmanager
+def inspection(quiet):
+    """Yields what shows the progress of `open_data`."""
+    with contextlib.ExitStack() as stack:
+        shown = []
+
+        def watch(done, total):
+            if not shown and done < total:  # it takes a while
+                shown.append(stack.enter_context(Progress(total, "pictures checked", quiet)))
+            if shown:
+                shown[0].update(done)
+
+        yield watch
+
+
+def conduct(settings, folder, data, checkpoint, stop, quiet, verbose=False, again=None):
+    """Like `training.conduct`, but show progress. again: the command that goes on after an error."""
     from .. import training
 
     with as_options():
         session = training.Session(settings, folder, data, checkpoint)
+    try:
+        return _conduct(session, stop, quiet, verbose)
+    except training.DivergenceError:
+        raise
+    except BaseException:
+        if kept := session.run.kept:
+            click.echo(f"{kept[0].upper()}{kept[1:]}. Go on with: {again or _resumption(folder)}", err=True)
+        raise
+
+
+def _conduct(session, stop, quiet, verbose):
     with (
         session,
         Progress(session.trainer.total, "step", quiet, 0.0 if verbose else INTERVAL, session.trainer.steps) as progress,
         compilation(progress) as compiled,
     ):
-        for note in (*data.notes, f"run folder {session.run.folder}"):
+        size = session.loader.batch_size
+        notes = [*session.data.notes, f"run folder {session.run.folder}"]
+        if size < session.settings["batch_size"]:
+            notes.append(f"batches of {size} pictures: there are no more to train on")
+        if session.finished:
+            longer = "--epochs or --steps make it longer"
+            notes.append(f"{session.run.folder}: is finished after {session.trainer.steps} steps; {longer}")
+        for note in notes:
             progress.message(note)
-        display = _Display(progress, compiled, session.run)
+        display = _Display(progress, compiled, size)
         done = session.conduct(display.show, stop)
-    display.sum_up()
+    if not session.finished:
+        display.sum_up()
     return done
 
 
 class _Display:
     """Shows the lines of a run's log as they come, and sums them up."""
 
-    def __init__(self, progress, compiled, run):
-        self.progress, self.compiled, self.run = progress, compiled, run
+    def __init__(self, progress, compiled, batch_size):
+        self.progress, self.compiled, self.batch_size = progress, compiled, batch_size
         self.start, self.steps, self.seconds, self.waited = time.monotonic(), 0, 0.0, 0.0
 
     def show(self, line):
         self.compiled()
-        epoch = f"epoch {line['epoch'] + 1}"
+        epoch = f"epoch {line['epoch']}"
         if "best" in line:
             for name, scores in {"": line, **{n: v for n, v in line.items() if isinstance(v, dict)}}.items():
                 best = ", the best so far" if name in line["best"] else ""
@@ -225,7 +287,7 @@ class _Display:
             costs = (f"{line[name][0]:,} -> {line[name][1]:,} {name}" for name in ("parameters", "macs"))
             self.progress.message(f"{epoch}: pruned, {', '.join(costs)}".replace("macs", "MACs"))
             return
-        seconds, waited = self.run.settings["batch_size"] / line["img_s"], line["data_wait_ms"] / 1000
+        seconds, waited = self.batch_size / line["img_s"], line["data_wait_ms"] / 1000
         if self.steps:  # the first step compiles, so its time says nothing about the others
             self.seconds += seconds
             self.waited += waited
@@ -236,7 +298,7 @@ class _Display:
     def sum_up(self):
         facts = [f"{self.steps} steps in {duration(time.monotonic() - self.start)}"]
         if self.steps > 1:
-            pictures = (self.steps - 1) * self.run.settings["batch_size"]
+            pictures = (self.steps - 1) * self.batch_size
             facts.append(f"{pictures / self.seconds:.1f} images/s")
             facts.append(f"{self.waited / self.seconds:.1%} waiting for data")
         memory = _peak_memory()

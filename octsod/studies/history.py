@@ -13,8 +13,9 @@ from ..errors import FileError
 from ..models import Configuration, CSNet, load
 from ..models.configuration import block_layer
 from ..prune.scales import bin_edges, share_below
-from ..training.runs import LOG, read_log
+from ..training.logs import LOG, read_log
 
+MOST_EPOCHS = 1_000_000  # of a run that can be drawn
 POWERS = (-3, -10, -20)  # of ten: shares of |gamma| below these are given; the paper prunes below the last
 
 
@@ -77,16 +78,24 @@ def read_history(
     for line in read_log(folder):
         try:
             if "pruned" in line:
-                pruned = int(line["epoch"])
+                pruned = _epoch(line) - 1
             elif "mae" in line:
-                mae[int(line["epoch"]) + 1] = float(line["mae"])
+                if line["mae"] is not None:  # it was not finite
+                    mae[_epoch(line)] = float(line["mae"])
             elif "gammas" in line and pruned is None:
-                gammas[int(line["epoch"]) + 1] = _counts(line["gammas"])
+                gammas[_epoch(line)] = _counts(line["gammas"])
                 spreads = {_place(norm): float(spread) for norm, spread in line["spreads"].items()}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
             raise FileError(f"{folder / LOG}: the line of step {line.get('step')} is damaged: {error}.") from error
     full, learned = _configurations(folder / "weights", threshold)
     return History(name or folder.resolve().name, gammas, spreads, mae, pruned, full, learned)
+
+
+def _epoch(line):
+    epoch = line["epoch"]
+    if type(epoch) is not int or not 0 < epoch <= MOST_EPOCHS:
+        raise ValueError(f"its epoch is {epoch!r}")
+    return epoch
 
 
 def _counts(values):

@@ -8,6 +8,7 @@
 """
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -15,15 +16,18 @@ from typing import Any, NamedTuple
 
 from .. import prune
 from ..errors import FileError
-from ..files import write_atomically
+from ..files import parse_json, read_file, write_atomically
 from ..models import save
 from ..prune.counts import complexity
-from ..training.runs import CHECKPOINT, Checkpoint, changes, read_checkpoint
-from ..training.session import Data, Session, SettingsError, SetupError, open_data, resolve, task_for
-from ..training.settings import sizes
+from ..training.checkpoints import CHECKPOINT, Checkpoint, changes, read_checkpoint
+from ..training.logs import finite
+from ..training.pictures import Data, open_data
+from ..training.session import Session, resolve, task_for
+from ..training.settings import SettingsError, SetupError, sizes
 from ..training.tasks import Stopped
 
 VARIED = ("weight_decay", "decay_strength")
+MOST_BYTES = 1 << 26  # of results.json
 
 
 class Point(NamedTuple):
@@ -41,7 +45,7 @@ class Sweep:
     "decay_strength", lambda_d of equation 3, of dynamic decay. values: of that setting. decays: "dynamic", "standard";
     each value is tried with each. given, base, finetune: all other settings, as for `training.resolve`.
     threshold: of gamma, by which networks are pruned after training; by default the paper's, or that of the settings if
-    these learn channels.
+    these learn channels. skip_broken, on_progress: as for `training.open_data`.
 
     points: all points that the sweep will have. rows: of those that are done, also by an earlier sweep in this folder:
     dicts of run, decay, lambda, parameters, macs (at 224x224), max_f, mae and settings. facts: what results.json holds.
@@ -60,6 +64,8 @@ class Sweep:
         base: Mapping[str, Any] | None = None,
         finetune: bool = False,
         threshold: float | None = None,
+        skip_broken: bool = False,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ):
         if varied not in VARIED:
             raise SettingsError(f"is {varied!r}; expected {' or '.join(VARIED)}.", "varied")
@@ -76,7 +82,7 @@ class Sweep:
         if "learn_channels" in first and threshold is not None:
             raise SettingsError("`learn_channels` prunes by train's own `threshold`; leave the sweep's out.")
         self.threshold = first.get("threshold", threshold or prune.THRESHOLD)
-        self.data = open_data(first)
+        self.data = open_data(first, skip_broken=skip_broken, on_progress=on_progress)
         self.folder = pathlib.Path(folder)
         self.path = self.folder / "results.json"
         pictures = [len(part) for part in (self.data.training, self.data.held_out)]
@@ -137,6 +143,8 @@ class Sweep:
         cost = complexity(model)
         row = {"run": point.name, "decay": point.decay, "lambda": point.value, "parameters": cost.parameters,
                "macs": cost.macs, **scores, "settings": settings}  # fmt: skip
+        if self.path.exists():  # another process may have done other points meanwhile
+            self.facts["points"] = [other for other in self._read() if other["run"] != point.name]
         self.rows.append(row)
         self.rows.sort(key=lambda row: (row["decay"], row["lambda"]))
         self._write()
@@ -145,7 +153,7 @@ class Sweep:
     def _open(self):
         if self.path.exists():
             self.facts["points"] = self._read()
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(not path.name.endswith(".part") for path in self.folder.iterdir()):
             raise SetupError(f"{self.folder}: exists already and is no sweep; name another folder.")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -153,12 +161,15 @@ class Sweep:
 
     def _read(self):
         try:
-            facts = json.loads(self.path.read_bytes())
+            facts = parse_json(read_file(self.path, MOST_BYTES))
             rows = facts.pop("points")
             for row in rows:
                 row["run"], row["decay"], row["settings"].keys()
                 for name in ("lambda", "parameters", "macs", "max_f", "mae"):
+                    row[name] = math.nan if row[name] is None else row[name]
                     float(row[name])
+        except FileError:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(f"{self.path}: is damaged, or none of octsod's.") from error
         if rows:  # without any, nothing done so far depends on the sweep's own settings
@@ -171,4 +182,4 @@ class Sweep:
             raise FileError(f"{self.folder}: was started with {changed}; other settings need another folder.")
 
     def _write(self):
-        write_atomically(self.path, (json.dumps(self.facts, indent=1) + "\n").encode())
+        write_atomically(self.path, (json.dumps(finite(self.facts), indent=1) + "\n").encode())

@@ -18,8 +18,8 @@ _NAMES = {
     "Saliency": "tasks",
     "ScaleDecay": "hooks",
     "Session": "session",
-    "SettingsError": "session",
-    "SetupError": "session",
+    "SettingsError": "settings",
+    "SetupError": "settings",
     "Step": "trainer",
     "Stopped": "tasks",
     "Task": "tasks",
@@ -28,14 +28,14 @@ _NAMES = {
     "conduct": "session",
     "fit": "loop",
     "new_folder": "session",
-    "open_data": "session",
-    "read_checkpoint": "runs",
+    "open_data": "pictures",
+    "read_checkpoint": "checkpoints",
     "resolve": "session",
     "train": "loop",
 }
 _MODULES = (
-    "charts", "classification", "diagnosis", "hooks", "loop", "recipes", "runs", "session", "settings", "tasks",
-    "trainer",
+    "charts", "checkpoints", "classification", "diagnosis", "hooks", "logs", "loop", "pictures", "recipes", "runs",
+    "session", "settings", "tasks", "trainer",
 )  # fmt: skip
 
 __all__ = [*_NAMES, *_MODULES]

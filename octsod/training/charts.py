@@ -33,9 +33,10 @@ def training_curves(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str
     moving average are drawn as a pale line.
     """
     titles = titles or {}
-    steps = [line for line in lines if "lr" in line]
+    lines = [line for line in lines if _known(line, "step")]
+    steps = [line for line in lines if _known(line, "lr") and _known(line, "loss")]
     validations = [line for line in lines if "best" in line]
-    names = [n for n, value in (validations[-1] if validations else {}).items() if isinstance(value, float)]
+    names = list(dict.fromkeys(n for line in validations for n, value in line.items() if isinstance(value, float)))
 
     def points(source, key) -> tuple[np.ndarray, np.ndarray]:
         return np.array([line["step"] for line in source], float), np.array([line[key] for line in source], float)
@@ -47,9 +48,9 @@ def training_curves(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str
     ]
     names = names or [name for name in titles if name != "loss"]
     for name, colour in zip(names, itertools.cycle((GREEN, PURPLE)), strict=False):
-        known = [line for line in validations if math.isfinite(line.get(name, math.nan))]
-        averaged = [{"step": line["step"], **line["average"]} for line in known if name in line.get("average", {})]
-        averaged = [line for line in averaged if math.isfinite(line[name])]
+        known = [line for line in validations if _known(line, name)]
+        others = [(line["step"], line["average"]) for line in known if isinstance(line.get("average"), dict)]
+        averaged = [{**scores, "step": step} for step, scores in others if _known(scores, name)]
         drawn = [Line(*points(known, name), colour, marked=True)]
         if averaged:
             drawn.insert(0, Line(*points(averaged, name), _pale(colour), marked=True))
@@ -58,6 +59,11 @@ def training_curves(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str
         charts.append(np.full_like(charts[0], 255))
     pairs = zip(charts[::2], charts[1::2], strict=True)
     return np.concatenate([np.concatenate(pair, axis=1) for pair in pairs])
+
+
+def _known(line, name):
+    """Whether a line of a log has a finite number of that name."""
+    return isinstance(line.get(name), (int, float)) and math.isfinite(line[name])
 
 
 def _pale(colour):

@@ -22,20 +22,24 @@ def train(
     """Make the remaining steps up to `trainer.total`; returns whether all are done, which `stop()` can prevent.
 
     loader: a `data.Loader`; a trainer that has made n steps gets its batch n next. run: a `runs.Run`. It logs a line
-    per step (step, from 1; epoch, from 0; loss; the terms of task and hooks; lr; img_s, samples per second, waiting
+    per step (step and epoch, both from 1; loss; the terms of task and hooks; lr; img_s, samples per second, waiting
     included; data_wait_ms; at the end of an epoch and of the run also what hooks add), per validation, and what hooks
     log. It writes a checkpoint every `save_every` steps, after each validation and at the end.
     held_out: a data set to validate on after each epoch and at the end, by the trainer's task; if `stop()` cuts that
     short, it is made up for when the run is resumed. on_line: called with each line of the log.
 
     Raises DivergenceError, which says what is intact, if a number is not finite; FileError if a sample cannot be read
-    or the run folder cannot be written.
+    or the run folder cannot be written. Whatever error ends it, but divergence, it first writes a checkpoint of the
+    steps that are done.
     """
     try:
         return _train(trainer, loader, run, held_out, save_every, on_line, stop)
     except DivergenceError as error:
         kept = run.kept and f"; {run.kept}"
         raise DivergenceError(f"{str(error).rstrip('.')}{kept}.") from error
+    except Exception:
+        run.rescue(trainer)
+        raise
 
 
 def fit(
@@ -46,7 +50,8 @@ def fit(
     """`train` in a run folder: a new one, or one that holds an unfinished run of such a trainer, which goes on.
 
     settings: whatever describes the run, numbers and strings by name; they are kept in its config.toml, and a run that
-    was started with others is refused with a FileError. For the rest, see `train`.
+    was started with others is refused with a FileError, as is one whose optimiser was given other settings. For the
+    rest, see `train`.
     """
     samples = names_of(loader.dataset), [] if held_out is None else names_of(held_out)
     settings = {name: list(v) if isinstance(v, tuple) else v for name, v in (settings or {}).items() if v is not None}
@@ -66,23 +71,30 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
     require_integer(save_every, "train", "save_every", 1)
     run.on_line = on_line or (lambda line: None)
     trainer.resize(loader.side(max(trainer.steps - 1, 0)))
+    run.mend(trainer)
     run.checkpoint(trainer)
     while not stop():
         epoch, position = divmod(trainer.steps, len(loader))
         finished = trainer.steps >= trainer.total
-        run.epoch = epoch
-        if held_out is not None and trainer.steps > run.validated and (finished or position == 0):
+        run.epoch = epoch + 1
+        due = trainer.steps > run.validated and (finished or position == 0)
+        if held_out is not None and (due or (finished and run.lacks_plots)):
             trainer.require_finite()
             try:
                 found = _validated(trainer, held_out, stop)
             except Stopped:
                 break
-            run.record(trainer, (trainer.steps - 1) // len(loader), found)
+            if due:
+                run.record(trainer, 1 + (trainer.steps - 1) // len(loader), found)
+            else:
+                run.draw(trainer, found)
         if finished:
             break
         if position == 0:
+            run.whole = False
             for hook in trainer.hooks:
                 hook.before_epoch(trainer, run)
+            run.whole = True
         # Always closed, so that the loader's threads do not outlive a training that stops in the middle of an epoch.
         with contextlib.closing(_steps(trainer, loader, epoch, position, save_every, stop)) as lines:
             for line in lines:
@@ -111,11 +123,16 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
 
     The results of steps are read whenever the trainer has them, when a checkpoint is due, and at the end.
     """
-    under_way = _UnderWay(trainer, epoch)
+    under_way = _UnderWay(trainer, epoch + 1)
     with contextlib.closing(loader.epoch(epoch, position)) as batches:
         while trainer.steps < trainer.total and not stop():
             under_way.begin()
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except Exception:  # of a sample
+                trainer.sync()
+                yield from under_way.lines(trainer.collect())
+                raise
             if batch is None:
                 break
             under_way.arrived(len(batch[0]))
@@ -126,7 +143,9 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
                 trainer.step(*batch)
                 if due:
                     trainer.sync()
-            except DivergenceError:
+            except Exception as error:
+                if not isinstance(error, DivergenceError):
+                    trainer.sync()
                 yield from under_way.lines(trainer.collect())  # of the steps completed before it
                 raise
             lines = under_way.lines(trainer.collect())

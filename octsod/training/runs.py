@@ -2,8 +2,8 @@
 
     config.toml   the settings, all resolved; can serve as --config of another run
     env.json      versions and machine, and those of each resumption
-    data.json     the names of the pictures to train on and of those held out
-    log.jsonl     a line per step and per validation
+    data.json     the names of the pictures to train on, of those held out, and of those skipped because they are broken
+    log.jsonl     a line per step and per validation; null stands for numbers that are not finite
     weights/      last.safetensors, and best.safetensors of the best validation, as the task ranks them, at the latest
                   size of pictures; with a moving average, also last-average and best-average; if the run learns
                   channels, also wide.safetensors from before pruning, and best is from after it; if the run is part of
@@ -12,9 +12,9 @@
     plots/        curves.png; of the latest validation, the task's pictures, such as predictions.png; what `octsod plot`
                   draws
 
-The checkpoint is one file, so that what belongs together is written together or not at all; weights/last is derived
-from it. weights/best is written before the checkpoint that mentions it: if the run is killed in between, it validates
-again when it is resumed.
+The checkpoint is one file, so that what belongs together is written together or not at all. It is written last, after
+the weights and plots that it mentions: if the run is killed in between, it makes them again when it is resumed, and
+what the checkpoint of a finished run says is there.
 """
 
 import contextlib
@@ -24,19 +24,22 @@ import math
 import os
 import pathlib
 import platform
+import re
 import sys
-import zlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..data.images import write_png
 from ..errors import FileError
-from ..files import write_atomically
-from ..models.files import build, describe, save
+from ..files import open_log, parse_json, read_file, write_atomically
+from ..models.files import save
 from ..nn import Module
 from .charts import training_curves
+from .checkpoints import CHECKPOINT, Checkpoint, changes, pack_checkpoint, read_checkpoint
+from .logs import LOG, as_line, finite, read_log
 from .tasks import Validated
 from .trainer import Trainer, require_names
 
@@ -47,140 +50,78 @@ except ImportError:  # Windows
 
 Folder = str | os.PathLike[str]
 Pictures = tuple[Sequence[str], Sequence[str]]  # names to train on, names held out
+Skipped = Mapping[str, Sequence[str]]  # names of broken pictures, by the setting that names their folder
 
-CHECKPOINT = pathlib.Path("state", "checkpoint.safetensors")
-LOG = "log.jsonl"
+PARTS = ("training", "validation")  # of the pictures, in data.json
+FOLDERS = ("weights", "state", "plots")
+DATA, ENVIRONMENT, CONFIG = "data.json", "env.json", "config.toml"
+MOST_BYTES = 1 << 28  # of data.json and env.json
 
-# What may differ when a run is resumed: its length, and settings that do not affect results.
-FREE = ("epochs", "steps", "threads")
-
-
-class Checkpoint(NamedTuple):
-    """What a run's checkpoint holds.
-
-    path: its file. state: `Trainer.state_dict()`. facts: what `models.files.describe` says about the network. settings:
-    the run's. total: how many steps the run is to have. validated: the step of the last validation, or 0. best: the log
-    line of the best validation of each network, by name: "" is the trainer's. logged: bytes of the log before it.
-    """
-
-    path: pathlib.Path
-    state: dict[str, np.ndarray]
-    facts: dict[str, str]
-    settings: dict[str, Any]
-    total: int
-    validated: int
-    best: dict[str, dict[str, Any]]
-    logged: int
-
-    @property
-    def steps(self) -> int:
-        return int(self.state["steps"])
-
-    def finished(self, total: int | None = None) -> bool:
-        """Whether a run of `total` steps (by default, as many as it was to have) has nothing left to do."""
-        return (total or self.total) <= self.steps == self.validated
-
-    def model(self) -> Any:
-        """The network as it was. Raises FileError if its architecture is not known (see `models.register`)."""
-        prefix = "model."
-        state = {name[len(prefix) :]: array for name, array in self.state.items() if name.startswith(prefix)}
-        try:
-            return build(self.facts, state)
-        except ValueError as error:
-            raise FileError(f"{self.path}: {error}") from error
-
-    def restore(self, trainer: Trainer) -> None:
-        """Bring a trainer of that network to where the run was. Raises FileError if its network is another one."""
-        own = _facts(trainer)
-        for name in ("architecture", "configuration", "optimizer"):
-            if self.facts[name] != own[name]:
-                other = f"its {name} is {self.facts[name]}, not {own[name]}"
-                raise FileError(f"{self.path}: does not fit the run: {other}.")
-        try:
-            trainer.load_state_dict(self.state)
-        except ValueError as error:
-            raise FileError(f"{self.path}: does not fit the run: {error}") from error
-
-
-def read_checkpoint(folder: Folder) -> Checkpoint:
-    """The checkpoint in a run folder. Raises FileError, which names the file, if it is missing or damaged."""
-    import safetensors
-
-    folder = pathlib.Path(folder)
-    path = folder / CHECKPOINT
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such run folder.")
-    if not path.is_file():
-        raise FileError(f"{folder}: holds no checkpoint to go on from ({CHECKPOINT.as_posix()}).")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        facts = metadata.get("run", "")
-        if metadata.get("crc32") != _checksum(state, facts):
-            raise ValueError("its contents do not match their checksum")
-        facts = json.loads(facts)
-        return Checkpoint(path, state, **facts)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}.") from error
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise FileError(f"{path}: is damaged, or no checkpoint of octsod's: {error}.") from error
-
-
-def _checksum(state, facts):
-    value = zlib.crc32(facts.encode())
-    for name in sorted(state):
-        value = zlib.crc32(state[name].tobytes(), zlib.crc32(name.encode(), value))
-    return f"{value:08x}"
-
-
-def changes(before: Mapping[str, Any], after: Mapping[str, Any], free: Sequence[str] = ()) -> str:
-    """How settings differ, except those in `free`, in words; empty if they do not."""
-    return "; ".join(
-        f"{name} = {before.get(name)!r}, not {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if name not in free and before.get(name) != after.get(name)
-    )
-
-
-def read_log(folder: Folder) -> list[dict[str, Any]]:
-    """The lines of a run's log, except half a line at its end, left by a kill or being written just now.
-
-    Raises FileError, which names the folder or the line, if the log is missing or damaged.
-    """
-    folder = pathlib.Path(folder)
-    path = folder / LOG
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such run folder.")
-    if not path.is_file():
-        raise FileError(f"{folder}: is no run folder: it has no {LOG}.")
-    lines = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                entry = json.loads(line)
-                if not isinstance(entry, dict):
-                    raise ValueError("not a JSON object")
-            except (ValueError, RecursionError) as error:
-                raise FileError(f"{path}: line {number} is damaged, or none of octsod's.") from error
-            lines.append(entry)
-    return lines
+# What may differ when a run is resumed: its length, where its pictures are (their names are compared), and settings
+# that do not affect results.
+FREE = ("epochs", "steps", "threads", "data", "val")
 
 
 def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
-    """The unfinished run folder in `root` whose checkpoint was written last; None if there is none."""
-    found = [path.parents[1] for path in pathlib.Path(root).glob(f"*/{CHECKPOINT.as_posix()}")]
-    found.sort(key=lambda folder: (folder / CHECKPOINT).stat().st_mtime_ns, reverse=True)
-    return next((folder for folder in found if not read_checkpoint(folder).finished()), None)
+    """The unfinished run folder in `root` whose checkpoint was written last; None if there is none. Warns of those
+    whose checkpoints cannot be read."""
+    found = []
+    for path in pathlib.Path(root).glob(f"*/{CHECKPOINT.as_posix()}"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            found.append((path.stat().st_mtime_ns, path.parents[1]))
+    for _, folder in sorted(found, reverse=True):
+        try:
+            if not read_checkpoint(folder).finished():
+                return folder
+        except FileError as error:
+            warnings.warn(f"{str(error).rstrip('.')}; this run is skipped.", stacklevel=2)
+    return None
+
+
+def startable(folder: Folder) -> bool:
+    """Whether a new run may start in a folder: it does not exist, is empty, or was left by a run that was killed before
+    its first checkpoint, and so holds an empty log and nothing else but what a run begins with."""
+    folder = pathlib.Path(folder)
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    ours = re.compile(r"data\.json|env\.json|config\.toml|log\.jsonl|weights/last.*\.safetensors|.*\.octsod-\w+\.part")
+    found = [path for path in folder.rglob("*") if not path.is_dir() or path.name not in FOLDERS]
+    known = all(ours.fullmatch(path.relative_to(folder).as_posix()) for path in found)
+    log = folder / LOG
+    return not found or (known and log.is_file() and log.stat().st_size == 0)
+
+
+def read_pictures(folder: Folder) -> dict[str, Any]:
+    """What data.json in a run folder holds: names of pictures by `PARTS`, and as "skipped" those by setting. Raises
+    FileError, which names the file, if it is missing or damaged."""
+    found = _read_json(pathlib.Path(folder) / DATA)
+    skipped = found.setdefault("skipped", {})
+    lists = [found.get(part) for part in PARTS] + (list(skipped.values()) if isinstance(skipped, dict) else [None])
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        raise FileError(f"{pathlib.Path(folder) / DATA}: is damaged: it does not name the run's pictures.")
+    return found
+
+
+def _read_json(path):
+    try:
+        value = parse_json(read_file(path, MOST_BYTES))
+        if not isinstance(value, dict):
+            raise ValueError("it is no JSON object")
+        return value
+    except FileError:
+        raise
+    except ValueError as error:
+        raise FileError(f"{path}: is damaged: {error}.") from error
 
 
 class Run:
     """A run folder that is being written: `with Run.create(...) as run:` or `with Run.resume(...) as run:`.
 
-    validated and best: as in `Checkpoint`. epoch: the one under way. on_line: called with each line of the log. All
-    methods raise FileError, which names the folder, if it cannot be written; earlier contents then stay intact.
+    validated, best and plots: as in `Checkpoint`. epoch: the one under way, from 1. whole: whether the trainer has done
+    nothing, beside its steps, that is not in the log. on_line: called with each line of the log. All methods raise
+    FileError, which names the folder, if it cannot be written; earlier contents then stay intact.
     """
 
     def __init__(self, folder: Folder, settings: Mapping[str, Any], checkpoint: Checkpoint | None = None):
@@ -188,49 +129,58 @@ class Run:
         self._before = checkpoint.settings if checkpoint else settings
         self.validated: int = checkpoint.validated if checkpoint else 0
         self.best: dict[str, dict[str, Any]] = dict(checkpoint.best) if checkpoint else {}
-        self.epoch = 0
+        self.plots: list[str] = list(checkpoint.plots) if checkpoint else []
+        self.epoch, self.whole = 1, True
         self.on_line: Callable[[dict], None] = lambda line: None
+        self._logged = checkpoint.steps if checkpoint else 0  # the last step in the log
         self._saved: tuple[int, ...] | None = None  # steps, total and validated of the checkpoint on the disk
         self._log: Any = None  # a binary file
 
     @classmethod
-    def create(cls, folder: Folder, settings: Mapping[str, Any], pictures: Pictures) -> "Run":
-        """Start a run in a folder that is new or empty. pictures: (names to train on, names held out)."""
+    def create(
+        cls, folder: Folder, settings: Mapping[str, Any], pictures: Pictures, skipped: Skipped | None = None
+    ) -> "Run":
+        """Start a run in a folder that is `startable`. pictures: (names to train on, names held out). skipped: names
+        of those that are broken."""
         run = cls(folder, settings)
         with run._writing():
-            for part in ("weights", "state", "plots"):
-                (run.folder / part).mkdir(parents=True, exist_ok=True)
-            run._open_log(0)
-            run._write_json("data.json", dict(zip(("training", "validation"), pictures, strict=True)))
-            run._write_json("env.json", _environment(0))
+            run._make_folders()
+            run._open_log(None)
+            run._write_pictures(pictures, skipped or {})
+            run._write_json(ENVIRONMENT, _environment(0))
             run._write_settings()
         return run
 
     @classmethod
     def resume(
-        cls, folder: Folder, settings: Mapping[str, Any], pictures: Pictures, checkpoint: Checkpoint
-    ) -> "Run":
-        """Continue from `checkpoint`; the log is cut back to its step.
+        cls, folder: Folder, settings: Mapping[str, Any], pictures: Pictures, checkpoint: Checkpoint,
+        skipped: Skipped | None = None,
+    ) -> "Run":  # fmt: skip
+        """Continue from `checkpoint`; the log is cut back to its step. Warns of damage to what is not needed for that.
 
-        Raises FileError if the settings (other than `FREE`) or the pictures differ from those it was made with.
+        skipped: names of broken pictures, all that there have been. Raises FileError if the settings (other than
+        `FREE`) or the pictures, except those skipped, differ from those it was made with.
         """
         run = cls(folder, settings, checkpoint)
-        run.require_same(pictures)
-        run._saved = (checkpoint.steps,)  # this step is safe, but everything is written anew: weights/last may be older
-        environment = run._read_json("env.json")
+        run.require_same(pictures, skipped)
+        run._saved = (checkpoint.steps,)  # this step is safe, but everything is written anew: weights may be gone
         with run._writing():
+            run._make_folders()
             run._open_log(checkpoint.logged)
             for left in run.folder.rglob(".octsod-*.part"):  # by a kill
-                left.unlink()
-            environment.setdefault("resumed", []).append(_environment(checkpoint.steps))
-            run._write_json("env.json", environment)
+                left.unlink(missing_ok=True)
+            environment = run._read_environment()
+            environment["resumed"].append(_environment(checkpoint.steps))
+            run._write_json(ENVIRONMENT, environment)
+            run._write_pictures(pictures, skipped or {})
             run._write_settings()
         return run
 
     @property
     def kept(self) -> str:
         """What is safe on the disk, in words; empty before the first checkpoint."""
-        return "" if self._saved is None else f"the checkpoint of step {self._saved[0]} in {self.folder} is intact"
+        there = self._saved is not None and (self.folder / CHECKPOINT).exists()
+        return f"the checkpoint of step {self._saved[0]} in {self.folder} is intact" if there and self._saved else ""
 
     def __enter__(self):
         return self
@@ -242,20 +192,22 @@ class Run:
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line, a dict, to log.jsonl, and hand it to `on_line`."""
         with self._writing():
-            self._log.write(json.dumps(line).encode() + b"\n")
+            self._log.write(as_line(line))
             self._log.flush()
+        if "lr" in line:
+            self._logged = line["step"]
         self.on_line(dict(line))
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of log.jsonl."""
-        return read_log(self.folder)
+        """The lines of log.jsonl, except damaged ones."""
+        return read_log(self.folder, lambda error: None)
 
     def record(self, trainer: Trainer, epoch: int, found: Mapping[str, Validated]) -> dict[str, Any]:
         """Log a validation, and keep the weights of networks that are the best so far, by the rank of the task.
 
         found: what validation found of each network, by name: "" is the trainer's. The line has its scores; those of
         the others are in it under their names. A larger size of pictures is better than a smaller one, and scores that
-        are no finite numbers are worse than any. Writes a checkpoint, draws plots/curves.png and the task's pictures,
+        are no finite numbers are worse than any. Draws plots/curves.png and the task's pictures, writes a checkpoint,
         and returns the line.
         """
         line: dict[str, Any] = {"step": trainer.steps, "epoch": epoch, "size": trainer.size}
@@ -268,15 +220,13 @@ class Run:
             if self._better(trainer.task, entry, scores, self.best.get(name)):
                 trainer.require_finite()
                 better.append(name)
-                self.best[name] = entry
+                self.best[name] = finite(entry)
                 self.keep(networks[name], f"best-{name}".rstrip("-"))
         line["best"] = better
         self.log(line)
         self.validated = trainer.steps
+        self.draw(trainer, found)
         self.checkpoint(trainer)
-        self.plot("curves", training_curves(self.lines(), trainer.task.titles))
-        for name, picture in found[""].pictures.items():
-            self.plot(name, picture)
         return line
 
     @staticmethod
@@ -284,46 +234,98 @@ class Run:
         """Whether a validation is better than the best so far, its log entry or None."""
         if best is None or entry["size"] != best["size"]:
             return best is None or (entry["size"] or 0) > (best["size"] or 0)
-        was, now = (all(math.isfinite(values.get(name, 0.0)) for name in scores) for values in (best, scores))
+        was, now = (all(math.isfinite(_number(values.get(n, 0.0))) for n in scores) for values in (best, scores))
         return now and (not was or task.rank(scores) > task.rank(best))
+
+    def draw(self, trainer: Trainer, found: Mapping[str, Validated]) -> None:
+        """Draw curves of the log and the pictures of a validation, see `record`. Warns if that fails: a picture is no
+        reason to end a training."""
+        pictures = found[""].pictures
+        self._draw("curves", lambda: training_curves(self.lines(), trainer.task.titles))
+        for name, picture in pictures.items():
+            self._draw(name, lambda picture=picture: picture)
+        self.plots = ["curves", *pictures]
+
+    def _draw(self, name, picture):
+        try:
+            self.plot(name, picture())
+        except Exception as error:
+            detail = str(error) or type(error).__name__
+            warnings.warn(f"{self._plot(name)}: cannot be drawn: {detail}", stacklevel=2)
+
+    @property
+    def lacks_plots(self) -> bool:
+        """Whether a picture that has been drawn is gone."""
+        return not all(self._plot(name).exists() for name in self.plots)
+
+    def _plot(self, name):
+        return self.folder / "plots" / f"{name}.png"
+
+    def plot(self, name: str, picture: np.ndarray) -> None:
+        """Write a picture (H, W, 3) uint8 to plots/`name`.png."""
+        with self._writing():
+            self._make_folders()
+        write_png(self._plot(name), picture)
 
     def keep(self, model: Module, name: str) -> None:
         """Write a network to weights/`name`.safetensors."""
         with self._writing():
-            save(model, self.folder / "weights" / f"{name}.safetensors")
+            self._make_folders()
+            save(model, self._weights(name))
 
-    def plot(self, name: str, picture: np.ndarray) -> None:
-        """Write a picture (H, W, 3) uint8 to plots/`name`.png."""
-        write_png(self.folder / "plots" / f"{name}.png", picture)
+    def _weights(self, name):
+        return self.folder / "weights" / f"{name}.safetensors"
+
+    def mend(self, trainer: Trainer) -> None:
+        """Write the best weights anew if they are gone and the trainer's network is the best one. Else warn, and let
+        the next validation be the best."""
+        for name, entry in list(self.best.items()):
+            file = f"best-{name}".rstrip("-")
+            if self._weights(file).exists():
+                continue
+            if entry["step"] == trainer.steps and name in trainer.networks():
+                self.keep(trainer.networks()[name], file)
+            else:
+                del self.best[name]
+                warnings.warn(f"{self._weights(file)}: is gone, the network of step {entry['step']}.", stacklevel=2)
 
     def checkpoint(self, trainer: Trainer) -> None:
-        """Write state/checkpoint.safetensors and weights/last.safetensors, unless they already hold this very state.
+        """Write weights/last.safetensors and state/checkpoint.safetensors, unless they already hold this very state.
 
         Raises DivergenceError, and writes nothing, if a number is not finite.
         """
-        import safetensors.numpy
-
         now = trainer.steps, trainer.total, self.validated
         if now == self._saved:
             return
         trainer.require_finite()
         for hook in trainer.hooks:
             hook.before_saving(trainer, self)
-        state = trainer.state_dict()
-        facts = json.dumps({
-            "facts": _facts(trainer), "settings": self.settings, "total": trainer.total,
-            "validated": self.validated, "best": self.best, "logged": self._log.tell(),
-        })  # fmt: skip
-        data = safetensors.numpy.save(state, {"run": facts, "crc32": _checksum(state, facts)})
+        self.keep(trainer.model, "last")
         with self._writing():
+            data = pack_checkpoint(
+                trainer, settings=self.settings, validated=self.validated, best=self.best, logged=self._log.tell(),
+                plots=self.plots,
+            )  # fmt: skip
             os.fsync(self._log.fileno())  # a log may be longer than its checkpoint, but never shorter
             write_atomically(self.folder / CHECKPOINT, data)
-            self._saved = now
-            save(trainer.model, self.folder / "weights" / "last.safetensors")
+        self._saved = now
+
+    def rescue(self, trainer: Trainer) -> None:
+        """After an error, write a checkpoint if the trainer is between two steps, of which the log has the first."""
+        with contextlib.suppress(Exception):
+            trainer.sync()
+            if self.whole and trainer.steps == self._logged:
+                self.checkpoint(trainer)
+
+    def _make_folders(self):
+        for part in FOLDERS:
+            (self.folder / part).mkdir(parents=self._log is None, exist_ok=True)
 
     def _open_log(self, logged):
-        """Open the log for this process alone; cut off what follows its first `logged` bytes."""
-        self._log = open(self.folder / LOG, "a+b")  # noqa: SIM115 (closed by __exit__)
+        """Open the log for this process alone; cut off what follows its first `logged` bytes (None: of a new run).
+        Warns of damage."""
+        lost = logged and not (self.folder / LOG).exists()
+        self._log = open_log(self.folder / LOG)
         if fcntl is not None:
             try:
                 fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -332,45 +334,66 @@ class Run:
                 raise FileError(f"{self.folder}: is being trained by another process.") from None
             except OSError:  # a file system without locks
                 pass
-        self._log.truncate(min(logged, self._log.seek(0, os.SEEK_END)))
+        if logged is None and (self.folder / CHECKPOINT).exists():  # another process was faster
+            self._log.close()
+            raise FileError(f"{self.folder}: another run has started there meanwhile.")
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.truncate(min(logged or 0, size))
+        if logged:
+            self._look_through_log(lost or size < logged)
         self._log.seek(0, os.SEEK_END)
 
-    def require_same(self, pictures: Pictures) -> None:
+    def _look_through_log(self, short):
+        faults = [f"{self.folder / LOG}: is shorter than when the run was stopped; lines are lost."] if short else []
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(size - 1, 0))
+        if self._log.read(1) not in (b"", b"\n"):  # half a line, which is damaged: the next one must not be part of it
+            self._log.write(b"\n")
+            self._log.flush()
+        read_log(self.folder, lambda error: faults.append(str(error)))
+        for fault in faults[:3]:
+            warnings.warn(f"{fault.rstrip('.')}; the training goes on without.", stacklevel=2)
+        if len(faults) > 3:
+            warnings.warn(f"{self.folder / LOG}: {len(faults) - 3} more lines are damaged.", stacklevel=2)
+
+    def require_same(self, pictures: Pictures, skipped: Skipped | None = None) -> None:
         """Raise FileError unless settings (other than `FREE`) and pictures are those of the checkpoint."""
-        self._require_same_settings(self._before)
-        self._require_same_pictures(pictures)
-
-    def _require_same_settings(self, before):
-        if changed := changes(before, self.settings, FREE):
+        if changed := changes(finite(self._before), finite(self.settings), FREE):
             raise FileError(f"{self.folder}: was started with {changed}; other settings need a new run.")
-
-    def _require_same_pictures(self, pictures):
-        before = self._read_json("data.json")
-        for names, part in zip(pictures, ("training", "validation"), strict=True):
-            if list(names) != before.get(part):
-                odd = sorted(set(names) ^ set(before.get(part, ()))) or ["their order"]
+        before = read_pictures(self.folder)
+        for names, part in zip(pictures, PARTS, strict=True):
+            dropped = {name for found in (skipped or {}).values() for name in found} - set(names)
+            expected = [name for name in before[part] if name not in dropped]
+            if list(names) != expected:
+                odd = sorted(set(names) ^ set(expected)) or ["their order"]
                 raise FileError(
                     f"{self.folder}: was started with other pictures for {part} than the data holds now; they differ "
                     f"in {len(odd)}, such as {odd[0]}."
                 )
 
+    def _read_environment(self):
+        """What env.json holds; a fresh start if it is gone or damaged."""
+        try:
+            found = _read_json(self.folder / ENVIRONMENT)
+        except FileError as error:
+            warnings.warn(f"{str(error).rstrip('.')}; it is made anew.", stacklevel=2)
+            found = {}
+        if not isinstance(found.setdefault("resumed", []), list):
+            found["resumed"] = []
+        return found
+
     def _write_settings(self):
         import tomli_w
 
-        write_atomically(self.folder / "config.toml", tomli_w.dumps(self.settings).encode())
+        write_atomically(self.folder / CONFIG, tomli_w.dumps(self.settings).encode())
+
+    def _write_pictures(self, pictures, skipped):
+        names = {part: list(found) for part, found in zip(PARTS, pictures, strict=True)}
+        left = {source: list(found) for source, found in skipped.items() if found}
+        self._write_json(DATA, {**names, **({"skipped": left} if left else {})})
 
     def _write_json(self, name, value):
-        write_atomically(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
-
-    def _read_json(self, name):
-        path = self.folder / name
-        try:
-            value = json.loads(path.read_bytes())
-            if not isinstance(value, dict):
-                raise ValueError("not a JSON object")
-            return value
-        except (OSError, ValueError) as error:
-            raise FileError(f"{path}: cannot be read: {error}.") from error
+        write_atomically(self.folder / name, (json.dumps(finite(value), indent=1) + "\n").encode())
 
     @contextlib.contextmanager
     def _writing(self):
@@ -381,9 +404,9 @@ class Run:
             raise FileError(f"{self.folder}: cannot be written: {error.strerror or error}{kept}.") from error
 
 
-def _facts(trainer):
-    """What a checkpoint says about a trainer's network and optimiser beside their arrays."""
-    return {**describe(trainer.model), "optimizer": type(trainer.optimizer).__name__}
+def _number(value):
+    """A score as a log has it, where None stands for a number that is not finite."""
+    return math.nan if value is None else value
 
 
 def _environment(step):

@@ -14,13 +14,10 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..data.classes import ClassDataset, find_parts
-from ..data.datasets import FolderDataset, Subset, hold_out
 from ..data.loader import Loader
-from ..data.synthetic import SyntheticDataset
-from ..errors import FileError, OctsodError
+from ..errors import FileError
 from ..models import Configuration, CSNet, csnet, load
 from ..models.files import architecture_of
 from ..nn import NormAct
@@ -29,43 +26,28 @@ from ..prune import prunable
 from ..prune.channels import THRESHOLD
 from ..random import manual_seed
 from ..threads import get_num_threads, set_num_threads
+from .checkpoints import Checkpoint
 from .classification import Classification
 from .loop import train
+from .pictures import Data, open_data
 from .recipes import Recipe
-from .runs import Checkpoint, Run
-from .settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, LENGTHS, SALIENCY_ONLY, SETTINGS, sizes
+from .runs import Run, read_pictures, startable
+from .settings import (
+    CLASSIFY,
+    DECAYS,
+    EMBEDDED,
+    FINETUNE,
+    LENGTHS,
+    SALIENCY_ONLY,
+    SETTINGS,
+    SettingsError,
+    SetupError,
+    sizes,
+)
 from .tasks import Saliency, Task
 from .trainer import Trainer
 
-EMBEDDED_PICTURES = 1200  # that a run without data draws
-EMBEDDED_SIZE = 112  # of a drawn picture, in pixels; augmentation cuts off its border
 LOADER_THREADS = 2  # at most
-SHOWN = 3  # how many left-out files a note names
-
-
-class SetupError(OctsodError):
-    """A training cannot be started or continued as requested. Messages name settings in backticks."""
-
-
-class SettingsError(SetupError, ValueError):
-    """Settings that make no sense, alone or together.
-
-    setting: the one whose value is at fault, or None. detail: what is wrong with it.
-    """
-
-    def __init__(self, detail: str, setting: str | None = None):
-        super().__init__(f"`{setting}`: {detail}" if setting else detail)
-        self.detail, self.setting = detail, setting
-
-
-class Data(NamedTuple):
-    """training, held_out: the samples to train on and to validate on. notes: lines to print about them. classes: the
-    names of the pictures' classes, for classification."""
-
-    training: Subset
-    held_out: Subset
-    notes: list[str]
-    classes: tuple[str, ...] = ()
 
 
 def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, finetune: bool = False) -> dict[str, Any]:
@@ -156,63 +138,14 @@ def _value(name, value):
         raise SettingsError(f"is {value!r}; expected {SETTINGS[name].expected}.", name) from None
 
 
-def open_data(settings: Mapping[str, Any], verbose: bool = False) -> Data:
-    """The pictures for a training: those of `data` and `val`, or drawn ones. For classification, `data` may have both,
-    in folders `train` and `val`.
-
-    verbose: have the notes name all files that are left out. Raises FileError if a folder is not a data set, SetupError
-    if it has too few pictures.
-    """
-    if settings["task"] == "classify":
-        return _open_classes(settings)
-    if "data" not in settings:
-        drawn = SyntheticDataset(EMBEDDED_PICTURES, EMBEDDED_SIZE, settings["seed"])
-        training, held_out = hold_out(drawn, settings["seed"])
-        return Data(training, held_out, [f"{len(training)} drawn pictures to train on, {len(held_out)} held out"])
-    folders = [FolderDataset(settings[name]) for name in ("data", "val") if name in settings]
-    notes = []
-    for folder in folders:
-        if folder.unpaired:
-            shown = folder.unpaired[: None if verbose else SHOWN]
-            more = f" and {len(folder.unpaired) - len(shown)} more" if len(shown) < len(folder.unpaired) else ""
-            names = ", ".join(path.name for path in shown)
-            notes.append(f"{folder.root}: left out for want of a partner: {names}{more}")
-    training, held_out, note = _parts(folders, settings, "picture with a mask")
-    return Data(training, held_out, [*notes, note])
-
-
-def _open_classes(settings):
-    """The pictures for classification, and the names of their classes."""
-    data, val = find_parts(settings["data"])
-    sets = [ClassDataset(data)]
-    classes = sets[0].classes
-    if (val := settings.get("val", val)) is not None:
-        sets.append(ClassDataset(find_parts(val)[1] or val, classes))
-    training, held_out, note = _parts(sets, settings, "picture")
-    return Data(training, held_out, [f"{len(classes)} classes", note], classes)
-
-
-def _parts(sets, settings, what):
-    """(samples to train on, those to validate on, a line about them) of one data set or two."""
-    if len(sets) == 2:
-        training, held_out = (Subset(part, range(len(part))) for part in sets)
-        note = f"{len(training)} pictures to train on, {len(held_out)} of {sets[1].root} to validate on"
-        return training, held_out, note
-    if len(sets[0]) < 2:
-        raise SetupError(f"{sets[0].root}: holds one {what}; without `val`, two are needed.")
-    training, held_out = hold_out(sets[0], settings["seed"], getattr(sets[0], "labels", None))
-    note = f"{len(training)} pictures to train on, {len(held_out)} held out to validate on (data.json)"
-    return training, held_out, note
-
-
 def new_folder(settings: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """A folder for a new run: `folder`, or else runs/<time>-<name of the data>, which does not exist yet.
 
-    Raises SetupError if `folder` is not empty.
+    Raises SetupError unless a run may start in `folder`, see `runs.startable`.
     """
     if folder is not None:
         folder = pathlib.Path(folder)
-        if folder.exists() and any(folder.iterdir()):
+        if not startable(folder):
             other = "name another run folder, or `resume` this one"
             raise SetupError(f"{folder}: exists already and is not empty; {other}.")
         return folder
@@ -227,7 +160,8 @@ class Session:
     """A training with all its parts: `with Session(settings, folder) as session: session.conduct()`.
 
     settings: see `resolve`. folder: of the run, either new or holding the `checkpoint` to continue from. data: by
-    default, what `open_data` returns. data, task, loader, trainer, run: the parts of the training.
+    default, what `open_data` returns. data, task, loader, trainer, run: the parts of the training. finished: whether
+    the checkpoint's run is complete; to conduct it then only makes anew what is gone of its folder.
     Raises SetupError if settings, pictures and checkpoint do not fit together, FileError if a file is at fault.
     """
 
@@ -239,22 +173,23 @@ class Session:
         checkpoint: Checkpoint | None = None,
     ):
         self.settings = settings
-        self.data = open_data(settings) if data is None else data
+        if data is None:
+            data = open_data(settings, before=None if checkpoint is None else read_pictures(folder))
+        self.data = data
         self.task = task_for(settings, self.data.classes)
-        steps_per_epoch = _batches(settings, self.data.training)
+        steps_per_epoch = len(self.data.training) // batch_size(settings, self.data.training)
         total = _total(settings, steps_per_epoch)
         model = _model(settings, self.data, checkpoint)
         self.loader = _loader(settings, self.data.training, model, self.task, total)
         self.trainer = _trainer(settings, model, self.task, total, steps_per_epoch)
         pictures = (self.data.training.names, self.data.held_out.names)
+        self.finished = checkpoint is not None and checkpoint.finished(total)
         if checkpoint is None:
-            self.run = Run.create(folder, settings, pictures)
+            self.run = Run.create(folder, settings, pictures, self.data.skipped)
         else:
-            if checkpoint.finished(total):
-                done = f"is finished after {checkpoint.steps} steps"
-                raise SetupError(f"{folder}: {done}; give more `epochs` or `steps` to go on.")
+            Run(folder, settings, checkpoint).require_same(pictures, self.data.skipped)
             checkpoint.restore(self.trainer)
-            self.run = Run.resume(folder, settings, pictures, checkpoint)
+            self.run = Run.resume(folder, settings, pictures, checkpoint, self.data.skipped)
 
     def __enter__(self):
         self.run.__enter__()
@@ -305,12 +240,9 @@ def task_for(settings: Mapping[str, Any], classes: tuple[str, ...] = ()) -> Task
     return Saliency(settings["loss"], settings["scale_crop"], settings["colour"])
 
 
-def _batches(settings, pictures):
-    """Batches per epoch."""
-    size = settings["batch_size"]
-    if size > len(pictures):
-        raise SettingsError(f"{size} is more than the {len(pictures)} pictures to train on.", "batch_size")
-    return len(pictures) // size
+def batch_size(settings: Mapping[str, Any], pictures: Any) -> int:
+    """Pictures per batch: as many as the settings say, but at most all that there are to train on."""
+    return min(settings["batch_size"], len(pictures))
 
 
 def _total(settings, steps_per_epoch):
@@ -328,9 +260,8 @@ def _loader(settings, pictures, model, task, total):
             raise SettingsError(f"{side} is not a multiple of {multiple}, as this network needs.", "size")
         starts[math.ceil(share * total)] = side
     threads = min(LOADER_THREADS, settings["threads"])
-    return Loader(
-        pictures, settings["batch_size"], list(starts.items()), settings["seed"], threads=threads, prepare=task.prepare
-    )
+    count = batch_size(settings, pictures)
+    return Loader(pictures, count, list(starts.items()), settings["seed"], threads=threads, prepare=task.prepare)
 
 
 def _model(settings, data, checkpoint) -> CSNet:

@@ -8,12 +8,29 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
+from ..errors import OctsodError
+
 TASKS = ("saliency", "classify")
 VARIANTS = ("csnet", "extractor", "vanilla")  # of the network
 LOSSES = ("bce", "bce+iou", "bce+dice")  # of saliency
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("milestones", "cosine", "one-cycle", "constant")  # of the learning rate
 DECAYS = {"dynamic": 3.0, "standard": 5e-3, "none": 0.0}  # of the ILBlocks' scales, each with its usual strength
+
+
+class SetupError(OctsodError):
+    """A training cannot be started or continued as requested. Messages name settings in backticks."""
+
+
+class SettingsError(SetupError, ValueError):
+    """Settings that make no sense, alone or together.
+
+    setting: the one whose value is at fault, or None. detail: what is wrong with it.
+    """
+
+    def __init__(self, detail: str, setting: str | None = None):
+        super().__init__(f"`{setting}`: {detail}" if setting else detail)
+        self.detail, self.setting = detail, setting
 
 
 class Setting(NamedTuple):

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,6 +103,7 @@ class Trainer:
         self.steps = 0
         self.size: int | None = None
         self._take(model, optimizer, schedule)
+        self._given = self._groups(first=True)
 
     def _take(self, model, optimizer, schedule):
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
@@ -175,6 +176,7 @@ class Trainer:
             name: {slot: device.get(array) for slot, array in self.optimizer.state_of(p).items()}
             for name, p in self._learned()
         }
+        self._given = [given for given, group in zip(self._given, groups, strict=True) if group["params"]]
         optimizer = self.optimizer.rebuilt([group for group in groups if group["params"]])
         for name, p in new.items():
             for slot, array in states.get(name, {}).items():
@@ -357,6 +359,30 @@ class Trainer:
             hook.load_state_dict(part(hook.name))
         self._seek(int(state["steps"]))
         self._ring.read.clear()
+
+    def group_settings(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The settings of each of the optimiser's groups, as they were given at first and as they are now. Now, a
+        learning rate that a schedule sets is not among them."""
+        return self._given, self._groups()
+
+    def _groups(self, first=False):
+        """Settings of the optimiser's groups that are numbers or text. first: with the schedule's initial rates."""
+        found = []
+        for row, group in enumerate(self.optimizer.groups):
+            settings = {"max_norm": self.optimizer.max_norm, **group}
+            if self.schedule is not None:
+                settings["lr"] = self.schedule.initial[row] if first else None
+            plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
+            found.append({n: v for n, v in plain.items() if isinstance(v, (bool, int, float, str, tuple))})
+        return found
+
+    def set_groups(self, current: Sequence[Mapping[str, Any]]) -> None:
+        """Give the optimiser's groups the settings of `group_settings`; raises ValueError if they make no sense."""
+        for group, settings in zip(self.optimizer.groups, current, strict=False):
+            known = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name in group}
+            self.optimizer.check({**group, **known})
+            group.update(known)
+            self.optimizer.max_norm = settings.get("max_norm")
 
     def require_finite(self) -> None:
         """Raise DivergenceError, which names the culprit, if anything to be saved is not finite."""
