@@ -3,9 +3,10 @@
     python docs/rooms.py
 
 Rooms, imports and floors are read from the sources, so the left half is true of the code as it is. A room is a folder
-of octsod/, or a module that stands there by itself. Its floor is the least one above all that it imports. Where each
-stands on its floor is found by annealing with a fixed seed: the same sources give the same picture. The right half, the
-training step, is laid out by hand. Needs matplotlib.
+of octsod/, or a module that stands there by itself. Its floor is the least one above all that it imports; single
+modules that import nothing but each other are the ground. Where each stands on its floor is found by annealing with a
+fixed seed: the same sources give the same picture. The right half, the training step, is laid out by hand. Needs
+matplotlib.
 """
 
 import ast
@@ -76,6 +77,14 @@ def read_rooms():
         imports[room_of(name)] |= {room_of(target) for target in imported(name, is_package, tree, modules)}
     rooms = {room: targets - {room, *NO_ROOMS} for room, targets in imports.items() if room not in NO_ROOMS}
     return rooms, {room for room in rooms if not modules[f"octsod.{room}"][0]}
+
+
+def ground_of(rooms, single):
+    """The single modules that import nothing but each other, in order of their names."""
+    ground = set(single)
+    while above := {room for room in ground if rooms[room] - ground}:
+        ground -= above
+    return sorted(ground)
 
 
 def floors_of(rooms):
@@ -217,24 +226,22 @@ def rectangle(axes, x, y, width, height, fill, edge="none"):
     axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor=edge, linewidth=0.8))
 
 
-def draw_rooms(axes, rooms, single, left, right, bottom, top):
-    """Floors, the rooms on them, and what they import."""
-    floors = floors_of(rooms)
-    small = sorted(room for room in single if not rooms[room])  # imported everywhere: they get no arrows
-    rooms = {room: targets - set(small) for room, targets in rooms.items() if room not in small}
+def draw_rooms(axes, rooms, floors, single, ground, left, right, bottom, top):
+    """Floors, the rooms on them, and what they import; single: the rooms that are modules. Those on the ground, which
+    are imported everywhere, get no arrows."""
     count, margin = 1 + max(floors.values()), 0.22
     layout = arranged({room: floors[room] for room in rooms}, essential(rooms))
     step, pitch = (top - bottom) / (count + 0.75), (right - left - margin) / layout.width
-    wide, high, ground = 0.88 * pitch, 0.31, bottom + 0.75 * step
+    wide, high, base = 0.88 * pitch, 0.31, bottom + 0.75 * step
 
     def centre(point):
         floor = point[2] if isinstance(point, tuple) else floors[point]
-        return left + margin + pitch * (layout.columns[point] + 0.5), ground + step * (floor + 0.5)
+        return left + margin + pitch * (layout.columns[point] + 0.5), base + step * (floor + 0.5)
 
     for floor in range(count):
-        low = ground + step * floor if floor else bottom
-        rectangle(axes, left, low, right - left, ground + step * (floor + 1) - low, BAND[floor % 2])
-        axes.text(left + 0.07, ground + step * (floor + 0.5), floor, va="center", fontsize=8.5, color=SOFT)
+        low = base + step * floor if floor else bottom
+        rectangle(axes, left, low, right - left, base + step * (floor + 1) - low, BAND[floor % 2])
+        axes.text(left + 0.07, base + step * (floor + 0.5), floor, va="center", fontsize=8.5, color=SOFT)
     out, into = {}, {}
     for chain in layout.chains.values():
         out.setdefault(chain[0], []).append(chain)
@@ -252,10 +259,10 @@ def draw_rooms(axes, rooms, single, left, right, bottom, top):
         path(axes, [first, *((x, y + rise) for x, y in between for rise in (0.14, -0.14)), last])
     for room in rooms:
         box(axes, *centre(room), wide, high, room, style="italic" if room in single else "normal")
-    pitch = (right - left - margin) / len(small)
-    for k, room in enumerate(small):
+    pitch = (right - left - margin) / len(ground)
+    for k, room in enumerate(ground):
         place = left + margin + pitch * (k + 0.5), bottom + 0.47 * step
-        box(axes, *place, 0.75 * pitch, 0.28, room, style="italic")
+        box(axes, *place, 0.92 * pitch, 0.28, room, style="italic")
 
 
 def draw_step(axes, left, right, bottom, top):
@@ -326,9 +333,11 @@ def draw_step(axes, left, right, bottom, top):
 
 def main():
     rooms, single = read_rooms()
+    ground = ground_of(rooms, single)
+    print(f"{len(rooms) - len(single)} rooms, {len(single)} single modules; the ground: {', '.join(ground)}")
+    rooms = {room: targets - set(ground) for room, targets in rooms.items() if room not in ground}
     floors = floors_of(rooms)
     count = 1 + max(floors.values())
-    print(f"{len(rooms) - len(single)} rooms and {len(single)} single modules on {count} floors")
     for floor in reversed(range(count)):
         print(f"{floor}: {', '.join(sorted(room for room in rooms if floors[room] == floor))}")
 
@@ -342,7 +351,7 @@ def main():
     figure = pyplot.figure(figsize=(width, height), dpi=200)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.axis("off")
-    draw_rooms(axes, rooms, single, 0.1, 5.3, bottom, top)
+    draw_rooms(axes, rooms, floors, single, ground, 0.1, 5.3, bottom, top)
     draw_step(axes, 5.5, 8.9, bottom, top)
     for x, title in ((0.1, "The rooms, floor by floor"), (5.5, "A training step")):
         axes.text(x, top + 0.19, title, fontsize=11, color=INK, va="center")
