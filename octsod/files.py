@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -13,6 +14,11 @@ from typing import Any
 
 from .checks import shortened
 from .errors import FileError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # A pipe that the user names on purpose, as in `predict <(convert ...)`, is read to its end.
 _PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
@@ -153,25 +159,63 @@ def open_log(path: str | os.PathLike[str]) -> Any:
 def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write bytes under a temporary name, flush them to the disk, then rename: readers see all of them or none.
 
-    Raises OSError, which names `path`; the previous file is then untouched.
+    What a killed process has left of the same file is overwritten. Raises OSError, which names `path`; the previous
+    file is then untouched.
     """
     path = pathlib.Path(path)
-    # Not `tempfile`, whose files only their owner may read. Not based on the name, which may be as long as allowed.
-    temporary = path.parent / f".octsod-{secrets.token_hex(8)}.part"
-    try:
-        with open(temporary, "xb") as file:
+    temporary = None
+    with contextlib.ExitStack() as stack:  # closes the file when all is done: until then, its lock is ours
+        try:
+            temporary, handle = _claimed(path) or _fresh(path)
+            file = stack.enter_context(os.fdopen(handle, "wb"))
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):  # it names the temporary file, or no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+            os.fsync(handle)
+            if fcntl is None:  # Windows renames no file that is open
+                stack.close()
+            os.replace(temporary, path)
+        except BaseException as error:
+            if fcntl is None:
+                stack.close()
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+            if isinstance(error, OSError):  # it names the temporary file, or no file
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
     with contextlib.suppress(OSError):  # not every system can do this, and the file is whole in any case
         _flush_folder(path.parent)
+
+
+def _claimed(path):
+    """(path, handle) of the temporary file that belongs to `path`, locked and empty; None if another process has it, or
+    the system has no locks."""
+    if fcntl is None:
+        return None
+    # Not the name itself, which may be as long as allowed.
+    temporary = path.parent / f".octsod-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.part"
+    handle = None
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        facts = os.fstat(handle)
+        # Nobody may have renamed it meanwhile, nor have put a file of ours there that is not to be overwritten.
+        ours = os.path.samestat(facts, os.lstat(temporary)) and facts.st_uid == os.geteuid()
+        if ours and stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+            os.ftruncate(handle, 0)
+            return temporary, handle
+    except OSError:
+        pass
+    if handle is not None:
+        os.close(handle)
+    return None
+
+
+def _fresh(path):
+    """(path, handle) of a temporary file that nobody else knows. Not by `tempfile`, whose files only their owner may
+    read."""
+    temporary = path.parent / f".octsod-{secrets.token_hex(8)}.part"
+    return temporary, os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def _flush_folder(folder):

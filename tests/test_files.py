@@ -18,7 +18,7 @@ from networks import lived_in
 import octsod
 from octsod import checks, errors, tensor_files
 from octsod.errors import FileError
-from octsod.files import open_file, parse_json, read_file, read_text
+from octsod.files import open_file, parse_json, read_file, read_text, write_atomically
 from octsod.models import Configuration, files
 from octsod.tensor_files import pack, read_arrays
 
@@ -363,3 +363,74 @@ def test_hostile_configurations(tmp_path, text, word):
     (tmp_path / "c.toml").write_text(text)
     line = refused("train", "--print-config", "-c", tmp_path / "c.toml")
     assert "c.toml: " in line and word in line and len(line) < 1000
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def left(tmp_path, monkeypatch):
+    """The temporary file that a process left that was killed while it wrote `file`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: os._exit(0))
+        if (child := os.fork()) == 0:
+            try:
+                write_atomically(tmp_path / "file", b"a long text that never got its name")
+            finally:
+                os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    (part,) = tmp_path.iterdir()
+    return part
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+class TestLeftOver:
+    def test_it_is_overwritten(self, left, tmp_path):
+        write_atomically(tmp_path / "file", b"text")
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        assert (tmp_path / "file").read_bytes() == b"text"
+
+    def test_another_file_leaves_it_alone(self, left, tmp_path):
+        write_atomically(tmp_path / "other", b"text")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "other"]
+
+    @pytest.mark.parametrize("link", [os.symlink, os.link])
+    def test_nothing_else_of_ours_is_overwritten_in_its_place(self, left, tmp_path, link):
+        precious = tmp_path / "precious"
+        precious.write_bytes(b"precious")
+        left.unlink()
+        link(precious, left)
+        write_atomically(tmp_path / "file", b"text")
+        assert precious.read_bytes() == b"precious" and (tmp_path / "file").read_bytes() == b"text"
+
+    def test_a_pipe_in_its_place_keeps_nobody_waiting(self, left, tmp_path):
+        left.unlink()
+        os.mkfifo(left)
+        write_atomically(tmp_path / "file", b"text")
+        assert (tmp_path / "file").read_bytes() == b"text"
+
+    def test_a_process_that_is_still_writing_is_left_alone(self, left, tmp_path):
+        import fcntl
+
+        with open(left, "r+b") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            write_atomically(tmp_path / "file", b"text")
+            assert left.read_bytes() == b"a long text that never got its name"
+        assert (tmp_path / "file").read_bytes() == b"text"
+
+
+def test_many_writers_of_one_file(tmp_path):
+    path, texts = tmp_path / "file", [bytes([65 + k]) * 100_000 for k in range(8)]
+
+    def write(text):
+        for _ in range(20):
+            write_atomically(path, text)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert not path.exists() or path.read_bytes() in texts
+    for thread in threads:
+        thread.join()
+    assert list(tmp_path.iterdir()) == [path]
