@@ -26,7 +26,6 @@ def quartiles(samples):
 def row(case, impl, threads, seconds, packages=("numpy", "numba"), **more):
     """The row of a case. seconds: its samples. packages: what the implementation is made of."""
     import octsod
-    from octsod.profiling.roofs import processor
 
     low, median, high = quartiles(seconds)
     versions = {"python": platform.python_version()}
@@ -42,9 +41,18 @@ def row(case, impl, threads, seconds, packages=("numpy", "numba"), **more):
         "samples": len(seconds),
         **more,
         "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "versions": versions,
     }
+
+
+def machine():
+    """The processor and its cores, and how many of them this process may use, if they are fewer."""
+    from octsod.profiling.roofs import processor
+    from octsod.threads import available_cpus
+
+    granted = "" if available_cpus() == os.cpu_count() else f", {available_cpus()} of them granted"
+    return f"{processor()}, {os.cpu_count()} cores{granted}"
 
 
 def rounded(value):

@@ -10,14 +10,14 @@ import importlib
 import logging  # noqa: F401
 import math
 import os
-import pathlib
 import signal
 import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import FileError, OctsodError
+from .containers import cpu_quota
+from .errors import OctsodError
 
 MOST_THREADS = 1024
 
@@ -30,49 +30,6 @@ def available_cpus() -> int:
         count = min(count, len(os.sched_getaffinity(0)))
     # Rounded up: with 2.5 processors, three threads do the work of 2.5, but two only that of two.
     return max(math.ceil(min(count, cpu_quota())), 1)
-
-
-def cpu_quota(root: pathlib.Path = pathlib.Path("/")) -> float:
-    """How many processors' time Linux grants this process: the least of the quotas of its control group and of those
-    around it, of either version; infinity if there is none. root: the folder that holds `proc` and `sys`."""
-    quotas = [math.inf]
-    for line in (_text(root / "proc/self/cgroup") or "").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:  # version 2, which systems that have both mount in a subfolder
-            for group in _groups(root, ["", "unified"], path):
-                quota, _, period = (_text(group / "cpu.max") or "").partition(" ")
-                quotas.append(_ratio(quota, period))
-        elif "cpu" in controllers.split(","):
-            for group in _groups(root, [controllers, "cpu"], path):
-                quotas.append(_ratio(_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")))
-    return min(quotas)
-
-
-def _groups(root, mounts, path):
-    """The folders of a control group and of all that it is in, as far as they may be seen from within a container."""
-    parts = [part for part in path.split("/") if part]
-    for mount in mounts:
-        for count in range(len(parts) + 1):
-            yield root.joinpath("sys/fs/cgroup", mount, *parts[:count])
-
-
-def _text(path):
-    from .files import read_file
-
-    try:
-        return read_file(path, 1 << 20).decode(errors="replace").strip()
-    except FileError:
-        return None
-
-
-def _ratio(quota, period):
-    """quota/period; infinity if they are not numbers ("max", or a file is missing) or not positive (-1: no limit)."""
-    try:
-        quota, period = int(quota), int(period)
-    except (TypeError, ValueError):
-        return math.inf
-    return quota / period if quota > 0 and period > 0 else math.inf
 
 
 def _default_threads() -> int:

@@ -213,3 +213,25 @@ def test_a_model_that_has_moved_is_refused():
     average.average.to("opaque")
     average.update()
     assert average.updates == 1
+
+
+@pytest.mark.parametrize("change", ["parameter", "module", "more", "fewer"])
+def test_a_model_with_other_parameters(change):
+    """Those at first are what is averaged; others would be ignored."""
+    model = Counted()
+    average = optim.MovingAverage(model)
+    average.update()
+    before = copied(average.state_dict())
+    if change == "parameter":
+        model.norm.weight = octsod.nn.Parameter(np.full(3, 2.0))
+    elif change == "module":
+        model.norm = nn.NormAct(3, "float64")
+    elif change == "more":
+        model.other = nn.NormAct(3, "float64")
+    else:
+        model.norm = model.again = None
+    with pytest.raises(ValueError, match="MovingAverage: `model` has other parameters than at first"):
+        average.update()
+    assert all(np.array_equal(array, before[name]) for name, array in average.state_dict().items())
+    average.replace(model)
+    average.update()

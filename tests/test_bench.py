@@ -50,6 +50,13 @@ def test_a_row_has_median_and_quartiles(tmp_path):
     assert rows.read_rows(tmp_path / "a.json") == [row, row] == json.loads((tmp_path / "a.json").read_text())
 
 
+def test_processors_that_are_not_granted(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    for granted, end in ((64, ", 64 cores"), (2, ", 64 cores, 2 of them granted")):
+        monkeypatch.setattr("octsod.threads.available_cpus", lambda granted=granted: granted)
+        assert rows.machine().endswith(end)
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [

@@ -54,3 +54,26 @@ def test_training_curves():
     assert (training_curves(steps + averaged, titles) != full).any()
     unnamed = training_curves([*steps, {"step": 9, "top1": 0.5, "best": []}])
     assert unnamed.shape == full.shape and (unnamed[HEIGHT:, WIDTH:] == 255).all(), "one score, and an empty place"
+
+
+ODD = (None, True, "x", [], {}, -1, 0, 2**64 - 1, 1e308, -1e308, 1e38, 5e-324, 1e-310, float("nan"), float("-inf"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["step", "epoch", "loss", "lr", "best", "mae", "average", "size"])
+def test_odd_logs(name):
+    """Whatever a damaged log holds, or lacks, curves are drawn."""
+    steps = [{"step": n, "epoch": 1, "loss": 0.5, "lr": 1e-3, "size": 32} for n in (1, 2)]
+    scores = {"step": 2, "epoch": 1, "mae": 0.5, "best": [""], "average": {"mae": 0.25}}
+    for odd in ODD:
+        for lines in ([*steps, {**scores, name: odd}], [{**steps[0], name: odd}, steps[1], scores], [{name: odd}]):
+            assert training_curves(lines, {"mae": "MAE"}).shape[1] == 2 * WIDTH
+    assert training_curves([*steps, {**scores, "average": {"mae": []}}]).any()
+    lacking = [{key: value for key, value in line.items() if key != name} for line in (*steps, scores)]
+    assert training_curves(lacking).any()
+
+
+@pytest.mark.parametrize(("low", "high"), [(5e-324, 5e-324), (0, 1e-310), (-1e38, 1e38)])
+def test_ticks_of_extremes(low, high):
+    found = ticks(low, high, 5)
+    assert 2 <= len(found) < 20 and found[0] <= low and found[-1] >= high and sorted(set(found)) == found

@@ -16,6 +16,7 @@ from commands import octsod_process, run
 from test_data import Ramp, write_pairs
 from test_training import HELD_OUT, assert_same_run, go_on, loader, log_of, small_trainer, start, straight  # noqa: F401
 
+from octsod.cli import tell
 from octsod.cli.interruption import Interruption
 from octsod.cli.progress import Progress
 from octsod.cli.streams import lasting
@@ -349,3 +350,31 @@ def test_octsod_as_a_child_of_a_closed_shell():
     """Even a message about a wrong command does not fail."""
     code = "import os, sys; os.close(2); os.execv(sys.executable, [sys.executable, '-m', 'octsod', 'nonsense'])"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 2
+
+
+@posix
+def test_a_folder_whose_name_nobody_reads(tmp_path, data):
+    """`octsod train ... 2>&1 | head -1`: the work is done, and the command has not failed."""
+    process = octsod_process("train", "--data", data, *SMALL, "--steps", 1, "-o", tmp_path / "run")
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 0 and runs.read_checkpoint(tmp_path / "run").finished()
+
+
+def test_output_that_nobody_reads(monkeypatch):
+    """After the first line that is lost, others are silent; other errors are errors."""
+
+    class Gone(io.StringIO):
+        error = BrokenPipeError(errno.EPIPE, "x")
+
+        def write(self, text):
+            raise self.error
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    tell("one")
+    tell("two")
+    print("three", flush=True)
+    monkeypatch.setattr(sys, "stdout", Gone())
+    Gone.error = OSError(errno.ENOSPC, "x")
+    with pytest.raises(OSError, match="x"):
+        tell("one")

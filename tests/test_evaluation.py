@@ -1,13 +1,16 @@
 """A data set's scores are those of its pictures, however they are batched; files that cannot be scored are named."""
 
+import contextlib
 import csv
+import errno
 import json
+import os
 import shutil
 import threading
 
 import numpy as np
 import pytest
-from commands import refused, run
+from commands import octsod_process, refused, run
 from PIL import Image
 from test_data import Ramp, write_pairs
 
@@ -321,3 +324,33 @@ def test_eval_refuses_masks_of_uncertain_meaning(weights, data):
     done = run("eval", "--weights", weights, "--data", data, "-q")
     assert done.exit_code == 2 and "max F" not in done.output and "none of the 5 pictures" in done.stderr
     assert done.stderr.count("is a mask that holds 0, 1 and nothing above 128") == 5
+
+
+def test_eval_writes_files_whoever_reads(weights, data, tmp_path, monkeypatch):
+    """Before the scores are printed: their reader may be gone. Files that cannot be written do not cost the scores."""
+    table, sheet = tmp_path / "scores.csv", tmp_path / "worst.png"
+    arguments = ("eval", "--weights", weights, "--data", data, "--per-image", table, "--worst", 1, sheet)
+    process = octsod_process(*arguments)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 1 and table.exists() and sheet.exists()
+
+    def fail(path, contents):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("octsod.files.write_atomically", fail)
+    sheet.unlink()
+    done = run(*arguments, "--overwrite", "-q")
+    assert done.exit_code == 2 and done.stdout.startswith("max F ") and sheet.exists()
+    assert done.stderr == f"Error: {table}: cannot be written: {os.strerror(errno.ENOSPC)}.\n"
+
+
+def test_eval_shows_compilation(weights, data, monkeypatch):
+    shown = []
+
+    @contextlib.contextmanager
+    def compilation(progress):
+        yield lambda: shown.append(progress.what)
+
+    monkeypatch.setattr("octsod.cli.eval.compilation", compilation)
+    assert run("eval", "--weights", weights, "--data", data).exit_code == 0 and shown == ["picture"]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import octsod
+from octsod.data import Sample, prepare_pair
 from octsod.data.images import prepare, read_image, read_mask, resize, write_png
 from octsod.errors import FileError, OctsodError
 from octsod.inference.prediction import predict
@@ -415,3 +416,28 @@ def test_predict(tmp_path, picture):
     assert np.abs(salience - np.floor(expected)).max() <= 1
     with pytest.raises(ValueError, match="16"):
         predict(picture, model, 40)
+
+
+def test_arrays_of_other_kinds(tmp_path):
+    """What a mask hides would count: refused. Matrices and mapped files are arrays like others."""
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    salience = image[..., 0] // 128 * np.uint8(255)
+    model = octsod.csnet(0.2)
+    for call in (
+        lambda a, s: resize(a[..., 0], (8, 9)), lambda a, s: prepare(a, 32), lambda a, s: octsod.predict(a, model, 32),
+        octsod.pictures.overlay, octsod.pictures.cutout, lambda a, s: octsod.pictures.object_box(s),
+        lambda a, s: prepare_pair(Sample("a", a, s), 32)[1], lambda a, s: prepare_pair(Sample("a", image, s), 32)[1],
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="is a masked array; expected one without a mask"):
+            call(np.ma.masked_array(image, image > 9), np.ma.masked_array(salience, salience > 9))
+    matrix = salience.view(np.matrix)
+    np.testing.assert_array_equal(resize(matrix, (8, 9)), resize(salience, (8, 9)))
+    pairs = [prepare_pair(Sample("a", image, mask), 32)[1] for mask in (matrix, salience)]
+    np.testing.assert_array_equal(*pairs)
+    image.tofile(tmp_path / "raw")
+    mapped = np.memmap(tmp_path / "raw", np.uint8, "r", shape=image.shape)
+    np.testing.assert_array_equal(prepare(mapped, 32), prepare(image, 32))
+    box = octsod.pictures.object_box(matrix)
+    assert box == octsod.pictures.object_box(salience) is not None
+    cut = octsod.pictures.cutout(mapped, matrix)
+    assert type(cut) is np.ndarray and np.array_equal(cut, octsod.pictures.cutout(image, salience))

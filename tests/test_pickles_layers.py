@@ -110,3 +110,21 @@ def test_damaged_layers(load_layers):
     for position in range(len(data)):
         with contextlib.suppress(FileError):
             load_layers(data[:position] + random.bytes(1) + data[position + 1 :])
+
+
+@pytest.mark.parametrize("channels", [5000, [5000], [0] * 5000, [[7] * 5000] * 3])
+@pytest.mark.parametrize("place", [0, 1, 14, 19, 20])
+def test_layer_files_of_great_networks(tmp_path, channels, place):
+    """Messages are short, whatever they quote."""
+    from octsod.interop import sod100k
+
+    blocks = [3, 4, 6, 4]
+    layers: list = [[[8, 8], [8, 8]] for _ in range(1 + sum(blocks) + 3)]
+    layers[place] = [channels, channels, channels]
+    (tmp_path / "layers.bin").write_bytes(pickle.dumps([*layers, blocks], 3))
+    (tmp_path / "w.pth.tar").write_bytes(b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sod100k, "read_checkpoint", lambda path: {})
+        with pytest.raises(FileError) as caught:
+            sod100k.read_model(tmp_path / "w.pth.tar", tmp_path / "layers.bin")
+    assert str(caught.value).startswith(f"{tmp_path / 'layers.bin'}: ") and len(str(caught.value)) < 600

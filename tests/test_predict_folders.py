@@ -13,7 +13,7 @@ from commands import octsod_process, refused, run
 from PIL import Image, ImageFile
 
 import octsod
-from octsod.cli import Failure, predict
+from octsod.cli import Failure, options, predict
 from octsod.data import images
 from octsod.data.workers import Workers
 from octsod.errors import FileError
@@ -124,8 +124,8 @@ def test_a_folder_of_one_picture_that_is_done_is_no_error(pictures, predicted):
 
 
 def test_the_limit_of_pixels(pictures, predicted):
-    assert images.MOST_PIXELS == predict.MOST_PIXELS
-    assert f"{predict.MOST_PIXELS // 1_000_000} million" in run("predict", "--help").stdout
+    assert images.MOST_PIXELS == options.MOST_PIXELS
+    assert f"{options.MOST_PIXELS // 1_000_000} million" in run("predict", "--help").stdout
     Image.new("RGB", (100, 100)).save(pictures / "large.png")
     result, written = predicted(pictures, "--max-pixels", 1200)
     assert result.exit_code == 1 and written == ["a.png", "b.png", "sub/c.png"]

@@ -41,8 +41,8 @@ def test_defaults_are_told_once(data):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"epoch": 3}, "`epoch` is no setting; known are task, data, val, "),
-        ({"epochs": 0}, "`epochs`: is 0; expected an integer of at least 1"),
+        ({"epoch": 3}, "`epoch` is no setting; known are task, data, images, masks, val, "),
+        ({"epochs": 0}, "`epochs`: is 0; expected an integer from 1 to 1,000,000."),
         ({"epochs": True}, "`epochs`: is True; expected an integer"),
         ({"batch_size": 2.5}, "`batch_size`: is 2.5; expected an integer"),
         ({"lr": 0}, "`lr`: is 0; expected a finite number above 0"),

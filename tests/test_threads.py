@@ -8,7 +8,8 @@ from commands import refused
 
 import octsod
 from octsod import threads
-from octsod.threads import MOST_THREADS, available_cpus, cpu_quota
+from octsod.containers import available_memory, cpu_quota
+from octsod.threads import MOST_THREADS, available_cpus
 
 
 @pytest.fixture
@@ -75,6 +76,25 @@ V1 = "12:cpuset:/\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n"
 ])  # fmt: skip
 def test_quotas(tmp_path, files, quota):
     assert cpu_quota(tree(tmp_path, **files)) == quota
+
+
+@pytest.mark.parametrize(("files", "limit"), [
+    ({}, math.inf),
+    ({"proc/self/cgroup": "0::/a/b\n", f"{GROUPS}/memory.max": "8192\n", f"{GROUPS}/a/memory.max": "4096\n",
+      f"{GROUPS}/a/b/memory.max": "max\n"}, 4096),
+    ({"proc/self/cgroup": "4:memory:/docker/abc\n", f"{GROUPS}/memory/memory.limit_in_bytes": "9223372036854771712\n",
+      f"{GROUPS}/memory/docker/abc/memory.limit_in_bytes": "2048\n"}, 2048),
+    ({"proc/self/cgroup": V1, f"{GROUPS}/memory/memory.limit_in_bytes": "1024\n"}, math.inf),
+    ({"proc/self/cgroup": "0::/\n", f"{GROUPS}/memory.max": "much"}, math.inf),
+])  # fmt: skip
+def test_memory(tmp_path, monkeypatch, files, limit):
+    pages = {"SC_PHYS_PAGES": 10**9, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__, raising=False)
+    assert available_memory(tree(tmp_path, **files)) == min(limit, 4096 * 10**9)
+    pages["SC_PHYS_PAGES"] = -1
+    assert available_memory(tmp_path) == limit
+    monkeypatch.delattr(os, "sysconf")
+    assert available_memory(tmp_path) == limit
 
 
 @pytest.mark.parametrize(("visible", "quota", "count"), [

@@ -23,6 +23,7 @@ from test_data import write_pairs
 import octsod
 from octsod import nn
 from octsod.cli.progress import Progress, compilation, duration
+from octsod.threads import available_cpus
 from octsod.training import pictures, runs, settings
 
 SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
@@ -133,7 +134,7 @@ def test_bad_configuration_files(tmp_path):
         return line
 
     assert "`batchsize` is no setting; did you mean `batch_size`?" in message("batchsize = 3")
-    assert "`xyz` is no setting; known are task, data, val, " in message("xyz = 3")
+    assert "`xyz` is no setting; known are task, data, images, masks, val, " in message("xyz = 3")
     assert "`output` is no setting" in message('output = "runs/a"')
     assert "`lr` is 'fast'; expected a number" in message('lr = "fast"')
     assert "`epochs` is True; expected an integer" in message("epochs = true")
@@ -143,6 +144,8 @@ def test_bad_configuration_files(tmp_path):
     assert "`lr`" in message("lr = nan") and "`size`" in message("size = 3")
     assert "`data`" in message('data = "none"') and "`schedule`" in message('schedule = "linear"')
     assert "is no TOML" in message("lr == 3")
+    for text in ("lr = " + "[" * 5000, "lr = " + "[" * 5000 + "]" * 5000, "a = " + "{a=" * 4000 + "1" + "}" * 4000):
+        assert message(text).endswith("c.toml: is no TOML: it is nested too deeply.")
     (tmp_path / "c.toml").write_bytes(b"# \xe9")
     assert "is no UTF-8 text (byte 3); save it as UTF-8" in refused("train", "-c", tmp_path / "c.toml")
     assert "none.toml" in refused("train", "-c", tmp_path / "none.toml")
@@ -165,7 +168,8 @@ def test_train(tmp_path, data, monkeypatch):
     held_out = json.loads((folder / "data.json").read_text())["validation"]
     assert len(held_out) == 1 and held_out[0] in "abdefg"
     environment = json.loads((folder / "env.json").read_text())
-    assert environment["versions"]["octsod"] == octsod.__version__ and environment["cpus"]
+    assert environment["versions"]["octsod"] == octsod.__version__
+    assert environment["cpus"] and environment["available_cpus"] == available_cpus()
     network = octsod.load(folder / "weights" / "last.safetensors")
     assert network.configuration.stages[0] == ((3, 1),) and network.size == 32
     for name in ("curves", "predictions"):

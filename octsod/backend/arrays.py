@@ -30,12 +30,21 @@ def numbers(value: Any, what: str) -> np.ndarray:
     Raises TypeError, which begins with `what`, for other dtypes and for masked arrays, whose masks would be lost.
     """
     if type(value) is not np.ndarray:
-        if isinstance(value, np.ma.MaskedArray):
-            raise TypeError(f"{what} is a masked array; expected one without a mask, such as `.filled(0)` makes.")
-        # A file that is cut while it is mapped would end the process: its numbers are read now.
-        value = np.array(value, subok=False) if isinstance(value, np.memmap) else np.asarray(value)
+        value = np.asarray(plain(value, what))
     require_numbers(value.dtype, what)
     return value
+
+
+def plain(value: Any, what: str) -> Any:
+    """An array of a subclass of NumPy's, such as a matrix, as a plain array; anything else as it is.
+
+    Raises TypeError, which begins with `what`, for masked arrays, whose masks would be lost.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what} is a masked array; expected one without a mask, such as `.filled(0)` makes.")
+    if isinstance(value, np.memmap):  # a file that is cut while it is mapped would end the process: it is read now
+        return np.array(value, subok=False)
+    return np.asarray(value) if isinstance(value, np.ndarray) else value
 
 
 def compact(array: np.ndarray) -> np.ndarray:

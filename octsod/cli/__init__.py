@@ -11,7 +11,7 @@ import click
 from .. import __version__
 from ..checks import shortened
 from ..errors import MOST
-from .streams import lasting
+from .streams import lasting, silence_output
 
 # Module here -> its function. A function named `eval` would hide Python's own.
 COMMANDS = {
@@ -48,6 +48,19 @@ def report(error):
 def say(text):
     """Print a line on standard error."""
     click.echo(one_line(text), err=True)
+
+
+def tell(text):
+    """Print a line on standard output about work that is done, whose results are in files: if nobody reads it any more,
+    as in `octsod train ... | head -1`, nothing is lost, and the command has not failed.
+
+    Where what is printed is the result, as that of `octsod eval`, `click.echo` raises BrokenPipeError, and the exit
+    code is 1, as people know it from other commands.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        silence_output()
 
 
 def one_line(text):

@@ -57,5 +57,7 @@ def _read(path):
         return tomllib.loads(read_text(path, MOST_BYTES))
     except FileError:
         raise
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise FileError(f"{path}: is no TOML: it is nested too deeply.") from error
+    except ValueError as error:
         raise FileError(f"{path}: is no TOML: {detail(error)}.") from error

@@ -1,5 +1,6 @@
 """`octsod eval`: a network's scores on pictures with masks."""
 
+import contextlib
 import csv
 import io
 import json
@@ -9,8 +10,10 @@ import click
 
 from . import one_line, report
 from .options import (
+    MOST_PIXELS,
     check_output,
     load_csnet,
+    max_pixels_option,
     overwrite_option,
     quiet_option,
     side_for,
@@ -18,7 +21,7 @@ from .options import (
     threads_option,
     weights_option,
 )
-from .progress import Progress
+from .progress import Progress, compilation
 
 ALL_SCORES = {  # what --all-scores prints, line by line
     "s_measure": ("S-measure", ""),
@@ -44,6 +47,7 @@ ALL_SCORES = {  # what --all-scores prints, line by line
               help="Instead of --data, with --masks: the folder of the pictures, whatever its name.")  # fmt: skip
 @click.option("--masks", type=click.Path(exists=True, file_okay=False), metavar="DIR",
               help="The folder of their masks, which have the same names but for the suffix.")  # fmt: skip
+@max_pixels_option
 @size_option
 @threads_option
 @click.option("--all-scores", is_flag=True, help="Add the field's other scores: S-measure, E-measure, weighted F, ...")
@@ -57,7 +61,8 @@ ALL_SCORES = {  # what --all-scores prints, line by line
 @quiet_option
 @click.pass_context
 def evaluate(
-    ctx, weights, data, images, masks, size, threads, all_scores, as_json, per_image, worst, overwrite, quiet
+    ctx, weights, data, images, masks, max_pixels, size, threads, all_scores, as_json, per_image, worst, overwrite,
+    quiet,
 ):  # fmt: skip
     """Score a network on pictures with masks, or on pictures of classes.
 
@@ -90,6 +95,7 @@ def evaluate(
     from ..data.images import write_png
     from ..files import write_atomically
 
+    limit = max_pixels or MOST_PIXELS
     model = load_csnet(weights, finds_objects=False)
     size = side_for(model, size)
     if model.configuration.classes:
@@ -97,8 +103,8 @@ def evaluate(
             raise click.UsageError("--all-scores, --per-image and --worst are for networks that find salient objects.")
         if masks:
             raise click.UsageError("--images and --masks are for networks that find salient objects; name --data.")
-        return _evaluate_classes(ctx, model, weights, data, size, as_json, quiet)
-    dataset = FolderDataset(data, images=images, masks=masks)
+        return _evaluate_classes(ctx, model, weights, data, limit, size, as_json, quiet)
+    dataset = FolderDataset(data, images=images, masks=masks, limit=limit)
     _note_not_taken(dataset)
     if unpaired := dataset.unpaired:
         shown = ", ".join(shortened(path.name, 80) for path in unpaired[:3]) + (" ..." if len(unpaired) > 3 else "")
@@ -110,10 +116,19 @@ def evaluate(
         failed += 1
         report(error)
 
-    with Progress(len(dataset), "picture", quiet) as progress:
+    with Progress(len(dataset), "picture", quiet) as progress, compilation(progress) as compiled:
         result = octsod.evaluate(
             model, dataset, size, on_failure=fail, on_progress=progress.update, all_scores=all_scores
         )
+        compiled()
+    # Before the scores are printed, whose reader may be gone; and a full disk does not cost the scores.
+    lost = []
+    with _noting(lost, per_image):
+        if per_image:
+            write_atomically(per_image, _table(result))
+    with _noting(lost, sheet):
+        if sheet:
+            write_png(sheet, _sheet(result, count, dataset, model, size))
     scores, others = result.scores, result.all_scores or {}
     if as_json:
         facts = {
@@ -135,21 +150,32 @@ def evaluate(
         if result.without_object:
             click.echo(f"no object {result.without_object:8}   of these; their F is 1 where nothing is found, else 0")
         click.echo(f"images/s  {result.images_per_s:8.1f}   {outside:.1%} of the time outside the network")
-    # Only now that the scores have been printed: a full disk must not cost them.
-    if per_image:
-        write_atomically(per_image, _table(result))
-    if sheet:
-        write_png(sheet, _sheet(result, count, dataset, model, size))
+    for fault in lost:
+        report(fault)
+    if lost:
+        ctx.exit(2)
     if failed:
         ctx.exit(1)
 
 
-def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
+@contextlib.contextmanager
+def _noting(lost, path):
+    """Within it, an error that keeps the file `path` from being written ends only that; what it says, which names the
+    file, is added to `lost`."""
+    try:
+        yield
+    except OSError as error:
+        lost.append(f"{path}: cannot be written: {error.strerror or error}.")
+    except ValueError as error:  # a FileError, perhaps of a picture that is to be drawn once more
+        lost.append(str(error))
+
+
+def _evaluate_classes(ctx, model, weights, data, limit, size, as_json, quiet):
     """Print the scores of a network that tells classes of pictures apart."""
     from ..data.classes import ClassDataset, find_parts
     from ..evaluation.classification import class_names, evaluate_classes
 
-    dataset, failed = ClassDataset(find_parts(data)[1] or data, class_names(model)), 0
+    dataset, failed = ClassDataset(find_parts(data)[1] or data, class_names(model), limit), 0
     _note_not_taken(dataset)
 
     def fail(error):
@@ -157,8 +183,9 @@ def _evaluate_classes(ctx, model, weights, data, size, as_json, quiet):
         failed += 1
         report(error)
 
-    with Progress(len(dataset), "picture", quiet) as progress:
+    with Progress(len(dataset), "picture", quiet) as progress, compilation(progress) as compiled:
         result = evaluate_classes(model, dataset, size, on_failure=fail, on_progress=progress.update)
+        compiled()
     if as_json:
         click.echo(json.dumps({
             "top1": result.top1, "cross_entropy": result.cross_entropy, "classes": list(result.classes),

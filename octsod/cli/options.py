@@ -8,6 +8,7 @@ import re
 import tempfile
 
 import click
+from click.core import ParameterSource
 
 from ..training.settings import LEAST_SIDE, MOST_SIDE, SETTINGS
 from . import Failure, say
@@ -72,6 +73,13 @@ fused_option = setting_option(
                                    "[default: 2,3,4, or 4 for an extractor]",
 )  # fmt: skip
 
+MOST_PIXELS = 250_000_000  # `images.MOST_PIXELS`, whose import would load NumPy
+
+max_pixels_option = setting_option(
+    "--max-pixels", metavar="N", help="Refuse pictures with more pixels, which a small file may claim to fill the "
+                                      f"memory.  [default: {MOST_PIXELS // 1_000_000} million]",
+)  # fmt: skip
+
 THRESHOLD = "1e-20"  # `prune.THRESHOLD`, whose import would load NumPy
 
 
@@ -80,14 +88,22 @@ def threshold_option(words, default=THRESHOLD):
     return setting_option("--threshold", metavar="T", help=f"{words}  [default: {default}]")
 
 
+SETTINGS_FILE = "octsod.settings_file"  # in a context's meta: the file that has replaced defaults of options
+
+
 @contextlib.contextmanager
-def as_options():
-    """Within it, errors in the settings of a training become errors in the options that they come from."""
+def as_options(source=None):
+    """Within it, errors in the settings of a training become errors in the options or the file that they come from.
+
+    source: the context of these options, if they may come from a file.
+    """
     from ..training.session import SettingsError, SetupError
 
     try:
         yield
     except SettingsError as error:
+        if source and source.get_parameter_source(error.setting) is ParameterSource.DEFAULT_MAP:
+            raise Failure(f"{source.meta[SETTINGS_FILE]}: {error}") from error
         if error.setting is not None:
             raise click.BadParameter(_as_options(error.detail), param_hint=_as_options(f"`{error.setting}`")) from error
         raise click.UsageError(_as_options(error.detail)) from error

@@ -5,7 +5,7 @@ import pathlib
 
 import click
 
-from . import Failure, one_line
+from . import Failure, one_line, tell
 from .options import THRESHOLD, threshold_option
 
 
@@ -52,10 +52,10 @@ def plot(runs, output, threshold, as_json):
         raise Failure(f"{', '.join(runs)}: nothing is recorded yet that could be drawn.")
     summaries = [{"run": run, **history.summary()} for run, history in zip(runs, histories, strict=True)]
     if as_json:
-        click.echo(json.dumps({"runs": summaries, "figures": list(map(str, paths))}))
+        tell(json.dumps({"runs": summaries, "figures": list(map(str, paths))}))
         return
     for line in _table(summaries):
-        click.echo(line)
+        tell(line)
     click.echo(one_line(f"figures in {folder}: {', '.join(path.name for path in paths)}"), err=True)
 
 

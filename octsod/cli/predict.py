@@ -10,10 +10,12 @@ import click
 
 from . import Failure, one_line, report, say
 from .options import (
+    MOST_PIXELS,
     Number,
     check_folder,
     check_output,
     load_csnet,
+    max_pixels_option,
     overwrite_option,
     quiet_option,
     side_for,
@@ -24,7 +26,6 @@ from .options import (
 from .progress import Lines, Progress, compilation
 
 MOST_WORKERS = 8  # each may hold a large picture
-MOST_PIXELS = 250_000_000  # `images.MOST_PIXELS`, whose import would load NumPy
 AHEAD = 64  # how many pictures may be begun or done before the one whose turn it is to be reported
 
 
@@ -40,8 +41,7 @@ AHEAD = 64  # how many pictures may be begun or done before the one whose turn i
               help="What --crop leaves around the object, as a fraction of its size.")  # fmt: skip
 @click.option("--keep-suffix", is_flag=True,
               help="Add .png to whole names, so that a.jpg and a.png become a.jpg.png and a.png.png.")  # fmt: skip
-@click.option("--max-pixels", type=click.IntRange(1), default=MOST_PIXELS, show_default="250 million", metavar="N",
-              help="Refuse pictures with more pixels, which a small file may claim to fill the memory.")  # fmt: skip
+@max_pixels_option
 @size_option
 @threads_option
 @overwrite_option
@@ -78,7 +78,7 @@ def predict(
         """Make one picture. Returns what went wrong with it, if anything, as text: an exception would keep the frames
         it came through, and with them the picture. Returns, too, whether it was to be cropped but has no object."""
         try:
-            image = octsod.images.read_image(source, limit=max_pixels)
+            image = octsod.images.read_image(source, limit=max_pixels or MOST_PIXELS)
             salience = octsod.predict(image, model, size)
             box = octsod.pictures.object_box(salience, margin) if crop else None
             if overlay:

@@ -6,11 +6,13 @@ import pathlib
 
 import click
 
-from . import Failure, report
+from . import Failure, report, tell
 from .options import (
+    MOST_PIXELS,
     THRESHOLD,
     Number,
     check_output,
+    max_pixels_option,
     overwrite_option,
     side_for,
     size_option,
@@ -34,13 +36,16 @@ PICTURES = 8  # on which the effect of pruning is measured
               help="Instead, remove just enough to leave at most N MACs at 224x224, such as 430e6.")  # fmt: skip
 @click.option("--data", type=click.Path(exists=True, file_okay=False), metavar="DIR",
               help="Score both networks on this folder's pictures and masks.")  # fmt: skip
+@max_pixels_option
 @size_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def prune(ctx, source, output, criterion, threshold, ratio, macs, data, size, threads, as_json, overwrite, quiet):
+def prune(
+    ctx, source, output, criterion, threshold, ratio, macs, data, max_pixels, size, threads, as_json, overwrite, quiet
+):  # fmt: skip
     """Remove the channels that matter least from a network.
 
     From a run folder, takes weights/last.safetensors. Shows channels per layer and branch, parameters, MACs and, with
@@ -71,7 +76,7 @@ def prune(ctx, source, output, criterion, threshold, ratio, macs, data, size, th
         raise Failure(f"{source}: tells classes of pictures apart; --data scores networks that find salient objects.")
     size = side_for(model, size)
     pruned = prune.apply(model, plan)
-    pictures = _pictures(data)
+    pictures = _pictures(data, max_pixels or MOST_PIXELS)
     failures = {}  # messages, each once
     prepared = _prepared(pictures, size, failures)
     change = prune.change(model, plan, prepared)
@@ -81,20 +86,20 @@ def prune(ctx, source, output, criterion, threshold, ratio, macs, data, size, th
         report(failure)
     if as_json:
         rest = {"size": size, "before": before, "after": after, "change": change._asdict()}
-        click.echo(json.dumps({"source": source, "output": output, "criterion": criterion, **given, **rest}))
+        tell(json.dumps({"source": source, "output": output, "criterion": criterion, **given, **rest}))
         ctx.exit(1 if failures else 0)
     for line in _table(model.configuration, pruned.configuration):
-        click.echo(line)
-    click.echo()
+        tell(line)
+    tell("")
     for name, form in (("parameters", ",d"), ("macs", ",d"), ("max_f", ".4f"), ("mae", ".4f")):
         if name in before:
             share = f"   {after[name] / before[name] - 1:+.1%}" if form == ",d" else ""
             label = {"macs": "MACs", "max_f": "max F", "mae": "MAE"}.get(name, name)
-            click.echo(f"{label:<18}{before[name]:>24{form}}{after[name]:>24{form}}{share}")
+            tell(f"{label:<18}{before[name]:>24{form}}{after[name]:>24{form}}{share}")
     answer = "probabilities move" if classifies else "salience moves"
-    click.echo(f"\n{answer} by (mean, greatest), on {len(prepared)} pictures:")
+    tell(f"\n{answer} by (mean, greatest), on {len(prepared)} pictures:")
     for what, (mean, greatest) in zip(("zero gammas", "borders"), change, strict=True):
-        click.echo(f"{what:<18}{mean:>24.1e}{greatest:>24.1e}")
+        tell(f"{what:<18}{mean:>24.1e}{greatest:>24.1e}")
     ctx.exit(1 if failures else 0)
 
 
@@ -107,11 +112,11 @@ def _weights(source):
     return path
 
 
-def _pictures(data):
+def _pictures(data, limit):
     from ..data.datasets import FolderDataset
     from ..data.synthetic import SyntheticDataset
 
-    return FolderDataset(data) if data else SyntheticDataset(PICTURES)
+    return FolderDataset(data, limit=limit) if data else SyntheticDataset(PICTURES)
 
 
 def _prepared(pictures, size, failures):

@@ -58,6 +58,11 @@ def lasting():
         sys.stderr = before
 
 
+def silence_output():
+    """Let what is still written to `sys.stdout` vanish, also what it has in its buffer at the interpreter's end."""
+    sys.stdout = io.TextIOWrapper(_Lasting(None), "utf-8", "backslashreplace", write_through=True)
+
+
 def _reserve():
     """Let nothing that is opened later become standard input, output or error, where these are closed: a log or a
     checkpoint would get what is meant for the screen. What takes their places can be neither read nor written."""

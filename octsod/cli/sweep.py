@@ -6,7 +6,7 @@ import json
 import click
 from click.core import ParameterSource
 
-from . import report
+from . import report, tell
 from .interruption import Interruption
 from .options import Number, as_options, threshold_option
 from .train import conduct, given_settings, inspection, train
@@ -63,15 +63,17 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
     from ..studies.sweep import Sweep
 
     figures.require_matplotlib()
-    settings, skip_broken = _settings(ctx, options, varied)
-    with as_options(), inspection(quiet) as watch:
+    settings, skip_broken, source = _settings(ctx, options, varied)
+    with as_options(source), inspection(quiet) as watch:
         found = Sweep(output, varied, values, decays, *settings, threshold, skip_broken, watch)
     left, failed = found.left(), 0
     done = len(found.points) - len(left)
     if done and not quiet:
         click.echo(f"{done} of {len(found.points)} points are done already", err=True)
     with Interruption(quiet) as interruption:
-        train_point = functools.partial(conduct, stop=interruption.requested, quiet=quiet, again="the same command")
+        train_point = functools.partial(
+            conduct, stop=interruption.requested, quiet=quiet, again="the same command", source=source
+        )
         for point in left:
             if not quiet:
                 place = f"{found.points.index(point) + 1} of {len(found.points)}"
@@ -91,19 +93,19 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
         if not quiet:
             click.echo(f"results in {found.path}, drawn in {picture}", err=True)
     for line in [json.dumps(found.facts)] if as_json else _table(found.rows):
-        click.echo(line)
+        tell(line)
     if failed:
         ctx.exit(1)
 
 
 def _settings(ctx, options, varied):
-    """The arguments for `training.resolve` from the options of train, and whether to skip broken pictures; usage error
-    if the sweep itself sets one."""
+    """The arguments for `training.resolve` from the options of train, whether to skip broken pictures, and the context
+    of these options; usage error if the sweep itself sets one."""
     call = train.make_context("train", list(options), parent=ctx.parent)
     for name in ("decay", varied, "output", "resume", "print_config", "quiet", "verbose"):
         if call.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name.replace('_', '-')} is the sweep's to say; leave it out after the --.")
-    return given_settings(call), call.params["skip_broken"]
+    return given_settings(call), call.params["skip_broken"], call
 
 
 def _table(rows):

@@ -11,14 +11,16 @@ import click
 from click.core import ParameterSource
 
 from ..training.settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, SETTINGS
-from . import Failure, report
+from . import Failure, report, tell
 from .configuration import read_configuration
 from .interruption import Interruption
 from .options import (
+    SETTINGS_FILE,
     WeightFile,
     as_options,
     existing_file,
     fused_option,
+    max_pixels_option,
     setting_option,
     split_option,
     threads_option,
@@ -38,9 +40,11 @@ def _use_file(ctx, param, path):
         path, known = _run_to_resume(path)
         file = path / "config.toml"
         settings = read_configuration(file, ctx, SETTINGS) if file.exists() else known
+        file = file if file.exists() else path
     else:
-        settings = read_configuration(path, ctx, SETTINGS)
+        file, settings = path, read_configuration(path, ctx, SETTINGS)
     ctx.default_map = {**(ctx.default_map or {}), **settings}
+    ctx.meta[SETTINGS_FILE] = str(file)
     return path
 
 
@@ -78,7 +82,7 @@ class _Existing(click.Path):
         return super().convert(value, param, ctx)
 
 
-_existing = _Existing()
+_existing, _existing_folder = _Existing(), _Existing(file_okay=False)
 
 
 @click.command(epilog=f"Without --data, some defaults differ: {_listed(EMBEDDED)}. "
@@ -88,8 +92,13 @@ _existing = _Existing()
               help="Folder with a folder of pictures and one of masks, such as images and masks. To classify: a folder "
                    "of folders named after their classes, or with such folders in train and val; or a CSV file of "
                    "names and classes.  [default: drawn pictures]")  # fmt: skip
+@click.option("--images", type=_existing_folder, metavar="DIR",
+              help="Instead of --data, with --masks: the folder of the pictures, whatever its name.")  # fmt: skip
+@click.option("--masks", type=_existing_folder, metavar="DIR",
+              help="The folder of their masks, which have the same names but for the suffix.")  # fmt: skip
 @click.option("--val", type=_existing, metavar="DIR|FILE.csv",
               help="Data of the same kind to validate on.  [default: a twentieth of --data, held out]")  # fmt: skip
+@max_pixels_option
 @width_option
 @split_option
 @variant_option
@@ -140,10 +149,12 @@ _existing = _Existing()
 @click.option("--print-config", is_flag=True, help="Print all settings as TOML and do nothing else.")
 @click.option("--resume", is_eager=True, callback=_use_file, metavar="RUN|auto",
               help="Continue the run in this folder, or the newest unfinished one in ./runs; --epochs or --steps "
-                   "make it longer, --data and --val say where its pictures are now.")  # fmt: skip
+                   "make it longer; --data, or --images and --masks, and --val say where its pictures are "
+                   "now.")  # fmt: skip
 @click.option("--skip-broken", is_flag=True,
-              help="Go on without pictures that cannot be used: broken, of another size than their mask or, with "
-                   "--resume, gone. They are named in data.json. From there on, it is another run.")  # fmt: skip
+              help="Go on without pictures that cannot be used: broken, of another size than their mask, in a folder "
+                   "that cannot be read or, with --resume, gone. They are named in data.json. From there on, it is "
+                   "another run.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="RUN",
               help="Run folder.  [default: runs/<time>-<name of the data>]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -161,7 +172,7 @@ def train(ctx, config, print_config, resume, skip_broken, output, quiet, verbose
         raise click.UsageError("--resume takes folder and settings from the run; leave --config and --output out.")
     from .. import training
 
-    with as_options():
+    with as_options(ctx):
         settings = training.resolve(*given_settings(ctx))
     if print_config:
         import tomli_w
@@ -170,7 +181,7 @@ def train(ctx, config, print_config, resume, skip_broken, output, quiet, verbose
         return
 
     folder, checkpoint, before = resume, None, None
-    with as_options():
+    with as_options(ctx):
         if resume:
             checkpoint, before = training.read_checkpoint(resume), training.runs.read_pictures(resume)
         else:
@@ -180,7 +191,7 @@ def train(ctx, config, print_config, resume, skip_broken, output, quiet, verbose
     gc.freeze()  # what has been imported stays: the collector need not look through it while kernels are loaded
     try:
         with Interruption(quiet) as interruption:
-            done = conduct(settings, folder, data, checkpoint, interruption.requested, quiet, verbose)
+            done = conduct(settings, folder, data, checkpoint, interruption.requested, quiet, verbose, source=ctx)
     except training.DivergenceError as error:
         report(error)
         ctx.exit(1)
@@ -197,7 +208,7 @@ def train(ctx, config, print_config, resume, skip_broken, output, quiet, verbose
         else:
             click.echo(f"What the network finds: {folder / 'plots' / 'predictions.png'}", err=True)
             click.echo(f"Try it on a picture: octsod predict PHOTO --weights {best} -o map.png", err=True)
-    click.echo(folder)
+    tell(folder)
 
 
 def given_settings(ctx):
@@ -229,11 +240,12 @@ def inspection(quiet):
         yield watch
 
 
-def conduct(settings, folder, data, checkpoint, stop, quiet, verbose=False, again=None):
-    """Like `training.conduct`, but show progress. again: the command that goes on after an error."""
+def conduct(settings, folder, data, checkpoint, stop, quiet, verbose=False, again=None, source=None):
+    """Like `training.conduct`, but show progress. again: the command that goes on after an error. source: as for
+    `as_options`."""
     from .. import training
 
-    with as_options():
+    with as_options(source):
         session = training.Session(settings, folder, data, checkpoint)
     try:
         return _conduct(session, stop, quiet, verbose)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import shortened
+from ..checks import require_integer, shortened
 from ..errors import FileError
 from ..files import read_file
 from .datasets import LAYOUTS
+from .decoding import MOST_PIXELS
 from .images import read_image
 from .listing import describe_not_taken, find_pictures, nfc
 
@@ -35,12 +36,16 @@ class ClassDataset:
     path: a folder whose folders are the classes, each with pictures at any depth; or a CSV file with a line per
     picture, its name and its class. Names are paths relative to the CSV file's folder, or stems of pictures in it or in
     a folder of it; a header is skipped. classes: their names, which the numbers count; by default those found, sorted.
+    limit: the most pixels of a file that are read, see `images.read_image`.
     paths, labels: of each picture, ordered by name; names: paths relative to the folder, in NFC. not_taken: paths of
     what is left out since its format is not read; failures: a FileError for each folder that could not be read.
     Raises FileError, which names the file, if there are no pictures, fewer than two classes, or others than `classes`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str] | None = None):
+    def __init__(
+        self, path: str | os.PathLike[str], classes: Sequence[str] | None = None, limit: int = MOST_PIXELS
+    ):
+        self.limit = require_integer(limit, "ClassDataset", "limit", 1)
         self.root, root = pathlib.Path(path), shortened(path, 1000)
         self.not_taken: list[pathlib.Path] = []
         self.failures: list[FileError] = []
@@ -78,7 +83,7 @@ class ClassDataset:
 
     def __getitem__(self, index: int) -> Labelled:
         """Raises FileError if the picture cannot be read."""
-        return Labelled(self.names[index], read_image(self.paths[index]), self.labels[index])
+        return Labelled(self.names[index], read_image(self.paths[index], self.limit), self.labels[index])
 
     def _find(self, folder):
         """The pictures in a folder and its subfolders."""

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..checks import require, shortened
+from ..checks import require, require_integer, shortened
 from ..errors import FileError
+from .decoding import MOST_PIXELS
 from .images import read_image, read_mask
 from .listing import describe_not_taken, find_pictures, nfc
 
@@ -48,6 +49,7 @@ class FolderDataset:
     root: a folder that holds a pair of folders with usual names (`LAYOUTS`), directly or one level below; or instead of
     it images and masks: these two folders, whatever their names. Suffixes do not matter, nor how Unicode composes the
     letters of a stem; upper and lower case do.
+    limit: the most pixels of a file that are read, see `images.read_image`.
     images, masks: the folders; root: the one given, or that of the pictures. pairs: (picture, mask) paths, ordered by
     stem; names: these stems, in NFC. unpaired: paths of pictures without a mask and of masks without a picture, which
     are left out. not_taken: of what is left out since its format is not read.
@@ -61,7 +63,9 @@ class FolderDataset:
         *,
         images: str | os.PathLike[str] | None = None,
         masks: str | os.PathLike[str] | None = None,
+        limit: int = MOST_PIXELS,
     ):
+        self.limit = require_integer(limit, "FolderDataset", "limit", 1)
         if root is not None and images is None and masks is None:
             self.root = pathlib.Path(root)
             self.images, self.masks = _find_folders(self.root)
@@ -88,7 +92,7 @@ class FolderDataset:
     def __getitem__(self, index: int) -> Sample:
         """Raises FileError if a file cannot be read, or if picture and mask differ in size."""
         path, mask_path = self.pairs[index]
-        image, mask = read_image(path), read_mask(mask_path)
+        image, mask = read_image(path, self.limit), read_mask(mask_path, self.limit)
         if mask.shape != image.shape[:2]:
             turned = "; its EXIF orientation may turn one of them only" if mask.shape[::-1] == image.shape[:2] else ""
             raise FileError(

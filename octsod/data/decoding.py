@@ -23,6 +23,7 @@ _LARGE = 16_000_000  # pixels: more are read only if the file is large enough fo
 _MOST_PER_BYTE = {"JPEG": 1000, "MPO": 1000}  # whose blocks of 64 pixels have a bit each, at least
 _MOST_PER_BYTE_ELSE = 10_000  # PNG needs a byte for 8256 pixels of black and white
 _MOST_SCANS = 100  # of a progressive JPEG; each is work for the whole picture. Encoders write some ten.
+_HINT = "a larger limit (--max-pixels on the command line) reads it"
 _PART = 1 << 22  # pixels that are converted at a time
 
 
@@ -94,7 +95,7 @@ def _binary_file(source, limit, stack):
         file = io.BytesIO(file.read(most + 1))
         size = len(file.getbuffer())
     if size > most:
-        raise RefusedError(f"holds more than {most:,} bytes, the most that {limit:,} pixels may need.")
+        raise RefusedError(f"holds more than {most:,} bytes, the most that {limit:,} pixels may need; {_HINT}.")
     return file, size
 
 
@@ -134,7 +135,7 @@ def _require_bounded(image, limit, size=None):
     if image.width * image.height > most:
         raise RefusedError(
             f"has {image.width}x{image.height} pixels, which is more than {most:,}, the limit against decompression "
-            "bombs."
+            f"bombs{'' if most < limit else f'; {_HINT}'}."
         )
     least = image.width * image.height // _MOST_PER_BYTE.get(image.format, _MOST_PER_BYTE_ELSE)  # bytes
     if size is not None and size < least and image.width * image.height > _LARGE:

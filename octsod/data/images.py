@@ -6,6 +6,8 @@ from typing import IO, TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from ..backend.arrays import numbers
+from ..backend.arrays import plain as plain_array
 from ..backend.device import host
 from ..checks import described, require, require_integer
 from ..errors import FileError
@@ -85,6 +87,7 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     size: (h, w). Runs only in the calling thread.
     """
+    array = numbers(array, "resize: `array`")
     require(array.ndim >= 2 and array.size > 0, "resize", "array", f"has shape {array.shape}", "(..., H, W), not empty")
     size = tuple(require_integer(n, "resize", "size", 1) for n in size)
     out = np.empty((*array.shape[:-2], *size), np.float32)
@@ -102,17 +105,19 @@ def prepare(image: np.ndarray, size: int = 224) -> np.ndarray:
     Normalised means: in [0, 1], minus `MEAN`, divided by `STD`. size: pixels; the network determines which sizes
     it accepts (`model.configuration.multiple`). Runs only in the calling thread.
     """
-    require_picture(image, "prepare")
+    image = checked_picture(image, "prepare")
     size = require_integer(size, "prepare", "size", 1)
     out = np.empty((3, size, size), np.float32)
     host().kernels.resize_picture(image, 1 / (255 * STD), -MEAN / STD, out)
     return out
 
 
-def require_picture(image: Any, op: str) -> None:
-    """Raise ValueError unless `image` is (H, W, 3) uint8."""
+def checked_picture(image: Any, op: str) -> np.ndarray:
+    """`image` as a plain array. Raises ValueError unless it is (H, W, 3) uint8, TypeError if it is masked."""
+    image = plain_array(image, f"{op}: `image`")
     fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     require(fits and image.size > 0, op, "image", described(image), "uint8 (H, W, 3), as `read_image` gives it")
+    return image
 
 
 def write_png(target: str | os.PathLike[str] | IO[bytes], array: np.ndarray) -> None:

@@ -107,7 +107,8 @@ class Memory:
         import PIL
         from PIL import Image
 
-        reader = f"{__version__} {PIL.__version__} {Image.MAX_IMAGE_PIXELS}"  # what is broken is theirs to say
+        limits = f"{Image.MAX_IMAGE_PIXELS} {self.dataset.limit}"
+        reader = f"{__version__} {PIL.__version__} {limits}"  # what is broken is theirs to say
         return np.array([self._mark(reader, index) for index in indices], np.uint64)
 
     def _mark(self, reader, index):

@@ -69,9 +69,10 @@ def find_pictures(
     return Found(sorted(found.pictures), sorted(found.not_taken), sorted(found.failures, key=str))
 
 
-def describe_not_taken(paths: Sequence[pathlib.Path]) -> str:
-    """A sentence about `Found.not_taken`, not empty: how many, and the names of the first."""
-    shown = ", ".join(shortened(path.name, 80) for path in paths[:3]) + (" ..." if len(paths) > 3 else "")
+def describe_not_taken(paths: Sequence[pathlib.Path], most: int | None = 3) -> str:
+    """A sentence about `Found.not_taken`, not empty: how many, and the names of the first, or of all (None)."""
+    shown = ", ".join(shortened(path.name, 80) for path in paths[:most])
+    shown += " ..." if most is not None and len(paths) > most else ""
     heif = any(path.suffix.lower() in HEIF_SUFFIXES for path in paths)
     hint = "; the package pillow-heif reads .heic" if heif else ""
     return f"Left out, since their formats are not read here ({len(paths)}): {shown}{hint}"

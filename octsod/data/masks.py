@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend.arrays import plain as plain_array
 from ..checks import described, require, shortened
 from .decoding import RefusedError, composed, parts, plain, upright
 
@@ -50,7 +51,8 @@ def checked_pair(sample: Any, op: str, argument: str) -> tuple[np.ndarray, np.nd
     Raises ValueError, which names the sample, if one is something else, if their sizes differ, or if what the mask says
     is not certain.
     """
-    image, mask, name = sample.image, sample.mask, shortened(sample.name, 80)
+    name = shortened(sample.name, 80)
+    image, mask = (plain_array(a, f"{op}: `{argument}` {name}") for a in (sample.image, sample.mask))
     fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
     require(fits, op, argument, f"has a picture {name} that {described(image)}", "uint8 (H, W, 3)")
     fits = isinstance(mask, np.ndarray) and mask.dtype in (np.uint8, np.bool_) and mask.ndim == 2

@@ -28,7 +28,8 @@ class MovingAverage:
     def replace(self, model: Module) -> None:
         """Start anew from another model, such as a pruned one."""
         self.model, self.average, self.updates = model, copy.deepcopy(model).freeze(), 0
-        pairs = zip(_holders(model), _holders(self.average), strict=True)
+        self._holders = _holders(model)
+        pairs = zip(self._holders, _holders(self.average), strict=True)
         self._averaged, self._copied = [], []  # type: ignore[var-annotated]
         for source, target in pairs:
             (self._averaged if getattr(*source).dtype.kind == "f" else self._copied).append((source, target))
@@ -43,6 +44,8 @@ class MovingAverage:
         state: the optimiser's; if training has halted, the average stays as it is. On a device that is not a host,
         `updates` counts on nevertheless, until `seek`.
         """
+        same = list(map(_key, _holders(self.model))) == list(map(_key, self._holders))
+        require(same, "MovingAverage", "model", "has other parameters than at first", "the same ones, or `replace`")
         sources, targets = ([getattr(*pair[side]) for pair in self._averaged] for side in (0, 1))
         same = [a.shape for a in sources] == [a.shape for a in targets]
         require(same, "MovingAverage", "model", "has arrays of other shapes than at first", "the same ones")
@@ -68,6 +71,11 @@ class MovingAverage:
         require("updates" in state, "load_state_dict", "state", "lacks updates", "the state of a `MovingAverage`")
         self.average.load_state_dict({name: array for name, array in state.items() if name != "updates"})
         self.updates = int(state["updates"])
+
+
+def _key(holder):
+    owner, attribute = holder
+    return id(owner), attribute
 
 
 def _holders(module):

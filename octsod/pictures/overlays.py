@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from ..backend.arrays import plain
 from ..checks import described, require
-from ..data.images import require_picture
+from ..data.images import checked_picture
 
 OBJECT = 128  # from this value on, a pixel counts as the object's: the network finds that more likely than not
 
@@ -22,7 +23,7 @@ def overlay(image: np.ndarray, salience: np.ndarray) -> np.ndarray:
     """
     from PIL import Image, ImageFilter
 
-    _require_map(salience, image, "overlay")
+    image, salience = _checked(image, salience, "overlay")
     front = Image.fromarray(image)
     back = front.convert("L").point([round(DIMMED * v) for v in range(256)]).convert("RGB")
     result = Image.composite(front, back, Image.fromarray(salience))
@@ -38,7 +39,7 @@ def cutout(image: np.ndarray, salience: np.ndarray) -> np.ndarray:
 
     image: (H, W, 3) uint8 RGB. salience: (H, W) uint8, as `predict` returns it. Fully transparent pixels are black.
     """
-    _require_map(salience, image, "cutout")
+    image, salience = _checked(image, salience, "cutout")
     result = np.dstack([image, salience])
     result[salience == 0] = 0  # compresses better, and keeps nothing that someone meant to cut away
     return result
@@ -51,6 +52,7 @@ def object_box(salience: np.ndarray, margin: float = 0.1) -> tuple[slice, slice]
     goes, as a fraction of the object's height and width.
     """
     op = "object_box"
+    salience = plain(salience, f"{op}: `salience`")
     fits = isinstance(salience, np.ndarray) and salience.dtype == np.uint8 and salience.ndim == 2
     require(fits, op, "salience", described(salience), "uint8 (H, W), as `predict` gives it")
     require(0 <= margin < math.inf, op, "margin", f"is {margin!r}", "a number that is not negative")
@@ -65,8 +67,10 @@ def object_box(salience: np.ndarray, margin: float = 0.1) -> tuple[slice, slice]
     return box[0], box[1]
 
 
-def _require_map(salience, image, op):
-    require_picture(image, op)
+def _checked(image, salience, op):
+    """A picture and its map as plain arrays. Raises ValueError unless they are, and of equal sizes."""
+    image, salience = checked_picture(image, op), plain(salience, f"{op}: `salience`")
     size = image.shape[:2]
     fits = isinstance(salience, np.ndarray) and salience.dtype == np.uint8 and salience.shape == size
     require(fits, op, "salience", described(salience), f"uint8 {size}, of the picture's height and width")
+    return image, salience

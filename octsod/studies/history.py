@@ -14,8 +14,8 @@ from ..models import Configuration, CSNet, load
 from ..models.configuration import block_layer
 from ..prune.scales import bin_edges, share_below
 from ..training.logs import LOG, read_log
+from ..training.settings import MOST_EPOCHS
 
-MOST_EPOCHS = 1_000_000  # of a run that can be drawn
 POWERS = (-3, -10, -20)  # of ten: shares of |gamma| below these are given; the paper prunes below the last
 
 

@@ -13,6 +13,8 @@ WIDTH, HEIGHT = 460, 280  # of a chart, in pixels
 LEFT, TOP, RIGHT, BOTTOM = 62, 40, 18, 34  # around its plot
 
 INK, PALE, GRID = (40, 44, 52), (130, 136, 146), (228, 231, 236)
+LARGEST, LEAST = 1e39, 1e-300  # of numbers that are drawn: float32 holds none above; of what an axis spans
+
 BLUE, GREEN, ORANGE, PURPLE = (38, 110, 200), (20, 140, 90), (222, 110, 20), (130, 80, 190)
 
 
@@ -62,8 +64,8 @@ def training_curves(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str
 
 
 def _known(line, name):
-    """Whether a line of a log has a finite number of that name."""
-    return isinstance(line.get(name), (int, float)) and math.isfinite(line[name])
+    """Whether a line of a log has a number of that name that can be drawn."""
+    return isinstance(line.get(name), (int, float)) and abs(line[name]) < LARGEST  # which nan is not
 
 
 def _pale(colour):
@@ -111,6 +113,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers, evenly spaced, from at most `low` to at least `high`; at least two."""
     size = max(abs(low), abs(high))
     span = high - low if high - low > 1e-9 * size else size or 1.0  # values that differ only by rounding count as equal
+    span = max(span, LEAST)
     step = 10.0 ** math.floor(math.log10(span / count))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if factor * step * count >= span * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -6,16 +6,18 @@ from typing import Any, NamedTuple
 
 from ..data.classes import ClassDataset, find_parts
 from ..data.datasets import FolderDataset, Subset, hold_out
+from ..data.decoding import MOST_PIXELS
 from ..data.inspection import inspect
+from ..data.listing import describe_not_taken
 from ..data.synthetic import SyntheticDataset
 from ..errors import FileError
-from .settings import SetupError
+from .settings import SetupError, draws
 
 EMBEDDED_PICTURES = 1200  # that a run without data draws
 EMBEDDED_SIZE = 112  # of a drawn picture, in pixels; augmentation cuts off its border
 SHOWN = 3  # how many left-out files a note names
 NAMED = 20  # how many broken pictures are named
-SOURCES = ("data", "val")  # the settings that name pictures
+SOURCES = ("data", "val")  # what pictures are for; those of `data` may be named by `images` and `masks`
 
 Watch = Callable[[int, int], None]
 
@@ -36,15 +38,17 @@ def open_data(
     settings: Mapping[str, Any], verbose: bool = False, skip_broken: bool = False,
     before: Mapping[str, Any] | None = None, on_progress: Watch = lambda done, total: None,
 ) -> Data:  # fmt: skip
-    """The pictures for a training: those of `data` and `val`, or drawn ones. For classification, `data` may have both,
-    in folders `train` and `val`. Every picture is read once, unless that was done before: see `data.inspection`.
+    """The pictures for a training: those of `data`, or of `images` and `masks`, and of `val`; or drawn ones. For
+    classification, `data` may have both, in folders `train` and `val`. Every picture is read once, unless that was done
+    before: see `data.inspection`.
 
-    verbose: have the notes name all files that are left out. skip_broken: leave out pictures that cannot be used, and,
-    of a run that is resumed, those that are gone. before: of such a run, what `runs.read_pictures` returns; it says
-    how pictures are divided. on_progress: called with how many pictures have been read, and how many are to be.
+    verbose: have the notes name all files that are left out. skip_broken: leave out pictures that cannot be used,
+    folders that cannot be read and, of a run that is resumed, pictures that are gone. before: of such a run, what
+    `runs.read_pictures` returns; it says how pictures are divided. on_progress: called with how many pictures have been
+    read, and how many are to be.
     Raises FileError if a folder is not a data set, SetupError if it has too few pictures, or broken ones.
     """
-    if "data" not in settings:
+    if draws(settings):
         drawn = SyntheticDataset(EMBEDDED_PICTURES, EMBEDDED_SIZE, settings["seed"])
         training, held_out = hold_out(drawn, settings["seed"])
         return Data(training, held_out, [f"{len(training)} drawn pictures to train on, {len(held_out)} held out"])
@@ -53,8 +57,13 @@ def open_data(
     except FileError as error:
         if before is None:
             raise
-        hint = "if the pictures are elsewhere now, say where by `data`"
+        named = "`images` and `masks`" if "images" in settings else "`data`"
+        hint = f"if the pictures are elsewhere now, say where by {named}"
         raise SetupError(f"{str(error).rstrip('.')}; {hint}.") from error
+    failures = [str(fault) for part in sets for fault in getattr(part, "failures", ())]
+    if failures and before is None and not skip_broken:  # what is gone of a run that is resumed is known by name
+        raise _broken(failures, f"{len(failures)} folders or links cannot be read")
+    _warn(failures)
     skipped = {source: list(names) for source, names in (before or {}).get("skipped", {}).items()}
     parts = _without(dict(zip(SOURCES, sets, strict=False)), skipped)
     _require_all(parts, before, skipped, skip_broken)
@@ -62,7 +71,8 @@ def open_data(
     broken = dict(zip(parts, found, strict=True))
     if any(found):
         if not skip_broken:
-            raise _broken(parts, found)
+            faults = [fault for each in found for fault in each.values()]
+            raise _broken(faults, f"{len(faults)} of {sum(map(len, parts.values()))} pictures cannot be used")
         for source, faults in broken.items():
             _warn(faults.values())
             skipped.setdefault(source, []).extend(parts[source].names[k] for k in faults)
@@ -77,8 +87,13 @@ def open_data(
 
 def _folders(settings, verbose):
     """(data sets, notes, no classes) for salient objects."""
-    sets, notes = [FolderDataset(settings[name]) for name in SOURCES if name in settings], []
+    limit = settings.get("max_pixels", MOST_PIXELS)
+    named = {name: settings.get(name) for name in ("images", "masks")}
+    sets, notes = [FolderDataset(settings.get("data"), **named, limit=limit)], []
+    if "val" in settings:
+        sets.append(FolderDataset(settings["val"], limit=limit))
     for part in sets:
+        notes += _not_taken(part, verbose)
         if part.unpaired:
             shown = part.unpaired[: None if verbose else SHOWN]
             more = f" and {len(part.unpaired) - len(shown)} more" if len(shown) < len(part.unpaired) else ""
@@ -89,12 +104,18 @@ def _folders(settings, verbose):
 
 def _classes(settings, verbose):
     """(data sets, notes, names of classes) for classification."""
+    limit = settings.get("max_pixels", MOST_PIXELS)
     data, val = find_parts(settings["data"])
-    sets = [ClassDataset(data)]
+    sets = [ClassDataset(data, limit=limit)]
     classes = sets[0].classes
     if (val := settings.get("val", val)) is not None:
-        sets.append(ClassDataset(find_parts(val)[1] or val, classes))
-    return sets, [f"{len(classes)} classes"], classes
+        sets.append(ClassDataset(find_parts(val)[1] or val, classes, limit))
+    return sets, [*(note for part in sets for note in _not_taken(part, verbose)), f"{len(classes)} classes"], classes
+
+
+def _not_taken(part, verbose):
+    """A note about pictures of a data set that are left out because of their formats, if there are any."""
+    return [describe_not_taken(part.not_taken, None if verbose else SHOWN)] if part.not_taken else []
 
 
 def _without(parts, skipped):
@@ -127,15 +148,14 @@ def _require_all(parts, before, skipped, skip_broken):
             skipped.setdefault(source, []).extend(gone)
 
 
-def _broken(parts, found):
-    """The error that tells of broken pictures, after warnings that name them."""
-    faults = [fault.rstrip(".") for each in found for fault in each.values()]
+def _broken(faults, what):
+    """The error that tells of some faults, after warnings that name them. what: they are, in words."""
+    faults = [fault.rstrip(".") for fault in faults]
     if len(faults) == 1:
         return SetupError(f"{faults[0]}; mend or remove it, or leave it out with `skip_broken`.")
     _warn(faults)
-    count = sum(map(len, parts.values()))
-    what = f"{len(faults)} of {count} pictures cannot be used, the first because: {faults[0]}"
-    return SetupError(f"{what}; mend or remove them, or leave them out with `skip_broken`.")
+    hint = "mend or remove them, or leave them out with `skip_broken`"
+    return SetupError(f"{what}, the first because: {faults[0]}; {hint}.")
 
 
 def _warn(faults):

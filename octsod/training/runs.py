@@ -33,10 +33,12 @@ from typing import Any
 import numpy as np
 
 from ..data.images import write_png
+from ..data.listing import nfc
 from ..errors import FileError
 from ..files import open_log, parse_json, read_file, write_atomically
 from ..models.files import save
 from ..nn import Module
+from ..threads import available_cpus
 from .charts import training_curves
 from .checkpoints import CHECKPOINT, Checkpoint, changes, pack_checkpoint, read_checkpoint
 from .logs import LOG, as_line, finite, read_log
@@ -59,7 +61,7 @@ MOST_BYTES = 1 << 28  # of data.json and env.json
 
 # What may differ when a run is resumed: its length, where its pictures are (their names are compared), and settings
 # that do not affect results.
-FREE = ("epochs", "steps", "threads", "data", "val")
+FREE = ("epochs", "steps", "threads", "data", "images", "masks", "val", "max_pixels")
 
 
 def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
@@ -94,14 +96,15 @@ def startable(folder: Folder) -> bool:
 
 
 def read_pictures(folder: Folder) -> dict[str, Any]:
-    """What data.json in a run folder holds: names of pictures by `PARTS`, and as "skipped" those by setting. Raises
-    FileError, which names the file, if it is missing or damaged."""
+    """What data.json in a run folder holds: names of pictures by `PARTS`, and as "skipped" those by setting, all in
+    NFC, as data sets name theirs. Raises FileError, which names the file, if it is missing or damaged."""
     found = _read_json(pathlib.Path(folder) / DATA)
     skipped = found.setdefault("skipped", {})
     lists = [found.get(part) for part in PARTS] + (list(skipped.values()) if isinstance(skipped, dict) else [None])
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
         raise FileError(f"{pathlib.Path(folder) / DATA}: is damaged: it does not name the run's pictures.")
-    return found
+    found["skipped"] = {source: list(map(nfc, names)) for source, names in skipped.items()}
+    return {**found, **{part: list(map(nfc, found[part])) for part in PARTS}}
 
 
 def _read_json(path):
@@ -361,10 +364,10 @@ class Run:
         if changed := changes(finite(self._before), finite(self.settings), FREE):
             raise FileError(f"{self.folder}: was started with {changed}; other settings need a new run.")
         before = read_pictures(self.folder)
-        for names, part in zip(pictures, PARTS, strict=True):
-            dropped = {name for found in (skipped or {}).values() for name in found} - set(names)
+        for names, part in zip((list(map(nfc, names)) for names in pictures), PARTS, strict=True):
+            dropped = {nfc(name) for found in (skipped or {}).values() for name in found} - set(names)
             expected = [name for name in before[part] if name not in dropped]
-            if list(names) != expected:
+            if names != expected:
                 odd = sorted(set(names) ^ set(expected)) or ["their order"]
                 raise FileError(
                     f"{self.folder}: was started with other pictures for {part} than the data holds now; they differ "
@@ -424,5 +427,6 @@ def _environment(step):
     return {
         "step": step, "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions, "platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(),
+        "available_cpus": available_cpus(),
         "arguments": sys.argv[1:],
     }  # fmt: skip

@@ -16,6 +16,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..checks import shortened
+from ..containers import available_memory
 from ..data.loader import Loader
 from ..errors import FileError
 from ..models import Configuration, CSNet, csnet, load
@@ -42,6 +44,7 @@ from .settings import (
     SETTINGS,
     SettingsError,
     SetupError,
+    draws,
     sizes,
 )
 from .tasks import Saliency, Task
@@ -55,21 +58,24 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
 
     given: values by the names in `settings.SETTINGS`; None stands for a value that is not given. base: likewise, such
     as the contents of another run's config.toml: `given` takes precedence over it, and it takes precedence over the
-    defaults. finetune: use `settings.FINETUNE` as defaults, to recover from pruning; it needs `init`.
+    defaults; if `given` names pictures, by `data` or by `images` and `masks`, whatever `base` names is left out.
+    finetune: use `settings.FINETUNE` as defaults, to recover from pruning; it needs `init`.
     Settings that a run does not have (`val`, `init`, ...) are left out of the result. Paths become absolute.
     Raises SettingsError, which names the setting, if a value is not of its kind or settings conflict.
     """
     given, base = _checked(given), _checked(base or {})
+    if not draws(given):  # these are the pictures, whatever folder `base` names
+        replaced = ("images", "masks") if "data" in given else ("data",)
+        base = {name: value for name, value in base.items() if name not in replaced}
     known = {**base, **given}
     classify = known.get("task") == "classify"
-    if "val" in known and "data" not in known:
-        raise SettingsError("`val` needs `data`.")
+    _require_one_source(known)
     if classify and "data" not in known:
         raise SettingsError("`task` classify needs `data`, pictures in folders named after their classes.")
     if finetune and "init" not in known:
         raise SettingsError("`finetune` needs `init`, the network to go on with.")
     values = {name: setting.default for name, setting in SETTINGS.items()}
-    values.update(EMBEDDED if "data" not in known else CLASSIFY if classify else {}, **(FINETUNE if finetune else {}))
+    values.update(EMBEDDED if draws(known) else CLASSIFY if classify else {}, **(FINETUNE if finetune else {}))
     values.update(known)
     if classify:
         for name in SALIENCY_ONLY:
@@ -106,6 +112,18 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     return {name: values[name] for name in SETTINGS if values[name] is not None}
 
 
+def _require_one_source(known):
+    """Raise SettingsError unless settings name pictures in one way, or not at all."""
+    for name, other in (("images", "masks"), ("masks", "images")):
+        if name in known and "data" in known:
+            raise SettingsError(f"`{name}` stands in place of `data`; leave one of them out.")
+        if name in known and other not in known:
+            raise SettingsError(f"`{name}` needs `{other}`.")
+    for name in ("val", "max_pixels"):
+        if name in known and draws(known):
+            raise SettingsError(f"`{name}` needs `data`, or `images` and `masks`.")
+
+
 def _require_network(values):
     """Raise SettingsError unless there is such a network."""
     names = ("width", "split", "variant", "fused")
@@ -119,7 +137,7 @@ def _require_network(values):
 def _lengths(given, base, finetune, known):
     """`epochs` and `steps`. If either is given, both of `base` are replaced: to make a run longer, one is enough."""
     defaults = {"epochs": SETTINGS["epochs"].default} if known.get("task") != "classify" else CLASSIFY
-    for source in (given, base, FINETUNE if finetune else {}, defaults if "data" in known else EMBEDDED):
+    for source in (given, base, FINETUNE if finetune else {}, EMBEDDED if draws(known) else defaults):
         if any(name in source for name in LENGTHS):
             return {name: source.get(name) for name in LENGTHS}
 
@@ -135,7 +153,11 @@ def _value(name, value):
     try:
         return SETTINGS[name].parse(value)
     except (TypeError, ValueError, AttributeError, OverflowError):
-        raise SettingsError(f"is {value!r}; expected {SETTINGS[name].expected}.", name) from None
+        try:
+            was = shortened(repr(value))
+        except ValueError:  # Python prints no integer of more than 4300 digits
+            was = f"a {type(value).__name__} that is too long to print"
+        raise SettingsError(f"is {was}; expected {SETTINGS[name].expected}.", name) from None
 
 
 def new_folder(settings: Mapping[str, Any], folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
@@ -149,7 +171,7 @@ def new_folder(settings: Mapping[str, Any], folder: str | os.PathLike[str] | Non
             other = "name another run folder, or `resume` this one"
             raise SetupError(f"{folder}: exists already and is not empty; {other}.")
         return folder
-    name = pathlib.Path(settings["data"]).name if "data" in settings else "drawn"
+    name = "drawn" if draws(settings) else pathlib.Path(settings.get("data") or settings["images"]).name
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     folders = (pathlib.Path("runs", f"{stamp}-{name}{suffix}") for suffix in suffixes)
@@ -180,6 +202,7 @@ class Session:
         steps_per_epoch = len(self.data.training) // batch_size(settings, self.data.training)
         total = _total(settings, steps_per_epoch)
         model = _model(settings, self.data, checkpoint)
+        _require_memory(settings, model, self.data, checkpoint)
         self.loader = _loader(settings, self.data.training, model, self.task, total)
         self.trainer = _trainer(settings, model, self.task, total, steps_per_epoch)
         pictures = (self.data.training.names, self.data.held_out.names)
@@ -294,6 +317,22 @@ def _model(settings, data, checkpoint) -> CSNet:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise SettingsError("leaves nothing to train.", "freeze")
     return model
+
+
+def _require_memory(settings, model, data, checkpoint):
+    """Raise SetupError if a step cannot fit into the memory: a file may describe a network of any width, and the system
+    would end this process, or others, without a word."""
+    configuration, count = model.configuration, batch_size(settings, data.training)
+    side = max(side for side, _ in sizes(settings["size"]))
+    # What lies below a layer that learns is kept for backward; of parts that do not, one layer's input and output.
+    maps = 2 * configuration.largest_map(side) if "freeze" in settings else configuration.all_maps(side)
+    needed, there = count * maps * model.dtype.itemsize, available_memory()
+    if needed > there:
+        network = settings.get("init", "the network") if checkpoint is None else checkpoint.path
+        raise SetupError(
+            f"{network}: to train on {count} pictures of {side} pixels at once takes {needed / 1e9:.1f} GB of memory "
+            f"or more, and there are {there / 1e9:.1f}; a smaller `batch_size` or `size` may do."
+        )
 
 
 def _initial(path, classes, kinds):

@@ -6,6 +6,7 @@ to import, since `octsod --help` does.
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import OctsodError
@@ -59,7 +60,8 @@ class Setting(NamedTuple):
             return KINDS[self.kind][1]
         words = "an integer" if self.kind is int else "a finite number"
         if self.most is not None:
-            return f"{words} from {self.least} to {'below ' if self.below else ''}{self.most:g}"
+            most = f"{self.most:,}" if self.kind is int else f"{self.most:g}"
+            return f"{words} from {self.least} to {'below ' if self.below else ''}{most}"
         return words if self.least is None else f"{words} {'above' if self.above else 'of at least'} {self.least}"
 
     def parse(self, value: Any) -> Any:
@@ -111,6 +113,7 @@ def _names(value):
 
 
 LEAST_SIDE, MOST_SIDE = 16, 1 << 14  # of a picture, in pixels
+MOST_EPOCHS, MOST_STEPS = 10**6, 10**12  # far more than any run needs; logs and checkpoints count exactly so far
 
 
 def sizes(value: Any) -> list[tuple[int, float]]:
@@ -151,16 +154,19 @@ KINDS: dict[str, tuple[Any, str]] = {
 SETTINGS = {
     "task": Setting(TASKS, "saliency"),
     "data": Setting("path"),
+    "images": Setting("path"),
+    "masks": Setting("path"),
     "val": Setting("path"),
+    "max_pixels": Setting(int, None, 1, 10**12),
     "init": Setting("path"),
     "width": Setting(float, 1.0, 0.2, 20),
     "split": Setting("split", (0.5, 0.5)),
     "variant": Setting(VARIANTS, "csnet"),
     "fused": Setting("stages"),
     "freeze": Setting("names"),
-    "epochs": Setting(int, 300, 1),
-    "steps": Setting(int, None, 1),
-    "batch_size": Setting(int, 24, 1),
+    "epochs": Setting(int, 300, 1, MOST_EPOCHS),
+    "steps": Setting(int, None, 1, MOST_STEPS),
+    "batch_size": Setting(int, 24, 1, 10**6),
     "loss": Setting(LOSSES, "bce"),
     "side_outputs": Setting(bool, False),
     "scale_crop": Setting(float, 1.0, 0, 1, above=True),
@@ -173,11 +179,11 @@ SETTINGS = {
     "weight_decay": Setting(float, 5e-3, 0),
     "decay": Setting(tuple(DECAYS), "dynamic"),
     "decay_strength": Setting(float, None, 0),
-    "learn_channels": Setting(int, None, 1),
+    "learn_channels": Setting(int, None, 1, MOST_EPOCHS),
     "threshold": Setting(float, None, 0, above=True),
     "average": Setting(float, None, 0, 1, below=True),
     "size": Setting("size", 224),
-    "seed": Setting(int, 0, 0),
+    "seed": Setting(int, 0, 0, (1 << 63) - 1),
     "threads": Setting(int, None, 1, 1024),
 }
 
@@ -186,10 +192,10 @@ CLASSIFY = {
     "batch_size": 32, "lr": 4e-3, "schedule": "one-cycle", "decay": "none", "weight_decay": 5e-4, "size": 128,
     "epochs": 30,
 }  # fmt: skip
-SALIENCY_ONLY = ("loss", "side_outputs", "scale_crop", "colour", "learn_channels")
+SALIENCY_ONLY = ("images", "masks", "loss", "side_outputs", "scale_crop", "colour", "learn_channels")
 
-# The defaults of a run without `data`, where they differ from the paper's: a laptop should finish it while one waits.
-# There is no decay of any kind: it would only slow down so short a run.
+# The defaults of a run that draws its pictures, where they differ from the paper's: a laptop should finish it while one
+# waits. There is no decay of any kind: it would only slow down so short a run.
 EMBEDDED = {
     "batch_size": 16, "lr": 1e-2, "schedule": "cosine", "decay": "none", "weight_decay": 0.0, "size": 96, "width": 0.5,
     "steps": 600,
@@ -199,3 +205,8 @@ EMBEDDED = {
 FINETUNE = {"epochs": 20, "lr": 1e-6, "schedule": "constant", "decay": "standard"}
 
 LENGTHS = ("epochs", "steps")  # a run ends with whichever comes first
+
+
+def draws(settings: Mapping[str, Any]) -> bool:
+    """Whether a run of these settings draws its pictures, since they name none to train on."""
+    return "data" not in settings and "images" not in settings
