@@ -90,12 +90,13 @@ def uninterrupted() -> Iterator[None]:
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def new_lock(reentrant: bool = False) -> Any:
+def new_lock() -> Any:
     """A lock that is free in a child process, whoever held it when the process was forked: its holder is not there.
 
-    The only way that octsod makes locks.
+    The only way that octsod makes locks. It is re-entrant: a signal handler, or garbage collection, may call what its
+    own thread is in the midst of.
     """
-    return freed_in_child(threading.RLock() if reentrant else threading.Lock())
+    return freed_in_child(threading.RLock())
 
 
 def freed_in_child(lock: Any) -> Any:

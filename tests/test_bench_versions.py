@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import octsod
+from octsod.places import cache_root
 
 pytest.importorskip("bench", reason="bench/ is not here: run from a checkout")
 
@@ -186,7 +187,7 @@ def test_versions_that_differ_are_not_timed():
 def test_a_version_is_as_fast_as_itself(monkeypatch):
     """All that children do, at small sizes."""
     monkeypatch.setattr(compare, "LEARNED", ())
-    cache = importlib.import_module("octsod.kernels.cpu.cache_folder").cache_root()
+    cache = cache_root()
     result, failures = compare.measure(two_versions(cache, cache), ["training", "predictions"], 1, 6, False, 2, 32)
     assert failures == [] and [(r["case"], r["impl"]) for r in result] == [
         ("compare/train/x1/b2", "old"), ("compare/train/x1/b2", "new"),

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -107,14 +108,28 @@ def test_cuda(monkeypatch):
 
 def test_without_a_writable_cache(tmp_path):
     (tmp_path / "file").touch()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OCTSOD_CACHE_DIR": str(tmp_path / "file" / "cache")}
+    chosen = str(tmp_path / "file" / "cache")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OCTSOD_CACHE_DIR": chosen, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "octsod", "doctor", "--json"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stderr == ""
     cache = json.loads(done.stdout)["cache"]
-    assert not cache["writable"] and cache["folder"].startswith(environment["OCTSOD_CACHE_DIR"])
-    assert "is not writable" in cache["problem"] and cache["files"] == 0
+    assert cache["problem"].startswith(f"{chosen}: is not writable; {tmp_path}")
+    assert cache["writable"] and cache["folder"].startswith(str(tmp_path / "octsod-cache-")) and cache["files"] > 0
+
+
+def test_processors(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("octsod.threads.available_cpus", lambda: 3)
+    monkeypatch.setattr("octsod.threads.cpu_quota", lambda: 2.5)
+    facts = doctor._machine(False)
+    assert (facts["cores"], facts["available_cores"], facts["cpu_quota"]) == (64, 3, 2.5)
+    assert doctor._cores(facts) == "64, of which this process may use 3 (its control group grants the time of 2.5)"
+    monkeypatch.setattr("octsod.threads.cpu_quota", lambda: math.inf)
+    facts = doctor._machine(False)
+    assert facts["cpu_quota"] is None and doctor._cores(facts) == "64, of which this process may use 3"
+    assert doctor._cores({**facts, "available_cores": 64}) == 64
 
 
 def test_the_cache_and_what_lies_beside_it(tmp_path, monkeypatch):
@@ -132,7 +147,8 @@ def test_the_cache_and_what_lies_beside_it(tmp_path, monkeypatch):
         "other_folders": 2, "other_bytes": 3200,
     }  # fmt: skip
     report = {"versions": {}, "backends": {}, "cache": facts, "speed": None,
-              "machine": {"platform": "a", "processor": "b", "cores": 1}}  # fmt: skip
+              "machine": {"platform": "a", "processor": "b", "cores": 1, "available_cores": 1,
+                          "cpu_quota": None}}  # fmt: skip
     rows = dict(dict(doctor._sections(report))["Kernel cache"])
     assert rows["problem"] == "something is wrong" and rows["folder"] == str(ours)
     assert "2 folders of other versions or processors" in rows["beside it"] and "may be deleted" in rows["beside it"]

@@ -35,7 +35,7 @@ EXCEPTIONS = {
         "fdopen": "the door",
         "json.loads": "the door",
     },
-    "octsod/threads.py": {"Lock": "the door", "RLock": "the door"},
+    "octsod/threads.py": {"RLock": "the door"},
     "octsod/backend/arrays.py": {"memmap": "the type of arrays that are copied"},
     "octsod/tensor_files.py": {"json.loads": "parses a header that the library has just made"},
     "octsod/interop/pickles.py": {

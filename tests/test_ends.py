@@ -176,11 +176,12 @@ def test_a_terminal_that_hangs_up(tmp_path, data):
 def test_signals():
     """The first of each kind is noted; an ignored hang-up, as under `nohup`, stays ignored; a note may be lost."""
     before = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
-    with Interruption(quiet=True) as interruption:
-        assert not interruption.requested()
-        signal.raise_signal(signal.SIGHUP)
-        assert interruption.requested() and interruption.code == 75
-        signal.raise_signal(signal.SIGTERM)
+    for first in (signal.SIGXCPU, signal.SIGHUP):
+        with Interruption(quiet=True) as interruption:
+            assert not interruption.requested()
+            signal.raise_signal(first)
+            assert interruption.requested() and interruption.code == 75
+            signal.raise_signal(signal.SIGTERM)
     assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -221,7 +222,9 @@ class Breaking(Ramp):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("error", [FileError("b.jpg: gone."), MemoryError(), OSError(errno.EIO, "x")])
+@pytest.mark.parametrize(
+    "error", [FileError("b.jpg: gone."), MemoryError(), OSError(errno.EIO, "x"), KeyboardInterrupt(), SystemExit()]
+)
 def test_a_picture_that_fails(tmp_path, straight, error):  # noqa: F811
     """In the second epoch: what was done before is in the checkpoint, and the run goes on from there."""
     trainer, run = start(tmp_path)
@@ -235,10 +238,11 @@ def test_a_picture_that_fails(tmp_path, straight, error):  # noqa: F811
     assert_same_run(tmp_path, straight)
 
 
-def test_a_validation_that_fails(tmp_path, straight):  # noqa: F811
+@pytest.mark.parametrize("error", [FileError("b.jpg: gone."), MemoryError(), KeyboardInterrupt()])
+def test_a_validation_that_fails(tmp_path, straight, error):  # noqa: F811
     trainer, run = start(tmp_path)
-    with run, pytest.raises(FileError):
-        train(trainer, loader(), run, Breaking(FileError("b.jpg: gone."), 1))
+    with run, pytest.raises(type(error)):
+        train(trainer, loader(), run, Breaking(error, 1))
     checkpoint = runs.read_checkpoint(tmp_path)
     assert (checkpoint.steps, checkpoint.validated) == (3, 0)
     trainer, run = go_on(tmp_path)
@@ -266,6 +270,72 @@ class Spoiling(Hook):
     def before_epoch(self, trainer, run):
         if self.what == "before_epoch":
             self.fail(trainer)
+
+
+class Interrupting:
+    """Called with each line of a log, or wherever else; raises Ctrl-C once."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def __call__(self, line):
+        if self.when(line):
+            self.when = lambda line: False
+            raise KeyboardInterrupt
+
+
+INTERRUPTS = {
+    "a step is logged": lambda line: line["step"] == 2,
+    "a validation is logged": lambda line: line["step"] == 3 and "best" in line,
+    "the last validation is logged": lambda line: line["step"] == 7 and "best" in line,
+}
+
+
+@pytest.mark.parametrize("when", INTERRUPTS)
+def test_ctrl_c_without_a_handler(tmp_path, straight, when):  # noqa: F811
+    """As in a notebook, or when it is pressed once more: not even the steps since the last checkpoint are lost."""
+    trainer, run = start(tmp_path)
+    with run, pytest.raises(KeyboardInterrupt):
+        train(trainer, loader(), run, HELD_OUT, on_line=Interrupting(INTERRUPTS[when]))
+    checkpoint = runs.read_checkpoint(tmp_path)
+    last = log_of(tmp_path)[-1]
+    assert checkpoint.steps == last["step"] and (checkpoint.validated == last["step"]) == ("best" in last)
+    trainer, run = go_on(tmp_path)
+    with run:
+        assert train(trainer, loader(), run, HELD_OUT)
+    assert_same_run(tmp_path, straight)
+    ours, theirs = ((folder / "plots" / "predictions.png").read_bytes() for folder in (tmp_path, straight))
+    assert ours == theirs, "of the last validation, not of the one before"
+
+
+@pytest.mark.parametrize("where", ["gather", "record_step", "restore_if_halted", "adam", "log", "draw", "checkpoint"])
+@pytest.mark.parametrize("call", [1, 2, 5])
+def test_ctrl_c_anywhere(tmp_path, straight, monkeypatch, where, call):  # noqa: F811
+    """Whatever is half done then, a resumed run is the same as one that was never stopped."""
+    trainer, run = start(tmp_path)
+    place = run if hasattr(run, where) else trainer.model.device.kernels
+    real, calls = getattr(place, where), []
+
+    def interrupted(*arguments, **options):
+        calls.append(where)
+        if len(calls) == 2 * call:  # between its effect and whoever called it
+            real(*arguments, **options)
+        if len(calls) in (call, 2 * call):
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(place, where, interrupted)
+    for _ in range(3):
+        try:
+            with run:
+                train(trainer, loader(), run, HELD_OUT, save_every=9)
+            break
+        except KeyboardInterrupt:
+            trainer, run = go_on(tmp_path)
+            if not hasattr(trainer.model.device.kernels, where):
+                monkeypatch.undo()
+    assert calls
+    assert_same_run(tmp_path, straight)
 
 
 @pytest.mark.parametrize(("what", "steps"), [("after_backward", 2), ("after_step", 0), ("before_epoch", 0)])

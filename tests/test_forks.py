@@ -249,7 +249,7 @@ def test_whoever_held_a_lock():
     parent("""
         from octsod import random, threads
         predict()
-        locks = [threads.new_lock(), threads.new_lock(reentrant=True), random.generator.bit_generator.lock]
+        locks = [threads.new_lock(), threads.new_lock(), random.generator.bit_generator.lock]
         held = threading.Event()
 
         def hold():

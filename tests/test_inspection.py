@@ -1,6 +1,7 @@
 """Pictures are looked through before the first step; a run follows its pictures, and goes on without broken ones."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -103,11 +104,32 @@ def test_an_interrupted_inspection_remembers_what_it_has_read(data, memory, monk
     assert seen[-1] == (6, 6)
 
 
-def test_nobody_has_a_home(monkeypatch):
+@pytest.mark.parametrize("chosen", [None, "~/mine"])
+def test_nobody_has_a_home(data, monkeypatch, chosen):
     for name in ("OCTSOD_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("OCTSOD_CACHE_DIR", chosen)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    assert inspection.cache_folder() is None
+    monkeypatch.setattr(inspection, "REMEMBERED", 1)
+    monkeypatch.chdir(data)
+    before = {*data.iterdir()}
+    inspect([whole(FolderDataset(data))], 1)
+    assert {*data.iterdir()} == before, "nothing is put into the working directory"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no rights of groups and others")
+def test_the_cache_that_is_made_is_not_for_others(tmp_path, data, monkeypatch):
+    """Kernels are kept there, too, and would be refused if others could write to it."""
+    monkeypatch.setenv("OCTSOD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(inspection, "REMEMBERED", 1)
+    before = os.umask(0)
+    try:
+        inspect([whole(FolderDataset(data))], 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "cache" / "pictures").stat().st_mode & 0o777 == 0o700
 
 
 # --- broken pictures --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from test_subnormals import flushing
 
 import octsod
 from octsod import inference
+from octsod.inference.prediction import infer
 from octsod.threads import uninterrupted
 
 network = importlib.import_module("octsod.kernels.cpu.network")
@@ -293,6 +294,37 @@ def test_no_kernel_for_such_arguments():
     out = np.zeros(1000, np.float32)
     parallel.run(kernel, out.size, out)
     assert out.all()
+
+
+@pytest.mark.parametrize("place", ["_work", "_hand_out"])
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_what_interrupts_a_prediction_may_predict(place, where, monkeypatch):
+    """A signal's handler, say. The workers of the prediction that it interrupts may be waiting for it."""
+    monkeypatch.setattr(network, "available_cpus", lambda: THREADS)
+    model, x = octsod.csnet(0.2).eval(), np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    expected, y = infer(model, x), np.ones((3, 3, 64, 64), np.float32)
+    another = infer(model, y)
+    real, found = getattr(parallel._Launch, place), []
+
+    def handler():
+        if not found:
+            found.append(None)
+            found[0] = [infer(model, z) for z in (x, y)]
+
+    def interrupted(self, *arguments):
+        main = threading.current_thread() is threading.main_thread()
+        if main and where == "before":
+            handler()
+        result = real(self, *arguments)
+        if main and where == "after":
+            handler()
+        return result
+
+    monkeypatch.setattr(parallel._Launch, place, interrupted)
+    np.testing.assert_array_equal(infer(model, x), expected)
+    for got, wanted in zip(found[0], (expected, another), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert parallel.most_threads() == octsod.get_num_threads(), "afterwards, threads share the work again"
 
 
 @pytest.mark.parametrize("where", range(THREADS))

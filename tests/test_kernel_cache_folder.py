@@ -118,3 +118,42 @@ def test_a_group_of_ones_own(monkeypatch):
         places._is_own_group.cache_clear()
         assert (places.mistrust_of(facts(0o775, os.geteuid(), group[2])) == "") == own
     places._is_own_group.cache_clear()
+
+
+def test_a_folder_that_cannot_be_written(nowhere, monkeypatch):
+    """Such as the home of a container's user who is known by number only: kernels must be kept elsewhere, or each
+    process would compile them."""
+    monkeypatch.setattr(places, "host", lambda: "host")
+    root = nowhere / "home" / ".cache" / "octsod"
+    private = nowhere / "temporary" / f"octsod-cache-{os.geteuid()}" / "kernels-host"
+    monkeypatch.setenv("HOME", str(nowhere / "home"))
+    refused = {nowhere, nowhere / "home", root / "kernels-host"}
+    access = lambda path, mode: not (mode & os.W_OK and path in refused)  # noqa: E731 (root may write anywhere)
+    monkeypatch.setattr(os, "access", access)
+    assert chosen() == (private, ""), "no home"
+    (root / "kernels-host").mkdir(parents=True)
+    assert chosen() == (private, ""), "nothing in it"
+    monkeypatch.setenv("OCTSOD_CACHE_DIR", str(root))
+    assert chosen() == (private, f"{root}: is not writable; {private.parent} is used instead")
+    (root / "kernels-host" / "a.kernel").touch()
+    assert chosen() == (root / "kernels-host", ""), "it is read"
+    monkeypatch.setenv("OCTSOD_CACHE_DIR", str(root / "kernels-host" / "a.kernel"))
+    assert chosen()[0] == private
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/" + 300 * "a"])
+def test_a_home_that_cannot_exist(nowhere, monkeypatch, home):
+    monkeypatch.setattr(places, "host", lambda: "host")
+    monkeypatch.setenv("HOME", home)
+    assert chosen() == (nowhere / "temporary" / f"octsod-cache-{os.geteuid()}" / "kernels-host", "")
+
+
+def test_no_folder_for_temporary_files(nowhere, monkeypatch):
+    """Then Python offers the working directory, where nobody expects them."""
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(nowhere / "here"))
+    folder, problem = chosen()
+    assert folder is None and "not even a temporary one" in problem and not [*(nowhere / "here").iterdir()]
+    monkeypatch.setenv("TMPDIR", str(nowhere / "here"))  # unless it is meant
+    assert chosen()[0].parent.parent == nowhere / "here"

@@ -67,13 +67,14 @@ def test_a_finished_run_is_mended(copy, straight):  # noqa: F811
     messages = [str(warning.message) for warning in caught]
     assert any("env.json: No such file or directory; it is made anew" in message for message in messages)
     assert (best == 7) != any(f"best.safetensors: is gone, the network of step {best}" in m for m in messages)
-    if best != 7:
-        (copy / "weights" / "best.safetensors").write_bytes(kept)
-        assert runs.read_checkpoint(copy).best == {}
-    assert {path.relative_to(copy): path.read_bytes() for path in (copy / "plots").iterdir()} == before
+    after = {path.relative_to(copy): path.read_bytes() for path in (copy / "plots").iterdir()}
+    assert after.keys() == before.keys()
+    if best == 7:
+        assert after == before and log_of(copy) == log_of(straight)
+        assert (copy / "weights" / "best.safetensors").read_bytes() == kept
     ours, theirs = (octsod.load(f / "weights" / "last.safetensors").state_dict() for f in (copy, straight))
     assert all((ours[name] == array).all() for name, array in theirs.items())
-    assert len(json.loads((copy / "env.json").read_text())["resumed"]) == 1 and log_of(copy) == log_of(straight)
+    assert len(json.loads((copy / "env.json").read_text())["resumed"]) == 1
 
 
 def test_best_weights_of_the_last_step_are_made_again(copy, straight):  # noqa: F811
@@ -83,6 +84,21 @@ def test_best_weights_of_the_last_step_are_made_again(copy, straight):  # noqa: 
         run.best = {"": {**checkpoint.best[""], "step": 7}}
         (copy / "weights" / "best.safetensors").unlink()
         run.mend(trainer)
+    ours, last = (octsod.load(copy / "weights" / f"{name}.safetensors").state_dict() for name in ("best", "last"))
+    assert all((ours[name] == array).all() for name, array in last.items())
+
+
+def test_best_weights_of_an_earlier_step_are_replaced(copy):
+    """No network is left but the last one, so it is validated again and is the best."""
+    best = runs.read_checkpoint(copy).best[""]
+    trainer, run = go_on(copy)
+    with run:
+        run.best = {"": {**best, "step": 3}}
+        (copy / "weights" / "best.safetensors").unlink()
+        with pytest.warns(UserWarning, match="is gone, the network of step 3; that of the next validation takes its"):
+            assert train(trainer, loader(), run, HELD_OUT)
+    checkpoint = runs.read_checkpoint(copy)
+    assert checkpoint.finished() and checkpoint.best[""]["step"] == 7 and log_of(copy)[-1]["best"] == [""]
     ours, last = (octsod.load(copy / "weights" / f"{name}.safetensors").state_dict() for name in ("best", "last"))
     assert all((ours[name] == array).all() for name, array in last.items())
 
@@ -201,6 +217,22 @@ def test_one_damaged_run_blocks_no_other(tmp_path, stopped, monkeypatch):
     os.utime(good / CHECKPOINT, (1, 1))
     with pytest.warns(UserWarning, match=r"bad.state.checkpoint\.safetensors: .*; this run is skipped"):
         assert runs.newest_unfinished(tmp_path / "runs") == good
+    shutil.rmtree(bad)
+    shutil.copytree(stopped, bad)
+    (bad / "data.json").unlink()
+    with pytest.warns(UserWarning, match=r"bad.data\.json: is gone.*; this run is skipped"):
+        assert runs.newest_unfinished(tmp_path / "runs") == good
+
+
+@pytest.mark.skipif(runs.fcntl is None, reason="no locks")
+def test_a_run_at_work_blocks_no_other(tmp_path, stopped):
+    good = shutil.copytree(stopped, tmp_path / "runs" / "good")
+    os.utime(good / CHECKPOINT, (1, 1))
+    busy = shutil.copytree(stopped, tmp_path / "runs" / "busy")
+    _, run = go_on(busy)
+    with run, pytest.warns(UserWarning, match="busy: is being trained by another process; this run is skipped"):
+        assert runs.newest_unfinished(tmp_path / "runs") == good
+    assert runs.newest_unfinished(tmp_path / "runs") == busy
 
 
 # --- another start ----------------------------------------------------------------------------------------------------
@@ -260,6 +292,20 @@ def test_settings_from_the_checkpoint(tmp_path):
     result = run("train", "--resume", tmp_path / "moved", "--steps", 2)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "moved" / "config.toml").read_text() == text.replace("steps = 1", "steps = 2")
+
+
+@pytest.mark.parametrize("text", ["", "width = 0.2\n", "steps = 4\n"])
+def test_a_configuration_that_was_cut(tmp_path, text):
+    """What it lacks, the checkpoint knows; half of the length of a run is not mixed with the other."""
+    data = write_pairs(tmp_path / "set", stems="abcdefg")
+    folder = tmp_path / "run"
+    assert run("train", "--data", data, *SMALL, "--epochs", 1, "-o", folder).exit_code == 0
+    before = (folder / "config.toml").read_bytes()
+    (folder / "config.toml").write_text(text)
+    done = run("train", "--resume", folder)
+    assert done.exit_code == 0, done.output
+    assert ((folder / "config.toml").read_bytes() == before) == ("steps" not in text)
+    assert runs.read_checkpoint(folder).steps == (4 if "steps" in text else 3)
 
 
 def test_fit_notices_other_settings_of_the_optimiser(tmp_path):

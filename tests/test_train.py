@@ -424,7 +424,7 @@ def test_interruption(tmp_path, data, number, code):
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path, data, monkeypatch):
-    """In the middle of a step, which is not finished; the checkpoint before it stays."""
+    """In the middle of a step, which is not finished; those before it are in the checkpoint."""
     forward = nn.Conv2d.forward
     seen = []
 
@@ -439,5 +439,6 @@ def test_a_second_interrupt_stops_at_once(tmp_path, data, monkeypatch):
     before = signal.getsignal(signal.SIGINT)  # where a shell has put us into the background, it is ignored
     result = run("train", "--data", data, *SMALL, "-o", tmp_path / "run")
     assert result.exit_code == 130 and result.stderr.endswith("Interrupted.\n")
-    assert runs.read_checkpoint(tmp_path / "run").steps == 0
+    assert runs.read_checkpoint(tmp_path / "run").steps == 1
+    assert "Go on with: octsod train --resume" in result.stderr
     assert signal.getsignal(signal.SIGINT) is before

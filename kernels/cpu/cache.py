@@ -21,11 +21,13 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
-from .cache_folder import cache_folder, mistrust_of
+from octsod.places import make_cache_root
+
+from .cache_folder import SUFFIX, cache_folder, mistrust_of
 from .fingerprints import fingerprint, fingerprint_of_types
 
 MAGIC = b"octsod kernel 1\n"
-SUFFIX, PART = ".kernel", ".part"
+PART = ".part"
 MOST = 1 << 28  # bytes of an entry; the largest has a hundredth of that
 VERSIONS = 4  # how many versions of a kernel are kept, such as those of several branches
 ABANDONED = 3600  # seconds after which a file that someone was writing is given up
@@ -183,11 +185,9 @@ def _read(path, key):
 
 
 def _make(folder):
-    """Make the folders of the cache. Nobody else may write to them, but all may read, such as from a container's image
-    in which another user has compiled the kernels."""
-    folder.parent.parent.mkdir(parents=True, exist_ok=True)
-    for path in (folder.parent, folder):
-        path.mkdir(mode=0o755, exist_ok=True)
+    """Make a folder for entries."""
+    make_cache_root(folder.parent)
+    folder.mkdir(mode=0o755, exist_ok=True)
 
 
 def _write(path, data):

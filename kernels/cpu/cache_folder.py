@@ -1,5 +1,6 @@
 """Where compiled kernels are kept, and whether that place may be trusted: what is read from there is executed."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -16,33 +17,20 @@ import numpy
 from llvmlite.binding import llvm_version_info
 from numba.core.registry import cpu_target
 
+from octsod.places import cache_root
+
 # Numba's settings that leave code as it is; all others count, such as NUMBA_OPT.
 HARMLESS = ("CACHE_", "COLOR_", "CUDA_", "DISABLE_PERFORMANCE_", "GDB_", "NUMBA_", "THREADING_", "_")
-
-
-def cache_root() -> pathlib.Path | None:
-    """The folder that the user wants for compiled kernels: `OCTSOD_CACHE_DIR`, else `octsod` in the user's cache
-    folder. It is absolute. None if there is no such place, as for a user without a home."""
-    chosen = os.environ.get("OCTSOD_CACHE_DIR")
-    if chosen:
-        path = os.path.expanduser(chosen)
-        if path.startswith("~"):  # nothing is known of that user; it must not become a folder of this name
-            return None
-        try:
-            return pathlib.Path(os.path.abspath(path))
-        except OSError:  # the working directory is gone
-            return None
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.expanduser(os.path.join("~", ".cache"))
-    return pathlib.Path(base, "octsod") if os.path.isabs(base) else None
+SUFFIX = ".kernel"
 
 
 @functools.cache
 def cache_folder() -> tuple[pathlib.Path | None, str]:
     """The folder of the kernels for this machine, which need not exist yet, and what is wrong with the folder that the
-    user wants, or "". If that one cannot be trusted, ours is a private one among the temporary files, or None."""
+    user wants, or "". If that one cannot be trusted, or is empty and cannot be written to, ours is a private one among
+    the temporary files, or None."""
     root, name, problem = cache_root(), f"kernels-{host()}", ""
+    chosen = os.environ.get("OCTSOD_CACHE_DIR")
     if root is not None:
         for folder in (root, root / name):
             reason = mistrust(folder)
@@ -50,13 +38,28 @@ def cache_folder() -> tuple[pathlib.Path | None, str]:
                 problem = f"{folder}: is not used for compiled kernels, since {reason}"
                 break
         else:
-            return root / name, ""
-    elif os.environ.get("OCTSOD_CACHE_DIR"):
-        problem = f"OCTSOD_CACHE_DIR={os.environ['OCTSOD_CACHE_DIR']}: is not used, since it leads nowhere"
+            if _serves(root / name):
+                return root / name, ""
+            problem = f"{root}: is not writable" if chosen else ""  # a container's user may have a home in name only
+    elif chosen:
+        problem = f"OCTSOD_CACHE_DIR={chosen}: is not used, since it leads nowhere"
     root = _private_root()
     if root is None:
         return None, problem or "there is no folder for compiled kernels, not even a temporary one"
     return root / name, problem and f"{problem}; {root} is used instead"
+
+
+def _serves(folder):
+    """Whether a folder, which may have to be made, is of use: someone has filled it, or this user can."""
+    try:
+        if next(folder.glob(f"*{SUFFIX}"), None):
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            folder.lstat()  # its name may be impossible
+    except OSError:
+        return False
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def _private_root():
@@ -64,7 +67,11 @@ def _private_root():
     if not hasattr(os, "geteuid"):
         return None
     try:
-        root = pathlib.Path(tempfile.gettempdir(), f"octsod-cache-{os.geteuid()}")
+        temporary = tempfile.gettempdir()
+        meant = {os.environ.get(variable, "/tmp") for variable in ("TMPDIR", "TEMP", "TMP")} | {"/var/tmp", "/usr/tmp"}
+        if os.path.samefile(temporary, os.curdir) and temporary not in map(os.path.abspath, meant):
+            return None  # Python's last resort, the working directory; there it would surprise
+        root = pathlib.Path(temporary, f"octsod-cache-{os.geteuid()}")
         root.mkdir(mode=0o700, exist_ok=True)
         facts = root.lstat()
     except OSError:

@@ -82,7 +82,7 @@ def _plan(frozen, *key):
 def csnet(frozen, x, out):
     """out (N, 1, H, W) = the logits of the network `octsod.inference.Frozen` for normalised pictures x (N, 3, H, W)."""
     batch, _, height, width = x.shape
-    threads = min(parallel.get_num_threads(), available_cpus())  # those without a processor would keep the rest waiting
+    threads = min(parallel.most_threads(), available_cpus())  # those without a processor would keep the rest waiting
     together = threads if batch < threads else 1
     plan = _plan(frozen, height, width, together)
     counter = np.zeros(1, np.int64)

@@ -71,9 +71,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_workers)
 
 
+_within = threading.local()  # launch: whether this thread is in the midst of one
+
+
+def most_threads() -> int:
+    """How many threads may share a launch. One alone in a signal handler that interrupts another launch of its thread,
+    whose workers may be waiting for this thread."""
+    return 1 if getattr(_within, "launch", False) else get_num_threads()
+
+
 def parts(tasks: int) -> int:
     """How many threads share `tasks` tasks: the number of slots of per-thread scratch that a kernel needs."""
-    return max(1, min(get_num_threads(), tasks))
+    return max(1, min(most_threads(), tasks))
 
 
 def _shares(tasks, count):
@@ -200,16 +209,18 @@ def run(function, tasks, *arguments, slots=None, barrier=None):
     all have ended.
     Subnormal numbers are flushed to zero meanwhile, in the caller's thread too; its mode is restored afterwards.
     """
-    count = tasks if barrier is not None else min(slots or get_num_threads(), parts(tasks))
+    count = tasks if barrier is not None else min(slots or tasks, parts(tasks))
     _compile(function, (0, 0, tasks, *arguments))
-    word = _mode()
+    word, within = _mode(), getattr(_within, "launch", False)
     try:
         _flush()
         if count == 1:
             function(0, 0, tasks, *arguments)
         else:
+            _within.launch = True
             _Launch(function, tasks, arguments, count, barrier).run()
     finally:
+        _within.launch = within
         _restore(word)
 
 

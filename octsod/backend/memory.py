@@ -23,8 +23,7 @@ class Pool:
     """Free blocks by size. In total, blocks never take up more than SLACK times what was alive at once."""
 
     def __init__(self):
-        # Re-entrant, since garbage collection may release a block while the lock is held.
-        self._lock = new_lock(reentrant=True)
+        self._lock = new_lock()  # garbage collection may release a block while it is held
         self._free = collections.OrderedDict()  # bytes -> blocks; the sizes unused for the longest time come first
         self.live = 0  # bytes handed out
         self.free = 0  # bytes waiting for reuse

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import warnings
@@ -18,7 +19,7 @@ PACKAGES = {
     ("pillow",): "pictures",
     ("safetensors",): "weight files",
     ("tomli-w",): "run folders",
-    ("cupy-cuda13x", "cupy-cuda12x", "cupy"): "optional, for CUDA",
+    ("cupy-cuda13x", "cupy-cuda12x", "cupy"): "not used by this version",
     ("matplotlib",): "optional, for plots",
     ("onnx",): "optional, for exporting",
 }
@@ -111,14 +112,18 @@ def _cuda():
 def _cache():
     """Where compiled kernels are kept, and how much they take up; other versions of octsod keep theirs next to it."""
     from ..kernels.cpu.cache import first_problem, is_writable
-    from ..kernels.cpu.cache_folder import cache_folder, cache_root
+    from ..kernels.cpu.cache_folder import cache_folder
+    from ..places import cache_root
 
     folder, _ = cache_folder()
     facts = {"folder": None if folder is None else str(folder), "problem": first_problem()}
     facts["writable"] = folder is not None and is_writable(folder)
     facts["files"], facts["bytes"] = _contents(folder)
     roots = {root for root in (cache_root(), folder and folder.parent) if root}
-    others = [path for root in roots for path in root.glob("kernels-*") if path != folder]
+    others = []
+    for root in roots:
+        with contextlib.suppress(OSError):  # such as a name that is too long
+            others += [path for path in root.glob("kernels-*") if path != folder]
     return {**facts, "other_folders": len(others), "other_bytes": sum(_contents(path)[1] for path in others)}
 
 
@@ -134,8 +139,13 @@ def _contents(folder):
 
 def _machine(works):
     from ..profiling.roofs import processor
+    from ..threads import available_cpus, cpu_quota
 
-    facts = {"platform": platform.platform(), "processor": processor(), "cores": os.cpu_count()}
+    quota = cpu_quota()
+    facts = {
+        "platform": platform.platform(), "processor": processor(), "cores": os.cpu_count(),
+        "available_cores": available_cpus(), "cpu_quota": None if math.isinf(quota) else quota,
+    }  # fmt: skip
     if works:
         import octsod
 
@@ -209,7 +219,7 @@ def _sections(report):
             rows.append(("beside it", f"{cache['other_folders']} folders of other versions or processors, "
                                       f"{cache['other_bytes'] / 1e6:.1f} MB, which may be deleted"))  # fmt: skip
         yield "Kernel cache", rows
-    rows = [("system", machine["platform"]), ("processor", machine["processor"]), ("cores", machine["cores"])]
+    rows = [("system", machine["platform"]), ("processor", machine["processor"]), ("cores", _cores(machine))]
     if speed:
         rows.append(("threads", f"{machine['threads']} in use (OCTSOD_THREADS changes it)"))
         rows.append(("vectors", f"{machine['vector_bits']} bits"))
@@ -222,6 +232,13 @@ def _sections(report):
             ("CSNet x1", "not measured: its kernels are not compiled yet" if network is None
              else f"{network} ms for one picture of 224x224"),
         ]  # fmt: skip
+
+
+def _cores(machine):
+    """How many processors there are, and how many this process may use."""
+    cores, available, quota = machine["cores"], machine["available_cores"], machine["cpu_quota"]
+    granted = "" if quota is None else f" (its control group grants the time of {quota:g})"
+    return f"{cores}, of which this process may use {available}{granted}" if granted or available != cores else cores
 
 
 def _per_threads(values, unit):

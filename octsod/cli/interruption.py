@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while training: the first one asks for a stop, a second Ctrl-C stops at once."""
+"""Ctrl-C, SIGTERM and the like while training: the first one asks for a stop, a second Ctrl-C stops at once."""
 
 import contextlib
 import os
@@ -6,8 +6,9 @@ import signal
 
 from . import INTERRUPTED
 
-RESUMABLE = 75  # stopped cleanly by SIGTERM or SIGHUP
-NUMBERS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+RESUMABLE = 75  # stopped cleanly by any other signal
+# SIGXCPU: the processor's time is used up (`ulimit -t`); a little more is left.
+NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU") if hasattr(signal, name)]
 
 
 class Interruption:

@@ -10,7 +10,7 @@ import time
 import click
 from click.core import ParameterSource
 
-from ..training.settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, SETTINGS
+from ..training.settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, LENGTHS, SETTINGS
 from . import Failure, report, tell
 from .configuration import read_configuration
 from .interruption import Interruption
@@ -39,13 +39,22 @@ def _use_file(ctx, param, path):
         ctx.meta[RESUMING] = True
         path, known = _run_to_resume(path)
         file = path / "config.toml"
-        settings = read_configuration(file, ctx, SETTINGS) if file.exists() else known
+        settings = _settings_of_run(file, ctx, known)
         file = file if file.exists() else path
     else:
         file, settings = path, read_configuration(path, ctx, SETTINGS)
     ctx.default_map = {**(ctx.default_map or {}), **settings}
     ctx.meta[SETTINGS_FILE] = str(file)
     return path
+
+
+def _settings_of_run(file, ctx, known):
+    """What a run's config.toml says, which people may edit; what it lacks is as its checkpoint has it, in `known`."""
+    if not file.exists():
+        return known
+    settings = read_configuration(file, ctx, SETTINGS)
+    lost = {name for name in known if name not in LENGTHS or not settings.keys() & {*LENGTHS}}
+    return {**{name: known[name] for name in lost}, **settings}
 
 
 def _run_to_resume(path):

@@ -15,8 +15,8 @@ def warmup(quiet):
     version and machine. The kernels are the same for every network and picture size. OCTSOD_CACHE_DIR names the folder
     where they are kept.
     """
-    from ..kernels.cpu.cache import SUFFIX, first_loss, is_writable
-    from ..kernels.cpu.cache_folder import cache_folder
+    from ..kernels.cpu.cache import first_loss, is_writable
+    from ..kernels.cpu.cache_folder import SUFFIX, cache_folder
 
     folder, problem = cache_folder()
     if problem:  # here it is an error if they cannot be kept

@@ -3,7 +3,6 @@
 
 import hashlib
 import os
-import pathlib
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from .. import __version__
 from ..errors import FileError
 from ..files import read_file, write_atomically
+from ..places import cache_root, make_cache_root
 from .datasets import Subset
 from .workers import Workers
 
@@ -69,7 +69,7 @@ class Memory:
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
-        folder = cache_folder()
+        folder = cache_root()
         root = hashlib.sha256(os.fsencode(os.path.abspath(dataset.root))).hexdigest()[:20]
         worth = folder is not None and len(dataset) >= REMEMBERED
         self.path = folder / "pictures" / root if worth and folder else None
@@ -86,7 +86,8 @@ class Memory:
             return
         data = marks.astype("<u8").tobytes()
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_cache_root(self.path.parent.parent)
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
             write_atomically(self.path, b"".join((_HEAD, zlib.crc32(data).to_bytes(4, "little"), data)))
         except OSError:
             pass
@@ -122,10 +123,3 @@ class Memory:
             parts += [os.fspath(path), f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"]
         digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=8).digest()
         return int.from_bytes(digest, "little")
-
-
-def cache_folder() -> pathlib.Path | None:
-    """The user's cache folder for octsod; None if there is none."""
-    chosen, base = os.environ.get("OCTSOD_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
-    folder = pathlib.Path(chosen or os.path.join(base or os.path.join(os.path.expanduser("~"), ".cache"), "octsod"))
-    return folder if chosen or folder.is_absolute() else None

@@ -29,15 +29,15 @@ def train(
     short, it is made up for when the run is resumed. on_line: called with each line of the log.
 
     Raises DivergenceError, which says what is intact, if a number is not finite; FileError if a sample cannot be read
-    or the run folder cannot be written. Whatever error ends it, but divergence, it first writes a checkpoint of the
-    steps that are done.
+    or the run folder cannot be written. Whatever ends it, an error or Ctrl-C, but divergence, it first writes a
+    checkpoint of the steps that are done.
     """
     try:
         return _train(trainer, loader, run, held_out, save_every, on_line, stop)
     except DivergenceError as error:
         kept = run.kept and f"; {run.kept}"
         raise DivergenceError(f"{str(error).rstrip('.')}{kept}.") from error
-    except Exception:
+    except BaseException:  # Ctrl-C among them
         run.rescue(trainer)
         raise
 

@@ -35,7 +35,7 @@ import numpy as np
 from ..data.images import write_png
 from ..data.listing import nfc
 from ..errors import FileError
-from ..files import open_log, parse_json, read_file, write_atomically
+from ..files import open_file, open_log, parse_json, read_file, write_atomically
 from ..models.files import save
 from ..nn import Module
 from ..threads import available_cpus
@@ -66,7 +66,7 @@ FREE = ("epochs", "steps", "threads", "data", "images", "masks", "val", "max_pix
 
 def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
     """The unfinished run folder in `root` whose checkpoint was written last; None if there is none. Warns of those
-    whose checkpoints cannot be read."""
+    that cannot be read, or are being trained."""
     found = []
     for path in pathlib.Path(root).glob(f"*/{CHECKPOINT.as_posix()}"):
         with contextlib.suppress(OSError):  # gone meanwhile
@@ -74,10 +74,23 @@ def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
     for _, folder in sorted(found, reverse=True):
         try:
             if not read_checkpoint(folder).finished():
+                _require_free(folder)
+                read_pictures(folder)
                 return folder
         except FileError as error:
             warnings.warn(f"{str(error).rstrip('.')}; this run is skipped.", stacklevel=2)
     return None
+
+
+def _require_free(folder):
+    """Raise FileError if another process is training a run."""
+    if fcntl is None or not (folder / LOG).exists():
+        return
+    with open_file(folder / LOG) as log, contextlib.suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileError(f"{folder}: is being trained by another process.") from None
 
 
 def startable(folder: Folder) -> bool:
@@ -98,11 +111,14 @@ def startable(folder: Folder) -> bool:
 def read_pictures(folder: Folder) -> dict[str, Any]:
     """What data.json in a run folder holds: names of pictures by `PARTS`, and as "skipped" those by setting, all in
     NFC, as data sets name theirs. Raises FileError, which names the file, if it is missing or damaged."""
-    found = _read_json(pathlib.Path(folder) / DATA)
+    path = pathlib.Path(folder) / DATA
+    if not path.exists():
+        raise FileError(f"{path}: is gone; without it, nobody knows which pictures the run is trained on. Put it back.")
+    found = _read_json(path)
     skipped = found.setdefault("skipped", {})
     lists = [found.get(part) for part in PARTS] + (list(skipped.values()) if isinstance(skipped, dict) else [None])
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
-        raise FileError(f"{pathlib.Path(folder) / DATA}: is damaged: it does not name the run's pictures.")
+        raise FileError(f"{path}: is damaged: it does not name the run's pictures.")
     found["skipped"] = {source: list(map(nfc, names)) for source, names in skipped.items()}
     return {**found, **{part: list(map(nfc, found[part])) for part in PARTS}}
 
@@ -122,9 +138,10 @@ def _read_json(path):
 class Run:
     """A run folder that is being written: `with Run.create(...) as run:` or `with Run.resume(...) as run:`.
 
-    validated, best and plots: as in `Checkpoint`. epoch: the one under way, from 1. whole: whether the trainer has done
-    nothing, beside its steps, that is not in the log. on_line: called with each line of the log. All methods raise
-    FileError, which names the folder, if it cannot be written; earlier contents then stay intact.
+    validated, best and plots: as in `Checkpoint`. epoch: the one under way, from 1. whole: whether, beside the
+    trainer's steps, nothing is half done, such as the record of a validation. on_line: called with each line of the
+    log. All methods raise FileError, which names the folder, if it cannot be written; earlier contents then stay
+    intact.
     """
 
     def __init__(self, folder: Folder, settings: Mapping[str, Any], checkpoint: Checkpoint | None = None):
@@ -134,6 +151,7 @@ class Run:
         self.best: dict[str, dict[str, Any]] = dict(checkpoint.best) if checkpoint else {}
         self.plots: list[str] = list(checkpoint.plots) if checkpoint else []
         self.epoch, self.whole = 1, True
+        self._drawn = True  # the pictures of the latest validation
         self.on_line: Callable[[dict], None] = lambda line: None
         self._logged = checkpoint.steps if checkpoint else 0  # the last step in the log
         self._saved: tuple[int, ...] | None = None  # steps, total and validated of the checkpoint on the disk
@@ -214,7 +232,7 @@ class Run:
         and returns the line.
         """
         line: dict[str, Any] = {"step": trainer.steps, "epoch": epoch, "size": trainer.size}
-        networks, better = trainer.networks(), []
+        networks, better, best = trainer.networks(), [], dict(self.best)
         for name, (values, _) in found.items():
             scores = {key: float(value) for key, value in values.items()}
             require_names(scores if name == "" else [name], line, "score")
@@ -223,12 +241,17 @@ class Run:
             if self._better(trainer.task, entry, scores, self.best.get(name)):
                 trainer.require_finite()
                 better.append(name)
-                self.best[name] = finite(entry)
+                best[name] = finite(entry)
                 self.keep(networks[name], f"best-{name}".rstrip("-"))
         line["best"] = better
-        self.log(line)
-        self.validated = trainer.steps
+        logged, self.whole, self._drawn = self._log.tell(), False, False
+        try:
+            self.log(line)
+        finally:  # `on_line` may fail
+            if self._log.tell() > logged:
+                self.best, self.validated, self.whole = best, trainer.steps, True
         self.draw(trainer, found)
+        self._drawn = True
         self.checkpoint(trainer)
         return line
 
@@ -244,10 +267,10 @@ class Run:
         """Draw curves of the log and the pictures of a validation, see `record`. Warns if that fails: a picture is no
         reason to end a training."""
         pictures = found[""].pictures
+        self.plots = ["curves", *pictures]
         self._draw("curves", lambda: training_curves(self.lines(), trainer.task.titles))
         for name, picture in pictures.items():
             self._draw(name, lambda picture=picture: picture)
-        self.plots = ["curves", *pictures]
 
     def _draw(self, name, picture):
         try:
@@ -281,7 +304,7 @@ class Run:
 
     def mend(self, trainer: Trainer) -> None:
         """Write the best weights anew if they are gone and the trainer's network is the best one. Else warn, and let
-        the next validation be the best."""
+        the next validation be the best; if there would be none, the last one is made again."""
         for name, entry in list(self.best.items()):
             file = f"best-{name}".rstrip("-")
             if self._weights(file).exists():
@@ -290,7 +313,10 @@ class Run:
                 self.keep(trainer.networks()[name], file)
             else:
                 del self.best[name]
-                warnings.warn(f"{self._weights(file)}: is gone, the network of step {entry['step']}.", stacklevel=2)
+                if trainer.total is not None and trainer.steps >= trainer.total:
+                    self.validated = min(self.validated, trainer.steps - 1)
+                gone = f"is gone, the network of step {entry['step']}; that of the next validation takes its place"
+                warnings.warn(f"{self._weights(file)}: {gone}.", stacklevel=2)
 
     def checkpoint(self, trainer: Trainer) -> None:
         """Write weights/last.safetensors and state/checkpoint.safetensors, unless they already hold this very state.
@@ -317,7 +343,9 @@ class Run:
         """After an error, write a checkpoint if the trainer is between two steps, of which the log has the first."""
         with contextlib.suppress(Exception):
             trainer.sync()
-            if self.whole and trainer.steps == self._logged:
+            if self.whole and trainer.whole and trainer.steps == self._logged:
+                for name in () if self._drawn else self.plots:  # of the validation before; to be made again
+                    self._plot(name).unlink(missing_ok=True)
                 self.checkpoint(trainer)
 
     def _make_folders(self):

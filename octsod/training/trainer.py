@@ -81,6 +81,7 @@ class Trainer:
     keep it. total: how many steps the run will have; None for any number. hooks: `Hook`s. seed: of what the network
     draws in a step, such as dropout; a step draws the same whether or not the run was resumed before it.
     steps: how many were made. size: the side in pixels of the pictures of the latest; None before that is known.
+    whole: whether these steps are all that has happened: not so after an error, or Ctrl-C, that left half a step.
 
     A step does not wait for the model's device. Loss and terms stay there until `device.steps_ahead` steps are under
     way, or `sync` is called. A step with a number that is not finite changes nothing, and neither do later steps.
@@ -100,7 +101,7 @@ class Trainer:
         free = len(set(names)) == len(names) and not taken & set(names)
         expected = f"different names, none of {', '.join(sorted(taken))}"
         require(free, op, "hooks", f"are called {', '.join(names)}", expected)
-        self.steps = 0
+        self.steps, self.whole = 0, True
         self.size: int | None = None
         self._take(model, optimizer, schedule)
         self._given = self._groups(first=True)
@@ -213,12 +214,14 @@ class Trainer:
         optimizer.zero_grad()
         statistics = self._statistics
         device.kernels.gather(statistics, self._saved)
+        self.whole = False
         try:
             terms = self._backward(batch)
             self._ring.prepare(list(terms))
         except BaseException:  # of a task or hook: as if the step had not begun
             device.kernels.restore_if_halted(statistics, self._saved, self._halted())
             optimizer.zero_grad()
+            self.whole = True
             raise
         gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
         values = [term.array() for term in terms.values()]
@@ -232,6 +235,7 @@ class Trainer:
             self.steps += 1
             for hook in self.hooks:
                 hook.after_step(self)
+            self.whole = True
         except BaseException:  # such as Ctrl-C: the step counts if the optimiser has made it, but its results are lost
             self._ring.waiting.pop()
             self._seek(optimizer.steps)
