@@ -1,5 +1,9 @@
 """Checks of arguments: every error names the op, the argument, what it was and what was expected."""
 
+import math
+import operator
+from numbers import Real
+
 
 def require(condition, op, argument, was, expected):
     """Raise ValueError unless `condition` holds."""
@@ -20,24 +24,52 @@ def shortened(value, most=200):
 def described(value):
     """What an argument is, as text for `require`: an array's dtype and shape, or else a type."""
     array = hasattr(value, "dtype") and hasattr(value, "shape")
-    return f"is {value.dtype} {tuple(value.shape)}" if array else f"is a {type(value).__name__}"
+    masked = " with a mask" if array and type(value).__name__ == "MaskedArray" else ""
+    return f"is {value.dtype} {tuple(value.shape)}{masked}" if array else f"is a {type(value).__name__}"
 
 
 def require_integer(value, op, argument, least):
     """Require an integer of at least `least`; returns it as an int."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{op}: `{argument}` is {shortened(repr(value))}; expected an integer.")
-    value = value.__index__()
-    require(value >= least, op, argument, f"is {value}", f"at least {least}")
-    return value
+    try:
+        index = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # an array has the method, too, but only one of a single integer has an answer
+        index = None
+    if index is None:
+        raise TypeError(f"{op}: `{argument}` is {_quoted(value)}; expected an integer.")
+    require(index >= least, op, argument, f"is {index}", f"at least {least}")
+    return index
+
+
+def require_number(value, op, argument, least=-math.inf, above=False):
+    """Require a finite number of at least `least`, or above it; returns it as a float. Settings go to kernels, which
+    would make of an array or a text an error about something else."""
+    number = value.item() if getattr(value, "shape", None) == () else value  # NumPy's own, and arrays without axes
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"{op}: `{argument}` is {_quoted(value)}; expected a number.")
+    fits = math.isfinite(number) and (number > least if above else number >= least)
+    limit = "" if least == -math.inf else f" above {least}" if above else f" of at least {least}"
+    require(fits, op, argument, f"is {number}", f"a finite number{limit}")
+    return float(number)
+
+
+def _quoted(value):
+    """A value that is of the wrong kind, for a message: an array by its shape, for it may be a large one."""
+    return described(value).removeprefix("is ") if hasattr(value, "shape") else shortened(repr(value))
 
 
 def require_share(value, op, argument):
     """Require a number of at least 0 and less than 1; returns it as a float."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{op}: `{argument}` is {shortened(repr(value))}; expected a number.")
-    require(0 <= value < 1, op, argument, f"is {value}", "at least 0 and less than 1")
-    return float(value)
+    share = require_number(value, op, argument)
+    require(0 <= share < 1, op, argument, f"is {value}", "at least 0 and less than 1")
+    return share
+
+
+def require_samples(dataset, op, argument):
+    """Require a data set, anything with a length and items, that is not empty."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        kind = type(dataset).__name__
+        raise TypeError(f"{op}: `{argument}` is a {kind}; expected a data set, which has a length and items.")
+    require(len(dataset) > 0, op, argument, "is empty", "at least one picture")
 
 
 def require_given(value, op, argument):

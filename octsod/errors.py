@@ -2,7 +2,7 @@
 
 from .checks import shortened
 
-MOST = 2000  # characters of a message, whatever it quotes
+MOST = 1500  # characters of a message, whatever it quotes
 
 
 class OctsodError(Exception):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .checks import require_integer
 from .threads import freed_in_child
 
 
@@ -21,9 +22,9 @@ _stream: contextvars.ContextVar[np.random.Generator | None] = contextvars.Contex
 
 
 def manual_seed(seed: int) -> None:
-    """Make all that the library draws from now on (initial weights) reproducible."""
+    """Make all that the library draws from now on (initial weights) reproducible. seed: an integer of at least 0."""
     global generator
-    generator = _new_generator(seed)
+    generator = _new_generator(require_integer(seed, "manual_seed", "seed", 0))
 
 
 @contextlib.contextmanager

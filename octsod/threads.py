@@ -14,8 +14,10 @@ import signal
 import threading
 import weakref
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
+from .checks import shortened
 from .containers import cpu_quota
 from .errors import OctsodError
 
@@ -60,10 +62,11 @@ def get_num_threads() -> int:
 
 def set_num_threads(count: int) -> None:
     """Use `count` threads, 1 to 1024, from now on. Results do not depend on the number."""
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_THREADS:
-        raise ValueError(f"set_num_threads: `count` (={count!r}) must be an integer from 1 to {MOST_THREADS}.")
+    if isinstance(count, bool) or not isinstance(count, Integral) or not 1 <= count <= MOST_THREADS:
+        was = shortened(repr(count))
+        raise ValueError(f"set_num_threads: `count` (={was}) must be an integer from 1 to {MOST_THREADS}.")
     global _threads
-    _threads = count
+    _threads = int(count)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from PIL import Image
 
 import octsod
 from octsod import training
-from octsod.data import ClassDataset, random_crop
+from octsod.data import ClassDataset, Labelled, random_crop
 from octsod.data.classes import find_parts
 from octsod.errors import FileError, OctsodError
 from octsod.evaluation import evaluate_classes
@@ -260,3 +260,33 @@ def test_classes_without_names_are_numbers(tmp_path):
     octsod.save(model, tmp_path / "w.safetensors")
     result = run("eval", "--weights", tmp_path / "w.safetensors", "--data", tmp_path / "set", "--json", "-q")
     assert result.exit_code == 0 and json.loads(result.output)["classes"] == ["0", "1"], result.output
+
+
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        ((IMAGE, 0), r"has an item that is a tuple; expected a `Labelled`"),
+        ({"image": IMAGE, "label": 0}, r"has an item that is a dict"),
+        (Labelled("cat", IMAGE, 1.7), r"label of cat` is 1\.7; expected an integer"),
+        (Labelled("cat", IMAGE, float("nan")), r"label of cat` is nan; expected an integer"),
+        (Labelled("cat", IMAGE, "dog"), r"label of cat` is 'dog'; expected an integer"),
+        (Labelled("cat", IMAGE, True), r"label of cat` is True; expected an integer"),
+        (Labelled("cat", IMAGE, -1), r"label of cat` is -1; expected at least 0"),
+        (Labelled("cat", IMAGE, [0, 1]), r"label of cat` is \[0, 1\]; expected an integer"),
+        (Labelled("cat", IMAGE[..., 0], 0), r"has a picture cat that is uint8 \(20, 30\)"),
+        (Labelled("cat", IMAGE / 255, 0), r"has a picture cat that is float64"),
+        (Labelled("cat", np.ma.masked_array(IMAGE, IMAGE == 0), 0), r"has a picture cat that is uint8 .* with a mask"),
+    ],
+)
+def test_samples_that_make_no_sense(sample, words):
+    model = octsod.csnet(0.2, classes=3)
+    prepare = training.Classification(("a", "b", "c")).prepare
+    for call in (
+        lambda: prepare(sample, 32), lambda: prepare(sample, 32, np.random.default_rng(0)),
+        lambda: evaluate_classes(model, [sample], 32),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match=words):
+            call()

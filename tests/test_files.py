@@ -349,7 +349,7 @@ def test_the_command_line_quotes_little(tmp_path):
         ("convert", LONG, "--config", LONG, "-o", LONG), ("train", "-c", tmp_path / "c.toml"),
         ("info", "--split", LONG),
     ):  # fmt: skip
-        assert len(run(*arguments).output) < 3000
+        assert len(run(*arguments).output) < 2000
 
 
 @pytest.mark.parametrize("text, word", [

@@ -86,6 +86,22 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path):
     header = struct.pack("<IIIIiiHHIIiiII", 0, 0, 1078, 40, 5000, 5000, 1, 8, 1, 0, 0, 0, 256, 0)
     bomb.write_bytes(b"BM" + header + bytes(1100))
     assert "5000x5000 pixels, which is more than 16,000,000" in refused(bomb)  # run lengths are decoded in Python
+    bomb.write_bytes(b"P3 2001 2000 255\n1 1 1")
+    assert "2001x2000 pixels, which is more than 4,000,000" in refused(bomb)  # and so are numbers in text
+    bomb.write_bytes(b"P6\n#" + bytes(100_000) + b"\n2 2 255\n" + bytes(12))
+    assert "a header of over 65,536 bytes" in refused(bomb)
+    bomb.write_bytes(b"P6\n# by hand\n2 2 255\n" + bytes(12))
+    assert read_image(bomb).shape == (2, 2, 3)
+
+
+def test_a_tiff_of_a_great_many_parts(tmp_path):
+    count = 100_001
+    entries = ((256, [1]), (257, [count]), (258, [8]), (259, [1]), (262, [1]), (273, None), (277, [1]), (278, [1]))
+    start = 8 + 2 + 12 * len(entries) + 4
+    tags = [struct.pack("<HHII", tag, 4, *((1, *value) if value else (count, start))) for tag, value in entries]
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + b"".join(tags) + bytes(4)
+    (tmp_path / "a.tif").write_bytes(head + struct.pack("<I", 8) * count)
+    assert "is kept in 100,001 parts" in refused(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("progressive", [True, False])
@@ -241,5 +257,23 @@ def test_other_sources():
     with pytest.raises(FileError, match=r"^<bytes b'xxx.*>: is not a picture") as caught:
         read_image(b"x" * 300_000)
     assert len(str(caught.value)) < 300
-    with pytest.raises(FileError, match=r"^<file>: "):
+    with pytest.raises(FileError, match=r"^<file>: is open as text; expected a file that is open in binary mode"):
         read_image(io.StringIO("text"))
+
+
+def test_a_pipe_that_gives_a_few_bytes_at_a_time():
+    class Slow(io.RawIOBase):
+        def __init__(self, data):
+            self.data = io.BytesIO(data)
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            part = self.data.read(min(7, len(buffer)))
+            buffer[: len(part)] = part
+            return len(part)
+
+    data = io.BytesIO()
+    Image.fromarray(np.full((3, 4, 3), 7, np.uint8)).save(data, "PNG")
+    np.testing.assert_array_equal(read_image(Slow(data.getvalue())), np.full((3, 4, 3), 7))

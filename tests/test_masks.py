@@ -66,7 +66,8 @@ UNCERTAIN = {
         Image.fromarray(np.dstack([np.arange(1800).reshape(20, 30, 3) % 256, EXPECTED]).astype(np.uint8)),
         "a mask in colours",
     ),
-    "float": (Image.fromarray(DISC.astype(np.float32)), "floating-point"),
+    "float": (Image.fromarray(DISC.astype(np.float32)), "a mask of numbers from 0 to 1, whose range is unknown"),
+    "an object under no opacity": (coloured((0, 0, 0, 0), (255, 255, 255, 0)), "transparent everywhere, over colours"),
 }
 
 
@@ -173,6 +174,35 @@ def test_bool_is_certain(model):
     yes, same = (prepare_pair(Sample("", IMAGE, mask), 16)[1] for mask in (DISC, EXPECTED.astype(np.uint8)))
     np.testing.assert_array_equal(yes, same)
     assert octsod.evaluate(model, [Sample("", IMAGE, DISC)], 32).without_object == 0
+
+
+def test_numbers_of_32_bits(tmp_path):
+    Image.fromarray(DISC.astype(np.int32) << 20).save(tmp_path / "a.tif")
+    with pytest.raises(FileError, match=r"a\.tif: is a mask of numbers from 0 to 1\.04858e\+06, whose"):
+        read_mask(tmp_path / "a.tif")
+
+
+def test_items_that_are_no_samples(model):
+    for item in ((IMAGE, DISC), ("cat", IMAGE, DISC), {"image": IMAGE, "mask": DISC}, None, Image.fromarray(IMAGE)):
+        for call in (lambda item=item: prepare_pair(item, 32), lambda item=item: octsod.evaluate(model, [item], 32)):
+            with pytest.raises(ValueError, match=r"has an item that is a \w+; expected a `Sample`"):
+                call()
+    for image in (IMAGE[:0], IMAGE[..., :1], np.dstack([IMAGE, DISC])):
+        with pytest.raises(ValueError, match="has a picture cat that is uint8"):
+            prepare_pair(Sample("cat", image, np.zeros(image.shape[:2], bool)), 32, np.random.default_rng(0))
+    for data in (None, 3, iter([])):
+        with pytest.raises(TypeError, match=r"evaluate: `data` is a \w+; expected a data set"):
+            octsod.evaluate(model, data)
+
+
+def test_masks_of_masked_arrays_would_be_lost(model):
+    hidden = np.ma.masked_array(EXPECTED.astype(np.uint8), DISC)
+    for sample in (Sample("cat", IMAGE, hidden), Sample("cat", np.ma.masked_array(IMAGE, IMAGE == 0), DISC)):
+        for call in (lambda s=sample: prepare_pair(s, 32), lambda s=sample: octsod.evaluate(model, [s], 32)):
+            with pytest.raises(ValueError, match=r"cat that is uint8 .* with a mask"):
+                call()
+    with pytest.raises(ValueError, match=r"predict: `image` is uint8 .* with a mask"):
+        octsod.predict(np.ma.masked_array(IMAGE, IMAGE == 0), model)
 
 
 def test_masks_without_an_object_are_counted(model):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octsod.evaluation import average, score
+from octsod.data.masks import doubt_about
+from octsod.evaluation import average, score, score_all
 
 
 def protocol(prediction, mask):
@@ -22,11 +23,13 @@ def protocol(prediction, mask):
 
 @st.composite
 def pictures(draw):
-    """(prediction, mask): any values, few values, or a constant; the borders of the thresholds among them."""
+    """(prediction, mask): any values, few values, or a constant; the borders of the thresholds among them. Masks of
+    uncertain meaning are refused, so these lose their background."""
     shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
     generator = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     values = st.sampled_from([(0, 256), (0, 2), (127, 131), (254, 256), (0, 1), (255, 256), (128, 129)])
-    return tuple(generator.integers(*draw(values), shape).astype(np.uint8) for _ in range(2))
+    prediction, mask = (generator.integers(*draw(values), shape).astype(np.uint8) for _ in range(2))
+    return prediction, mask if doubt_about(mask) is None else np.where(mask > 128, mask, np.uint8(0))
 
 
 @given(st.lists(pictures(), min_size=1, max_size=4))
@@ -68,8 +71,10 @@ def test_known_answers():
     assert false_alarm.precision[254] == pytest.approx(1e-4 / (20 + 1e-4)) and false_alarm.mae == 1
     # A mask's 128 is background, and counts with its grey level in the error.
     grey = np.full((4, 5), 128, np.uint8)
-    assert score(everything, grey).precision[0] < 1e-4 and score(everything, grey).mae == pytest.approx(127 / 255)
-    assert score(everything, grey + np.uint8(1)).precision[0] == pytest.approx(1)
+    grey[:2] = 255
+    assert score(everything, grey).precision[0] == pytest.approx(0.5, abs=1e-5)
+    assert score(everything, grey).mae == pytest.approx(127 / 255 / 2)
+    assert score(everything, np.full_like(grey, 129)).precision[0] == pytest.approx(1)
 
 
 def test_faults():
@@ -81,5 +86,9 @@ def test_faults():
             score(wrong, map_)
         with pytest.raises(ValueError, match="score: `mask`"):
             score(map_, wrong)
+    for wrong in (np.ma.masked_array(map_, True), np.full_like(map_, 1), np.full_like(map_, 128)):
+        for measure in (score, score_all):  # the first ones would count as masks without an object, found perfectly
+            with pytest.raises(ValueError, match=f"{measure.__name__}: `mask`"):
+                measure(map_, wrong)
     with pytest.raises(ValueError, match="average: `scores` is empty"):
         average([])

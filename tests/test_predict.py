@@ -236,6 +236,8 @@ def test_bad_input(tmp_path, weights, pictures):
     assert "name a folder" in refused("predict", picture, pictures, "--weights", weights, "-o", tmp_path / "out.png")
     assert "is a file" in refused("predict", pictures, "--weights", weights, "-o", weights)
     assert "no such folder" in refused("predict", picture, "--weights", weights, "-o", out / "map.png")
+    for what in (picture, pictures):
+        assert "-o is empty" in refused("predict", what, "--weights", weights, "-o", "")
     (tmp_path / "empty").mkdir()
     assert "no pictures" in refused("predict", tmp_path / "empty", "--weights", weights, "-o", out)
     assert "broken.jpg" in refused("predict", pictures / "broken.jpg", "--weights", weights, "-o", out, code=1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from octsod.data.images import write_png
 from octsod.pictures import contact_sheet
 from octsod.pictures.contact_sheets import GAP, LINE
 
@@ -53,3 +54,14 @@ def test_faults():
     for texts in ({"captions": ["a", "b"]}, {"headings": []}):
         with pytest.raises(ValueError, match=f"contact_sheet: `{next(iter(texts))}`"):
             contact_sheet([[plain(0)]], **texts)
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((4, 5, 3)), np.zeros((4, 5, 2), np.uint8), np.zeros((0, 5), np.uint8), "a"]
+)
+def test_what_is_no_picture_is_neither_drawn_nor_written(tmp_path, picture):
+    with pytest.raises(ValueError, match="contact_sheet: `rows` has one that is "):
+        contact_sheet([[picture]])
+    with pytest.raises(ValueError, match="write_png: `array` is "):
+        write_png(tmp_path / "a.png", picture)
+    assert not list(tmp_path.iterdir())

@@ -274,6 +274,30 @@ def test_refusals_on_the_command_line(tmp_path, parts):
             assert f"Error: {path}: " in refused("info", "--weights", path)
 
 
+def test_what_would_not_be_read_is_not_saved(tmp_path):
+    def damaged(change):
+        model = octsod.csnet(0.2)
+        change(model, model.extractor.stages[0][0].mix)
+        return model
+
+    def replace(name, value):
+        return lambda model, layer: setattr(layer, name, value)
+
+    def spoil(model, layer):
+        layer.weight.data = np.full(layer.weight.shape, np.nan, np.float32)
+
+    for change, named in (
+        (replace("weight", [1, 2]), "mix.weight` is no parameter"), (replace("weight", None), "mix.weight` is no"),
+        (replace("weight", octsod.nn.Parameter(np.ones((1, 3, 3, 3)))), "mix.weight` is float64"),
+        (lambda model, layer: layer.norms[0].__dict__.update(running_var=np.ones(1, np.float32)), "running_var` is"),
+        (lambda model, layer: setattr(model, "configuration", octsod.csnet(1.0).configuration), "expected float32"),
+        (spoil, "mix.weight` holds a number that is not finite"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=named):
+            octsod.save(damaged(change), tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "w.safetensors"
     octsod.save(tiny(), file)

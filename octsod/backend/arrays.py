@@ -47,6 +47,12 @@ def plain(value: Any, what: str) -> Any:
     return np.asarray(value) if isinstance(value, np.ndarray) else value
 
 
+def is_plain(value: Any, dimensions: int, dtype: Any = np.uint8) -> bool:
+    """Whether something is a NumPy array of this dtype and so many dimensions, without a mask that would be lost."""
+    fits = isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray)
+    return fits and value.dtype == dtype and value.ndim == dimensions
+
+
 def compact(array: np.ndarray) -> np.ndarray:
     """The array itself if it is contiguous, aligned and writable, else a copy that is."""
     return array if array.flags.carray else np.array(array, order="C", subok=False)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..checks import shortened
 from ..threads import uninterrupted
 from . import memory
 from .arrays import NUMBERS, compact, numbers, read_only, require_numbers
@@ -180,7 +181,7 @@ def get_device(device: str | Device) -> Device:
     if isinstance(device, Device):
         return device
     if device not in _devices:
-        raise ValueError(f"`device` (={device!r}) must be one of {', '.join(_devices)}.")
+        raise ValueError(f"`device` (={shortened(repr(device))}) must be one of {', '.join(_devices)}.")
     return _devices[device]
 
 

@@ -160,6 +160,8 @@ def _jobs(images, single, output, keep_suffix, overwrite):
             raise click.UsageError("-o - is for one picture, but there may be several; name a folder.")
         return [(_source(images[0]), _standard_output())], []
 
+    if not output:  # an unset variable of a script, for which `Path` would be this folder
+        raise click.UsageError("-o is empty; name a .png file or a folder.")
     target, failures = pathlib.Path(output), []
     is_folder = target.is_dir() or output.endswith(("/", "\\"))
     is_file = target.suffix.lower() == ".png" and not is_folder
@@ -214,11 +216,21 @@ def _standard_output():
 
 
 def _refuse_collisions(jobs):
-    # Not `Path.resolve`, which raises an error for a link to itself.
-    sources = {os.path.realpath(source) for source, _ in jobs if isinstance(source, pathlib.Path)}
-    taken = {}
+    folders = {}  # their real paths: of a hundred thousand pictures, those of single ones take too long
+
+    def real(path):
+        # Not `Path.resolve`, which raises an error for a link to itself.
+        if path.name in ("", "..") or path.is_symlink():
+            return os.path.realpath(path)
+        parent = os.path.dirname(path)
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent)
+        return os.path.join(folders[parent], path.name)
+
+    sources = {real(source) for source, _ in jobs if isinstance(source, pathlib.Path)}
+    taken, needed = {}, {}
     for source, target in jobs:
-        place = pathlib.Path(os.path.realpath(target))
+        place = real(target)
         if place in taken:
             other = taken[place]
             hint = "; --keep-suffix keeps them apart" if other.suffix != source.suffix else ""
@@ -227,10 +239,11 @@ def _refuse_collisions(jobs):
                 else f"{other} and {source} would both be written to {target}{hint}."
             )  # fmt: skip
         taken[place] = source
-        if str(place) in sources:
+        needed.setdefault(os.path.dirname(place), source)
+        if place in sources:
             raise Failure(f"{target}: is one of the pictures to read; name another output.")
-    for place, source in taken.items():
-        for folder in place.parents:
+    for place, source in needed.items():
+        for folder in map(str, (pathlib.Path(place), *pathlib.Path(place).parents)):
             if folder in taken:
                 raise Failure(f"{taken[folder]} would be written to {folder}, which {source} needs as a folder.")
 

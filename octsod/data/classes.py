@@ -6,11 +6,12 @@ import io
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import require_integer, shortened
+from ..backend.arrays import is_plain
+from ..checks import described, require, require_integer, shortened
 from ..errors import FileError
 from ..files import read_file
 from .datasets import LAYOUTS
@@ -28,6 +29,19 @@ class Labelled(NamedTuple):
     name: str
     image: np.ndarray
     label: int
+
+
+def checked_label(sample: Any, op: str, argument: str) -> tuple[np.ndarray, int]:
+    """The picture (H, W, 3) uint8 and the class of a `Labelled` sample, whoever made it.
+
+    Raises ValueError or TypeError, which names the sample, if one is something else.
+    """
+    whole = all(hasattr(sample, part) for part in Labelled._fields)
+    require(whole, op, argument, f"has an item that is a {type(sample).__name__}", "a `Labelled` (name, image, label)")
+    image, name = sample.image, shortened(sample.name, 80)
+    fits = is_plain(image, 3) and image.shape[2] == 3 and image.size > 0
+    require(fits, op, argument, f"has a picture {name} that {described(image)}", "uint8 (H, W, 3), not empty")
+    return image, require_integer(sample.label, op, f"{argument}: label of {name}", 0)
 
 
 class ClassDataset:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..checks import require, require_integer, shortened
+from ..checks import require, require_integer, require_samples, shortened
 from ..errors import FileError
 from .decoding import MOST_PIXELS
 from .images import read_image, read_mask
@@ -174,11 +174,13 @@ def hold_out(dataset: Any, seed: int = 0, labels: Iterable[int] | None = None) -
     Which ones depends only on the seed, the size of the data set and the labels. Raises ValueError if it has fewer than
     two pictures.
     """
-    count = len(dataset)
+    require_samples(dataset, "hold_out", "dataset")
+    count, seed = len(dataset), require_integer(seed, "hold_out", "seed", 0)
     require(count > 1, "hold_out", "dataset", f"has {count} picture", "at least 2: one to train on, one to hold out")
     # Four numbers: no seed of a `Loader` has as many.
     order = np.random.default_rng((seed, 0, 0, 1)).permutation(count)
     classes = np.zeros(count) if labels is None else np.asarray(list(labels))
+    require(classes.shape == (count,), "hold_out", "labels", f"have shape {classes.shape}", f"{count} classes")
     groups = [order[classes[order] == k] for k in np.unique(classes)]
     share = min(1 / HELD_OUT, MOST_HELD_OUT / count)
     held = [group[: max(round(len(group) * share), min(1, len(group) - 1))] for group in groups]

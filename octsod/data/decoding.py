@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,12 @@ _MOST_SIDE = 1_000_000  # pixels; some decoders allocate several rows at a time
 _LARGE = 16_000_000  # pixels: more are read only if the file is large enough for them,
 _MOST_PER_BYTE = {"JPEG": 1000, "MPO": 1000}  # whose blocks of 64 pixels have a bit each, at least
 _MOST_PER_BYTE_ELSE = 10_000  # PNG needs a byte for 8256 pixels of black and white
+_IN_PYTHON = {"bmp_rle": _LARGE, "ppm_plain": 4_000_000}  # pixels at most of what Pillow decodes in Python: slowly
+_MOST_TILES = 100_000  # of a TIFF, each of which takes some microseconds
+_MOST_HEADER = 1 << 16  # bytes of a PPM's header
 _MOST_SCANS = 100  # of a progressive JPEG; each is work for the whole picture. Encoders write some ten.
 _HINT = "a larger limit (--max-pixels on the command line) reads it"
+_MOST_AT_ONCE = 1 << 20  # bytes to ask a pipe for
 _PART = 1 << 22  # pixels that are converted at a time
 
 
@@ -92,22 +97,41 @@ def _binary_file(source, limit, stack):
         size = file.tell()
         file.seek(0)
     except (AttributeError, OSError):  # a pipe; io.UnsupportedOperation is an OSError
-        file = io.BytesIO(file.read(most + 1))
-        size = len(file.getbuffer())
+        file = _read_through(file, most + 1)
+        size = file.tell()
+        file.seek(0)
     if size > most:
         raise RefusedError(f"holds more than {most:,} bytes, the most that {limit:,} pixels may need; {_HINT}.")
     return file, size
+
+
+def _read_through(file, count):
+    """All that follows in a file, or a part of it of at least `count` bytes: a pipe or a socket may give a few at a
+    time."""
+    data = io.BytesIO()
+    while data.tell() < count and (part := file.read(_MOST_AT_ONCE)):
+        data.write(_binary(part))
+    return data
+
+
+def _binary(part):
+    """What a file gave; raises RefusedError if that is text."""
+    if isinstance(part, str):
+        raise RefusedError("is open as text; expected a file that is open in binary mode.")
+    return part
 
 
 def _recognised(file):
     """The picture in a file, not decoded yet. As `Image.open`, but without its limit, which is one for the process."""
     from PIL import Image
 
-    prefix = file.read(16)
+    prefix = _binary(file.read(16))
     for kind in formats():
         factory, accepts = Image.OPEN[kind]
         accepted = accepts is None or accepts(prefix)
         if accepted and not isinstance(accepted, str):  # text says why not
+            if kind == "PPM":
+                _require_short_header(file)
             file.seek(0)
             try:
                 image = factory(file, "")
@@ -116,6 +140,14 @@ def _recognised(file):
             _require_few_scans(image, file)
             return image
     raise RefusedError(f"is not a picture in a format that can be read ({', '.join(formats())}).")
+
+
+def _require_short_header(file):
+    """Pillow reads the header of a PPM, whose comments may be of any length, byte by byte."""
+    file.seek(0)
+    head = file.read(_MOST_HEADER)
+    if len(head) == _MOST_HEADER and len(re.sub(rb"#[^\r\n]*", b"", head).split(maxsplit=3)) < 4:
+        raise RefusedError(f"has a header of over {_MOST_HEADER:,} bytes.")
 
 
 def _require_few_scans(image, file):
@@ -130,8 +162,8 @@ def _require_few_scans(image, file):
 
 
 def _require_bounded(image, limit, size=None):
-    runs = any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ()))  # Pillow decodes it in Python
-    most = min(limit, _LARGE) if runs else limit
+    tiles = getattr(image, "tile", ())
+    most = min([limit, *(_IN_PYTHON.get(tile[0], limit) for tile in tiles[:1])])
     if image.width * image.height > most:
         raise RefusedError(
             f"has {image.width}x{image.height} pixels, which is more than {most:,}, the limit against decompression "
@@ -143,6 +175,8 @@ def _require_bounded(image, limit, size=None):
             f"holds {size:,} bytes, too few for {image.width}x{image.height} pixels: it is cut, or a decompression "
             "bomb."
         )
+    if len(tiles) > _MOST_TILES:
+        raise RefusedError(f"is kept in {len(tiles):,} parts, which takes for ever; at most {_MOST_TILES:,} are read.")
     if max(image.size) > _MOST_SIDE:
         raise RefusedError(f"has {image.width}x{image.height} pixels; a side of at most {_MOST_SIDE:,} is read.")
 

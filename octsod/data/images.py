@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from ..backend.arrays import numbers
+from ..backend.arrays import is_plain, numbers
 from ..backend.arrays import plain as plain_array
 from ..backend.device import host
 from ..checks import described, require, require_integer
@@ -115,18 +115,22 @@ def prepare(image: np.ndarray, size: int = 224) -> np.ndarray:
 def checked_picture(image: Any, op: str) -> np.ndarray:
     """`image` as a plain array. Raises ValueError unless it is (H, W, 3) uint8, TypeError if it is masked."""
     image = plain_array(image, f"{op}: `image`")
-    fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-    require(fits and image.size > 0, op, "image", described(image), "uint8 (H, W, 3), as `read_image` gives it")
+    fits = is_plain(image, 3) and image.shape[2] == 3 and image.size > 0
+    require(fits, op, "image", described(image), "uint8 (H, W, 3), as `read_image` gives it")
     return image
 
 
 def write_png(target: str | os.PathLike[str] | IO[bytes], array: np.ndarray) -> None:
     """Write (H, W), (H, W, 3) or (H, W, 4) uint8 as PNG to a path, all or nothing, or to a binary file.
 
-    Raises FileError, which names the file, if that fails; BrokenPipeError if nobody reads the binary file any more.
+    Raises ValueError for anything else; FileError, which names the file, if writing fails; BrokenPipeError if nobody
+    reads the binary file any more.
     """
     from PIL import Image
 
+    fits = is_plain(array, 2) or (is_plain(array, 3) and array.shape[2] in (3, 4))
+    expected = "uint8 (H, W), (H, W, 3) or (H, W, 4), not empty"
+    require(fits and array.size > 0, "write_png", "array", described(array), expected)
     data = io.BytesIO()
     # At a photo's 12 million pixels, level 1 takes 1 s and Pillow's 6 takes 4 s, or 13 s with alpha, to save 15 %.
     Image.fromarray(array).save(data, "PNG", compress_level=1)

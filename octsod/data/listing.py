@@ -55,17 +55,17 @@ def find_pictures(
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            path, suffix = place / entry.name, os.path.splitext(entry.name)[1].lower()
+            suffix = os.path.splitext(entry.name)[1].lower()
             is_folder, fault = _look(entry)
             if is_folder:
                 if recursive and not entry.name.startswith("__"):
-                    (links if entry.is_symlink() else waiting).append(path)
+                    (links if entry.is_symlink() else waiting).append(place / entry.name)
             elif suffix in taken:
-                found.pictures.append(path)
+                found.pictures.append(place / entry.name)
             elif suffix in known:
-                found.not_taken.append(path)
+                found.not_taken.append(place / entry.name)
             elif fault is not None and recursive:  # it may have been a folder
-                found.failures.append(_failure(path, fault))
+                found.failures.append(_failure(place / entry.name, fault))
     return Found(sorted(found.pictures), sorted(found.not_taken), sorted(found.failures, key=str))
 
 

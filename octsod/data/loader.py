@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import numbers
-from ..checks import require, require_integer
+from ..checks import require, require_integer, require_samples
 from ..threads import new_lock
 from .augmentation import prepare_pair
 from .workers import Workers
@@ -48,7 +48,7 @@ class Loader:
         prepare: Prepare = prepare_pair,
     ):
         op = "Loader"
-        require(len(dataset) > 0, op, "dataset", "is empty", "at least one picture")
+        require_samples(dataset, op, "dataset")
         self.dataset, self.augmented, self.prepare = dataset, augmented, prepare
         sizes = [(0, size)] if hasattr(size, "__index__") else list(size)  # type: ignore[arg-type]
         self._starts = [require_integer(first, op, "size", 0) for first, _ in sizes]

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backend.arrays import is_plain
 from ..backend.arrays import plain as plain_array
 from ..checks import described, require, shortened
 from .decoding import RefusedError, composed, parts, plain, upright
@@ -24,6 +25,9 @@ def mask_pixels(image: "Image.Image") -> np.ndarray:
     """A picture, opened by Pillow, as a mask (H, W) uint8, 255 for the object. Raises RefusedError if uncertain."""
     deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
+    low, high = image.getextrema() if image.mode in ("F", "I") else (0, 0)
+    if image.mode == "F" or low < 0 or high > 0xFFFF:
+        raise RefusedError(f"is a mask of numbers from {low:g} to {high:g}, whose range is unknown; {_WANTED}.")
     if image.mode.startswith("I") or (image.mode in ("1", "L") and not image.has_transparency_data):
         values = upright(image, lambda part: np.asarray(plain(part).convert("L")))
         _require_certain(values, np.asarray(image) if image.mode.startswith("I") else values)
@@ -39,8 +43,10 @@ def mask_pixels(image: "Image.Image") -> np.ndarray:
         )
     values = upright(image, lambda part: np.asarray(_seen(part).convert("L")))
     _require_certain(values, values)
-    if not values.any() and (deep or shown):
+    hidden = not (deep or shown) and not values.any() and _hides(image)
+    if not values.any() and (deep or shown or hidden):
         what = "holds colours of 16 bits, all near 0" if deep else "is a mask whose opaque parts are all black"
+        what = "is a mask that is transparent everywhere, over colours that are not one" if hidden else what
         raise RefusedError(f"{what}, so where the object is, is not certain; {_WANTED}.")
     return values
 
@@ -51,20 +57,27 @@ def checked_pair(sample: Any, op: str, argument: str) -> tuple[np.ndarray, np.nd
     Raises ValueError, which names the sample, if one is something else, if their sizes differ, or if what the mask says
     is not certain.
     """
+    whole = all(hasattr(sample, part) for part in ("name", "image", "mask"))
+    require(whole, op, argument, f"has an item that is a {type(sample).__name__}", "a `Sample` (name, image, mask)")
     name = shortened(sample.name, 80)
     image, mask = (plain_array(a, f"{op}: `{argument}` {name}") for a in (sample.image, sample.mask))
-    fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
-    require(fits, op, argument, f"has a picture {name} that {described(image)}", "uint8 (H, W, 3)")
-    fits = isinstance(mask, np.ndarray) and mask.dtype in (np.uint8, np.bool_) and mask.ndim == 2
+    fits = is_plain(image, 3) and image.shape[2] == 3 and image.size > 0
+    require(fits, op, argument, f"has a picture {name} that {described(image)}", "uint8 (H, W, 3), not empty")
+    fits = is_plain(mask, 2) or is_plain(mask, 2, np.bool_)
     expected = "uint8 (H, W), 255 for the object and 0 for all else, or bool"
     require(fits, op, argument, f"has a mask for {name} that {described(mask)}", expected)
     if mask.shape != image.shape[:2]:
         require(False, op, argument, f"has a mask {mask.shape} for the picture {name} {image.shape}", "equal sizes")
     if mask.dtype == np.bool_:
         mask = mask * np.uint8(255)
-    doubt = _doubt(mask, mask)
+    doubt = doubt_about(mask)
     require(doubt is None, op, argument, f"has a mask for {name} that {doubt}", expected)
     return image, mask
+
+
+def doubt_about(mask: np.ndarray) -> str | None:
+    """What is uncertain about a mask (H, W) uint8, as the end of a sentence; None for nothing."""
+    return _doubt(mask, mask)
 
 
 def _require_certain(values, original):
@@ -104,6 +117,13 @@ def _survey(image):
         high = np.maximum(np.maximum(red, green), blue)
         coloured = coloured or bool((high - np.minimum(np.minimum(red, green), blue) > _COLOURED).any())
     return colours, coloured, lowest < 255 and highest > 0
+
+
+def _hides(image):
+    """Whether something is drawn where a picture is transparent, as in a mask whose opacity was never set."""
+    return image.has_transparency_data and any(
+        low < high for _, part in parts(image) for low, high in plain(part).convert("RGBA").getextrema()[:3]
+    )
 
 
 def _colours(picture):

@@ -65,7 +65,7 @@ class AllScores:
 def score_all(prediction: np.ndarray, mask: np.ndarray) -> AllScores:
     """The scores of one map of salience, (H, W) uint8, against its mask, (H, W) uint8 with 255 for the object.
 
-    Raises ValueError if they are something else, empty, or not of the same size.
+    Raises ValueError if they are something else, empty, not of the same size, or the mask's meaning is uncertain.
     """
     require_pair(prediction, mask, "score_all")
     inside = mask > MASK_THRESHOLD

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor, no_grad
-from ..checks import require, require_integer
-from ..data.classes import ClassDataset
+from ..checks import require, require_integer, require_samples
+from ..data.classes import ClassDataset, checked_label
 from ..data.images import prepare
 from ..data.workers import Workers
 from ..errors import FileError, OctsodError
@@ -66,7 +66,7 @@ def evaluate_classes(
     labels = class_names(model)
     require(len(labels) == classes, op, "model", f"has {len(labels)} labels for {classes} classes", "one for each")
     dataset = ClassDataset(data, labels) if isinstance(data, (str, os.PathLike)) else data
-    require(len(dataset) > 0, op, "data", "is empty", "at least one picture")
+    require_samples(dataset, op, "data")
     batch_size, side = require_integer(batch_size, op, "batch_size", 1), side_for(model, size, op)
     confusion, total = np.zeros((classes, classes), np.int64), 0.0
 
@@ -82,9 +82,9 @@ def evaluate_classes(
             if on_failure is None:
                 raise
             return error
-        known = 0 <= sample.label < classes
-        require(known, op, "data", f"has the class {sample.label} of {sample.name}", f"numbers below {classes}")
-        return sample.name, prepare(sample.image, side), sample.label
+        image, label = checked_label(sample, op, "data")
+        require(label < classes, op, "data", f"has the class {label} of {sample.name}", f"numbers below {classes}")
+        return sample.name, prepare(image, side), label
 
     pool = Workers(get_num_threads())
     try:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..checks import require
-from ..data.masks import MASK_THRESHOLD
+from ..backend.arrays import is_plain
+from ..checks import described, require
+from ..data.masks import MASK_THRESHOLD, doubt_about
 
 BETA2 = 0.3  # beta squared: precision counts for more than recall
 EPSILON = 1e-4  # added to numerator and denominator of precision and recall
@@ -44,7 +45,8 @@ def score(prediction: np.ndarray, mask: np.ndarray) -> Scores:
     """The scores of one map of salience, (H, W) uint8, against its mask, (H, W) uint8 with 255 for the object.
 
     A mask without an object has a recall of 1, and a precision of 1 where nothing is found, of almost 0 elsewhere.
-    Raises ValueError if they are something else, empty, or not of the same size.
+    Raises ValueError if they are something else, empty, or not of the same size, and for a mask of uncertain meaning
+    (`data.masks`), such as one of 0 and 1.
     """
     require_pair(prediction, mask, "score")
     inside = mask > MASK_THRESHOLD
@@ -58,13 +60,13 @@ def score(prediction: np.ndarray, mask: np.ndarray) -> Scores:
 
 
 def require_pair(prediction: np.ndarray, mask: np.ndarray, op: str) -> None:
-    """Raise ValueError unless both are (H, W) uint8, not empty and of the same size."""
+    """Raise ValueError unless both are (H, W) uint8, not empty and of the same size, and the mask is certain."""
     for name, array in (("prediction", prediction), ("mask", mask)):
-        fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 2 and array.size > 0
-        was = f"is {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"is a {type(array).__name__}"
-        require(fits, op, name, was, "uint8 (H, W), not empty")
+        require(is_plain(array, 2) and array.size > 0, op, name, described(array), "uint8 (H, W), not empty")
     require(prediction.shape == mask.shape, op, "prediction", f"is {prediction.shape}",
             f"{mask.shape}, the size of `mask`")  # fmt: skip
+    doubt = doubt_about(mask)
+    require(doubt is None, op, "mask", doubt, "255 for the object and 0 for all else")
 
 
 def _above(values):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import require, require_integer
+from ..checks import require_integer, require_samples
 from ..data.datasets import Dataset, FolderDataset
 from ..data.images import prepare
 from ..data.masks import checked_pair
@@ -129,7 +129,7 @@ def evaluate(
     """
     require_salience(model, "evaluate")
     dataset = FolderDataset(data) if isinstance(data, (str, os.PathLike)) else data
-    require(len(dataset) > 0, "evaluate", "data", "is empty", "at least one picture")
+    require_samples(dataset, "evaluate", "data")
     batch_size = require_integer(batch_size, "evaluate", "batch_size", 1)
     size = side_for(model, size, "evaluate")
     # Rejects sizes that the network does not accept, and loads or compiles its kernels before the clock starts.

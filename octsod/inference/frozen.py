@@ -4,7 +4,6 @@ Batch norm is a multiply-add at the end of each convolution; the convolution's w
 arithmetic, down to its order, is that of the model in eval mode. Only the last upsampling rounds differently.
 """
 
-import collections
 import dataclasses
 import weakref
 import zlib
@@ -14,10 +13,10 @@ import numpy as np
 
 from ..backend import Device, Host, host
 from ..backend.arrays import numbers
-from ..checks import described, require
+from ..checks import require, require_number
 from ..models.files import require_salience
+from ..models.shapes import require_as_described
 from ..nn.layers import NormAct, ScaledLayer
-from ..nn.module import Module
 from ..threads import new_lock
 
 if TYPE_CHECKING:
@@ -72,45 +71,9 @@ def freeze(model: "CSNet") -> Frozen:
     require_salience(model, "freeze")
     used = [layer for layer in model.configuration.layers() if not layer.training_only]
     modules = dict(model.named_modules())
-    counts = collections.Counter(parameter.dtype for parameter in model.parameters())
-    dtype = max(counts, key=counts.__getitem__, default=np.dtype("float32"))  # where one has another, that one is wrong
-    for layer in used:
-        _require_as_described(layer, modules.get(layer.name), dtype)
+    dtype = require_as_described(model, used, "freeze")
     layers = tuple(FrozenLayer(layer, *_FREEZE[layer.kind](modules[layer.name])) for layer in used)
     return Frozen(model.configuration, dtype, layers, None if isinstance(model.device, Host) else model.device)
-
-
-def _require_as_described(layer, module, dtype):
-    """Raise ValueError, which names the array, unless a layer's module holds those that its description says: kernels
-    take their sizes from that."""
-    expected, op = _shapes(layer), "freeze"
-    require(isinstance(module, Module), op, layer.name, described(module), f"the {layer.kind} layer of the model")
-    held = module.state_dict()
-    for name in sorted(expected.keys() ^ held.keys()):
-        was, wanted = "is no parameter or buffer", f"one of shape {expected.get(name)}"
-        was, wanted = ("is one too many", "none of this name") if name in held else (was, wanted)
-        require(False, op, f"{layer.name}.{name}", was, f"{wanted}, as the model's configuration says")
-    for name, array in held.items():
-        fits = array.shape == expected[name] and array.dtype == dtype
-        wanted = f"{dtype} {expected[name]}, as the model's configuration says"
-        require(fits, op, f"{layer.name}.{name}", described(array), wanted)
-
-
-def _shapes(layer):
-    """Name -> shape of each array that the module of a layer holds."""
-    size, ins, outs = (layer.kernel_size,) * 2, layer.inputs, layer.outputs
-    if layer.kind == "depthwise":
-        shapes = {f"weights.{b}": (n, 1, *size) for b, n in enumerate(outs) if n}
-    elif layer.kind == "dilated":
-        groups = ((b, k, n) for b, counts in enumerate(layer.dilations) for k, n in enumerate(counts))
-        shapes = {f"weights.{b}.{k}": (n, ins[b], *size) for b, k, n in groups if n and ins[b]}
-        outs = [n if i else 0 for n, i in zip(outs, ins, strict=True)]
-    else:
-        shapes = {"weight": (sum(outs), sum(ins), *size)}
-    if not layer.normed:
-        return {**shapes, "bias": (sum(outs),)}
-    parts = ("weight", "bias", "slope", *NormAct.buffers)
-    return {**shapes, **{f"norms.{b}.{part}": (n,) for b, n in enumerate(outs) if n for part in parts}}
 
 
 def _octave(layer):
@@ -144,7 +107,8 @@ def _finish(norm):
     coefficients = np.empty((4, norm.weight.size), norm.weight.dtype)
     mean, variance = (norm.device.get(a).astype(np.float64) for a in (norm.running_mean, norm.running_var))
     parts = [parameter.numpy() for parameter in (norm.weight, norm.bias, norm.slope)]
-    host().kernels.batch_norm_coefficients(mean, variance, norm.eps, *parts, coefficients)
+    eps = require_number(norm.eps, "freeze", "eps", 0)
+    host().kernels.batch_norm_coefficients(mean, variance, eps, *parts, coefficients)
     return Finish(*coefficients[:3])
 
 
@@ -173,10 +137,11 @@ def _facts(model):
     arrays = list(state.values())
     for array in arrays:
         checksum = zlib.crc32(array.data, checksum)
-    settings = [
-        module.eps if isinstance(module, NormAct) else module.weight_scale
+    named = [
+        ("eps", module.eps) if isinstance(module, NormAct) else ("weight_scale", module.weight_scale)
         for module in model.modules() if isinstance(module, (NormAct, ScaledLayer))
     ]  # fmt: skip
+    settings = [value if type(value) is float else require_number(value, "freeze", name) for name, value in named]
     kinds = [array.dtype for array in arrays], [array.shape for array in arrays]
     return checksum, settings, kinds, list(state), model.configuration
 

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import host
-from ..backend.arrays import numbers, plain
+from ..backend.arrays import is_plain, numbers, plain
 from ..checks import described, require
 from ..data.images import prepare, read_image, resize
 from ..errors import OctsodError
@@ -60,8 +60,7 @@ def _picture(image):
     if isinstance(image, (str, os.PathLike, bytes, Image.Image)) or hasattr(image, "read"):
         return read_image(image)
     image = plain(image, "predict: `image`")
-    fits = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
-    fits = fits and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4)))
+    fits = (is_plain(image, 2) or (is_plain(image, 3) and image.shape[2] in (3, 4))) and image.size > 0
     require(
         fits, "predict", "image", described(image),
         "a path, the bytes of a picture file, a binary file, a Pillow image, or a NumPy array of uint8, (H, W, 3), "

@@ -15,6 +15,7 @@ from ..nn import Module
 from ..tensor_files import pack, read_arrays
 from .configuration import Configuration
 from .network import CSNet
+from .shapes import require_as_described
 from .weights import weight_file
 
 FORMAT = "octsod-network-1"
@@ -56,8 +57,8 @@ def describe(model: Module) -> dict[str, str]:
         text = json.dumps(configuration)
     facts = {"architecture": architecture_of(model), "configuration": text}
     size, labels = getattr(model, "size", None), getattr(model, "labels", ())
-    if type(size) is int and 0 < size < 100_000:
-        facts["size"] = str(size)
+    if hasattr(size, "__index__") and not isinstance(size, (bool, np.ndarray)) and 0 < size < 100_000:
+        facts["size"] = str(int(size))
     if _are_labels(labels) and labels:
         facts["labels"] = json.dumps(labels)
     return facts
@@ -84,12 +85,13 @@ def side_for(model: Any, size: int | None, op: str) -> int:
     """
     if size is not None:
         return require_integer(size, op, "size", 1)
+    own = require_integer(model.size, op, "model.size", 1)
     if isinstance(model, CSNet):
-        needed = 2 * model.configuration.largest_map(model.size) * model.dtype.itemsize  # a layer reads one, writes one
+        needed = 2 * model.configuration.largest_map(own) * model.dtype.itemsize  # a layer reads one, writes one
         if needed > MOST_UNASKED:
-            own = f"the network's own size is {model.size} pixels, at which it takes {needed / 1e9:.1f} GB or more"
-            raise ValueError(f"{op}: {own}; give `size` if you mean it.")
-    return model.size
+            what = f"the network's own size is {own} pixels, at which it takes {needed / 1e9:.1f} GB or more"
+            raise ValueError(f"{op}: {what}; give `size` if you mean it.")
+    return own
 
 
 def build(facts: Mapping[str, str], state: Mapping[str, np.ndarray]) -> Module:
@@ -164,9 +166,18 @@ def _deployed(model):
 
 def save(model: Module, path: str | os.PathLike[str]) -> None:
     """Write a network's parameters, running statistics, architecture, configuration, size and labels to a safetensors
-    file, all or nothing. What a CSNet has in training only is left out."""
+    file, all or nothing. What a CSNet has in training only is left out.
+
+    Raises ValueError for what `load` would not read: numbers that are not finite, and a CSNet whose arrays are not
+    those that its configuration describes.
+    """
     model = _deployed(model)
-    write_atomically(path, pack(model.state_dict(), {"format": FORMAT, **describe(model)}))
+    state = model.state_dict()
+    _require_finite(state)
+    if isinstance(model, CSNet):
+        require_as_described(model, model.configuration.layers(), "save")
+        require_integer(model.size, "save", "model.size", 1)
+    write_atomically(path, pack(state, {"format": FORMAT, **describe(model)}))
 
 
 def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:

@@ -5,21 +5,21 @@ import pathlib
 import shlex
 
 from ..errors import FileError
-from ..files import open_file
+from ..files import named, open_file, read_from
 
 _IN_A_RUN = ("weights/best.safetensors", "weights/last.safetensors")  # the first that is there
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 _STARTS = (b"PK\3\4", b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")  # of a zip, and of pickles by their protocol
 
 
-def weight_file(path: str | os.PathLike[str]) -> pathlib.Path:
+def weight_file(path: str | bytes | os.PathLike) -> pathlib.Path:
     """The weight file that `path` means: itself, or if it is the folder of a run, its weights/best.safetensors, or
     weights/last.safetensors before the first validation.
 
     Raises FileError, which names `path`, if a folder has neither, and if the file is a checkpoint as PyTorch writes
     them: `octsod convert` reads those of CSNet's authors.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.fsdecode(path))
     if os.path.isdir(path):
         found = next((path / name for name in _IN_A_RUN if os.path.isfile(path / name)), None)
         if found is None:
@@ -37,5 +37,5 @@ def _is_checkpoint(path):
     """Whether a file is a zip or a pickle. One that is neither counts as a checkpoint if it is named like one, unless
     it begins as a weight file does: with the length of its header, 8 bytes, and a brace."""
     with open_file(path) as file:
-        start = file.read(9)
+        start = read_from(file, named(path), 9)
     return start[8:] != b"{" and (start.startswith(_STARTS) or path.name.lower().endswith(_CHECKPOINTS))

@@ -12,7 +12,7 @@ from .. import ops, random
 from ..autograd import Tensor
 from ..backend import default_device
 from ..backend.deferred import ActivationSums
-from ..checks import require_share
+from ..checks import require_number, require_share
 from .module import Module, Parameter
 
 
@@ -37,10 +37,15 @@ class ScaledLayer(Module):
 
     weight_scale = WEIGHT_SCALE
 
+    @property
+    def factor(self) -> float:
+        """`weight_scale`, checked: an array would be spread over the weights."""
+        return require_number(self.weight_scale, type(self).__name__, "weight_scale")
+
     def effective_weight(self, weight: Parameter, dtype: Any = None) -> np.ndarray:
         """The weight that a convolution of this layer uses, a NumPy array; dtype: by default, the parameter's."""
         array = weight.numpy().astype(dtype or weight.dtype, copy=False)
-        return array * array.dtype.type(self.weight_scale)
+        return array * array.dtype.type(self.factor)
 
 
 class NormAct(Module):

@@ -34,7 +34,8 @@ class OctaveLayer(ScaledLayer):
         self.weight_scale = self.weight_scale if len(self.in_channels) == len(self.out_channels) == 1 else 1.0
 
     def forward(self, inputs: Branches) -> list[Tensor | None]:
-        weight = self.weight if self.weight_scale == 1 else self.weight * self.weight_scale
+        factor = self.factor
+        weight = self.weight if factor == 1 else self.weight * factor
         maps = ops.OctaveConv2d.apply(
             weight, *inputs, out_channels=self.out_channels, stride=self.stride, moments=self.training
         )
@@ -61,7 +62,7 @@ def depthwise_chain(inputs: Branches, layers: Sequence[DepthwiseLayer]) -> list[
         if norms:
             weights = [layer.weights[branch] for layer in layers]
             # One op, if the norms' settings are the same; else one after the other.
-            scales = [layer.weight_scale for layer in layers]
+            scales = [layer.factor for layer in layers]
             settings = zip(((n.momentum, n.eps, n.training) for n in norms), scales, strict=True)
             same = len(set(settings)) == 1
             for k in range(1 if same else len(norms)):
@@ -145,7 +146,7 @@ class DilatedLayer(ScaledLayer):
     def forward(self, inputs: Branches) -> list[Tensor | None]:
         outputs: list[Tensor | None] = []
         for x, weights, norm in zip(inputs, self.weights, self.norms, strict=True):
-            used = [(w * self.weight_scale, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
+            used = [(w * self.factor, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
             if norm is None:
                 outputs.append(None)
             else:

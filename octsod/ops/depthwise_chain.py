@@ -8,7 +8,7 @@ memory bus once more.
 from ..autograd import Op
 from ..backend import empty, kernels
 from ..backend.deferred import Deferred, DeferredGradient
-from ..checks import require, require_channels, require_dtype, require_float, require_given, require_map
+from ..checks import require, require_channels, require_dtype, require_float, require_given, require_map, require_number
 from .convolution import DepthwiseConv2d
 from .cost import Cost, Shape, elements
 from .normalization import BatchNormPReLU
@@ -54,6 +54,8 @@ class DepthwiseChain(Op):
             images * height * width > 0 or not training, op, "x", f"has shape {x.shape}",
             "at least one value per channel in training",
         )  # fmt: skip
+        momentum, eps = require_number(momentum, op, "momentum"), require_number(eps, op, "eps", 0)
+        training, weight_scale = bool(training), require_number(weight_scale, op, "weight_scale")
         raw = empty((depth, *x.shape), x.dtype)
         coefficients = empty((depth, 4, channels), x.dtype)
         statistics = empty((depth, 2, channels), "float64")

@@ -6,7 +6,7 @@ The public `batch_norm` and `prelu` materialise the result. CSNet never does.
 from ..autograd import Op
 from ..backend import empty, full, kernels, zeros
 from ..backend.deferred import Deferred, DeferredGradient
-from ..checks import require, require_channels, require_dtype, require_float, require_given, require_map
+from ..checks import require, require_channels, require_dtype, require_float, require_given, require_map, require_number
 from .cost import Cost, Shape, elements
 
 
@@ -42,6 +42,7 @@ class BatchNormPReLU(Op):
             if value is not None:
                 require_channels(value, channels, op, name)
                 require_float(value, op, name)
+        momentum, eps = require_number(momentum, op, "momentum"), require_number(eps, op, "eps", 0)
         ctx.has_slope = slope is not None
         if slope is None:
             slope = full((channels,), 1, x.dtype)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..backend import kernels
-from ..checks import require
+from ..checks import require, require_number, require_share, shortened
 from ..ops.cost import Cost, Shape, elements
 from .buffers import FlatBuffer
 from .optimizer import Optimizer
@@ -29,14 +29,16 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
         max_norm: float | None = None,
     ):  # fmt: skip
-        defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params_or_groups, defaults, max_norm)
 
     def check(self, group: dict[str, Any]) -> None:
         op = type(self).__name__
         for name in ("lr", "eps", "weight_decay"):
-            require(group[name] >= 0, op, name, f"is {group[name]}", "a number that is not negative")
-        require(all(0 <= b < 1 for b in group["betas"]), op, "betas", f"is {group['betas']}", "two in [0, 1)")
+            require_number(group[name], op, name, 0)
+        two = isinstance(group["betas"], (tuple, list)) and len(group["betas"]) == 2
+        require(two, op, "betas", f"is {shortened(group['betas'])}", "two numbers in [0, 1)")
+        group["betas"] = tuple(require_share(beta, op, "betas") for beta in group["betas"])
 
     def update(self, number: int, buffer: FlatBuffer, ranges: Any) -> None:
         rows = [[g["lr"], *g["betas"], g["eps"], g["weight_decay"], float(self.decoupled)] for g in self.groups]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..backend import Host, common_device, host
-from ..checks import require
+from ..checks import require, require_share
 from ..nn import Module
 
 
@@ -21,8 +21,7 @@ class MovingAverage:
     """
 
     def __init__(self, model: Module, decay: float = 0.999):
-        require(0 <= decay < 1, "MovingAverage", "decay", f"is {decay}", "a number in [0, 1)")
-        self.decay = decay
+        self.decay = require_share(decay, "MovingAverage", "decay")
         self.replace(model)
 
     def replace(self, model: Module) -> None:

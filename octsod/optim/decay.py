@@ -1,12 +1,11 @@
 """Dynamic weight decay, and the groups of parameters that it makes."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from ..autograd import Tensor
 from ..backend import on
-from ..checks import require
+from ..checks import require, require_number
 from ..nn import Module, NormAct
 
 
@@ -58,7 +57,7 @@ class DynamicWeightDecay:
         declared = "a module whose method `decayed_norms` returns [(norm, number of its branch), ...], as an ILBlock's"
         require(len(self.norms) > 0, op, "model", "has no norms whose scales may decay", declared)
         for name, value in (("strength", strength), ("branch_factor", branch_factor)):
-            require(0 <= value < math.inf, op, name, f"is {value}", "a number that is not negative")
+            require_number(value, op, name, 0)
         self.factors = [branch_factor**branch for branch in branches.values()]
 
     def apply(self) -> Tensor:

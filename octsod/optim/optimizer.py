@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ..autograd import Tensor
 from ..backend import Device, Host, on
 from ..backend.arrays import numbers
-from ..checks import described, require
+from ..checks import described, require, require_number
 from .buffers import FlatBuffer
 
 Self = TypeVar("Self", bound="Optimizer")
@@ -47,9 +47,8 @@ class Optimizer:
         self, params_or_groups: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any],
         max_norm: float | None = None,
     ):  # fmt: skip
-        wrong = f"is {max_norm}"
-        require(max_norm is None or max_norm > 0, type(self).__name__, "max_norm", wrong, "None or a positive number")
-        self.defaults, self.max_norm = defaults, max_norm
+        self.defaults = defaults
+        self.max_norm = None if max_norm is None else require_number(max_norm, type(self).__name__, "max_norm", 0, True)
         self._take(params_or_groups)
 
     def rebuilt(self: Self, params_or_groups: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Self:

@@ -4,7 +4,7 @@ import bisect
 import math
 from collections.abc import Iterable
 
-from ..checks import require, require_integer
+from ..checks import require, require_integer, require_number, require_share
 from .optimizer import Optimizer
 
 
@@ -40,7 +40,9 @@ class MultiStepLR(_Schedule):
     """The learning rate times `gamma` from each of `milestones` on."""
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1):
-        self.milestones, self.gamma = sorted(milestones), gamma
+        op = "MultiStepLR"
+        self.milestones = sorted(require_integer(count, op, "milestones", 0) for count in milestones)
+        self.gamma = require_number(gamma, op, "gamma", 0)
         super().__init__(optimizer)
 
     def factor(self, count: int) -> float:
@@ -51,8 +53,10 @@ class CosineLR(_Schedule):
     """A linear warm-up over `warmup`, then half a cosine down to `floor` (a factor) at `total`."""
 
     def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, floor: float = 0.0):
-        require(0 <= warmup < total, "CosineLR", "warmup", f"is {warmup}", f"less than `total` (={total})")
-        self.total, self.warmup, self.floor = total, warmup, floor
+        op = "CosineLR"
+        self.total, self.warmup = require_integer(total, op, "total", 1), require_integer(warmup, op, "warmup", 0)
+        require(warmup < total, op, "warmup", f"is {warmup}", f"less than `total` (={total})")
+        self.floor = require_number(floor, op, "floor", 0)
         super().__init__(optimizer)
 
     def factor(self, count: int) -> float:
@@ -75,9 +79,9 @@ class OneCycleLR(_Schedule):
     ):
         op = "OneCycleLR"
         self._last = max(require_integer(total, op, "total", 1) - 1, 1)
-        require(0 <= warmup < 1, op, "warmup", f"is {warmup}", "a share of the run in [0, 1)")
+        warmup = require_share(warmup, op, "warmup")
         for name, value in (("start", start), ("end", end)):
-            require(0 <= value <= 1, op, name, f"is {value}", "a factor in [0, 1]")
+            require(require_number(value, op, name, 0) <= 1, op, name, f"is {value}", "a factor in [0, 1]")
         self.start, self.end = start, end
         self.peak = min(round(warmup * self._last), self._last - 1)
         super().__init__(optimizer)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..backend import kernels
-from ..checks import require
+from ..checks import require, require_number
 from .buffers import FlatBuffer
 from .optimizer import Optimizer
 
@@ -33,8 +33,8 @@ class SGD(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         for name in ("lr", "momentum", "weight_decay"):
-            require(group[name] >= 0, "SGD", name, f"is {group[name]}", "a number that is not negative")
-        share = 0 <= group["dampening"] <= 1
+            require_number(group[name], "SGD", name, 0)
+        share = require_number(group["dampening"], "SGD", "dampening", 0) <= 1
         require(share, "SGD", "dampening", f"is {group['dampening']}", "a number from 0 to 1")
         possible = not group["nesterov"] or (group["momentum"] > 0 and group["dampening"] == 0)
         without = f"is True with momentum {group['momentum']} and dampening {group['dampening']}"
@@ -42,7 +42,7 @@ class SGD(Optimizer):
 
     def update(self, number: int, buffer: FlatBuffer, ranges: Any) -> None:
         rows = [
-            [g["lr"], g["momentum"], g["dampening"], float(g["nesterov"]), g["weight_decay"]] for g in self.groups
+            [g["lr"], g["momentum"], g["dampening"], float(bool(g["nesterov"])), g["weight_decay"]] for g in self.groups
         ]
         velocity = self.slot("velocity", number)
         kernels.sgd(buffer.data, buffer.grad, velocity, ranges, self.settings(rows), self.state)

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..checks import require
+from ..backend.arrays import is_plain
+from ..checks import described, require, require_integer, shortened
 
 GAP = 8  # pixels between cells and around the sheet
 FONT_SIZE = 14
@@ -33,6 +34,11 @@ def contact_sheet(
                                 ("headings", columns, [] if headings is None else [len(headings)])]:  # fmt: skip
         require(set(got) <= {expected}, "contact_sheet", name, f"has length {got}", f"{expected} everywhere")
 
+    cell = require_integer(cell, "contact_sheet", "cell", 1)
+    for picture in (picture for row in table for picture in row):
+        fits = (is_plain(picture, 2) or (is_plain(picture, 3) and picture.shape[2] == 3)) and picture.size > 0
+        expected = "pictures of uint8, (h, w) or (h, w, 3), not empty"
+        require(fits, "contact_sheet", "rows", f"has one that {described(picture)}", expected)
     top = GAP + (LINE if headings else 0)
     row_height = cell + GAP + (LINE if captions else 0)
     sheet = Image.new("RGB", (GAP + columns * (cell + GAP), top + len(table) * row_height), PAPER)
@@ -62,7 +68,8 @@ class _Writer:
         self.font = ImageFont.load_default(FONT_SIZE)
 
     def __call__(self, text, x, y, width):
-        text = " ".join(text.encode("utf-8", "replace").decode().split())  # file names may hold anything
+        text = shortened(text, 1000).encode("utf-8", "replace").decode()  # file names may hold anything
+        text = " ".join(text.split())
         shown = text
         while text and self.draw.textlength(shown, self.font) > width:
             text = text[:-1]

@@ -1,11 +1,9 @@
 """What can be made from a picture and its map of salience: an overlay, a cutout, a crop. All work on uint8 arrays."""
 
-import math
-
 import numpy as np
 
-from ..backend.arrays import plain
-from ..checks import described, require
+from ..backend.arrays import is_plain, plain
+from ..checks import described, require, require_number
 from ..data.images import checked_picture
 
 OBJECT = 128  # from this value on, a pixel counts as the object's: the network finds that more likely than not
@@ -53,9 +51,8 @@ def object_box(salience: np.ndarray, margin: float = 0.1) -> tuple[slice, slice]
     """
     op = "object_box"
     salience = plain(salience, f"{op}: `salience`")
-    fits = isinstance(salience, np.ndarray) and salience.dtype == np.uint8 and salience.ndim == 2
-    require(fits, op, "salience", described(salience), "uint8 (H, W), as `predict` gives it")
-    require(0 <= margin < math.inf, op, "margin", f"is {margin!r}", "a number that is not negative")
+    require(is_plain(salience, 2), op, "salience", described(salience), "uint8 (H, W), as `predict` gives it")
+    margin = require_number(margin, op, "margin", 0)
     inside = salience >= OBJECT
     if not inside.any():
         return None
@@ -71,6 +68,6 @@ def _checked(image, salience, op):
     """A picture and its map as plain arrays. Raises ValueError unless they are, and of equal sizes."""
     image, salience = checked_picture(image, op), plain(salience, f"{op}: `salience`")
     size = image.shape[:2]
-    fits = isinstance(salience, np.ndarray) and salience.dtype == np.uint8 and salience.shape == size
+    fits = is_plain(salience, 2) and salience.shape == size
     require(fits, op, "salience", described(salience), f"uint8 {size}, of the picture's height and width")
     return image, salience

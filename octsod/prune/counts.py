@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from ..checks import require
+from ..checks import require, require_integer, shortened
 
 if TYPE_CHECKING:
     from ..models import Configuration, CSNet, Layer
@@ -33,9 +33,12 @@ def complexity(model: "CSNet | Configuration", size: tuple[int, int] | None = No
     """
     configuration: Any = getattr(model, "configuration", model)
     multiple = configuration.multiple
-    height, width = size = size or (configuration.usual_size, configuration.usual_size)
+    size = (configuration.usual_size,) * 2 if size is None else size
+    two = isinstance(size, (tuple, list)) and len(size) == 2
+    require(two, "complexity", "size", f"is {shortened(repr(size))}", "(height, width)")
+    height, width = size = [require_integer(n, "complexity", "size", 1) for n in size]
     require(
-        all(n > 0 and n % multiple == 0 for n in size), "complexity", "size", f"is {height}x{width}",
+        all(n % multiple == 0 for n in size), "complexity", "size", f"is {height}x{width}",
         f"positive multiples of {multiple}",
     )  # fmt: skip
     layers = [layer for layer in configuration.layers() if not layer.training_only]

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import functional as f
 from ..data.augmentation import random_crop
+from ..data.classes import checked_label
 from ..data.images import prepare
 from ..evaluation.classification import evaluate_classes
 from ..pictures.confusion import confusion_matrix
@@ -26,8 +27,9 @@ class Classification(Task):
         self.classes = tuple(classes)
 
     def prepare(self, sample, size, generator=None):
-        image = sample.image if generator is None else random_crop(sample.image, generator)
-        return prepare(np.ascontiguousarray(image), size), np.int64(sample.label)
+        image, label = checked_label(sample, "Classification", "sample")
+        image = image if generator is None else random_crop(image, generator)
+        return prepare(np.ascontiguousarray(image), size), np.int64(label)
 
     def loss(self, model, x, labels):
         return f.cross_entropy(model(x), labels)
