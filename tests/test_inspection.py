@@ -13,7 +13,7 @@ from test_data import write_pairs
 
 from octsod.data import ClassDataset, FolderDataset, Subset, inspection
 from octsod.data.inspection import inspect
-from octsod.training import SetupError, open_data, pictures, resolve, runs
+from octsod.training import SetupError, logs, open_data, pictures, resolve, runs
 
 SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
 
@@ -232,4 +232,4 @@ def test_batches_of_few_pictures(tmp_path, data):
     assert result.exit_code == 0 and "batches of 9 pictures: there are no more to train on" in result.stderr
     assert "batch_size = 100" in (folder / "config.toml").read_text()
     assert run("train", "--resume", folder, "--steps", 2).exit_code == 0
-    assert np.isfinite([line["loss"] for line in runs.read_log(folder) if "lr" in line]).all()
+    assert np.isfinite([line["loss"] for line in logs.read_log(folder) if "lr" in line]).all()

@@ -24,7 +24,7 @@ from test_training import (  # noqa: F401
 import octsod
 from octsod.errors import FileError
 from octsod.tensor_files import pack, read_arrays
-from octsod.training import Recipe, fit, runs, train
+from octsod.training import Recipe, fit, logs, runs, train
 from octsod.training.checkpoints import CHECKPOINT, FORMAT, _checksum, read_checkpoint
 
 SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
@@ -143,7 +143,7 @@ def test_a_damaged_log(stopped, straight, damage, words):  # noqa: F811
     states = [runs.read_checkpoint(folder).state for folder in (stopped, straight)]
     assert all((states[0][name] == array).all() for name, array in states[1].items())
     found = []
-    lines = runs.read_log(stopped, found.append)
+    lines = logs.read_log(stopped, found.append)
     assert [line["step"] for line in lines if "lr" in line][-3:] == [5, 6, 7] and len(found) <= 1
 
 

@@ -25,7 +25,8 @@ def mask_pixels(image: "Image.Image") -> np.ndarray:
     """A picture, opened by Pillow, as a mask (H, W) uint8, 255 for the object. Raises RefusedError if uncertain."""
     deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
-    low, high = image.getextrema() if image.mode in ("F", "I") else (0, 0)
+    extrema: Any = image.getextrema() if image.mode in ("F", "I") else (0, 0)
+    low, high = extrema
     if image.mode == "F" or low < 0 or high > 0xFFFF:
         raise RefusedError(f"is a mask of numbers from {low:g} to {high:g}, whose range is unknown; {_WANTED}.")
     if image.mode.startswith("I") or (image.mode in ("1", "L") and not image.has_transparency_data):

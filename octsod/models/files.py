@@ -56,7 +56,8 @@ def describe(model: Module) -> dict[str, str]:
     else:
         text = json.dumps(configuration)
     facts = {"architecture": architecture_of(model), "configuration": text}
-    size, labels = getattr(model, "size", None), getattr(model, "labels", ())
+    size: Any = getattr(model, "size", None)
+    labels = getattr(model, "labels", ())
     if hasattr(size, "__index__") and not isinstance(size, (bool, np.ndarray)) and 0 < size < 100_000:
         facts["size"] = str(int(size))
     if _are_labels(labels) and labels:

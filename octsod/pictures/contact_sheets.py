@@ -37,8 +37,8 @@ def contact_sheet(
     cell = require_integer(cell, "contact_sheet", "cell", 1)
     for picture in (picture for row in table for picture in row):
         fits = (is_plain(picture, 2) or (is_plain(picture, 3) and picture.shape[2] == 3)) and picture.size > 0
-        expected = "pictures of uint8, (h, w) or (h, w, 3), not empty"
-        require(fits, "contact_sheet", "rows", f"has one that {described(picture)}", expected)
+        wanted = "pictures of uint8, (h, w) or (h, w, 3), not empty"
+        require(fits, "contact_sheet", "rows", f"has one that {described(picture)}", wanted)
     top = GAP + (LINE if headings else 0)
     row_height = cell + GAP + (LINE if captions else 0)
     sheet = Image.new("RGB", (GAP + columns * (cell + GAP), top + len(table) * row_height), PAPER)

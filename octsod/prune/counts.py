@@ -33,12 +33,12 @@ def complexity(model: "CSNet | Configuration", size: tuple[int, int] | None = No
     """
     configuration: Any = getattr(model, "configuration", model)
     multiple = configuration.multiple
-    size = (configuration.usual_size,) * 2 if size is None else size
-    two = isinstance(size, (tuple, list)) and len(size) == 2
-    require(two, "complexity", "size", f"is {shortened(repr(size))}", "(height, width)")
-    height, width = size = [require_integer(n, "complexity", "size", 1) for n in size]
+    sides: Any = (configuration.usual_size,) * 2 if size is None else size
+    two = isinstance(sides, (tuple, list)) and len(sides) == 2
+    require(two, "complexity", "size", f"is {shortened(repr(sides))}", "(height, width)")
+    height, width = (require_integer(side, "complexity", "size", 1) for side in sides)
     require(
-        all(n % multiple == 0 for n in size), "complexity", "size", f"is {height}x{width}",
+        height % multiple == width % multiple == 0, "complexity", "size", f"is {height}x{width}",
         f"positive multiples of {multiple}",
     )  # fmt: skip
     layers = [layer for layer in configuration.layers() if not layer.training_only]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from .. import prune
-from ..errors import FileError
+from ..errors import FileError, detail
 from ..models import Configuration, CSNet, load
 from ..models.configuration import block_layer
 from ..prune.scales import bin_edges, share_below
-from ..training.logs import LOG, read_log
+from ..training.logs import LOG, each_line
 from ..training.settings import MOST_EPOCHS
 
 POWERS = (-3, -10, -20)  # of ten: shares of |gamma| below these are given; the paper prunes below the last
@@ -75,7 +75,7 @@ def read_history(
     """
     folder = pathlib.Path(folder)
     gammas, spreads, mae, pruned = {}, {}, {}, None
-    for line in read_log(folder):
+    for line in each_line(folder):
         try:
             if "pruned" in line:
                 pruned = _epoch(line) - 1
@@ -86,7 +86,8 @@ def read_history(
                 gammas[_epoch(line)] = _counts(line["gammas"])
                 spreads = {_place(norm): float(spread) for norm, spread in line["spreads"].items()}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-            raise FileError(f"{folder / LOG}: the line of step {line.get('step')} is damaged: {error}.") from error
+            step = line.get("step")
+            raise FileError(f"{folder / LOG}: the line of step {step} is damaged: {detail(error)}.") from error
     full, learned = _configurations(folder / "weights", threshold)
     return History(name or folder.resolve().name, gammas, spreads, mae, pruned, full, learned)
 

@@ -30,6 +30,7 @@ _NAMES = {
     "new_folder": "session",
     "open_data": "pictures",
     "read_checkpoint": "checkpoints",
+    "read_log": "logs",
     "resolve": "session",
     "train": "loop",
 }

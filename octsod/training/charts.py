@@ -1,8 +1,9 @@
 """Line charts of a training's log, drawn with Pillow alone."""
 
+import array
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,25 +29,31 @@ class Line(NamedTuple):
     marked: bool = False
 
 
-def training_curves(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None) -> np.ndarray:
+def training_curves(lines: Iterable[Mapping[str, Any]], titles: Mapping[str, str] | None = None) -> np.ndarray:
     """Loss, learning rate, and a chart per score of validation, over the steps: a picture (H, W, 3) uint8.
 
-    lines: of a run's log (`runs.Run.lines`). titles: what to call the loss and scores, by their names. The scores of a
-    moving average are drawn as a pale line.
+    lines: of a run's log (`logs.each_line`), which are not kept. titles: what to call the loss and scores, by their
+    names. The scores of a moving average are drawn as a pale line.
     """
     titles = titles or {}
-    lines = [line for line in lines if _known(line, "step")]
-    steps = [line for line in lines if _known(line, "lr") and _known(line, "loss")]
-    validations = [line for line in lines if "best" in line]
+    validations, columns = [], {name: array.array("d") for name in ("step", "loss", "lr")}
+    for line in lines:
+        if _known(line, "step"):
+            if "best" in line:
+                validations.append(line)
+            if _known(line, "lr") and _known(line, "loss"):
+                for name, column in columns.items():
+                    column.append(line[name])
+    steps, losses, rates = map(np.asarray, columns.values())
     names = list(dict.fromkeys(n for line in validations for n, value in line.items() if isinstance(value, float)))
 
     def points(source, key) -> tuple[np.ndarray, np.ndarray]:
         return np.array([line["step"] for line in source], float), np.array([line[key] for line in source], float)
 
-    x, loss = _thinned(*points(steps, "loss"))
+    x, loss = _thinned(steps, losses)
     charts = [
         chart(titles.get("loss", "Loss"), [Line(x, loss, _pale(BLUE), 1.2), Line(x, _smoothed(loss), BLUE)]),
-        chart("Learning rate", [Line(*_thinned(*points(steps, "lr")), ORANGE)]),
+        chart("Learning rate", [Line(*_thinned(steps, rates), ORANGE)]),
     ]
     names = names or [name for name in titles if name != "loss"]
     for name, colour in zip(names, itertools.cycle((GREEN, PURPLE)), strict=False):

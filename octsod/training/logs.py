@@ -4,7 +4,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import FileError
@@ -31,7 +31,15 @@ def as_line(entry: Mapping[str, Any]) -> bytes:
 def read_log(
     folder: str | os.PathLike[str], on_damage: Callable[[FileError], None] | None = None
 ) -> list[dict[str, Any]]:
-    """The lines of a run's log, except half a line at its end, left by a kill or being written just now.
+    """All lines of a run's log at once; see `each_line`."""
+    return list(each_line(folder, on_damage))
+
+
+def each_line(
+    folder: str | os.PathLike[str], on_damage: Callable[[FileError], None] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The lines of a run's log, one by one, so that a long log takes no memory; except half a line at its end, left by
+    a kill or being written just now.
 
     on_damage: called with the FileError of each damaged line, which is left out; without it, the first is raised.
     Raises FileError, which names the folder, if the log is missing.
@@ -42,7 +50,7 @@ def read_log(
         raise FileError(f"{folder}: no such run folder.")
     if not path.exists():
         raise FileError(f"{folder}: is no run folder: it has no {LOG}.")
-    lines, number = [], 0
+    number = 0
     with open_file(path) as file:
         while line := file.readline(LONGEST):
             number += 1
@@ -58,5 +66,4 @@ def read_log(
                     raise damaged from error
                 on_damage(damaged)
             else:
-                lines.append(entry)
-    return lines
+                yield entry

@@ -41,7 +41,7 @@ from ..nn import Module
 from ..threads import available_cpus
 from .charts import training_curves
 from .checkpoints import CHECKPOINT, Checkpoint, changes, pack_checkpoint, read_checkpoint
-from .logs import LOG, as_line, finite, read_log
+from .logs import LOG, as_line, each_line, finite
 from .tasks import Validated
 from .trainer import Trainer, require_names
 
@@ -221,7 +221,10 @@ class Run:
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl, except damaged ones."""
-        return read_log(self.folder, lambda error: None)
+        return list(self._lines())
+
+    def _lines(self):
+        return each_line(self.folder, lambda error: None)
 
     def record(self, trainer: Trainer, epoch: int, found: Mapping[str, Validated]) -> dict[str, Any]:
         """Log a validation, and keep the weights of networks that are the best so far, by the rank of the task.
@@ -268,7 +271,7 @@ class Run:
         reason to end a training."""
         pictures = found[""].pictures
         self.plots = ["curves", *pictures]
-        self._draw("curves", lambda: training_curves(self.lines(), trainer.task.titles))
+        self._draw("curves", lambda: training_curves(self._lines(), trainer.task.titles))
         for name, picture in pictures.items():
             self._draw(name, lambda picture=picture: picture)
 
@@ -381,7 +384,8 @@ class Run:
         if self._log.read(1) not in (b"", b"\n"):  # half a line, which is damaged: the next one must not be part of it
             self._log.write(b"\n")
             self._log.flush()
-        read_log(self.folder, lambda error: faults.append(str(error)))
+        for _ in each_line(self.folder, lambda error: faults.append(str(error))):
+            pass
         for fault in faults[:3]:
             warnings.warn(f"{fault.rstrip('.')}; the training goes on without.", stacklevel=2)
         if len(faults) > 3:

@@ -20,6 +20,7 @@ import octsod
 from octsod import runs
 from octsod.errors import FileError, OctsodError
 from octsod.training.charts import training_curves
+from octsod.training.logs import read_log
 from octsod.training.tasks import Saliency
 
 from . import formats, mutations
@@ -77,7 +78,7 @@ class Logs(_Run):
     def check(self, folder, thorough):
         refused = None
         try:
-            lines = runs.read_log(folder / "run")
+            lines = read_log(folder / "run")
             if thorough:
                 training_curves(lines, Saliency().titles)
         except OctsodError as error:
@@ -153,14 +154,14 @@ class Runs(_Run):
     def check(self, folder, thorough):
         run = folder / "run"
         with contextlib.suppress(FileError):
-            runs.read_log(run)
+            read_log(run)
         if thorough:
             with contextlib.suppress(FileError):
                 runs.newest_unfinished(folder)
             called("train", "--resume", run, "-q")
             sane(runs.read_checkpoint(run).finished(), "is not finished after it was resumed")
             octsod.load(run / "weights" / "last.safetensors")
-            runs.read_log(run)
+            read_log(run)
         else:
             found = tomllib.loads(called("train", "--print-config", "--resume", run))
             with octsod.training.Session(found, run, self.data, runs.read_checkpoint(run)):

@@ -1,6 +1,7 @@
 """Soak: thousands of predictions and steps, after which the process takes as much memory as it did in the beginning.
 
-Resident memory is read when garbage has been collected, and compared from the first tenth of the work on.
+Resident memory is read when garbage has been collected. What is compared, from the first tenth of the work on, is the
+highest of three successive readings: networks of three kinds take turns, and each takes its own.
 """
 
 import gc
@@ -18,7 +19,8 @@ from .tables import seconds_as_text, table
 from .worker import rss
 
 PARTS = ("predictions", "training")
-POINTS = 50  # measurements
+POINTS = 200  # readings: one of each network
+TOGETHER = 3  # successive readings that make one measurement: as many as there are kinds of networks
 FLAT = 0.02
 
 
@@ -114,6 +116,12 @@ def measure(work: Iterator[float], points: int = POINTS, minutes: float | None =
     return found
 
 
+def highest(readings: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """The last share and the most bytes of every `TOGETHER` readings."""
+    groups = (readings[k : k + TOGETHER] for k in range(0, len(readings) - TOGETHER + 1, TOGETHER))
+    return [(group[-1][0], max(size for _, size in group)) for group in groups]
+
+
 def verdict(points: list[tuple[float, int]]) -> tuple[float | None, float, float]:
     """From which share of the work on memory is flat, between a tenth and a half, or None; and from there on, or else
     from the tenth, the slope of a line through the measurements, in bytes per whole work, and their spread, as a share.
@@ -151,7 +159,7 @@ def campaign(folder: pathlib.Path, counts: dict, seed: int = 0, minutes: float |
         if done.returncode:
             raise RuntimeError(f"{name}: exit code {done.returncode}")
         found = json.loads(done.stdout.splitlines()[-1])
-        points = found["points"]
+        points = highest(found["points"])
         start, slope, spread = verdict(points)
         rising += start is None
         what = f"{points[-1][0]:.0%} of {counts[name if name == 'predictions' else 'steps']:,}"
