@@ -368,7 +368,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, picture, monkeypatch
         raise error
 
     if step == "write":
-        monkeypatch.setattr("builtins.open", lambda *a: Failing(io.FileIO(*a), error))
+        monkeypatch.setattr("os.fdopen", lambda *a: Failing(io.FileIO(*a), error))
     else:
         monkeypatch.setattr(f"os.{step}", fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else FileError) as caught:
