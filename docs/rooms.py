@@ -187,14 +187,14 @@ def arranged(floors, arrows, tries=6):
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def box(axes, x, y, width, height, text, **style):
-    """A box with its centre at (x, y), in inches, and text in it."""
+def box(axes, x, y, width, height, text, size=8.5, **style):
+    """A box with its centre at (x, y), in inches, and text in it, of `size` points."""
     from matplotlib.patches import FancyBboxPatch
 
     shape = "round,pad=0,rounding_size=0.05"
     corner = x - width / 2, y - height / 2
     axes.add_patch(FancyBboxPatch(corner, width, height, shape, facecolor=BOX, edgecolor=LINE, linewidth=0.9))
-    axes.text(x, y + 0.02, text, ha="center", va="center_baseline", fontsize=8.5, color=INK, **style)
+    axes.text(x, y + 0.02, text, ha="center", va="center_baseline", fontsize=size, color=INK, **style)
 
 
 def path(axes, points, color=SOFT, **style):
@@ -262,7 +262,7 @@ def draw_rooms(axes, rooms, floors, single, ground, left, right, bottom, top):
     pitch = (right - left - margin) / len(ground)
     for k, room in enumerate(ground):
         place = left + margin + pitch * (k + 0.5), bottom + 0.47 * step
-        box(axes, *place, 0.92 * pitch, 0.28, room, style="italic")
+        box(axes, *place, 0.94 * pitch, 0.28, room, 6.6, style="italic")
 
 
 def draw_step(axes, left, right, bottom, top):
