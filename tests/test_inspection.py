@@ -158,7 +158,7 @@ def test_a_run_without_broken_pictures(tmp_path, data):
     result = run("train", "--data", data, *SMALL, "--steps", 2, "--skip-broken", "-o", folder)
     assert result.exit_code == 0, result.output
     assert "c.jpg: is not a picture" in result.stderr
-    assert "goes on without broken pictures, 1 of them (data.json)" in result.stderr
+    assert "broken pictures that are left out: 1" in result.stderr
     found = names(folder)
     assert found["skipped"] == {"data": ["c"]} and sorted(found["training"] + found["validation"]) == [*"abdefghij"]
     assert run("train", "--resume", folder, "--steps", 3).exit_code == 0

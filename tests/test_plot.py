@@ -276,4 +276,4 @@ def test_bad_input(copy, tmp_path, monkeypatch):
     assert "last.safetensors: not a weight file" in refused("plot", copy)
     assert "--threshold" in refused("plot", copy, "--threshold", 0)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "`pip install octsod[plot]`" in refused("plot", copy)
+    assert "`pip install matplotlib`" in refused("plot", copy)

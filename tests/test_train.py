@@ -291,7 +291,7 @@ def test_resume(tmp_path, data, finished, monkeypatch):
     assert all((ours.state[name] == array).all() for name, array in theirs.state.items())
     assert "no unfinished run" in refused("train", "--resume", "auto")
     again = run("train", "--resume", "runs/a")
-    done = f"{pathlib.Path('runs/a')}: is finished after 4 steps; --epochs or --steps make it longer"
+    done = f"{pathlib.Path('runs/a')}: is finished after 4 steps; a larger --epochs or --steps makes it longer"
     assert again.exit_code == 0 and done in again.stderr
 
     longer = run("train", "--resume", "runs/a", "--epochs", 2, "--threads", 2)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib
 import os
+import sys
 import warnings
 
 import click
@@ -47,7 +48,7 @@ def report(error):
 
 def say(text):
     """Print a line on standard error."""
-    click.echo(one_line(text), err=True)
+    print(one_line(text), file=sys.stderr)  # which a progress bar makes room for; `click.echo` goes round that
 
 
 def tell(text):
@@ -116,7 +117,7 @@ class LazyGroup(click.Group):
 
         logging.getLogger("PIL").addHandler(logging.NullHandler())  # its exceptions say the same
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: click.echo(one_line(f"Warning: {message}"), err=True)
+            warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}")
             # Pillow warns of suspiciously large pictures; `octsod.images` raises an error for them, which is enough.
             warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
             try:

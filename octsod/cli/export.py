@@ -15,7 +15,7 @@ def export(weights, output, size, overwrite):
 
     Input `image` (N, 3, SIZE, SIZE), normalised as the file's description says; outputs `logits` and `salience`,
     their sigmoid, (N, 1, SIZE, SIZE). Float32, for batches of any length, with batch norm folded into the convolutions.
-    Needs the onnx package: pip install octsod[onnx].
+    Needs the onnx package.
     """
     import octsod
 

@@ -26,7 +26,7 @@ def plot(runs, output, threshold, as_json):
     mae.png       mean absolute error in validation, per epoch (fig. 14)
 
     If a run pruned its network, gammas and spread show it before pruning. Prints shares of small |gamma|, the mean
-    spread, MAE and the channels of the blocks. Needs the matplotlib package: pip install octsod[plot].
+    spread, MAE and the channels of the blocks. Needs the matplotlib package.
     """
     if output is None and len(runs) > 1:
         raise click.UsageError("Several runs need -o, the folder for their figures.")

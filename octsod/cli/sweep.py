@@ -50,7 +50,7 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
     Each training has its run folder in SWEEP; its last network is pruned (weights/pruned.safetensors) and scored on the
     validation pictures. With --learn-channels among train's options, the network is scored as finetuning left it. SWEEP
     gets results.json, with a row per point and MACs at 224x224, and sweep.png. The same command continues where it was
-    stopped; with more strengths, it adds them. Needs the matplotlib package: pip install octsod[plot].
+    stopped; with more strengths, it adds them. Needs the matplotlib package.
     """
     if (weight_decays is None) == (strengths is None):
         raise click.UsageError("Give either --lambda or --lambda-d.")

@@ -277,7 +277,7 @@ def _conduct(session, stop, quiet, verbose):
         if size < session.settings["batch_size"]:
             notes.append(f"batches of {size} pictures: there are no more to train on")
         if session.finished:
-            longer = "--epochs or --steps make it longer"
+            longer = "a larger --epochs or --steps makes it longer"
             notes.append(f"{session.run.folder}: is finished after {session.trainer.steps} steps; {longer}")
         for note in notes:
             progress.message(note)

@@ -121,7 +121,10 @@ def _find_folders(root):
         raise faults[0]
     if not pairs:
         known = ", ".join(f"{image} with {mask}" for image, mask in LAYOUTS)
-        raise FileError(f"{shortened(root, 1000)}: holds no folders of pictures and masks by a known name ({known}).")
+        raise FileError(
+            f"{shortened(root, 1000)}: holds no folders of pictures and masks by a known name ({known}); others "
+            "are named by --images and --masks, in Python by `images` and `masks`."
+        )
     return pairs[0]
 
 

@@ -50,7 +50,7 @@ def to_onnx(model: CSNet, size: tuple[int, int] | None = None) -> "onnx.ModelPro
     try:
         import onnx
     except ImportError as error:
-        raise OctsodError("export_onnx: needs the onnx package; `pip install octsod[onnx]` brings it.") from error
+        raise OctsodError("export_onnx: needs the onnx package; `pip install onnx` brings it.") from error
     op, multiple = "export_onnx", model.configuration.multiple
     if size is None:
         size = model.size, model.size

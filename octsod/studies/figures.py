@@ -1,4 +1,4 @@
-"""The paper's figures of networks in training, drawn with matplotlib (`pip install octsod[plot]`).
+"""The paper's figures of networks in training, drawn with matplotlib (`pip install matplotlib`).
 
 Each function takes `history.History`s, or a sweep's points, and returns a `matplotlib.figure.Figure`; `write` applies
 the common style and writes it. No display is needed, and the same input gives the same picture.
@@ -46,7 +46,7 @@ def require_matplotlib() -> Any:
         import matplotlib.figure
         import matplotlib.style
     except ImportError as error:
-        raise OctsodError("figures need the matplotlib package; `pip install octsod[plot]` brings it.") from error
+        raise OctsodError("figures need the matplotlib package; `pip install matplotlib` brings it.") from error
     return matplotlib
 
 

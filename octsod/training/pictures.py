@@ -72,13 +72,14 @@ def open_data(
     if any(found):
         if not skip_broken:
             faults = [fault for each in found for fault in each.values()]
-            raise _broken(faults, f"{len(faults)} of {sum(map(len, parts.values()))} pictures cannot be used")
+            count = sum(map(len, parts.values()))
+            raise _broken(faults, f"{len(faults)} of {count} pictures cannot be used", len(faults) == count)
         for source, faults in broken.items():
             _warn(faults.values())
             skipped.setdefault(source, []).extend(parts[source].names[k] for k in faults)
         parts = _without(parts, skipped)
     notes += [
-        f"{sets[n].root}: goes on without broken pictures, {len(skipped[source])} of them (data.json)"
+        f"{sets[n].root}: broken pictures that are left out: {len(skipped[source])}"
         for n, source in enumerate(parts) if skipped.get(source)
     ]  # fmt: skip
     training, held_out, note = _divided(parts, sets, settings, before)
@@ -148,9 +149,12 @@ def _require_all(parts, before, skipped, skip_broken):
             skipped.setdefault(source, []).extend(gone)
 
 
-def _broken(faults, what):
-    """The error that tells of some faults, after warnings that name them. what: they are, in words."""
+def _broken(faults, what, everything=False):
+    """The error that tells of some faults, after warnings that name them. what: they are, in words. everything: whether
+    nothing else would be left."""
     faults = [fault.rstrip(".") for fault in faults]
+    if everything:
+        return SetupError(f"{what}, the first because: {faults[0]}.")
     if len(faults) == 1:
         return SetupError(f"{faults[0]}; mend or remove it, or leave it out with `skip_broken`.")
     _warn(faults)
