@@ -87,20 +87,20 @@ class Module:
     def _named(self, prefix=""):
         """(name and a dot, module, its `_children`) of this module and all below it, by each of their names."""
         children = self._children()
-        found = [(prefix, self, children)]
+        yield prefix, self, children
         for name, child in children:
             if isinstance(child, Module):
-                found += child._named(f"{prefix}{name}.")
-        return found
+                yield from child._named(f"{prefix}{name}.")
 
     def _state(self):
         """(name, module, attribute or None, parameter or None) of each parameter and buffer, by each of its names."""
-        named = self._named()
-        for prefix, module, children in named:
+        passed = []
+        for prefix, module, children in self._named():  # lazily: often only the first parameter is wanted
+            passed.append((prefix, module))
             for name, child in children:
                 if isinstance(child, Parameter):
                     yield prefix + name, module, None, child
-        for prefix, module, _ in named:
+        for prefix, module in passed:
             for name in module.buffers:
                 yield prefix + name, module, name, None
 
