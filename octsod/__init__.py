@@ -2,6 +2,8 @@
 
 import os as _os
 
+from .lazy import loading as _loading
+
 _here = _os.path.dirname(__file__)
 if not _os.path.isdir(_os.path.join(_here, "kernels")):  # a bare checkout, where kernels/ lies beside octsod/
     __path__.append(_os.path.dirname(_here))
@@ -68,19 +70,7 @@ _MODULES = {
 __all__ = [*_NAMES, *_MODULES, "__version__"]
 
 
-def __getattr__(name):
-    import importlib
-
-    from .threads import uninterrupted
-
-    with uninterrupted():
-        if name in _NAMES:
-            value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-            globals()[name] = value
-            return value
-        if name in _MODULES:
-            return importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _loading(__name__, _NAMES, _MODULES)
 
 
 def __dir__():

@@ -143,6 +143,7 @@ def test_bad_configuration_files(tmp_path):
     assert "`split`" in message("split = [0, 0]") and "`split`" in message('split = ["a"]')
     assert "`lr`" in message("lr = nan") and "`size`" in message("size = 3")
     assert "`data`" in message('data = "none"') and "`schedule`" in message('schedule = "linear"')
+    assert "`decay_strength` is of no use with `decay` none" in message('decay = "none"\ndecay_strength = 1')
     assert "is no TOML" in message("lr == 3")
     for text in ("lr = " + "[" * 5000, "lr = " + "[" * 5000 + "]" * 5000, "a = " + "{a=" * 4000 + "1" + "}" * 4000):
         assert message(text).endswith("c.toml: is no TOML: it is nested too deeply.")

@@ -118,7 +118,7 @@ class LazyGroup(click.Group):
         logging.getLogger("PIL").addHandler(logging.NullHandler())  # its exceptions say the same
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}")
-            # Pillow warns of suspiciously large pictures; `octsod.images` raises an error for them, which is enough.
+            # Pillow warns of parts of a picture, such as a TIFF's tile, that are large, but not too large for us.
             warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
             try:
                 with _short_usage_errors():

@@ -91,6 +91,9 @@ def threshold_option(words, default=THRESHOLD):
 SETTINGS_FILE = "octsod.settings_file"  # in a context's meta: the file that has replaced defaults of options
 
 
+_SETTING = r"`([a-z_]+)`"  # in messages
+
+
 @contextlib.contextmanager
 def as_options(source=None):
     """Within it, errors in the settings of a training become errors in the options or the file that they come from.
@@ -102,7 +105,8 @@ def as_options(source=None):
     try:
         yield
     except SettingsError as error:
-        if source and source.get_parameter_source(error.setting) is ParameterSource.DEFAULT_MAP:
+        names = [error.setting] if error.setting else re.findall(_SETTING, error.detail)
+        if source and names and all(source.get_parameter_source(n) is ParameterSource.DEFAULT_MAP for n in names):
             raise Failure(f"{source.meta[SETTINGS_FILE]}: {error}") from error
         if error.setting is not None:
             raise click.BadParameter(_as_options(error.detail), param_hint=_as_options(f"`{error.setting}`")) from error
@@ -113,7 +117,7 @@ def as_options(source=None):
 
 def _as_options(text):
     """A message with its settings, in backticks, turned into options: `batch_size` becomes --batch-size."""
-    return re.sub(r"`([a-z_]+)`", lambda match: f"--{match[1].replace('_', '-')}", text)
+    return re.sub(_SETTING, lambda match: f"--{match[1].replace('_', '-')}", text)
 
 
 SIDE = click.IntRange(LEAST_SIDE, MOST_SIDE)

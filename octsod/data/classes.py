@@ -13,7 +13,7 @@ import numpy as np
 from ..backend.arrays import is_plain
 from ..checks import described, require, require_integer, shortened
 from ..errors import FileError
-from ..files import read_file
+from ..files import named, read_file
 from .datasets import LAYOUTS
 from .decoding import MOST_PIXELS
 from .images import read_image
@@ -60,7 +60,7 @@ class ClassDataset:
         self, path: str | os.PathLike[str], classes: Sequence[str] | None = None, limit: int = MOST_PIXELS
     ):
         self.limit = require_integer(limit, "ClassDataset", "limit", 1)
-        self.root, root = pathlib.Path(path), shortened(path, 1000)
+        self.root, root = pathlib.Path(path), named(path)
         self.not_taken: list[pathlib.Path] = []
         self.failures: list[FileError] = []
         try:
@@ -86,11 +86,11 @@ class ClassDataset:
         if len(self.classes) < 2:
             raise FileError(f"{root}: holds one class only, {self.classes[0]}; at least two are needed.")
         folder = self.root if in_folders else self.root.parent
-        named = [(nfc(os.path.relpath(picture, folder)), picture, numbers[label]) for picture, label in found]
-        named.sort(key=lambda entry: entry[0])
-        self.names = [name for name, _, _ in named]
-        self.paths = [picture for _, picture, _ in named]
-        self.labels = [number for _, _, number in named]
+        entries = [(nfc(os.path.relpath(picture, folder)), picture, numbers[label]) for picture, label in found]
+        entries.sort(key=lambda entry: entry[0])
+        self.names = [name for name, _, _ in entries]
+        self.paths = [picture for _, picture, _ in entries]
+        self.labels = [number for _, _, number in entries]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -128,7 +128,7 @@ class ClassDataset:
         """(path, class) of the pictures that a CSV file lists."""
         file, rows = self.root, _rows(self.root)
         pictures, stems = self._find(file.parent), {}
-        named = {nfc(os.path.relpath(path, file.parent)): [path] for path in pictures}
+        by_name = {nfc(os.path.relpath(path, file.parent)): [path] for path in pictures}
         for path in pictures:
             stems.setdefault(nfc(path.stem), []).append(path)
         self.not_taken = []  # the file says what belongs to the data set
@@ -138,7 +138,7 @@ class ClassDataset:
                 raise FileError(f"{self.root}: line {number} is not a name and a class, separated by a comma.")
             name, label = (part.strip() for part in row)
             path = file.parent / name
-            matches = [path] if os.path.isfile(path) else named.get(nfc(name)) or stems.get(nfc(name), [])
+            matches = [path] if os.path.isfile(path) else by_name.get(nfc(name)) or stems.get(nfc(name), [])
             if not matches and number == rows[0][0] and name.lower() in HEADERS:
                 continue
             if len(matches) != 1:
@@ -171,4 +171,4 @@ def _rows(file):
         rows = csv.reader(io.StringIO(text, newline=""))
         return [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"{shortened(file, 1000)}: is no CSV file of names and classes: {shortened(error)}.") from error
+        raise FileError(f"{named(file)}: is no CSV file of names and classes: {shortened(error)}.") from error

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import require, require_integer, require_samples, shortened
 from ..errors import FileError
+from ..files import named
 from .decoding import MOST_PIXELS
 from .images import read_image, read_mask
 from .listing import describe_not_taken, find_pictures, nfc
@@ -73,7 +74,7 @@ class FolderDataset:
             self.images, self.masks = pathlib.Path(images), pathlib.Path(masks)
             self.root = self.images
             if os.path.realpath(images) == os.path.realpath(masks):
-                raise FileError(f"{shortened(images, 1000)}: is named both for the pictures and for the masks.")
+                raise FileError(f"{named(images)}: is named both for the pictures and for the masks.")
         else:
             raise ValueError("FolderDataset: needs either `root`, or `images` and `masks`.")
         pictures, self.not_taken = _by_stem(self.images)
@@ -96,7 +97,7 @@ class FolderDataset:
         if mask.shape != image.shape[:2]:
             turned = "; its EXIF orientation may turn one of them only" if mask.shape[::-1] == image.shape[:2] else ""
             raise FileError(
-                f"{shortened(mask_path, 1000)}: the mask is {mask.shape[1]}x{mask.shape[0]}, but its picture "
+                f"{named(mask_path)}: the mask is {mask.shape[1]}x{mask.shape[0]}, but its picture "
                 f"{shortened(path.name)} is {image.shape[1]}x{image.shape[0]}{turned}."
             )
         return Sample(self.names[index], image, mask)
@@ -110,19 +111,19 @@ def _find_folders(root):
             try:
                 pairs += _layouts_in(folder)
             except OSError as error:  # one that cannot be read matters only if nothing is found elsewhere
-                faults.append(FileError(f"{shortened(folder, 1000)}: {error.strerror or error}."))
+                faults.append(FileError(f"{named(folder)}: {error.strerror or error}."))
     except (OSError, ValueError) as error:
-        raise FileError(f"{shortened(root, 1000)}: {getattr(error, 'strerror', None) or error}.") from error
+        raise FileError(f"{named(root)}: {getattr(error, 'strerror', None) or error}.") from error
     if len(pairs) > 1:
         listed = ", ".join(f"{image} with {mask.name}" for image, mask in pairs[:5])
         listed += f", and {len(pairs) - 5} more" if len(pairs) > 5 else ""
-        raise FileError(f"{shortened(root, 1000)}: holds more than one data set ({listed}); name the folder of one.")
+        raise FileError(f"{named(root)}: holds more than one data set ({listed}); name the folder of one.")
     if not pairs and faults:
         raise faults[0]
     if not pairs:
         known = ", ".join(f"{image} with {mask}" for image, mask in LAYOUTS)
         raise FileError(
-            f"{shortened(root, 1000)}: holds no folders of pictures and masks by a known name ({known}); others "
+            f"{named(root)}: holds no folders of pictures and masks by a known name ({known}); others "
             "are named by --images and --masks, in Python by `images` and `masks`."
         )
     return pairs[0]
@@ -144,7 +145,7 @@ def _by_stem(folder):
     for path in found.pictures:
         other = files.setdefault(nfc(path.stem), path)
         if other is not path:
-            raise FileError(f"{shortened(folder, 1000)}: {other.name} and {path.name} have the same stem.")
+            raise FileError(f"{named(folder)}: {other.name} and {path.name} have the same stem.")
     return files, found.not_taken
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..checks import shortened
 from ..errors import FileError
+from ..files import named
 from .formats import HEIF_SUFFIXES, all_suffixes, suffixes
 
 
@@ -101,4 +102,4 @@ def _look(entry):
 
 
 def _failure(path, fault):
-    return FileError(f"{shortened(path, 1000)}: {getattr(fault, 'strerror', None) or fault}.")
+    return FileError(f"{named(path)}: {getattr(fault, 'strerror', None) or fault}.")

@@ -283,18 +283,18 @@ class Configuration:
 
     def largest_map(self, side: int) -> int:
         """How many numbers the largest output of a layer has, over all branches, for a square picture."""
-        return max(sum(sizes) for sizes in self._maps(side))
+        return round(side * side * max(self._per_pixel))
 
     def all_maps(self, side: int) -> int:
         """How many numbers the outputs of all layers have, for a square picture: what training keeps for backward, at
         least."""
-        return sum(sum(sizes) for sizes in self._maps(side))
+        return round(side * side * sum(self._per_pixel))
 
-    def _maps(self, side):
-        """How many numbers each layer's output has, per branch."""
-        for layer in self.layers():
-            if layer.kind != "linear":
-                yield [n * (side >> layer.scale + branch) ** 2 for branch, n in enumerate(layer.outputs)]
+    @functools.cached_property
+    def _per_pixel(self):
+        """How many numbers each layer's output has per pixel of the picture. Every prediction may ask."""
+        maps = (layer for layer in self.layers() if layer.kind != "linear")
+        return [sum(n / 4 ** (layer.scale + branch) for branch, n in enumerate(layer.outputs)) for layer in maps]
 
     @functools.cached_property
     def multiple(self) -> int:

@@ -1,8 +1,6 @@
 """Training: the settings of a run, a trainer that takes steps, the loop of a run, and the folder it leaves behind."""
 
-import importlib
-
-from ..threads import uninterrupted
+from ..lazy import loading
 
 # Names are loaded on first use: the command line reads `settings` and should not wait for the rest.
 _NAMES = {
@@ -41,13 +39,4 @@ _MODULES = (
 
 __all__ = [*_NAMES, *_MODULES]
 
-
-def __getattr__(name):
-    with uninterrupted():
-        if name in _NAMES:
-            value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-            globals()[name] = value
-            return value
-        if name in _MODULES:
-            return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loading(__name__, _NAMES, {name: name for name in _MODULES})

@@ -153,13 +153,11 @@ def _broken(faults, what, everything=False):
     """The error that tells of some faults, after warnings that name them. what: they are, in words. everything: whether
     nothing else would be left."""
     faults = [fault.rstrip(".") for fault in faults]
-    if everything:
-        return SetupError(f"{what}, the first because: {faults[0]}.")
-    if len(faults) == 1:
+    if len(faults) == 1 and not everything:
         return SetupError(f"{faults[0]}; mend or remove it, or leave it out with `skip_broken`.")
     _warn(faults)
-    hint = "mend or remove them, or leave them out with `skip_broken`"
-    return SetupError(f"{what}, the first because: {faults[0]}; {hint}.")
+    hint = "" if everything else "; mend or remove them, or leave them out with `skip_broken`"
+    return SetupError(f"{what}, the first because: {faults[0]}{hint}.")
 
 
 def _warn(faults):
