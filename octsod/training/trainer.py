@@ -347,9 +347,9 @@ class Trainer:
         odd = sorted(own.keys() ^ state.keys())
         require(not odd, "load_state_dict", "state", f"has or lacks {', '.join(odd[:3])}", "the trainer's own names")
         for name, array in state.items():
-            fits = array.shape == own[name].shape and array.dtype == own[name].dtype
-            was = f"is {array.dtype} {array.shape}"
-            require(fits, "load_state_dict", name, was, f"{own[name].dtype} {own[name].shape}")
+            if array.shape != own[name].shape or array.dtype != own[name].dtype:
+                was = f"is {array.dtype} {array.shape}"
+                require(False, "load_state_dict", name, was, f"{own[name].dtype} {own[name].shape}")
 
         def part(prefix):
             return {n[len(prefix) + 1 :]: a for n, a in state.items() if n.startswith(f"{prefix}.")}

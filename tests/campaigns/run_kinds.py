@@ -1,6 +1,7 @@
 """Fuzzing what a run leaves: its log, its checkpoint, its whole folder."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -19,6 +20,7 @@ import numpy as np
 import octsod
 from octsod import runs
 from octsod.errors import FileError, OctsodError
+from octsod.models import Configuration
 from octsod.training.charts import training_curves
 from octsod.training.logs import read_log
 from octsod.training.tasks import Saliency
@@ -31,8 +33,15 @@ KINDS_OF_RUNS: dict[str, dict] = {"plain": {}, "channels": {"learn_channels": 1,
 
 
 def settings(home: pathlib.Path, more: dict) -> dict:
+    """Those of a run that starts from a network with one block per stage: time goes into files, not into layers."""
+    start = home / "start.safetensors"
+    if not start.exists():
+        octsod.manual_seed(0)
+        standard = Configuration.standard(0.2)
+        few = dataclasses.replace(standard, stages=tuple(blocks[-1:] for blocks in standard.stages))
+        octsod.save(octsod.CSNet(few), start)
     return octsod.training.resolve({
-        "data": home / "set", "batch_size": 2, "size": SIDE, "width": 0.2, "epochs": 3, "threads": 1, **more,
+        "data": home / "set", "init": start, "batch_size": 2, "size": SIDE, "epochs": 3, "threads": 1, **more,
     })  # fmt: skip
 
 
