@@ -13,7 +13,7 @@ import stat
 from typing import Any
 
 from .checks import shortened
-from .errors import FileError
+from .errors import FileError, detail
 
 try:
     import fcntl
@@ -22,6 +22,7 @@ except ImportError:  # Windows
 
 # A pipe that the user names on purpose, as in `predict <(convert ...)`, is read to its end.
 _PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+MOST_TOML = 1 << 14  # all settings take 1 KB; time grows with the square of a key's parts, and faster
 _PART = 1 << 20  # bytes to read at once of what does not say how much there is
 
 
@@ -103,6 +104,22 @@ def read_text(path: str | bytes | os.PathLike, most: int) -> str:
     if "\0" in text:  # such as UTF-16 without a byte order mark
         raise FileError(f"{named(path)}: holds null characters, so it is no UTF-8 text; save it as UTF-8.")
     return text
+
+
+def read_toml(path: str | bytes | os.PathLike) -> dict[str, Any]:
+    """The values in a TOML file of settings, of at most `MOST_TOML` bytes. Raises FileError, which names the file."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    try:
+        return tomllib.loads(read_text(path, MOST_TOML))
+    except FileError:
+        raise
+    except RecursionError as error:
+        raise FileError(f"{named(path)}: is no TOML: it is nested too deeply.") from error
+    except ValueError as error:
+        raise FileError(f"{named(path)}: is no TOML: {detail(error)}.") from error
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -187,7 +187,7 @@ def test_an_output_that_cannot_be_written_is_found_first(tmp_path, pictures, wei
     picture, rest = pictures / "a.jpg", ("--weights", weights, "-o")
     assert f"{tmp_path / 'file'}: is no folder." in refused("predict", pictures, *rest, tmp_path / "file" / "maps")
     assert "no such folder" in refused("predict", picture, *rest, tmp_path / "none" / "map.png")
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     line = f"Error: {tmp_path}: cannot be written: No space left on device."
     assert refused("predict", picture, *rest, tmp_path / "map.png") == line
     assert refused("predict", pictures, *rest, tmp_path / "new" / "maps") == line  # where it would be made

@@ -16,9 +16,10 @@ from .streams import lasting, silence_output
 
 # Module here -> its function. A function named `eval` would hide Python's own.
 COMMANDS = {
+    "predict": "predict",
     "train": "train",
     "eval": "evaluate",
-    "predict": "predict",
+    "models": "models",
     "info": "info",
     "prune": "prune",
     "plot": "plot",

@@ -4,7 +4,6 @@ import click
 
 from .options import Parsed
 
-MOST_BYTES = 1 << 14  # of a file: all settings take 1 KB; time grows with the square of a key's parts, and faster
 # What the value of a setting may be in a file, by the type of its option.
 _TOML = (
     (click.IntRange, (int,), "an integer"),
@@ -22,10 +21,11 @@ def read_configuration(path, ctx, names) -> dict:
     """
     from ..checks import shortened
     from ..errors import FileError
+    from ..files import read_toml
 
     options = {option.name: option for option in ctx.command.params if option.name in names}
     settings = {}
-    for key, value in _read(path).items():
+    for key, value in read_toml(path).items():
         if key not in options:
             import difflib
 
@@ -43,21 +43,3 @@ def read_configuration(path, ctx, names) -> dict:
         except click.BadParameter as error:
             raise FileError(f"{path}: `{key}`: {shortened(error.message)}") from error
     return settings
-
-
-def _read(path):
-    from ..errors import FileError, detail
-    from ..files import read_text
-
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib
-    try:
-        return tomllib.loads(read_text(path, MOST_BYTES))
-    except FileError:
-        raise
-    except RecursionError as error:
-        raise FileError(f"{path}: is no TOML: it is nested too deeply.") from error
-    except ValueError as error:
-        raise FileError(f"{path}: is no TOML: {detail(error)}.") from error

@@ -14,12 +14,12 @@ from .options import (
     check_output,
     load_csnet,
     max_pixels_option,
+    model_option,
     overwrite_option,
     quiet_option,
     side_for,
     size_option,
     threads_option,
-    weights_option,
 )
 from .progress import Progress, compilation
 
@@ -36,7 +36,7 @@ ALL_SCORES = {  # what --all-scores prints, line by line
 
 
 @click.command("eval")
-@weights_option
+@model_option
 @click.option(
     "--data", type=click.Path(exists=True), metavar="DIR|FILE.csv",
     help="Folder with a folder of pictures and one of masks, such as images and masks. For a network of classes: a "

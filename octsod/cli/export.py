@@ -2,11 +2,11 @@
 
 import click
 
-from .options import check_output, load_csnet, overwrite_option, side_for, size_option, weights_option
+from .options import check_output, load_csnet, model_option, overwrite_option, side_for, size_option
 
 
 @click.command()
-@weights_option
+@model_option
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="MODEL.onnx")
 @size_option
 @overwrite_option

@@ -23,8 +23,9 @@ from .options import (
 @split_option
 @variant_option
 @fused_option
-@click.option("--weights", type=WeightFile(exists=True), metavar="FILE|RUN",
-              help="Describe the network in a weight file or in the folder of a run instead.")  # fmt: skip
+@click.option("--model", "--weights", "weights", type=WeightFile(exists=True), metavar="NAME|FILE|RUN",
+              help="Instead, describe a network that comes with octsod (see octsod models), that of a weight file, or "
+                   "the best of a run's folder.")  # fmt: skip
 @size_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
@@ -39,7 +40,7 @@ def info(ctx, width, split, variant, fused, weights, size, as_json):
         own = ("width", "split", "variant", "fused")
         if any(ctx.get_parameter_source(name).name != "DEFAULT" for name in own):
             options = ", ".join(f"--{name}" for name in own[:-1])
-            raise click.UsageError(f"--weights already determines the network; leave {options} and --{own[-1]} out.")
+            raise click.UsageError(f"--model already determines the network; leave {options} and --{own[-1]} out.")
         model, facts = load_csnet(weights, finds_objects=False), {"weights": weights}
     else:
         from ..training import resolve

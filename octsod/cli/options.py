@@ -88,7 +88,7 @@ def threshold_option(words, default=THRESHOLD):
     return setting_option("--threshold", metavar="T", help=f"{words}  [default: {default}]")
 
 
-SETTINGS_FILE = "octsod.settings_file"  # in a context's meta: the file that has replaced defaults of options
+SETTINGS_FILES = "octsod.settings_files"  # in a context's meta: the file that has replaced the default of an option
 
 
 _SETTING = r"`([a-z_]+)`"  # in messages
@@ -107,7 +107,7 @@ def as_options(source=None):
     except SettingsError as error:
         names = [error.setting] if error.setting else re.findall(_SETTING, error.detail)
         if source and names and all(source.get_parameter_source(n) is ParameterSource.DEFAULT_MAP for n in names):
-            raise Failure(f"{source.meta[SETTINGS_FILE]}: {error}") from error
+            raise Failure(f"{source.meta[SETTINGS_FILES][names[0]]}: {error}") from error
         if error.setting is not None:
             raise click.BadParameter(_as_options(error.detail), param_hint=_as_options(f"`{error.setting}`")) from error
         raise click.UsageError(_as_options(error.detail)) from error
@@ -191,7 +191,7 @@ def check_folder(folder):
     if not folder.is_dir():
         raise Failure(f"{folder}: is no folder.")
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".octsod-", suffix=".part") as file:
+        with tempfile.TemporaryFile(dir=folder) as file:  # without a name, so that a kill leaves nothing behind
             file.write(bytes(4096))
     except OSError as error:
         raise Failure(f"{folder}: cannot be written: {error.strerror or error}.") from error
@@ -216,11 +216,14 @@ def existing_file(**arguments):
 
 
 class WeightFile(click.Path):
-    """A path of weights. The folder of a run becomes the file of its best weights, and it is said which one that is."""
+    """A path of weights, or the name of a network that comes with octsod. The folder of a run becomes the file of its
+    best weights, and it is said which one that is."""
 
     def convert(self, value, param, ctx):
         from ..models.weights import weight_file
 
+        if value and not os.path.lexists(value):  # a name of ours, perhaps; if not, it is said what is
+            value = str(weight_file(value))
         given = super().convert(value, param, ctx)
         file = str(weight_file(given))
         if os.path.isdir(given) and not (ctx and ctx.params.get("quiet")):
@@ -228,9 +231,21 @@ class WeightFile(click.Path):
         return file
 
 
-weights_option = click.option(
-    "--weights", required=True, type=WeightFile(exists=True), metavar="FILE|RUN",
-    help="Weight file of the network, or the folder of a run: its best weights.",
+def _best_by_default(ctx, param, path):
+    if path is not None or ctx.resilient_parsing:
+        return path
+    from ..models.shipped import networks
+
+    best = networks()[0]
+    if not ctx.params.get("quiet"):
+        say(f"Network: {best.name}, which comes with octsod")
+    return str(best.file)
+
+
+model_option = click.option(
+    "--model", "--weights", "weights", type=WeightFile(exists=True), callback=_best_by_default, metavar="NAME|FILE|RUN",
+    help="The network: one that comes with octsod (see octsod models), a weight file, or the folder of a run: its best "
+         "weights.  [default: the best that comes with octsod]",
 )  # fmt: skip
 
 # Eager, so that other options know of it.

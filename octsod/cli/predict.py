@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from . import Failure, one_line, report, say
+from . import Failure, one_line, report, say, tell
 from .options import (
     MOST_PIXELS,
     Number,
@@ -16,12 +16,12 @@ from .options import (
     check_output,
     load_csnet,
     max_pixels_option,
+    model_option,
     overwrite_option,
     quiet_option,
     side_for,
     size_option,
     threads_option,
-    weights_option,
 )
 from .progress import Lines, Progress, compilation
 
@@ -31,9 +31,11 @@ AHEAD = 64  # how many pictures may be begun or done before the one whose turn i
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True), metavar="IMAGE...")
-@weights_option
-@click.option("-o", "--output", required=True, type=click.Path(), metavar="OUT",
-              help="For one picture, a .png file, or - for standard output; otherwise a folder.")  # fmt: skip
+@model_option
+@click.option("-o", "--output", type=click.Path(), metavar="OUT",
+              help="For one picture, a .png file, or - for standard output; otherwise a folder.  [default: of "
+                   "photo.jpg, photo-salience.png in this folder; of several, the folder salience; likewise overlay, "
+                   "cutout, crop]")  # fmt: skip
 @click.option("--overlay", is_flag=True, help="Write the picture with the object outlined and all else dimmed.")
 @click.option("--cutout", is_flag=True, help="Write the object alone, with the map as its opacity.")
 @click.option("--crop", is_flag=True, help="Write the picture, its overlay or its cutout cropped to the object.")
@@ -63,6 +65,10 @@ def predict(
     if ctx.get_parameter_source("margin").name != "DEFAULT" and not crop:
         raise click.UsageError("--margin is for --crop.")
     single = len(images) == 1 and not os.path.isdir(images[0])
+    unnamed = output is None
+    if unnamed:
+        made = "overlay" if overlay else "cutout" if cutout else "crop" if crop else "salience"
+        output = _default_output(images[0] if single else None, made)
     jobs, failures = _jobs(images, single, output, keep_suffix, overwrite)
     todo = [(source, target) for source, target in jobs if overwrite or not _exists(target)]
 
@@ -124,6 +130,15 @@ def predict(
         say(", ".join(counts))
     if failed:
         ctx.exit(1)
+    if unnamed and output != "-":
+        tell(output)
+
+
+def _default_output(picture, made):
+    """Where to write what is made of one picture, or of several (None), if nobody says."""
+    if picture == "-":
+        return "-"
+    return made if picture is None else f"{pathlib.Path(picture).stem}-{made}.png"
 
 
 def _write(target, picture):

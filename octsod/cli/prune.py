@@ -11,6 +11,7 @@ from .options import (
     MOST_PIXELS,
     THRESHOLD,
     Number,
+    WeightFile,
     check_output,
     max_pixels_option,
     overwrite_option,
@@ -25,7 +26,10 @@ PICTURES = 8  # on which the effect of pruning is measured
 
 
 @click.command()
-@click.argument("source", type=click.Path(exists=True), metavar="RUN|WEIGHTS")
+@click.argument("source", required=False, type=click.Path(exists=True), metavar="[RUN|WEIGHTS]")
+@click.option("--model", type=WeightFile(exists=True), metavar="NAME|FILE|RUN",
+              help="Instead: a network that comes with octsod (see octsod models), a weight file, or the folder of a "
+                   "run: its best weights.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="W.safetensors")
 @click.option("--criterion", type=click.Choice(["gamma", "l1", "geometric-median"]), default="gamma", show_default=True,
               help="Score by batch norm's scale, the norm of filters, or how replaceable these are.")  # fmt: skip
@@ -44,7 +48,8 @@ PICTURES = 8  # on which the effect of pruning is measured
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.pass_context
 def prune(
-    ctx, source, output, criterion, threshold, ratio, macs, data, max_pixels, size, threads, as_json, overwrite, quiet
+    ctx, source, model, output, criterion, threshold, ratio, macs, data, max_pixels, size, threads, as_json, overwrite,
+    quiet,
 ):  # fmt: skip
     """Remove the channels that matter least from a network.
 
@@ -53,6 +58,8 @@ def prune(
     a few pictures (of --data, or drawn ones): first when the removed channels' gammas are set to zero, then when these
     channels are removed, which only changes it near a picture's borders.
     """
+    if (source is None) == (model is None):
+        raise click.UsageError("Name the network: RUN or WEIGHTS, or else --model.")
     given = {"threshold": threshold, "ratio": ratio, "macs": macs}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
@@ -65,6 +72,7 @@ def prune(
 
     from .. import prune
 
+    source = source or model
     model = octsod.load(_weights(source))
     given = given or {"threshold": prune.THRESHOLD}
     try:

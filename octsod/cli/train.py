@@ -10,12 +10,13 @@ import time
 import click
 from click.core import ParameterSource
 
+from ..training.recipe_files import recipe_file
 from ..training.settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, LENGTHS, SETTINGS
 from . import Failure, report, tell
 from .configuration import read_configuration
 from .interruption import Interruption
 from .options import (
-    SETTINGS_FILE,
+    SETTINGS_FILES,
     WeightFile,
     as_options,
     existing_file,
@@ -32,7 +33,8 @@ from .progress import INTERVAL, Progress, compilation, duration
 
 
 def _use_file(ctx, param, path):
-    """Replace the options' defaults with the settings in a file, or with those of the run to resume."""
+    """Replace the options' defaults with the settings in a file, those of a recipe, or those of the run to resume. A
+    file takes precedence over a recipe."""
     if path is None:
         return None
     if param.name == "resume":
@@ -42,9 +44,16 @@ def _use_file(ctx, param, path):
         settings = _settings_of_run(file, ctx, known)
         file = file if file.exists() else path
     else:
-        file, settings = path, read_configuration(path, ctx, SETTINGS)
-    ctx.default_map = {**(ctx.default_map or {}), **settings}
-    ctx.meta[SETTINGS_FILE] = str(file)
+        file = recipe_file(path) if param.name == "recipe" else path
+        settings = read_configuration(file, ctx, SETTINGS)
+    layers = ctx.meta.setdefault(FILES, {})
+    layers[param.name] = str(file), settings
+    ctx.default_map = dict(ctx.default_map or {})
+    ctx.meta[SETTINGS_FILES] = {}
+    for name in ("recipe", "config", "resume"):
+        if name in layers:
+            ctx.default_map.update(layers[name][1])
+            ctx.meta[SETTINGS_FILES].update(dict.fromkeys(layers[name][1], layers[name][0]))
     return path
 
 
@@ -80,7 +89,8 @@ def _listed(defaults):
 
 LABELS = {"max_f": "max F", "mae": "MAE", "top1": "top-1", "cross_entropy": "cross-entropy"}
 AVERAGE = 0.999  # decay of the moving average, if none is named
-RESUMING = "octsod.resuming"  # in a context's meta: a run is being resumed
+# In a context's meta: that a run is being resumed; by option, the file that it stands for and the settings there.
+RESUMING, FILES = "octsod.resuming", "octsod.files"
 
 
 class _Existing(click.Path):
@@ -112,9 +122,10 @@ _existing, _existing_folder = _Existing(), _Existing(file_okay=False)
 @split_option
 @variant_option
 @fused_option
-@click.option("--init", type=WeightFile(), metavar="FILE|RUN",
-              help="Weight file to start from, or the folder of a run: its best weights. It determines the network, "
-                   "except for a classifier's last layer.")  # fmt: skip
+@click.option("--init", type=WeightFile(), metavar="NAME|FILE|RUN",
+              help="Network to start from: one that comes with octsod (see octsod models), a weight file, or the "
+                   "folder of a run: its best weights. It determines the network, except for a classifier's last "
+                   "layer.")  # fmt: skip
 @setting_option("--freeze", metavar="PART,...",
                 help="Parts that stay as they are: extractor, stage0 to stage4, fuse, classifier, or modules by name.")
 @click.option("--finetune", is_flag=True,
@@ -153,6 +164,14 @@ _existing, _existing_folder = _Existing(), _Existing(file_okay=False)
                      "pixels, and goes on with 160 after 70 % of the run.")  # fmt: skip
 @setting_option("--seed", metavar="N", help="Seed of initial weights, hold-out, order and augmentation.")
 @threads_option
+@setting_option("--save-every", metavar="N", help="Write a checkpoint after every N steps,")
+@setting_option("--save-minutes", metavar="MINUTES", help="and whenever this much time has passed since the last one.")
+@setting_option("--validate-minutes", metavar="MINUTES",
+                help="Validate whenever this much time has passed, and at the end.  "
+                     "[default: after each epoch]")  # fmt: skip
+@click.option("--recipe", is_eager=True, callback=_use_file, metavar="NAME|FILE",
+              help="Settings to begin with: a recipe that comes with octsod, fast or paper, or a TOML file of one's "
+                   "own. --config and options override it.")  # fmt: skip
 @click.option("-c", "--config", type=existing_file(), is_eager=True, callback=_use_file, metavar="FILE",
               help="TOML file of settings, such as a run's config.toml; options given here override it.")  # fmt: skip
 @click.option("--print-config", is_flag=True, help="Print all settings as TOML and do nothing else.")
@@ -169,16 +188,17 @@ _existing, _existing_folder = _Existing(), _Existing(file_okay=False)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Print a line per step, and name all files that are left out.")
 @click.pass_context
-def train(ctx, config, print_config, resume, skip_broken, output, quiet, verbose, **_):
+def train(ctx, recipe, config, print_config, resume, skip_broken, output, quiet, verbose, **_):
     """Train a CSNet on pictures and masks, or on pictures of classes.
 
-    The recipe is the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step),
+    Without --recipe, settings are the paper's. The run folder gets config.toml, env.json, log.jsonl (a line per step),
     weights/last.safetensors and best.safetensors (by the held-out pictures' max F or top-1), plots of the log and of
     what the network finds, and what --resume needs; its path is printed at the end. Ctrl-C finishes the step, writes a
     checkpoint and says how to continue.
     """
-    if resume and (config or output):
-        raise click.UsageError("--resume takes folder and settings from the run; leave --config and --output out.")
+    if resume and (recipe or config or output):
+        named = "leave --recipe, --config and --output out"
+        raise click.UsageError(f"--resume takes folder and settings from the run; {named}.")
     from .. import training
 
     with as_options(ctx):

@@ -12,6 +12,7 @@ from ..checks import described, require
 from ..data.images import prepare, read_image, resize
 from ..errors import OctsodError
 from ..models.files import load, require_salience, side_for
+from ..models.shipped import networks
 from ..models.weights import weight_file
 from ..threads import new_lock
 from .frozen import logits, snapshots
@@ -29,15 +30,16 @@ _turns = new_lock()
 
 def predict(
     image: "np.ndarray | str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image",
-    model: "CSNet | str | os.PathLike[str]",
+    model: "CSNet | str | os.PathLike[str] | None" = None,
     size: int | None = None,
 ) -> np.ndarray:
     """How salient each pixel is: (H, W) uint8, of the picture's height and width, 255 for the object.
 
     image: a path; the bytes of a picture file; a binary file; a Pillow image; or an array of uint8, (H, W, 3)
     RGB, (H, W) grey or (H, W, 4) RGBA. It is made upright and opaque, as by `read_image`. model: a CSNet, which is used
-    as in eval mode, whatever its own mode; or a weight file, or the folder of a run, which stands for its best weights.
-    The networks of the last few files stay in memory until a file changes. size: the side in pixels of the square that
+    as in eval mode, whatever its own mode; the name of one that comes with octsod; a weight file; or the folder of a
+    run, which stands for its best weights; by default, the best network that comes with octsod. The networks of the
+    last few files stay in memory until a file changes. size: the side in pixels of the square that
     the network sees, a multiple of `model.configuration.multiple`; by default `model.size`, which it was trained at; if
     that takes over 1 GB, it must be given.
     May be called from several threads, which take turns at the network.
@@ -45,6 +47,8 @@ def predict(
     Raises FileError if the picture or the weights cannot be read, ValueError if the array or the size does not fit or
     the network does not find salient objects, OctsodError if the network's output is not finite.
     """
+    if model is None:
+        model = networks()[0].file
     network: Any = _networks.of(model) if isinstance(model, (str, os.PathLike)) else model
     require_salience(network, "predict")
     picture, side = _picture(image), side_for(network, size, "predict")

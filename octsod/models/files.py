@@ -184,7 +184,8 @@ def save(model: Module, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
     """The network in a weight file; a CSNet, or another architecture made known by `register`.
 
-    path: a weight file, or the folder of a run, which stands for its best weights (`weights.weight_file`). model: a
+    path: a weight file; the folder of a run, which stands for its best weights (`weights.weight_file`); or the name of
+    a network that comes with octsod (`shipped.networks`), unless there is a file or folder of that name. model: a
     network to copy the weights into and return instead; the file must hold one of its architecture and configuration.
     Raises FileError, which names the file, for anything else.
     """

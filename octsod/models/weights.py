@@ -1,4 +1,4 @@
-"""Where weights are: in a weight file, or in the folder of a run, which stands for its best ones."""
+"""Where weights are: in a weight file, in the folder of a run, which stands for its best ones, or with octsod."""
 
 import os
 import pathlib
@@ -6,6 +6,7 @@ import shlex
 
 from ..errors import FileError
 from ..files import named, open_file, read_from
+from .shipped import networks, shipped_file
 
 _IN_A_RUN = ("weights/best.safetensors", "weights/last.safetensors")  # the first that is there
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
@@ -14,17 +15,24 @@ _STARTS = (b"PK\3\4", b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")  # of a zip, a
 
 def weight_file(path: str | bytes | os.PathLike) -> pathlib.Path:
     """The weight file that `path` means: itself, or if it is the folder of a run, its weights/best.safetensors, or
-    weights/last.safetensors before the first validation.
+    weights/last.safetensors before the first validation; or that of the network that comes with octsod under this name,
+    see `shipped.networks`.
 
-    Raises FileError, which names `path`, if a folder has neither, and if the file is a checkpoint as PyTorch writes
-    them: `octsod convert` reads those of CSNet's authors.
+    Raises FileError, which names `path`, if there is no such file, if a folder has neither, and if the file is a
+    checkpoint as PyTorch writes them: `octsod convert` reads those of CSNet's authors.
     """
-    path = pathlib.Path(os.fsdecode(path))
+    if (file := shipped_file(path)) is not None:
+        return file
+    text = os.fsdecode(path)
+    path = pathlib.Path(text)
     if os.path.isdir(path):
         found = next((path / name for name in _IN_A_RUN if os.path.isfile(path / name)), None)
         if found is None:
             raise FileError(f"{path}: is no run folder: it has no {' or '.join(_IN_A_RUN)}.")
         return found
+    if path.name == text and not path.suffix and not os.path.lexists(path):
+        known = ", ".join(network.name for network in networks())
+        raise FileError(f"{path}: no such file, and no network that comes with octsod: {known}.")
     if os.path.isfile(path) and _is_checkpoint(path):
         ending = next((ending for ending in _CHECKPOINTS if path.name.lower().endswith(ending)), path.suffix)
         target = f"{path.name[: len(path.name) - len(ending)]}.safetensors"

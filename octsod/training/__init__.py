@@ -29,12 +29,14 @@ _NAMES = {
     "open_data": "pictures",
     "read_checkpoint": "checkpoints",
     "read_log": "logs",
+    "read_recipe": "recipe_files",
+    "recipe_names": "recipe_files",
     "resolve": "session",
     "train": "loop",
 }
 _MODULES = (
-    "charts", "checkpoints", "classification", "diagnosis", "hooks", "logs", "loop", "pictures", "recipes", "runs",
-    "session", "settings", "tasks", "trainer",
+    "charts", "checkpoints", "classification", "diagnosis", "hooks", "logs", "loop", "pictures", "recipe_files",
+    "recipes", "runs", "session", "settings", "tasks", "trainer",
 )  # fmt: skip
 
 __all__ = [*_NAMES, *_MODULES]

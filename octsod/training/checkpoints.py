@@ -18,7 +18,7 @@ from .logs import finite
 from .trainer import Trainer
 
 CHECKPOINT = pathlib.Path("state", "checkpoint.safetensors")
-FORMAT = "octsod-checkpoint-1"
+FORMAT = "octsod-checkpoint-2"
 MOST = 1 << 53  # steps of a run, or bytes of a log: what a float counts exactly
 
 
@@ -27,9 +27,9 @@ class Checkpoint(NamedTuple):
 
     path: its file. state: `Trainer.state_dict()`. facts: what `models.files.describe` says about the network, and the
     names of optimiser and schedule. settings: the run's. total: how many steps the run is to have. validated: the step
-    of the last validation, or 0. best: the log line of the best validation of each network, by name: "" is the
-    trainer's. logged: bytes of the log before it. plots: names of the pictures in plots/. given, current: of each of
-    the optimiser's groups, the settings at first and now.
+    of the last validation, or 0. since: seconds of training since then. best: the log line of the best validation of
+    each network, by name: "" is the trainer's. logged: bytes of the log before it. plots: names of the pictures in
+    plots/. given, current: of each of the optimiser's groups, the settings at first and now.
     """
 
     path: pathlib.Path
@@ -38,6 +38,7 @@ class Checkpoint(NamedTuple):
     settings: dict[str, Any]
     total: int
     validated: int
+    since: float
     best: dict[str, dict[str, Any]]
     logged: int
     plots: list[str]
@@ -128,6 +129,8 @@ def _checked(found):
         value = getattr(found, name)
         if type(value) is not int or not 0 <= value <= most:
             raise ValueError(f"its `{name}` is {shortened(repr(value), 50)}")
+    if not isinstance(found.since, (int, float)) or not 0 <= found.since < MOST:
+        raise ValueError(f"its `since` is {shortened(repr(found.since), 50)}")
     dicts = {name: [getattr(found, name)] for name in ("facts", "settings", "best")}
     dicts |= {"best": [found.best, *found.best.values()], "given": found.given, "current": found.current}
     for name, values in dicts.items():

@@ -8,32 +8,39 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..checks import require, require_integer
+from ..checks import require, require_integer, require_number
 from ..data.datasets import names_of
 from .runs import CHECKPOINT, Run, read_checkpoint
+from .settings import SETTINGS
 from .tasks import Stopped, Validated
 from .trainer import DivergenceError, Trainer, require_names
+
+SAVE_MINUTES = SETTINGS["save_minutes"].default
 
 
 def train(
     trainer: Trainer, loader: Any, run: Any, held_out: Any = None, save_every: int = 100,
     on_line: Callable[[dict], None] | None = None, stop: Callable[[], bool] = lambda: False,
+    save_minutes: float = SAVE_MINUTES, validate_minutes: float | None = None,
 ) -> bool:  # fmt: skip
     """Make the remaining steps up to `trainer.total`; returns whether all are done, which `stop()` can prevent.
 
     loader: a `data.Loader`; a trainer that has made n steps gets its batch n next. run: a `runs.Run`. It logs a line
     per step (step and epoch, both from 1; loss; the terms of task and hooks; lr; img_s, samples per second, waiting
     included; data_wait_ms; at the end of an epoch and of the run also what hooks add), per validation, and what hooks
-    log. It writes a checkpoint every `save_every` steps, after each validation and at the end.
-    held_out: a data set to validate on after each epoch and at the end, by the trainer's task; if `stop()` cuts that
-    short, it is made up for when the run is resumed. on_line: called with each line of the log.
+    log. It writes a checkpoint every `save_every` steps, once `save_minutes` have passed since the last one, after each
+    validation and at the end.
+    held_out: a data set to validate on, by the trainer's task: after each epoch or, if `validate_minutes` is given,
+    once that many minutes of training have passed since the last time, interruptions left out, wherever in an epoch
+    that is; and at the end. If `stop()` cuts a validation short, it is made up for when the run is resumed. on_line:
+    called with each line of the log.
 
     Raises DivergenceError, which says what is intact, if a number is not finite; FileError if a sample cannot be read
     or the run folder cannot be written. Whatever ends it, an error or Ctrl-C, but divergence, it first writes a
     checkpoint of the steps that are done.
     """
     try:
-        return _train(trainer, loader, run, held_out, save_every, on_line, stop)
+        return _train(trainer, loader, run, held_out, save_every, on_line, stop, save_minutes, validate_minutes)
     except DivergenceError as error:
         kept = run.kept and f"; {run.kept}"
         raise DivergenceError(f"{str(error).rstrip('.')}{kept}.") from error
@@ -45,7 +52,8 @@ def train(
 def fit(
     trainer: Trainer, loader: Any, folder: str | os.PathLike[str], held_out: Any = None,
     settings: Mapping[str, Any] | None = None, save_every: int = 100, on_line: Callable[[dict], None] | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = lambda: False, save_minutes: float = SAVE_MINUTES,
+    validate_minutes: float | None = None,
 ) -> bool:  # fmt: skip
     """`train` in a run folder: a new one, or one that holds an unfinished run of such a trainer, which goes on.
 
@@ -63,12 +71,16 @@ def fit(
     else:
         run = Run.create(folder, settings, samples)
     with run:
-        return train(trainer, loader, run, held_out, save_every, on_line, stop)
+        return train(trainer, loader, run, held_out, save_every, on_line, stop, save_minutes, validate_minutes)
 
 
-def _train(trainer, loader, run, held_out, save_every, on_line, stop):
+def _train(trainer, loader, run, held_out, save_every, on_line, stop, save_minutes, validate_minutes):
     require(trainer.total is not None, "train", "trainer", "has no `total`", "the number of steps to make")
     require_integer(save_every, "train", "save_every", 1)
+    require_number(save_minutes, "train", "save_minutes", 0, above=True)
+    if validate_minutes is not None:
+        require_number(validate_minutes, "train", "validate_minutes", 0, above=True)
+    pace = _Pace(save_every, save_minutes, None if held_out is None else validate_minutes, run.since)
     run.on_line = on_line or (lambda line: None)
     trainer.resize(loader.side(max(trainer.steps - 1, 0)))
     run.mend(trainer)
@@ -77,7 +89,7 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
         epoch, position = divmod(trainer.steps, len(loader))
         finished = trainer.steps >= trainer.total
         run.epoch = epoch + 1
-        due = trainer.steps > run.validated and (finished or position == 0)
+        due = trainer.steps > run.validated and (finished or pace.validation_due(position))
         if held_out is not None and (due or (finished and run.lacks_plots)):
             trainer.require_finite()
             try:
@@ -85,6 +97,8 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
             except Stopped:
                 break
             if due:
+                pace.validated()
+                run.since = 0.0
                 run.record(trainer, 1 + (trainer.steps - 1) // len(loader), found)
             else:
                 run.draw(trainer, found)
@@ -96,15 +110,53 @@ def _train(trainer, loader, run, held_out, save_every, on_line, stop):
                 hook.before_epoch(trainer, run)
             run.whole = True
         # Always closed, so that the loader's threads do not outlive a training that stops in the middle of an epoch.
-        with contextlib.closing(_steps(trainer, loader, epoch, position, save_every, stop)) as lines:
+        with contextlib.closing(_steps(trainer, loader, epoch, position, pace, stop)) as lines:
             for line in lines:
                 run.log(line)
-                if line["step"] % save_every == 0:
+                if line["step"] == pace.checkpoint:
+                    run.since = pace.seconds
                     run.checkpoint(trainer)
+                    pace.saved()
     if held_out is None and trainer.steps >= trainer.total:
         run.validated = trainer.steps  # there is nothing to validate on
+    run.since = pace.seconds
     run.checkpoint(trainer)
     return trainer.steps >= trainer.total and run.validated == trainer.steps
+
+
+class _Pace:
+    """When checkpoints and validations are due, by steps and by the clock.
+
+    since: seconds of training since the last validation. checkpoint: the step after which one is written, if it is the
+    present one.
+    """
+
+    def __init__(self, save_every, save_minutes, validate_minutes, since):
+        self.save_every, self.save_minutes, self.validate_minutes = save_every, save_minutes, validate_minutes
+        self.checkpoint, self._saved = 0, time.monotonic()
+        self._validated = self._saved - since
+
+    @property
+    def seconds(self):
+        """Seconds of training since the last validation."""
+        return time.monotonic() - self._validated
+
+    def begin(self, step):
+        """Step `step` begins; returns whether a checkpoint is due after it."""
+        late = time.monotonic() - self._saved >= 60 * self.save_minutes
+        if late or step % self.save_every == 0:
+            self.checkpoint = step
+        return self.checkpoint == step
+
+    def saved(self):
+        self._saved = time.monotonic()
+
+    def validation_due(self, position):
+        """Whether to validate now, before batch `position` of an epoch."""
+        return position == 0 if self.validate_minutes is None else self.seconds >= 60 * self.validate_minutes
+
+    def validated(self):
+        self._validated = time.monotonic()
 
 
 def _validated(trainer, held_out, stop):
@@ -118,14 +170,17 @@ def _validated(trainer, held_out, stop):
     return found
 
 
-def _steps(trainer, loader, epoch, position, save_every, stop):
-    """Make the steps of an epoch from batch `position` on, as far as the run goes; yield the log line of each.
+def _steps(trainer, loader, epoch, position, pace, stop):
+    """Make the steps of an epoch from batch `position` on, as far as the run goes or until a validation is due within
+    it; yield the log line of each.
 
     The results of steps are read whenever the trainer has them, when a checkpoint is due, and at the end.
     """
-    under_way = _UnderWay(trainer, epoch + 1)
+    under_way, first = _UnderWay(trainer, epoch + 1), trainer.steps
     with contextlib.closing(loader.epoch(epoch, position)) as batches:
         while trainer.steps < trainer.total and not stop():
+            if first < trainer.steps < first - position + len(loader) and pace.validation_due(position + 1):
+                break
             under_way.begin()
             try:
                 batch = next(batches, None)
@@ -138,7 +193,7 @@ def _steps(trainer, loader, epoch, position, save_every, stop):
             under_way.arrived(len(batch[0]))
             trainer.resize(loader.side(trainer.steps))
             last = trainer.steps + 1 == trainer.total or (trainer.steps + 1) % len(loader) == 0
-            due = last or (trainer.steps + 1) % save_every == 0
+            due = pace.begin(trainer.steps + 1) or last
             try:
                 trainer.step(*batch)
                 if due:

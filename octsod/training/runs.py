@@ -60,8 +60,11 @@ DATA, ENVIRONMENT, CONFIG = "data.json", "env.json", "config.toml"
 MOST_BYTES = 1 << 28  # of data.json and env.json
 
 # What may differ when a run is resumed: its length, where its pictures are (their names are compared), and settings
-# that do not affect results.
-FREE = ("epochs", "steps", "threads", "data", "images", "masks", "val", "max_pixels")
+# that do not affect weights.
+FREE = (
+    "epochs", "steps", "threads", "data", "images", "masks", "val", "max_pixels", "save_every", "save_minutes",
+    "validate_minutes",
+)  # fmt: skip
 
 
 def newest_unfinished(root: Folder = "runs") -> pathlib.Path | None:
@@ -138,7 +141,7 @@ def _read_json(path):
 class Run:
     """A run folder that is being written: `with Run.create(...) as run:` or `with Run.resume(...) as run:`.
 
-    validated, best and plots: as in `Checkpoint`. epoch: the one under way, from 1. whole: whether, beside the
+    validated, since, best and plots: as in `Checkpoint`. epoch: the one under way, from 1. whole: whether, beside the
     trainer's steps, nothing is half done, such as the record of a validation. on_line: called with each line of the
     log. All methods raise FileError, which names the folder, if it cannot be written; earlier contents then stay
     intact.
@@ -148,6 +151,7 @@ class Run:
         self.folder, self.settings = pathlib.Path(folder), settings
         self._before = checkpoint.settings if checkpoint else settings
         self.validated: int = checkpoint.validated if checkpoint else 0
+        self.since: float = checkpoint.since if checkpoint else 0.0
         self.best: dict[str, dict[str, Any]] = dict(checkpoint.best) if checkpoint else {}
         self.plots: list[str] = list(checkpoint.plots) if checkpoint else []
         self.epoch, self.whole = 1, True
@@ -335,8 +339,8 @@ class Run:
         self.keep(trainer.model, "last")
         with self._writing():
             data = pack_checkpoint(
-                trainer, settings=self.settings, validated=self.validated, best=self.best, logged=self._log.tell(),
-                plots=self.plots,
+                trainer, settings=self.settings, validated=self.validated, since=self.since, best=self.best,
+                logged=self._log.tell(), plots=self.plots,
             )  # fmt: skip
             os.fsync(self._log.fileno())  # a log may be longer than its checkpoint, but never shorter
             write_atomically(self.folder / CHECKPOINT, data)

@@ -63,7 +63,7 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     Settings that a run does not have (`val`, `init`, ...) are left out of the result. Paths become absolute.
     Raises SettingsError, which names the setting, if a value is not of its kind or settings conflict.
     """
-    given, base = _checked(given), _checked(base or {})
+    given, base = checked(given), checked(base or {})
     if not draws(given):  # these are the pictures, whatever folder `base` names
         replaced = ("images", "masks") if "data" in given else ("data",)
         base = {name: value for name, value in base.items() if name not in replaced}
@@ -142,8 +142,9 @@ def _lengths(given, base, finetune, known):
             return {name: source.get(name) for name in LENGTHS}
 
 
-def _checked(values):
-    """The values as config.toml holds them, without those that are None. Raises SettingsError."""
+def checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as config.toml holds them, without those that are None. Raises SettingsError if a name is no setting's
+    or a value not of its kind."""
     if odd := [name for name in values if name not in SETTINGS]:
         raise SettingsError(f"`{odd[0]}` is no setting; known are {', '.join(SETTINGS)}.")
     return {name: _value(name, value) for name, value in values.items() if value is not None}
@@ -232,7 +233,10 @@ class Session:
         before = get_num_threads()
         set_num_threads(self.settings["threads"])
         try:
-            return train(self.trainer, self.loader, self.run, self.data.held_out, on_line=on_line, stop=stop)
+            return train(
+                self.trainer, self.loader, self.run, self.data.held_out, self.settings["save_every"], on_line, stop,
+                self.settings["save_minutes"], self.settings.get("validate_minutes"),
+            )  # fmt: skip
         finally:
             set_num_threads(before)
 

@@ -89,6 +89,12 @@ def _path(value):
     return os.path.abspath(os.fspath(value))
 
 
+def _network(value):
+    from ..models.weights import weight_file
+
+    return _path(weight_file(value))
+
+
 def _items(value):
     """The parts of a text with commas, or of a list."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
@@ -139,6 +145,7 @@ def _size(value):
 # Kinds of settings that are more than a number or a choice: how they are parsed, and what they are in words.
 KINDS: dict[str, tuple[Any, str]] = {
     "path": (_path, "a path"),
+    "network": (_network, "a path, or the name of a network that comes with octsod"),
     "split": (_split, "one to three shares such as 3, 1"),
     "stages": (_stages, "numbers of stages such as 2,3,4"),
     "names": (_names, "names such as stage1, fuse"),
@@ -158,7 +165,7 @@ SETTINGS = {
     "masks": Setting("path"),
     "val": Setting("path"),
     "max_pixels": Setting(int, None, 1, 10**12),
-    "init": Setting("path"),
+    "init": Setting("network"),
     "width": Setting(float, 1.0, 0.2, 20),
     "split": Setting("split", (0.5, 0.5)),
     "variant": Setting(VARIANTS, "csnet"),
@@ -184,6 +191,9 @@ SETTINGS = {
     "average": Setting(float, None, 0, 1, below=True),
     "size": Setting("size", 224),
     "seed": Setting(int, 0, 0, (1 << 63) - 1),
+    "save_every": Setting(int, 100, 1, MOST_STEPS),
+    "save_minutes": Setting(float, 10.0, 0, above=True),
+    "validate_minutes": Setting(float, None, 0, above=True),
     "threads": Setting(int, None, 1, 1024),
 }
 

@@ -1,0 +1,60 @@
+"""The networks that come with octsod: weight files in octsod/shipped, each with a card, and facts about them."""
+
+import os
+import pathlib
+import warnings
+from typing import Any, NamedTuple
+
+from ..files import named, read_text, read_toml
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "shipped"
+MOST_CARD = 1 << 16  # bytes
+
+
+class Shipped(NamedTuple):
+    """A network that comes with octsod, as octsod/shipped/models.toml describes it.
+
+    name: what `load` and --model call it. about: what it is, in a few words. parameters, macs: as `complexity` counts
+    them, the latter at its size. size: the side in pixels of the square that it sees. training: how it was trained, in
+    a few words. scores: data set -> {"max_f", "mae"}, by the evaluation protocol at that size.
+    """
+
+    name: str
+    about: str
+    parameters: int
+    macs: int
+    size: int
+    training: str
+    scores: dict[str, dict[str, float]]
+
+    @property
+    def file(self) -> pathlib.Path:
+        """Its weight file."""
+        return FOLDER / f"{self.name}.safetensors"
+
+    @property
+    def card(self) -> str:
+        """Its model card, Markdown: data, recipe, scores, licence, what it is known to get wrong."""
+        return read_text(FOLDER / f"{self.name}.md", MOST_CARD)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts as JSON can express them."""
+        return {**self._asdict(), "file": str(self.file)}
+
+
+def networks() -> list[Shipped]:
+    """The networks that come with octsod, the best first."""
+    return [Shipped(name, **facts) for name, facts in read_toml(FOLDER / "models.toml").items()]
+
+
+def shipped_file(name: str | bytes | os.PathLike) -> pathlib.Path | None:
+    """The weight file of the network that comes with octsod under this name; None if there is none, or if a file or
+    folder has this name, which then is meant. Warns in that case."""
+    text = os.fsdecode(name)
+    if os.path.basename(text) != text:
+        return None
+    found = next((network.file for network in networks() if network.name == text), None)
+    if found is not None and os.path.lexists(text):
+        warnings.warn(f"{named(name)}: is a path here, which is used instead of octsod's own network.", stacklevel=3)
+        return None
+    return found

@@ -1,0 +1,136 @@
+"""The networks that come with octsod: what is said of them is so, and their names stand for them."""
+
+import json
+import os
+import pathlib
+import re
+import warnings
+
+import numpy as np
+import pytest
+from commands import refused, run
+from PIL import Image
+
+import octsod
+from octsod.errors import FileError
+from octsod.models import shipped
+from octsod.models.shipped import networks
+from octsod.models.weights import weight_file
+
+BEST = networks()[0]
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "in" / "photo.jpg"
+    path.parent.mkdir()
+    Image.fromarray(octsod.synthetic.SyntheticDataset(1, 64, 0)[0].image).save(path)
+    return path
+
+
+@pytest.mark.parametrize("network", networks(), ids=lambda network: network.name)
+class TestEach:
+    def test_its_facts_are_those_of_its_file(self, network):
+        model = octsod.load(network.name)
+        cost = octsod.complexity(model, (network.size, network.size))
+        facts = (network.parameters, network.macs, network.size)
+        assert facts == (cost.parameters, cost.macs, model.size) and model.dtype == np.float32
+        assert network.file.stat().st_size < 1_000_000
+
+    def test_its_card_tells_its_scores(self, network):
+        assert network.card.startswith(f"# {network.name}\n")
+        for values in network.scores.values():
+            assert all(f"{value:.4f}" in network.card for value in values.values())
+        assert f"{network.parameters:,}" in network.card and "licence" in network.card.lower()
+
+    def test_it_scores_what_is_said(self, network):
+        folder = pathlib.Path(os.environ.get("OCTSOD_ECSSD", "missing"))
+        if not folder.is_dir():
+            pytest.skip("ECSSD is not here; OCTSOD_ECSSD names its folder")
+        found = octsod.evaluate(octsod.load(network.name), folder)
+        said = network.scores["ECSSD"]
+        assert (round(found.max_f, 4), round(found.mae, 4)) == (said["max_f"], said["mae"])
+
+
+def test_the_best_comes_first():
+    scores = [network.scores["ECSSD"]["max_f"] for network in networks()]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_folder_holds_these_networks_and_nothing_else():
+    names = {f"{network.name}.{suffix}" for network in networks() for suffix in ("safetensors", "md")}
+    assert {path.name for path in shipped.FOLDER.iterdir()} == names | {"models.toml"}
+
+
+def test_a_path_of_that_name_wins_with_a_note(tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert weight_file(BEST.name) == BEST.file
+        assert weight_file(f"./{BEST.name}") == pathlib.Path(BEST.name)  # a path, said so
+    pathlib.Path(BEST.name).write_bytes(weights.read_bytes())
+    with pytest.warns(UserWarning, match=f"{BEST.name}: is a path here, which is used instead of octsod's own"):
+        model = octsod.load(BEST.name)
+    assert model.configuration == octsod.load(weights).configuration
+    result = run("info", "--model", BEST.name, "--json")
+    assert json.loads(result.stdout)["weights"] == BEST.name
+    assert f"Warning: {BEST.name}: is a path here" in result.stderr
+
+
+def test_an_unknown_name_is_told_from_a_missing_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("csnet-x9", pathlib.Path("csnet-x9")):
+        with pytest.raises(FileError, match=f"^csnet-x9: no such file, and no network that comes .*: .*{BEST.name}"):
+            octsod.load(name)
+    with pytest.raises(FileError, match=r"^csnet-x9\.safetensors: No such file"):
+        octsod.load("csnet-x9.safetensors")
+    assert "csnet-x9: no such file, and no network" in refused("train", "--init", "csnet-x9")
+
+
+def test_predict_needs_nothing_but_a_picture(picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("predict", picture)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "photo-salience.png\n"
+    assert f"Network: {BEST.name}, which comes with octsod\n" in result.stderr
+    np.testing.assert_array_equal(Image.open("photo-salience.png"), octsod.predict(picture))
+    np.testing.assert_array_equal(octsod.predict(picture), octsod.predict(picture, BEST.name))
+    assert "photo-salience.png: exists already; --overwrite replaces it" in refused("predict", picture)
+    for option in ("overlay", "cutout", "crop"):
+        assert run("predict", picture, f"--{option}", "-q").stdout == f"photo-{option}.png\n"
+        assert pathlib.Path(f"photo-{option}.png").is_file()
+    assert run("predict", picture.parent, "-q").stdout == "salience\n"
+    assert pathlib.Path("salience", "photo.png").is_file()
+
+
+def test_predict_answers_where_it_was_asked(picture):
+    from click.testing import CliRunner
+
+    from octsod.cli import main
+
+    result = CliRunner().invoke(main, ["predict", "-", "-q"], input=picture.read_bytes())
+    assert result.exit_code == 0 and result.stdout_bytes.startswith(b"\x89PNG")
+
+
+def test_commands_know_the_names(picture, tmp_path):
+    info = json.loads(run("info", "--model", BEST.name, "--json").stdout)
+    assert (info["parameters"], info["macs"]) == (BEST.parameters, BEST.macs)
+    pruned = tmp_path / "pruned.safetensors"
+    result = run("prune", "--model", BEST.name, "--ratio", "0.3", "--size", "64", "-o", pruned, "--json")
+    assert json.loads(result.stdout)["before"]["parameters"] == BEST.parameters
+    assert octsod.complexity(octsod.load(pruned)).parameters < BEST.parameters
+    assert "Name the network: RUN or WEIGHTS, or else --model" in refused("prune", "-o", tmp_path / "x")
+    assert "Name the network" in refused("prune", pruned, "--model", BEST.name, "-o", tmp_path / "x")
+    printed = run("train", "--print-config", "--init", BEST.name).stdout
+    assert f'init = "{BEST.file}"' in printed
+    assert octsod.training.resolve({"init": BEST.name})["init"] == str(BEST.file)
+
+
+def test_models_lists_them_and_prints_cards():
+    listed = run("models").stdout
+    for network in networks():
+        assert re.search(rf"{network.name} +{network.parameters:,}", listed)
+    assert json.loads(run("models", "--json").stdout)[0] == BEST.as_dict()
+    assert run("models", BEST.name).stdout == BEST.card
+    assert json.loads(run("models", BEST.name, "--json").stdout)["name"] == BEST.name
+    assert refused("models", "vgg").startswith("Error: vgg: no network that comes with octsod; these do: csnet-")
