@@ -198,6 +198,9 @@ def test_a_classifier_learns_colours(data, tmp_path):
     assert facts["top1"] == best and np.sum(facts["confusion"]) == 12 and facts["classes"] == ["blue", "green", "red"]
     result = run("eval", "--weights", folder / "weights" / "best.safetensors", "--data", data, "-q")
     assert "top-1" in result.output and "green" in result.output
+    curves = ("--curves", tmp_path / "curves.csv")
+    line = refused("eval", "--weights", folder / "weights" / "best.safetensors", "--data", data, *curves)
+    assert "--worst and --curves are for networks that find salient objects" in line
     picture = data / "red" / "red0.png"
     line = refused("predict", picture, "--weights", folder / "weights" / "best.safetensors", "-o", tmp_path / "m.png")
     assert "classes" in line

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import threading
 
 import numpy as np
@@ -256,11 +257,42 @@ def test_eval_names_what_cannot_be_scored(weights, data):
     assert "none of the 5 pictures" in refused("eval", "--weights", weights, "--data", data, "--size", 32)
 
 
+def test_eval_curves(weights, data, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the matplotlib package")
+    table, picture = tmp_path / "curves.CSV", tmp_path / "curves.Png"
+    done = run("eval", "--weights", weights, "--data", data, "--curves", picture, "--curves", table, "-q")
+    assert done.exit_code == 0 and done.stdout.startswith("max F "), done.output
+    scores = octsod.evaluate(octsod.load(weights), data, 32).scores
+    with open(table, encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["threshold", "precision", "recall", "f"]
+    thresholds, *curves = zip(*rows, strict=True)
+    assert thresholds == tuple(map(str, range(256)))
+    for name, curve in zip(header[1:], curves, strict=True):
+        assert list(map(float, curve)) == getattr(scores, name).tolist()
+    assert Image.open(picture).format == "PNG"
+    assert run("eval", "--weights", weights, "--data", data, "--curves", table).exit_code == 2  # it exists
+
+
+def test_the_figure_of_the_curves():
+    pytest.importorskip("matplotlib", reason="needs the matplotlib package")
+    thresholds = np.arange(256)
+    found = thresholds < 250  # anything at all
+    scores = Scores(np.where(found, (thresholds + 1) / 256, 1), np.where(found, 1 - thresholds / 256, 1e-9), 0.1)
+    plane, course = octsod.figures.curves(scores).axes
+    for plot, x, y in ((plane, scores.recall[found], scores.precision[found]), (course, thresholds, scores.f)):
+        np.testing.assert_array_equal(plot.lines[0].get_xydata(), np.stack((x, y), axis=1))
+        assert plot.lines[-1].get_xydata().tolist() == [[x[scores.threshold], y[scores.threshold]]]
+        assert plot.get_xlim()[1] > x.max() and plot.get_ylim() == (0, 1.01)
+    (words,) = [text.get_text() for text in course.texts]
+    assert words == f"max F {scores.max_f:.4f} at threshold {scores.threshold}" and 0 < scores.threshold < 255
+
+
 def test_eval_keeps_files_that_exist(weights, data, tmp_path):
     arguments = ("eval", "--weights", weights, "--data", data, "--size", 32, "-q")
-    table, sheet = tmp_path / "scores.csv", tmp_path / "worst.png"
-    outputs = ("--per-image", table, "--worst", 1, sheet)
-    for existing in (table, sheet):
+    table, sheet, curves = tmp_path / "scores.csv", tmp_path / "worst.png", tmp_path / "curves.csv"
+    outputs = ("--per-image", table, "--worst", 1, sheet, "--curves", curves)
+    for existing in (table, sheet, curves):
         existing.write_bytes(b"precious")
         assert f"{existing}: exists already" in refused(*arguments, *outputs)
         assert existing.read_bytes() == b"precious"
@@ -268,10 +300,10 @@ def test_eval_keeps_files_that_exist(weights, data, tmp_path):
     assert not list(tmp_path.glob("*.csv")) and not list(tmp_path.glob("*.png"))
     table.write_bytes(b"old")
     assert run(*arguments, *outputs, "--overwrite").exit_code == 0
-    assert table.read_text().startswith("name,") and sheet.exists()
+    assert table.read_text().startswith("name,") and sheet.exists() and curves.exists()
 
 
-def test_eval_bad_input(weights, data, tmp_path):
+def test_eval_bad_input(weights, data, tmp_path, monkeypatch):
     arguments = ("eval", "--weights", weights, "--data", data, "--size", 32)
     assert "--weights" in refused("eval", "--data", data) and "--data" in refused("eval", "--weights", weights)
     assert "none" in refused("eval", "--weights", weights, "--data", tmp_path / "none")
@@ -287,6 +319,23 @@ def test_eval_bad_input(weights, data, tmp_path):
     assert "both name" in refused(*arguments, *both)
     assert "--worst" in refused(*arguments, "--worst", 0, tmp_path / "worst.png")
     assert "no such folder" in refused(*arguments, "--per-image", tmp_path / "nowhere" / "a.csv")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "`pip install matplotlib`" in refused(*arguments, "--curves", tmp_path / "curves.png")
+
+
+def test_eval_refuses_curves_before_any_work(weights, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(octsod, "evaluate", None)
+    table, picture = tmp_path / "out.csv", tmp_path / "out.png"
+
+    def message(*options):
+        return refused("eval", "--weights", weights, "--data", data, *options)
+
+    for name in ("curves.jpg", "curves", ".png"):
+        assert f"{tmp_path / name}: curves are drawn as PNG or written as CSV" in message("--curves", tmp_path / name)
+    assert "at most one .png and one .csv" in message("--curves", table, "--curves", tmp_path / "other.csv")
+    assert "--per-image and --curves both name" in message("--per-image", table, "--curves", table)
+    assert "--worst and --curves both name" in message("--worst", 1, picture, "--curves", picture)
+    assert "no such folder" in message("--curves", tmp_path / "nowhere" / "a.csv")
 
 
 def test_eval_folders_with_any_names(weights, data, tmp_path):
@@ -340,9 +389,11 @@ def test_eval_writes_files_whoever_reads(weights, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr("octsod.files.write_atomically", fail)
     sheet.unlink()
-    done = run(*arguments, "--overwrite", "-q")
+    curves = tmp_path / "curves.csv"
+    done = run(*arguments, "--curves", curves, "--overwrite", "-q")
     assert done.exit_code == 2 and done.stdout.startswith("max F ") and sheet.exists()
-    assert done.stderr == f"Error: {table}: cannot be written: {os.strerror(errno.ENOSPC)}.\n"
+    lost = [f"Error: {path}: cannot be written: {os.strerror(errno.ENOSPC)}." for path in (table, curves)]
+    assert done.stderr.splitlines() == lost
 
 
 def test_eval_shows_compilation(weights, data, monkeypatch):

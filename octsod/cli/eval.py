@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import pathlib
 
@@ -57,12 +58,15 @@ ALL_SCORES = {  # what --all-scores prints, line by line
                    "with --all-scores, the others, too; and how many pixels of its mask are the object.")  # fmt: skip
 @click.option("--worst", type=(click.IntRange(1, 100), click.Path(dir_okay=False)), metavar="N FILE.png",
               help="Draw the N pictures with the lowest F-measure at the data set's best threshold.")
+@click.option("--curves", type=click.Path(dir_okay=False), multiple=True, metavar="FILE.png|FILE.csv",
+              help="Precision, recall and F-measure at each threshold: draw the curves (needs the matplotlib package), "
+                   "or write the numbers. For both, give it twice.")  # fmt: skip
 @overwrite_option
 @quiet_option
 @click.pass_context
 def evaluate(
-    ctx, weights, data, images, masks, max_pixels, size, threads, all_scores, as_json, per_image, worst, overwrite,
-    quiet,
+    ctx, weights, data, images, masks, max_pixels, size, threads, all_scores, as_json, per_image, worst, curves,
+    overwrite, quiet,
 ):  # fmt: skip
     """Score a network on pictures with masks, or on pictures of classes.
 
@@ -81,12 +85,7 @@ def evaluate(
     if (data is None) == (images is None) or (images is None) != (masks is None):
         raise click.UsageError("Name the data by --data, or by both --images and --masks.")
     count, sheet = worst or (0, None)
-    for path in filter(None, (per_image, sheet)):
-        check_output(path, overwrite)
-    if sheet and pathlib.Path(sheet).suffix.lower() != ".png":
-        raise click.BadParameter(f"{sheet}: pictures are drawn as PNG; name a .png file.", param_hint="--worst")
-    if sheet and per_image and pathlib.Path(sheet).resolve() == pathlib.Path(per_image).resolve():
-        raise click.UsageError(f"--per-image and --worst both name {sheet}.")
+    _check_files(per_image, sheet, curves, overwrite)
 
     import octsod
 
@@ -94,13 +93,17 @@ def evaluate(
     from ..data.datasets import FolderDataset
     from ..data.images import write_png
     from ..files import write_atomically
+    from ..studies import figures
 
+    if any(_suffix(path) == ".png" for path in curves):
+        figures.require_matplotlib()
     limit = max_pixels or MOST_PIXELS
     model = load_csnet(weights, finds_objects=False)
     size = side_for(model, size)
     if model.configuration.classes:
-        if all_scores or per_image or worst:
-            raise click.UsageError("--all-scores, --per-image and --worst are for networks that find salient objects.")
+        if all_scores or per_image or worst or curves:
+            options = "--all-scores, --per-image, --worst and --curves"
+            raise click.UsageError(f"{options} are for networks that find salient objects.")
         if masks:
             raise click.UsageError("--images and --masks are for networks that find salient objects; name --data.")
         return _evaluate_classes(ctx, model, weights, data, limit, size, as_json, quiet)
@@ -129,6 +132,12 @@ def evaluate(
     with _noting(lost, sheet):
         if sheet:
             write_png(sheet, _sheet(result, count, dataset, model, size))
+    for path in curves:
+        with _noting(lost, path):
+            if _suffix(path) == ".png":
+                figures.write(path, figures.curves, result.scores)
+            else:
+                write_atomically(path, _curves(result.scores))
     scores, others = result.scores, result.all_scores or {}
     if as_json:
         facts = {
@@ -156,6 +165,30 @@ def evaluate(
         ctx.exit(2)
     if failed:
         ctx.exit(1)
+
+
+def _check_files(per_image, sheet, curves, overwrite):
+    """Refuse, before any work, files that cannot be written as they are named."""
+    named = [("--per-image", per_image), ("--worst", sheet), *(("--curves", path) for path in curves)]
+    named = [(option, path) for option, path in named if path is not None]
+    for _, path in named:
+        check_output(path, overwrite)
+    if sheet and _suffix(sheet) != ".png":
+        raise click.BadParameter(f"{sheet}: pictures are drawn as PNG; name a .png file.", param_hint="--worst")
+    suffixes = [_suffix(path) for path in curves]
+    for path, suffix in zip(curves, suffixes, strict=True):
+        if suffix not in (".png", ".csv"):
+            words = "curves are drawn as PNG or written as CSV; name a .png or .csv file."
+            raise click.BadParameter(f"{path}: {words}", param_hint="--curves")
+    if len(set(suffixes)) < len(suffixes):
+        raise click.UsageError("--curves takes at most one .png and one .csv file.")
+    for (option, path), (other, same) in itertools.combinations(named, 2):
+        if pathlib.Path(path).resolve() == pathlib.Path(same).resolve():
+            raise click.UsageError(f"{option} and {other} both name {same}.")
+
+
+def _suffix(path):
+    return pathlib.Path(path).suffix.lower()
 
 
 @contextlib.contextmanager
@@ -222,6 +255,13 @@ def _table(result):
         values = [scores.f[threshold], scores.max_f, scores.mae, *(others.as_dict().values() if others else ())]
         writer.writerow([name, *(f"{value:.6f}" for value in values), object_pixels])
     return table.getvalue().encode("utf-8", "surrogateescape")  # file names need not be text
+
+
+def _curves(scores):
+    """The data set's curves as a CSV file's bytes, with all digits of the numbers."""
+    columns = (curve.tolist() for curve in (scores.precision, scores.recall, scores.f))
+    lines = (f"{threshold},{p!r},{r!r},{f!r}\n" for threshold, (p, r, f) in enumerate(zip(*columns, strict=True)))
+    return "".join(["threshold,precision,recall,f\n", *lines]).encode()
 
 
 def _sheet(result, count, dataset, model, size):

@@ -1,7 +1,7 @@
-"""The paper's figures of networks in training, drawn with matplotlib (`pip install matplotlib`).
+"""The paper's figures of networks in training, and curves of scores, drawn with matplotlib (`pip install matplotlib`).
 
-Each function takes `history.History`s, or a sweep's points, and returns a `matplotlib.figure.Figure`; `write` applies
-the common style and writes it. No display is needed, and the same input gives the same picture.
+Each function takes `history.History`s, a sweep's points or `metrics.Scores`, and returns a `matplotlib.figure.Figure`;
+`write` applies the common style and writes it. No display is needed, and the same input gives the same picture.
 """
 
 import io
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import OctsodError
+from ..evaluation.metrics import Scores
 from ..files import write_atomically
 from ..models.configuration import block_layer
 from ..prune.scales import HIGHEST, LOWEST, bin_edges
@@ -230,3 +231,33 @@ def sweep(rows: Sequence[Mapping[str, Any]], varied: str) -> "Figure":
     plots[0].set_title(LAMBDAS[varied])
     _legend(plots[1])
     return figure
+
+
+def curves(scores: Scores) -> "Figure":
+    """Precision over recall, and the F-measure over the threshold; the point of max F is marked in both.
+
+    scores: a data set's, such as `Evaluation.scores`, or a picture's.
+    """
+    figure, ((plane, course),) = _figure(9, 4.2, 1, 2)
+    best = scores.threshold
+    precision, recall, f = (float(curve[best]) for curve in (scores.precision, scores.recall, scores.f))
+    # Where no map has anything above the threshold, as at 255, precision is 1: a line to that point would promise more
+    # than any threshold achieves.
+    some = scores.recall > scores.recall[-1]
+    plane.plot(scores.recall[some], scores.precision[some], color=COLOURS[0])
+    plane.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01))
+    _mark(plane, recall, precision)
+    _head(plane, "Precision over recall", f"at max F: precision {precision:.3f}, recall {recall:.3f}")
+    course.plot(scores.f, color=COLOURS[0])
+    course.set(xlabel="threshold", ylabel="F-measure", xlim=(0, 258), xticks=[0, 50, 100, 150, 200, 255])
+    _mark(course, best, f)
+    _head(course, "F-measure over threshold", f"max F {f:.4f} at threshold {best}")
+    for plot in (plane, course):
+        plot.set(ylim=(0, 1.01), yticks=np.linspace(0, 1, 6))
+    return figure
+
+
+def _mark(plot, x, y):
+    """Put a dot on a point, and thin lines from there to both axes."""
+    plot.plot([0, x, x], [y, y, 0], color=PALE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    plot.plot(x, y, "o", color=COLOURS[1], markersize=7, clip_on=False, zorder=3)
