@@ -152,6 +152,7 @@ def test_every_package_folder_is_installed():
     listed = set(re.findall(r'^    "(octsod[\w.]*)",$', text, re.MULTILINE))
     found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "octsod").rglob("__init__.py")}
     found |= {"octsod." + ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "kernels").rglob("__init__.py")}
+    found |= {"octsod.recipes", "octsod.shipped"}  # data
     assert listed == found
 
 
