@@ -135,6 +135,8 @@ def work(
     until: `time.time()` at which to stop. Prints faults and, from time to time, {"next", "rss"}.
     """
     worker = Worker(kind, pathlib.Path(home), pathlib.Path(box), seconds, last - first > 100)
+    if not worker.valid:
+        sys.exit(f"{home}: no sample of {kind} is accepted as it is; samples of another version need another --out.")
     counts = {"accepted": 0, "refused": 0}
     out, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
 
