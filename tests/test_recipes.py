@@ -73,6 +73,9 @@ def test_faults_of_recipes_name_their_file(tmp_path, monkeypatch):
         with pytest.raises(FileError, match=words):
             read_recipe(name)
     assert "t.toml: `decay_strength` is of no use" in refused("train", "--recipe", "t.toml")
+    (tmp_path / "v.toml").write_text("decay_strength = 1.0\n")  # drawn pictures are trained on without decay
+    assert "v.toml: `decay_strength` is of no use with `decay` none" in refused("train", "-c", "v.toml")
+    assert "--decay-strength is of no use with --decay none" in refused("train", "--decay-strength", "1")
     (tmp_path / "empty.toml").write_text("")
     both = refused("train", "-c", "empty.toml", "--recipe", "t.toml")
     assert "t.toml: `decay_strength` is of no use" in both

@@ -64,7 +64,8 @@ def test_defaults(data):
     paper = {"epochs": 300, "batch_size": 24, "lr": 1e-4, "schedule": "milestones", "size": 224, "width": 1.0,
              "split": [0.5, 0.5], "seed": 0, "weight_decay": 0.005, "decay": "dynamic",
              "decay_strength": 3.0, "task": "saliency", "variant": "csnet", "loss": "bce",
-             "side_outputs": False, "scale_crop": 1.0, "colour": 0.0, "optimizer": "adam"}  # fmt: skip
+             "side_outputs": False, "scale_crop": 1.0, "colour": 0.0, "optimizer": "adam",
+             "save_every": 100, "save_minutes": 10.0}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
     del paper["epochs"], paper["decay_strength"]
     drawn = {**paper, **settings.EMBEDDED, "threads": 3, "lr": 0.25}
@@ -316,8 +317,8 @@ def test_resume_bad_input(tmp_path, finished):
     assert "holds no checkpoint" in refused("train", "--resume", tmp_path / "empty")
     assert "was started with width = 0.2, not 0.4" in message("--width", 0.4, "--steps", 9)
     assert "lr = 0.001, not 0.5; seed = 5, not 6" in message("--lr", 0.5, "--seed", 6, "--steps", 9)
-    assert "leave --config and --output out" in message("-o", tmp_path / "other")
-    assert "leave --config and --output out" in message("-c", folder / "config.toml")
+    assert "leave --recipe, --config and --output out" in message("-o", tmp_path / "other")
+    assert "leave --recipe, --config and --output out" in message("-c", folder / "config.toml")
     assert "leave --width out" in message("--init", folder / "weights" / "last.safetensors")
     picture = data / "images" / "a.jpg"
     picture.rename(data / "images" / "new.jpg")

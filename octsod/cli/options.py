@@ -106,8 +106,10 @@ def as_options(source=None):
         yield
     except SettingsError as error:
         names = [error.setting] if error.setting else re.findall(_SETTING, error.detail)
-        if source and names and all(source.get_parameter_source(n) is ParameterSource.DEFAULT_MAP for n in names):
-            raise Failure(f"{source.meta[SETTINGS_FILES][names[0]]}: {error}") from error
+        sources = {name: source and source.get_parameter_source(name) for name in names}
+        read = [name for name, found in sources.items() if found is ParameterSource.DEFAULT_MAP]
+        if read and set(sources.values()) <= {ParameterSource.DEFAULT_MAP, ParameterSource.DEFAULT}:
+            raise Failure(f"{source.meta[SETTINGS_FILES][read[0]]}: {error}") from error
         if error.setting is not None:
             raise click.BadParameter(_as_options(error.detail), param_hint=_as_options(f"`{error.setting}`")) from error
         raise click.UsageError(_as_options(error.detail)) from error
