@@ -5,6 +5,8 @@ import os
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["octsod.testing.cusim.plugin"]
+
 # Their assertions, too, tell what was compared.
 pytest.register_assert_rewrite("kernel_contract", "op_checks", "graph_checks")
 

@@ -6,7 +6,9 @@ import stat
 
 import pytest
 
-places = importlib.import_module("octsod.kernels.cpu.cache_folder")
+from octsod import places
+
+folders = importlib.import_module("octsod.kernels.cpu.cache_folder")
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def nowhere(tmp_path, monkeypatch):
 
 def chosen():
     """The folder and the problem, found anew."""
-    return places.cache_folder.__wrapped__()
+    return folders.cache_folder.__wrapped__()
 
 
 @pytest.mark.parametrize("environment", [{}, {"XDG_CACHE_HOME": "relative"}, {"HOME": "relative"},
@@ -38,7 +40,7 @@ def chosen():
 def test_without_a_home(nowhere, monkeypatch, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(places, "host", lambda: "host")
+    monkeypatch.setattr(folders, "host", lambda: "host")
     folder, problem = chosen()
     private = nowhere / "temporary" / f"octsod-cache-{os.geteuid()}"
     assert folder == private / "kernels-host" and stat.S_IMODE(private.stat().st_mode) == 0o700
@@ -52,7 +54,7 @@ def test_without_a_home(nowhere, monkeypatch, environment):
 
 
 def test_a_working_directory_that_is_gone(nowhere, monkeypatch):
-    monkeypatch.setattr(places, "host", lambda: "host")
+    monkeypatch.setattr(folders, "host", lambda: "host")
     monkeypatch.setenv("OCTSOD_CACHE_DIR", "relative")
     (nowhere / "here").rmdir()
     folder, problem = chosen()
@@ -60,7 +62,7 @@ def test_a_working_directory_that_is_gone(nowhere, monkeypatch):
 
 
 def test_places_that_are_chosen(nowhere, monkeypatch):
-    monkeypatch.setattr(places, "host", lambda: "host")
+    monkeypatch.setattr(folders, "host", lambda: "host")
     monkeypatch.setenv("HOME", str(nowhere / "home"))
     assert places.cache_root() == nowhere / "home" / ".cache" / "octsod"
     monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere / "xdg"))
@@ -74,7 +76,7 @@ def test_places_that_are_chosen(nowhere, monkeypatch):
 
 @pytest.mark.parametrize("which", ["root", "kernels-host"])
 def test_a_folder_that_others_may_write_to(nowhere, monkeypatch, which):
-    monkeypatch.setattr(places, "host", lambda: "host")
+    monkeypatch.setattr(folders, "host", lambda: "host")
     root = nowhere / "root"
     monkeypatch.setenv("OCTSOD_CACHE_DIR", str(root))
     (root / "kernels-host").mkdir(parents=True)
@@ -123,7 +125,7 @@ def test_a_group_of_ones_own(monkeypatch):
 def test_a_folder_that_cannot_be_written(nowhere, monkeypatch):
     """Such as the home of a container's user who is known by number only: kernels must be kept elsewhere, or each
     process would compile them."""
-    monkeypatch.setattr(places, "host", lambda: "host")
+    monkeypatch.setattr(folders, "host", lambda: "host")
     root = nowhere / "home" / ".cache" / "octsod"
     private = nowhere / "temporary" / f"octsod-cache-{os.geteuid()}" / "kernels-host"
     monkeypatch.setenv("HOME", str(nowhere / "home"))
@@ -143,7 +145,7 @@ def test_a_folder_that_cannot_be_written(nowhere, monkeypatch):
 
 @pytest.mark.parametrize("home", ["/dev/null", "/" + 300 * "a"])
 def test_a_home_that_cannot_exist(nowhere, monkeypatch, home):
-    monkeypatch.setattr(places, "host", lambda: "host")
+    monkeypatch.setattr(folders, "host", lambda: "host")
     monkeypatch.setenv("HOME", home)
     assert chosen() == (nowhere / "temporary" / f"octsod-cache-{os.geteuid()}" / "kernels-host", "")
 

@@ -2,7 +2,7 @@
 
 A cache saves time and must never cost a result: whatever is wrong with it, kernels are compiled, with one warning. An
 entry is read whole and its checksum verified before anything in it is believed. That guards against damage; against
-malice, nothing is read that others than this user and root could have written (cache_folder.py).
+malice, nothing is read that others than this user and root could have written (octsod/places.py).
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
-from octsod.places import make_cache_root
+from octsod.places import make_cache_root, mistrust_of
 
-from .cache_folder import SUFFIX, cache_folder, mistrust_of
+from .cache_folder import SUFFIX, cache_folder
 from .fingerprints import fingerprint, fingerprint_of_types
 
 MAGIC = b"octsod kernel 1\n"
