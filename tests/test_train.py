@@ -138,6 +138,10 @@ def test_bad_configuration_files(tmp_path):
     assert "`xyz` is no setting; known are task, data, images, masks, val, " in message("xyz = 3")
     assert "`output` is no setting" in message('output = "runs/a"')
     assert "`lr` is 'fast'; expected a number" in message('lr = "fast"')
+    for stages in ("[3, 1e999]", "[3, 4.5]", "[3, true]", "[3, [4]]"):  # nothing is rounded to a stage
+        assert "is not numbers of stages such as 2,3,4" in message(f"fused = {stages}")
+    for shares in (f"[1, 1{400 * '0'}]", "[1, true]", "[1, nan]"):
+        assert "is not one to three shares" in message(f"split = {shares}")
     assert "`epochs` is True; expected an integer" in message("epochs = true")
     assert "`epochs` is 2.5; expected an integer" in message("epochs = 2.5")
     assert "`data` is 3; expected a string" in message("data = 3")

@@ -17,5 +17,5 @@ for sheet, names in SHEETS.items():
     maps = [octsod.predict(picture) for picture in pictures]
     rows = [(p, m, octsod.pictures.overlay(p, m)) for p, m in zip(pictures, maps, strict=True)]
     rows = [[part[:, 80:560] for part in row] for row in rows]  # of 640: a sheet's cells are square
-    drawn = octsod.sheets.contact_sheet(rows, headings=("picture", "octsod predict", "--overlay"), cell=256)
+    drawn = octsod.sheets.contact_sheet(rows, headings=("picture", "octsod predict", "--overlay"), cell=208)
     octsod.images.write_png(HERE.parent / f"{sheet}.png", drawn)

@@ -35,7 +35,7 @@ class Parsed(click.ParamType):
     def convert(self, value, param, ctx):
         try:
             return self.setting.parse(value)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError):
             self.fail(f"{value!r} is not {self.setting.expected}.", param, ctx)
 
 

@@ -96,8 +96,12 @@ def _network(value):
 
 
 def _items(value):
-    """The parts of a text with commas, or of a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+    """The parts of a text with commas, or of a list. Raises ValueError if one is true or false, which count as 1 and 0
+    where a number is wanted."""
+    items = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+    if any(isinstance(item, bool) for item in items):
+        raise ValueError
+    return items
 
 
 def _split(value):
@@ -108,7 +112,7 @@ def _split(value):
 
 
 def _stages(value):
-    return [int(stage) for stage in _items(value)]
+    return [int(stage) if isinstance(stage, str) else stage.__index__() for stage in _items(value)]
 
 
 def _names(value):
