@@ -22,6 +22,7 @@ except ImportError:  # Windows
 
 # A pipe that the user names on purpose, as in `predict <(convert ...)`, is read to its end.
 _PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+DEEPEST = 50  # levels of dicts and lists in JSON; ours have a few
 MOST_TOML = 1 << 14  # all settings take 1 KB; time grows with the square of a key's parts, and faster
 _PART = 1 << 20  # bytes to read at once of what does not say how much there is
 
@@ -129,13 +130,27 @@ def parse_json(text: str | bytes) -> Any:
     NaN and infinities, written as Python writes them, pass: scores may be such.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_int=_integer, parse_float=_float)
+        value = json.loads(text, object_pairs_hook=_once, parse_int=_integer, parse_float=_float)
+        _require_shallow(value)
+        return value
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON ({error.msg}, character {error.pos + 1})") from error
     except UnicodeDecodeError as error:
         raise ValueError("it is no JSON (not in UTF-8)") from error
+
+
+def _require_shallow(value):
+    """Raise ValueError if dicts and lists are nested more than `DEEPEST`: whoever walks through them, call by call, would
+    not come to the end."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level = [item for items in inner for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise ValueError("its JSON is nested too deeply")
 
 
 def _once(pairs):

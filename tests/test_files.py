@@ -116,7 +116,8 @@ def test_text_as_windows_writes_it(tmp_path, encoding):
 @pytest.mark.parametrize("text, word", [
     ("", "no JSON"), ("{", "no JSON"), ("{'a': 1}", "no JSON"), (b"\xff\xff", "no JSON"), ("[" * 100_000, "too deeply"),
     ('{"a":' * 100_000, "too deeply"), ('{"a": 1, "b": {"c": 1, "c": 2}}', "a key twice"), ("9" * 100_000, "64 bits"),
-    (str(10**30), "64 bits"), (str(-(2**63) - 1), "64 bits"), (str(2**64), "64 bits"), ("[1e999]", "float's range"),
+    # Not too deep for the parser, but for those who walk through what it makes.
+    (150 * "[" + 150 * "]", "too deeply"), (150 * '{"a": [' + 150 * "]}", "too deeply"), (str(10**30), "64 bits"), (str(-(2**63) - 1), "64 bits"), (str(2**64), "64 bits"), ("[1e999]", "float's range"),
 ])  # fmt: skip
 def test_json_that_is_refused(text, word):
     with pytest.raises(ValueError, match=word) as caught:
@@ -128,6 +129,7 @@ def test_json():
     values = {"a": [1, -1.5, True, None, "\u00fc\ud800"], "b": {"a": -(2**63), "c": 2**64 - 1}}
     assert parse_json(json.dumps(values)) == values and parse_json(b'"\xc3\xbc"') == "\u00fc"
     assert np.isnan(parse_json("NaN"))
+    assert parse_json(49 * "[" + 49 * "]") and parse_json("3") == 3 and parse_json("[]") == []
 
 
 # --- tensor files -----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from octsod.errors import FileError, OctsodError
 from octsod.models import Configuration
 from octsod.training.charts import training_curves
 from octsod.training.logs import read_log
+from octsod.training.settings import SettingsError
 from octsod.training.tasks import Saliency
 
 from . import formats, mutations
@@ -173,8 +174,11 @@ class Runs(_Run):
             read_log(run)
         else:
             found = tomllib.loads(called("train", "--print-config", "--resume", run))
-            with octsod.training.Session(found, run, self.data, runs.read_checkpoint(run)):
-                pass
+            try:
+                with octsod.training.Session(found, run, self.data, runs.read_checkpoint(run)):
+                    pass
+            except SettingsError as error:  # as `train` says it
+                raise OctsodError(f"{run / 'config.toml'}: {error}") from error
 
 
 def whole_json(data: bytes, rng: Any) -> bytes:
