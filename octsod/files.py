@@ -142,8 +142,8 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _require_shallow(value):
-    """Raise ValueError if dicts and lists are nested more than `DEEPEST`: whoever walks through them, call by call, would
-    not come to the end."""
+    """Raise ValueError if dicts and lists are nested more than `DEEPEST`: whoever walks through them, call by call,
+    would not come to the end."""
     level = [value]
     for _ in range(DEEPEST):
         inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))

@@ -117,7 +117,8 @@ def test_text_as_windows_writes_it(tmp_path, encoding):
     ("", "no JSON"), ("{", "no JSON"), ("{'a': 1}", "no JSON"), (b"\xff\xff", "no JSON"), ("[" * 100_000, "too deeply"),
     ('{"a":' * 100_000, "too deeply"), ('{"a": 1, "b": {"c": 1, "c": 2}}', "a key twice"), ("9" * 100_000, "64 bits"),
     # Not too deep for the parser, but for those who walk through what it makes.
-    (150 * "[" + 150 * "]", "too deeply"), (150 * '{"a": [' + 150 * "]}", "too deeply"), (str(10**30), "64 bits"), (str(-(2**63) - 1), "64 bits"), (str(2**64), "64 bits"), ("[1e999]", "float's range"),
+    (150 * "[" + 150 * "]", "too deeply"), (150 * '{"a": [' + 150 * "]}", "too deeply"),
+    (str(10**30), "64 bits"), (str(-(2**63) - 1), "64 bits"), (str(2**64), "64 bits"), ("[1e999]", "float's range"),
 ])  # fmt: skip
 def test_json_that_is_refused(text, word):
     with pytest.raises(ValueError, match=word) as caught:
