@@ -305,7 +305,7 @@ def test_eval_keeps_files_that_exist(weights, data, tmp_path):
 
 def test_eval_bad_input(weights, data, tmp_path, monkeypatch):
     arguments = ("eval", "--weights", weights, "--data", data, "--size", 32)
-    assert "--weights" in refused("eval", "--data", data) and "--data" in refused("eval", "--weights", weights)
+    assert "--data" in refused("eval", "--weights", weights)
     assert "none" in refused("eval", "--weights", weights, "--data", tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "images with masks" in refused("eval", "--weights", weights, "--data", tmp_path / "empty")

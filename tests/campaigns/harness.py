@@ -15,13 +15,15 @@ class Harness(Kind):
     special = False
 
     def samples(self):
-        yield "deed", {"deed": b"nothing"}
+        yield "deed", {"deed": b"fine"}
 
     def mutations(self, file, valid):
         return [lambda data, rng: rng.choice(list(DEEDS)).encode()]
 
     def check(self, folder, thorough):
-        DEEDS[(folder / "deed").read_bytes().decode()](folder)
+        deed = (folder / "deed").read_bytes().decode()
+        if deed != "fine":
+            DEEDS[deed](folder)
 
 
 def _refuse(folder):
