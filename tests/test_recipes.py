@@ -82,6 +82,8 @@ def test_faults_of_recipes_name_their_file(tmp_path, monkeypatch):
     run_folder = tmp_path / "run"
     with runs.Run.create(run_folder, resolve({}), PICTURES) as started:
         started.checkpoint(small_trainer())
+    (tmp_path / "w.toml").write_text('init = "csnet-x9"\n')
+    assert "w.toml: `init`: csnet-x9: no such file, and no network" in refused("train", "-c", "w.toml")
     assert "leave --recipe, --config and --output out" in refused("train", "--resume", run_folder, "--recipe", "fast")
 
 

@@ -42,4 +42,6 @@ def read_configuration(path, ctx, names) -> dict:
             settings[key] = option.type.convert(value, option, ctx)
         except click.BadParameter as error:
             raise FileError(f"{path}: `{key}`: {shortened(error.message)}") from error
+        except FileError as error:  # of a file that is named there
+            raise FileError(f"{path}: `{key}`: {shortened(error)}") from error
     return settings
