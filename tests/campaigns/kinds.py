@@ -143,7 +143,8 @@ class Configs(Kind):
 
     def samples(self):
         for name, arguments in {
-            "defaults": (), "classes": ("--task", "classify", "--data", "."), "finetune": ("--init", "w.safetensors", "--finetune"),
+            "defaults": (), "classes": ("--task", "classify", "--data", "."),
+            "finetune": ("--init", "w.safetensors", "--finetune"),
             "learned": ("--data", ".", "--learn-channels", "2", "--average", "--size", "32:0,64:0.5", "--split", "3,1"),
             "sgd": ("--optimizer", "sgd", "--momentum", "0.5", "--clip", "1", "--fused", "3,4", "--freeze", "stage0"),
         }.items():  # fmt: skip
