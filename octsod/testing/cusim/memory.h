@@ -67,7 +67,7 @@ static void add_region(Kind kind, int index, char* start, uint64_t size, bool wr
 }
 
 static void lay_out_regions() {
-  region_count = 0;
+  while (region_count > 0) regions[--region_count] = Region();  // region_of_site may lead to what is no region any more
   add_region(UNWATCHED, 0, stacks, STRIDE * MOST_THREADS, true);
   for (int i = 0; i < argument_count; ++i) {
     const Argument& a = arguments[i];
