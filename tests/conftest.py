@@ -10,8 +10,9 @@ pytest_plugins = ["octsod.testing.cusim.plugin"]
 # Their assertions, too, tell what was compared.
 pytest.register_assert_rewrite("kernel_contract", "op_checks", "graph_checks")
 
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
-settings.register_profile("local", deadline=None, max_examples=100)
+EXAMPLES = int(os.environ.get("OCTSOD_TEST_EXAMPLES", "100"))  # few where a backend is slow
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=EXAMPLES)
+settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
@@ -22,7 +23,10 @@ def backend():
 
     import octsod
 
-    with octsod.use_backend(os.environ.get("OCTSOD_TEST_BACKEND", "cpu")):
+    name = os.environ.get("OCTSOD_TEST_BACKEND", "cpu")
+    if name == "simulated":
+        import simulated  # noqa: F401 (makes its device known)
+    with octsod.use_backend(name):
         yield
 
 

@@ -6,13 +6,15 @@ from hypothesis import example, given
 from kernel_contract import both_dtypes, verify
 
 from octsod.testing import strategies
-from octsod.testing.strategies import MatmulCase
+from octsod.testing.strategies import MatmulCase, TransposeCase
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
 
 @both_dtypes
 @given(case=strategies.transposes())
+@example(case=TransposeCase((3, 40, 7, 9), (0, 2, 3, 1), 0))  # beyond a tile that is turned at once
+@example(case=TransposeCase((2, 1, 2, 3, 2, 1, 2, 1, 2, 1, 3), (10, 8, 6, 4, 2, 0, 1, 3, 5, 7, 9), 0))
 def test_transpose(dtype, case):
     def launch(kernels, arena):
         out = arena.output("out", tuple(case.shape[i] for i in case.axes))

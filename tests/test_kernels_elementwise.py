@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from kernel_contract import both_dtypes, verify
 
 from octsod.testing import strategies
+from octsod.testing.strategies import SumCase
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
@@ -105,6 +106,7 @@ def test_binary_cross_entropy_with_logits(dtype, case):
 
 @both_dtypes
 @given(case=strategies.sums())
+@example(case=SumCase((1, 20000, 2), 0))  # few long sums
 def test_sum_middle(dtype, case):
     def launch(kernels, arena):
         kernels.sum_middle(arena.normal(*case.shape), arena.output("out", (case.shape[0], case.shape[2])))

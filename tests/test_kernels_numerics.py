@@ -165,7 +165,8 @@ def test_functions_at_their_limits(dtype):
         with np.errstate(all="ignore"):
             expected = np.exp(x.astype(np.float64)).astype(dtype)
         expected[np.abs(expected) < tiny] = 0
-        np.testing.assert_allclose(np.where(exp < tiny, 0, exp) if kernels is reference else exp, expected, rtol=1e-6)
+        # Only the CPU's are held to it: the reference and the simulator keep subnormal numbers.
+        np.testing.assert_allclose(exp if kernels is cpu else np.where(exp < tiny, 0, exp), expected, rtol=1e-6)
         np.testing.assert_array_equal(np.isnan(log), [1, 1, 0, 0, 0, 1, 0, 1, 1, 1, 0, 0])
         assert (log[[2, 3, 10]] == -np.inf).all() and log[4] == np.inf and log[11] == 0
         np.testing.assert_array_equal(np.isnan(sqrt), [1, 1, 0, 0, 0, 1, 0, 1, 1, 1, 0, 0])

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kernel_contract import BACKENDS, both_dtypes, reference, verify
 
+from octsod.backend.arrays import NUMBERS
 from octsod.testing import strategies
+from octsod.testing.strategies import ArraysCase
 
 every_backend = pytest.mark.parametrize("kernels", [*BACKENDS, reference])
 ADAM = np.array([
@@ -101,6 +103,7 @@ def test_gradients_without_a_finite_norm_stay_as_they_are(kernels, bad):
     kernels.clip_gradients([], 1.0)
 
 
+@example(case=ArraysCase((((3,), False, True), ((), True, False)) * 101, 0), weight=0.25)
 @given(case=strategies.lists_of_arrays(), weight=st.sampled_from([0.0, 0.001, 0.25, 0.9, 1.0]))
 def test_averages(case, weight):
     def launch(kernels, arena):
@@ -218,6 +221,29 @@ def test_copies_are_broadcast(kernels):
     assert (out == 4).all()
     kernels.fill(out, 5)
     assert (out == 5).all()
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [str(dtype) for dtype in NUMBERS])
+def test_copies_are_converted(kernels, dtype):
+    values = np.array([[0, 1, 0, 3, 250]])
+    for other in NUMBERS:
+        if np.can_cast(dtype, other, "same_kind"):
+            x, out = values.astype(dtype), np.zeros((2, 5), other)
+            kernels.copy(x, out)
+            assert np.array_equal(out, [x[0].astype(other)] * 2), other
+            together = np.zeros(11, other)
+            kernels.gather([x, x.reshape(-1)[:0], x[0, :1], x[0]], together)
+            assert np.array_equal(together, np.concatenate([x[0], x[0, :1], x[0]]).astype(other)), other
+
+
+@every_backend
+def test_large_integers_are_copied_exactly(kernels):
+    for dtype, number in (("int64", -(2**62) - 1), ("uint64", 2**63 + 1)):
+        out, wide = np.zeros(1, dtype), np.zeros(1)
+        kernels.copy(np.array([number], dtype), out)
+        kernels.copy(out, wide)
+        assert out[0] == number and wide[0] == float(number)
 
 
 @every_backend

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from kernel_contract import both_dtypes, verify
+from kernel_contract import both_dtypes, hosts_only, verify
 
 from octsod.testing import strategies
 
@@ -68,6 +68,7 @@ def test_upsample_bilinear_backward(dtype, case):
     verify(dtype, case.seed, launch)
 
 
+@hosts_only
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 @given(case=strategies.resizings())
 def test_resize_picture(kind, case):

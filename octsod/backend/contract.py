@@ -515,3 +515,4 @@ class Contract(Protocol):
 
 
 KERNELS = tuple(name for name in vars(Contract) if not name.startswith("_"))
+HOST_KERNELS = frozenset({"resize_picture"})  # those that backends of other devices lack

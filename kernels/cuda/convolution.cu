@@ -1,0 +1,258 @@
+// Dense convolutions of any geometry: forward, gradient of the input, gradient of the weight.
+//
+// Pixels of a plane are counted row by row and lie along the lanes of a warp. Up to PARTS convolutions run side by
+// side: they read one map, and each has its own dilation, weight, and channels of the output.
+
+#define PARTS 5
+#define TAKE 4       // pixels of a thread
+#define STAGED 2048  // weights in shared memory at a time
+#define SIDE 5       // a warp's share of a weight gradient: SIDE outputs times SIDE inputs, of one tap
+
+#define PARTS_OF(T, NAME) T NAME##0, T NAME##1, T NAME##2, T NAME##3, T NAME##4
+#define CHOSEN(PART, NAME) \
+    ((PART) == 0 ? NAME##0 : (PART) == 1 ? NAME##1 : (PART) == 2 ? NAME##2 : (PART) == 3 ? NAME##3 : NAME##4)
+
+// Pixel `at` of a map's axis, for output pixel `to` and a tap that is `reach` pixels from the first one; -1 if it is in
+// the padding. For the gradient of the input, the map is that of the output's gradient, and `to` an input's pixel.
+template <bool TRANSPOSED>
+__device__ inline int position(int to, int reach, int stride, int padding, int size) {
+    int at;
+    if (TRANSPOSED) {
+        at = to + padding - reach;
+        if (stride > 1) {
+            if (at % stride) return -1;
+            at /= stride;
+        }
+    } else {
+        at = to * stride - padding + reach;
+    }
+    return at >= 0 && at < size ? at : -1;
+}
+
+// out = the convolution of `map`, or, TRANSPOSED, the gradient of the input from `map`, that of the output.
+//
+// Each thread adds up OUTS channels of TAKE pixels. Blocks are (32, warps): `across` warps share pixels and divide
+// channels, the others are further along the plane. blockIdx.y counts groups of OUTS*across channels of out, part after
+// part, unless TRANSPOSED, when all parts are added up. The output's channels begin at `first`, of all_outs. Weights
+// are at [o*row + c*column + tap]. A padding of -1 keeps the size.
+//
+// partial: if not null, real (images, runs of 32*TAKE pixels, 4, all_outs): moments of what was written and how many
+// pixels they are of; if TRANSPOSED, (images, runs, 3, all_outs), its gradient sums, about the map `of` with
+// coefficients `of_coefficients`.
+//
+// held: how many channels of the map's rows that a block needs lie in shared memory at a time, padding and all; for a
+// stride of 1 alone. With 0, each pixel is loaded for each tap.
+template <int OUTS, bool TRANSPOSED>
+__device__ inline void convolve(
+    int channels, int height, int width, int64 image_stride, const real* map,
+    const real* coefficients, int first, int row, int column, int kh, int kw, int stride, int padding,
+    PARTS_OF(const real*, weight), PARTS_OF(int, dilation), PARTS_OF(int, outs), const real* bias, int out_height,
+    int out_width, int all_outs, int64 out_stride, real* out, int accumulate, const real* of,
+    const real* of_coefficients, real* partial, int across, int held) {
+    extern __shared__ real tile[];
+    __shared__ real staged[STAGED];
+    int64 plane = int64(height) * width, pixels = int64(out_height) * out_width;
+    int along = blockDim.y / across, lane = threadIdx.x, taps = kh * kw;
+    int runs = int((pixels + 32 * TAKE - 1) / (32 * TAKE)), blocks = (runs + along - 1) / along;
+    int64 n = blockIdx.x / blocks;
+    int run = (blockIdx.x % blocks) * along + threadIdx.y / across;
+    int group = blockIdx.y, width_of_group = OUTS * across, part = 0;
+    if (!TRANSPOSED) {  // find the part that the group belongs to
+        while (group >= (CHOSEN(part, outs) + width_of_group - 1) / width_of_group) {
+            group -= (CHOSEN(part, outs) + width_of_group - 1) / width_of_group;
+            first += CHOSEN(part, outs);
+            ++part;
+        }
+    }
+    int outs = TRANSPOSED ? all_outs : CHOSEN(part, outs);
+    int own = group * width_of_group + (threadIdx.y % across) * OUTS;  // this thread's first channel of the part
+
+    int ys[TAKE], xs[TAKE];
+    bool valid[TAKE];
+#pragma unroll
+    for (int i = 0; i < TAKE; ++i) {
+        int64 p = (int64(run) * TAKE + i) * 32 + lane;
+        valid[i] = run < runs && p < pixels;
+        ys[i] = int(p / out_width), xs[i] = int(p % out_width);
+    }
+    int64 first_pixel = int64(blockIdx.x % blocks) * along * 32 * TAKE;
+    int64 end_pixel = first_pixel + along * 32 * TAKE < pixels ? first_pixel + along * 32 * TAKE : pixels;
+    int top = int(first_pixel / out_width), height_of_block = int((end_pixel - 1) / out_width) - top + 1;
+    real total[OUTS][TAKE] = {};
+    int sources = TRANSPOSED ? 0 : channels, before = TRANSPOSED ? first : 0;
+    for (int p = part; p < (TRANSPOSED ? PARTS : part + 1); ++p) {
+        if (TRANSPOSED) before += sources, sources = CHOSEN(p, outs);
+        const real* weight = CHOSEN(p, weight);
+        int dilation = CHOSEN(p, dilation), pad_y = padding, pad_x = padding, count = sources * taps;
+        if (padding < 0) pad_y = kh / 2 * dilation, pad_x = kw / 2 * dilation;
+        // The tile: what is read for the block's rows. Tap (0, 0) sees its corner, or if TRANSPOSED, the last tap.
+        int reach_y = (kh - 1) * dilation, reach_x = (kw - 1) * dilation;
+        int pitch = out_width + reach_x, size = (height_of_block + reach_y) * pitch;
+        int tile_top = TRANSPOSED ? top + pad_y - reach_y : top - pad_y;
+        int tile_left = TRANSPOSED ? pad_x - reach_x : -pad_x;
+        int fits = held ? held * taps : STAGED / width_of_group;
+        for (int begin = 0; begin < count; begin += fits) {
+            int end = begin + fits < count ? begin + fits : count;
+            __syncthreads();
+            for (int i = threadIdx.y * 32 + lane; i < (end - begin) * width_of_group; i += 32 * blockDim.y) {
+                int o = group * width_of_group + i % width_of_group, k = begin + i / width_of_group;
+                int c = k / taps, tap = k % taps;
+                staged[i] = o < outs ? weight[int64(o) * row + int64(c) * column + tap] : real(0);
+            }
+            for (int i = threadIdx.y; held && i < (end - begin) / taps * (height_of_block + reach_y); i += blockDim.y) {
+                int c = before + begin / taps + i / (height_of_block + reach_y);
+                int line = i % (height_of_block + reach_y), y = tile_top + line;
+                real* to = tile + i / (height_of_block + reach_y) * size + line * pitch;
+                const real* from = map + n * image_stride + c * plane + int64(y) * width;
+                for (int j = lane; j < pitch; j += 32) {
+                    int x = tile_left + j;
+                    bool inside = y >= 0 && y < height && x >= 0 && x < width;
+                    to[j] = inside ? activated(from[x], coefficients, channels, c) : real(0);
+                }
+            }
+            __syncthreads();
+            if (run >= runs || own >= outs) continue;
+            int c = begin / taps, ky = begin % taps / kw, kx = begin % kw;
+            for (int k = begin; k < end; ++k) {
+                real v[TAKE];
+                if (held) {
+                    int y = ky * dilation, x = kx * dilation;
+                    if (TRANSPOSED) y = reach_y - y, x = reach_x - x;
+                    const real* corner = tile + (c - begin / taps) * size + (y - top) * pitch + x;
+#pragma unroll
+                    for (int i = 0; i < TAKE; ++i) v[i] = valid[i] ? corner[ys[i] * pitch + xs[i]] : real(0);
+                } else {
+                    const real* source = map + n * image_stride + (before + c) * plane;
+#pragma unroll
+                    for (int i = 0; i < TAKE; ++i) {
+                        int y = position<TRANSPOSED>(ys[i], ky * dilation, stride, pad_y, height);
+                        int x = position<TRANSPOSED>(xs[i], kx * dilation, stride, pad_x, width);
+                        v[i] = 0;
+                        if (valid[i] && y >= 0 && x >= 0) {
+                            v[i] = activated(source[int64(y) * width + x], coefficients, channels, before + c);
+                        }
+                    }
+                }
+                if (++kx == kw) kx = 0, ++ky;
+                if (ky == kh) ky = 0, ++c;
+                const real* w = staged + (k - begin) * width_of_group + (threadIdx.y % across) * OUTS;
+#pragma unroll
+                for (int o = 0; o < OUTS; ++o) {
+#pragma unroll
+                    for (int i = 0; i < TAKE; ++i) total[o][i] += w[o] * v[i];
+                }
+            }
+        }
+    }
+    if (run >= runs) return;
+    constexpr int rows = TRANSPOSED ? 3 : 4;
+#pragma unroll
+    for (int o = 0; o < OUTS; ++o) {
+        if (own + o >= outs) return;
+        int channel = (TRANSPOSED ? 0 : first) + own + o;
+        real* target = out + n * out_stride + channel * pixels;
+        const real* about = of + n * out_stride + channel * pixels;
+        real sums[4] = {}, added = bias ? bias[channel] : real(0), origin = 0;
+#pragma unroll
+        for (int i = 0; i < TAKE; ++i) {
+            int64 p = (int64(run) * TAKE + i) * 32 + lane;
+            real value = total[o][i] + added;
+            if (accumulate && valid[i]) value += target[p];
+            if (valid[i]) target[p] = value;
+            if (!partial) continue;
+            if (TRANSPOSED) {
+                if (!valid[i]) continue;
+                add_gradient_sums(
+                    sums[0], sums[1], sums[2], value, about[p], of_coefficients, all_outs, channel);
+            } else {
+                if (i == 0) origin = __shfl_sync(0xffffffffu, value, 0);
+                if (valid[i]) sums[1] += value - origin, sums[2] += (value - origin) * (value - origin), sums[3] += 1;
+            }
+        }
+        if (partial) {
+#pragma unroll
+            for (int k = 0; k < rows; ++k) {
+                real sum = warp_sum(sums[k]);
+                if (!TRANSPOSED && k == 0) sum = origin;
+                if (lane == 0) partial[((n * runs + run) * rows + k) * all_outs + channel] = sum;
+            }
+        }
+    }
+}
+
+#define CONVOLUTION(NAME, OUTS, TRANSPOSED)                                                                          \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME(                                                         \
+        int channels, int height, int width, int64 image_stride, const real* map,                                   \
+        const real* coefficients, int first, int row, int column, int kh, int kw, int stride, int padding,     \
+        PARTS_OF(const real*, weight), PARTS_OF(int, dilation), PARTS_OF(int, outs), const real* bias,               \
+        int out_height, int out_width, int all_outs, int64 out_stride, real* out, int accumulate, const real* of,    \
+        const real* of_coefficients, real* partial, int across, int held) {                                          \
+        convolve<OUTS, TRANSPOSED>(                                                                                   \
+            channels, height, width, image_stride, map, coefficients, first, row, column, kh, kw, stride, padding,     \
+            weight0, weight1, weight2, weight3, weight4, dilation0, dilation1, dilation2, dilation3,      \
+            dilation4, outs0, outs1, outs2, outs3, outs4, bias, out_height, out_width, all_outs, out_stride, out,    \
+            accumulate, of, of_coefficients, partial, across, held);                                                 \
+    }
+CONVOLUTION(convolve_2, 2, false)
+CONVOLUTION(convolve_5, 5, false)
+CONVOLUTION(convolve_8, 8, false)
+CONVOLUTION(convolve_back_2, 2, true)
+CONVOLUTION(convolve_back_5, 5, true)
+CONVOLUTION(convolve_back_8, 8, true)
+
+// What a stretch of pixels adds to the gradients of weights and bias: partial (images*stretches, rows*columns + rows)
+// with rows = outs of all parts, columns = channels*taps; the last ones are the bias's, wanted or not. grad's channels
+// begin at `first`.
+//
+// A warp has SIDE outputs, SIDE inputs and one tap; blockIdx.y counts blocks of such jobs. Lanes are pixels.
+extern "C" __global__ void __launch_bounds__(256) weight_gradient(
+    int channels, int height, int width, int64 image_stride, const real* map, const real* coefficients, int kh, int kw,
+    int stride, int padding, PARTS_OF(int, dilation), PARTS_OF(int, outs), int first, int rows, int out_height,
+    int out_width, int64 grad_stride, const real* grad, int stretches, int stretch, real* partial) {
+    int taps = kh * kw, lane = threadIdx.x;
+    int64 plane = int64(height) * width, pixels = int64(out_height) * out_width, n = blockIdx.x / stretches;
+    int64 start = int64(blockIdx.x % stretches) * stretch, stop = start + stretch < pixels ? start + stretch : pixels;
+    int job = blockIdx.y * blockDim.y + threadIdx.y, across = (channels + SIDE - 1) / SIDE * taps + 1, part = 0;
+    int before = 0;
+    while (part < PARTS && job >= (CHOSEN(part, outs) + SIDE - 1) / SIDE * across) {
+        job -= (CHOSEN(part, outs) + SIDE - 1) / SIDE * across;
+        before += CHOSEN(part, outs);
+        ++part;
+    }
+    if (part == PARTS) return;
+    int outs = CHOSEN(part, outs), dilation = CHOSEN(part, dilation), o = job / across * SIDE;
+    int pad_y = padding < 0 ? kh / 2 * dilation : padding, pad_x = padding < 0 ? kw / 2 * dilation : padding;
+    // The last job across is the bias's: no tap, and one for an input.
+    int tap = job % across % taps, c = job % across / taps * SIDE;
+    bool is_bias = job % across == across - 1;
+    real sums[32] = {};
+    for (int64 p = start + lane; p < stop; p += 32) {
+        int y = position<false>(int(p / out_width), tap / kw * dilation, stride, pad_y, height);
+        int x = position<false>(int(p % out_width), tap % kw * dilation, stride, pad_x, width);
+        bool inside = y >= 0 && x >= 0;
+        real v[SIDE];
+#pragma unroll
+        for (int k = 0; k < SIDE; ++k) {
+            v[k] = is_bias && k == 0 ? real(1) : real(0);
+            if (!is_bias && inside && c + k < channels) {
+                real value = map[n * image_stride + (c + k) * plane + int64(y) * width + x];
+                v[k] = activated(value, coefficients, channels, c + k);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < SIDE; ++k) {
+            if (o + k >= outs) continue;
+            real d = grad[n * grad_stride + (first + before + o + k) * pixels + p];
+#pragma unroll
+            for (int l = 0; l < SIDE; ++l) sums[k * SIDE + l] += d * v[l];
+        }
+    }
+    transposed_sums<16>(sums);
+    if (lane >= SIDE * SIDE) return;
+    int channel = before + o + lane / SIDE, input = c + lane % SIDE;
+    int64 columns = int64(channels) * taps;
+    partial += int64(blockIdx.x) * rows * (columns + 1);
+    if (o + lane / SIDE >= outs) return;
+    if (is_bias && lane % SIDE == 0) partial[rows * columns + channel] = sums[0];
+    if (!is_bias && input < channels) partial[channel * columns + int64(input) * taps + tap] = sums[0];
+}

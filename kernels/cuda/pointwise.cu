@@ -1,0 +1,228 @@
+// The octave convolution 1x1 over up to three scales in one launch: a block has a tile of pixels of all scales, and no
+// intermediate leaves it.
+//
+// Maps of the finest scale pass through shared memory `chunk` channels at a time, while each warp keeps what it adds up
+// in registers; those of the coarser scales are there as a whole.
+
+// stats (parts, 4, count) in shared memory: the moments of what a warp has of group `own` of a scale's `count` channels
+// in a part of a tile, and of how many pixels.
+template <int GROUP, int PIXELS>
+__device__ inline void note_moments(
+    const real (&total)[GROUP][PIXELS], const bool (&valid)[PIXELS], int part, int own, int count, real* stats) {
+    int first = -1, lane = 0;
+#pragma unroll
+    for (int i = PIXELS - 1; i >= 0; --i) {
+        unsigned lanes = __ballot_sync(0xffffffffu, valid[i]);
+        if (lanes) first = i, lane = __ffs(lanes) - 1;
+    }
+#pragma unroll
+    for (int g = 0; g < GROUP; ++g) {
+        int channel = own * GROUP + g;
+        real origin = 0, sum = 0, squares = 0, size = 0;
+#pragma unroll
+        for (int i = 0; i < PIXELS; ++i) {
+            if (i == first) origin = __shfl_sync(0xffffffffu, total[g][i], lane);
+        }
+#pragma unroll
+        for (int i = 0; i < PIXELS; ++i) {
+            real about = valid[i] ? total[g][i] - origin : real(0);
+            sum += about, squares += about * about, size += valid[i];
+        }
+        sum = warp_sum(sum), squares = warp_sum(squares), size = warp_sum(size);
+        if (threadIdx.x == 0 && channel < count) {
+            real* to = stats + part * 4 * count + channel;
+            to[0] = origin, to[count] = sum, to[2 * count] = squares, to[3 * count] = size;
+        }
+    }
+}
+
+// moments (4, count) of a tile, from those of its parts; the first part has pixels.
+__device__ inline void write_moments(const real* stats, int parts, int count, real* moments) {
+    for (int c = thread_number(); c < count; c += thread_count()) {
+        double origin = stats[c], sum = 0, squares = 0, size = 0;
+        for (int k = 0; k < parts; ++k) {
+            const real* own = stats + k * 4 * count + c;
+            double shift = own[0] - origin, total = own[count], pixels = own[3 * count];
+            sum += total + pixels * shift, size += pixels;
+            squares += own[2 * count] + shift * (2 * total + pixels * shift);
+        }
+        moments[c] = real(origin), moments[count + c] = real(sum);
+        moments[2 * count + c] = real(squares), moments[3 * count + c] = real(size);
+    }
+}
+
+// total += pixels p[i] of tile `t` of the scale's maps that are upsampled by 2^times: rows of `coarse` pixels, from
+// `up`.
+template <int GROUP, int PIXELS>
+__device__ inline void add_upsampled(
+    real (&total)[GROUP][PIXELS], const int (&p)[PIXELS], const Tile& t, const Tile& coarse, int times,
+    const real* up) {
+#pragma unroll
+    for (int i = 0; i < PIXELS; ++i) {
+        Between v = between(t.top + p[i] / t.width, 1 << times, coarse.map_height);
+        Between h = between(t.left + p[i] % t.width, 1 << times, coarse.map_width);
+        int above = coarse.at(v.first - coarse.top, -coarse.left);
+        int below = coarse.at(v.second - coarse.top, -coarse.left);
+#pragma unroll
+        for (int g = 0; g < GROUP; ++g) {
+            const real* plane = up + g * coarse.size;
+            real left = (1 - v.share) * plane[above + h.first] + v.share * plane[below + h.first];
+            real right = (1 - v.share) * plane[above + h.second] + v.share * plane[below + h.second];
+            total[g][i] += (1 - h.share) * left + h.share * right;
+        }
+    }
+}
+
+// Outputs of all scales from inputs of all scales. Shared memory begins with weights; from places that are given on it
+// holds the inputs' coefficients, `by`; stats; `chunk` channels of scale 0; and for scales s > 0: the input with a
+// border, x; what it gives to outputs of finer scales, y (groups*GROUP, pixels with the border); and finer inputs,
+// max-pooled, v.
+//
+// moments: per tile (images*tiles, 4, channels), or null; sums: of activations, (images*tiles, channels), or null.
+template <int GROUP>
+__device__ inline void mix(
+    int height, int width, int tile_height, int tile_width, int halo, int chunk, OF_SCALES(int, ins),
+    OF_SCALES(int, outs), OF_SCALES(const real*, map), OF_SCALES(const real*, by), const real* weight, const real* bias,
+    OF_SCALES(real*, out), OF_SCALES(real*, moments), OF_SCALES(real*, sums), int by_at, int stats_at, int chunk_at,
+    int x_at1, int x_at2, int y_at1, int y_at2, int v_at1, int v_at2) {
+    constexpr int PAD = PADDED(GROUP);
+    Groups<GROUP> rows(outs0, outs1, outs2);
+    Groups<1> columns(ins0, ins1, ins2);
+    int tiles = ((height + tile_height - 1) / tile_height) * ((width + tile_width - 1) / tile_width);
+    int index = blockIdx.x % tiles;
+    int64 n = blockIdx.x / tiles;
+    real *weights = shared, *read_by = shared + by_at, *stats = shared + stats_at, *x0 = shared + chunk_at;
+    const int x_at0 = 0, y_at0 = 0, v_at0 = 0;
+
+    for (int s = 0; s < SCALES; ++s) read_coefficients(read_by + 4 * AT(s, columns.first), AT(s, by), AT(s, ins));
+    __syncthreads();
+    for (int s = 1; s < SCALES; ++s) {
+        Tile t = tile_of(s, index, tile_height, tile_width, halo, height, width);
+        int count = AT(s, ins);
+        const real* image = AT(s, map) + n * count * t.map_height * t.map_width;
+        if (count) read_tile(shared + AT(s, x_at), t, image, read_by + 4 * AT(s, columns.first), count, 0, count);
+    }
+    for (int s = 1; s < SCALES; ++s) {
+        int count = AT(s, ins), finer = AT(s, rows.group);
+        if (!count) continue;
+        Tile t = tile_of(s, index, tile_height, tile_width, halo, height, width);
+        const real* x = shared + AT(s, x_at);
+        real *y = shared + AT(s, y_at), *sum = AT(s, sums);
+        __syncthreads();
+        read_weights<GROUP, false>(weights, weight, columns.all, rows, 0, finer, AT(s, columns.first), count);
+        __syncthreads();
+        if (sum) sum_tile(x, t, count, sum + int64(blockIdx.x) * count);
+        if (s == 1 && outs2) pool_tile(x, t, count, 1, shared + v_at2 + ins0 * (t.pixels() / 4));
+        for (int item = threadIdx.y; item < finer * ((t.size + 63) / 64); item += blockDim.y) {
+            int group = item % finer, p = item / finer * 64 + threadIdx.x;
+            int at[2] = {p < t.size ? p : 0, p + 32 < t.size ? p + 32 : 0};
+            real total[GROUP][2] = {};
+            multiply(total, x, at, t.size, count, weights + group * PAD, finer * PAD);
+#pragma unroll
+            for (int g = 0; g < GROUP; ++g) {
+                real* to = y + (group * GROUP + g) * t.size;
+                if (p < t.size) to[p] = total[g][0];
+                if (p + 32 < t.size) to[p + 32] = total[g][1];
+            }
+        }
+    }
+
+    // The finest scale: a warp has one group of one part of the tile.
+    Tile t = tile_of(0, index, tile_height, tile_width, 0, height, width);
+    int parts = (t.pixels() + 32 * TAKE - 1) / (32 * TAKE), group = threadIdx.y / parts, part = threadIdx.y % parts;
+    int groups = rows.groups(0);
+    bool busy = group < groups;
+    int p[TAKE];
+    bool valid[TAKE];
+    own_pixels(t, part, p, valid);
+    real total[GROUP][TAKE] = {};
+    for (int c = 0; c < ins0; c += chunk) {
+        int count = c + chunk < ins0 ? chunk : ins0 - c;
+        __syncthreads();
+        read_weights<GROUP, false>(weights, weight, columns.all, rows, 0, groups, c, count);
+        read_tile(x0, t, map0 + n * ins0 * height * width, read_by, ins0, c, count);
+        __syncthreads();
+        if (busy) multiply(total, x0, p, t.size, count, weights + group * PAD, groups * PAD);
+        if (sums0) sum_tile(x0, t, count, sums0 + int64(blockIdx.x) * ins0 + c);
+        if (outs1) pool_tile(x0, t, count, 1, shared + v_at1 + c * (t.pixels() / 4));
+        if (outs2) pool_tile(x0, t, count, 2, shared + v_at2 + c * (t.pixels() / 16));
+    }
+    __syncthreads();
+    if (busy) {
+        for (int s = 1; s < SCALES; ++s) {
+            if (!AT(s, ins)) continue;
+            Tile coarse = tile_of(s, index, tile_height, tile_width, halo, height, width);
+            add_upsampled(total, p, t, coarse, s, shared + AT(s, y_at) + group * GROUP * coarse.size);
+        }
+#pragma unroll
+        for (int g = 0; g < GROUP; ++g) {
+            int channel = group * GROUP + g;
+            if (channel >= outs0) break;
+            real added = bias ? bias[channel] : real(0);
+            real* to = out0 + (n * outs0 + channel) * t.map_height * t.map_width;
+#pragma unroll
+            for (int i = 0; i < TAKE; ++i) {
+                total[g][i] += added;
+                if (valid[i]) to[place(t, p[i])] = total[g][i];
+            }
+        }
+        if (moments0) note_moments(total, valid, part, group, outs0, stats);
+    }
+    if (moments0) {
+        __syncthreads();
+        write_moments(stats, parts, outs0, moments0 + int64(blockIdx.x) * 4 * outs0);
+    }
+
+    for (int s = 1; s < SCALES; ++s) {
+        int count = AT(s, outs), finer = AT(s, columns.first), groups = rows.groups(s);
+        if (!count) continue;
+        Tile t = tile_of(s, index, tile_height, tile_width, halo, height, width);
+        __syncthreads();
+        read_weights<GROUP, false>(
+            weights, weight, columns.all, rows, AT(s, rows.group), groups, 0, finer + AT(s, ins));
+        __syncthreads();
+        Tile coarse = tile_of(2, index, tile_height, tile_width, halo, height, width);
+        int parts = (t.pixels() + 31) / 32;
+        real *to = AT(s, out) + n * count * t.map_height * t.map_width, *noted = AT(s, moments);
+        for (int item = threadIdx.y; item < groups * parts; item += blockDim.y) {
+            int group = item % groups, p[1];
+            const real* w = weights + group * PAD;
+            bool valid[1];
+            own_pixels(t, item / groups, p, valid);
+            real total[GROUP][1] = {};
+            multiply(total, shared + AT(s, v_at), p, t.pixels(), finer, w, groups * PAD);
+            int at[1] = {t.at(p[0])};
+            multiply(total, shared + AT(s, x_at), at, t.size, AT(s, ins), w + finer * groups * PAD, groups * PAD);
+            if (s == 1 && ins2) {
+                add_upsampled(total, p, t, coarse, 1, shared + y_at2 + (rows.group1 + group) * GROUP * coarse.size);
+            }
+#pragma unroll
+            for (int g = 0; g < GROUP; ++g) {
+                int channel = group * GROUP + g;
+                if (valid[0] && channel < count) {
+                    to[int64(channel) * t.map_height * t.map_width + place(t, p[0])] = total[g][0];
+                }
+            }
+            if (noted) note_moments(total, valid, item / groups, group, count, stats);
+        }
+        if (noted) {
+            __syncthreads();
+            write_moments(stats, parts, count, noted + int64(blockIdx.x) * 4 * count);
+        }
+    }
+}
+
+#define MIX(NAME, GROUP)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(SINGLE ? 512 : 256, 1) NAME(                                        \
+        int height, int width, int tile_height, int tile_width, int halo, int chunk, OF_SCALES(int, ins),            \
+        OF_SCALES(int, outs), OF_SCALES(const real*, map), OF_SCALES(const real*, by), const real* weight,           \
+        const real* bias, OF_SCALES(real*, out), OF_SCALES(real*, moments), OF_SCALES(real*, sums), int by_at,       \
+        int stats_at, int chunk_at, int x_at1, int x_at2, int y_at1, int y_at2, int v_at1, int v_at2) {                \
+        mix<GROUP>(height, width, tile_height, tile_width, halo, chunk, ALL(ins), ALL(outs), ALL(map), ALL(by),      \
+                   weight, bias, ALL(out), ALL(moments), ALL(sums), by_at, stats_at, chunk_at, x_at1, x_at2, y_at1, y_at2, \
+                   v_at1, v_at2);                                                                                    \
+    }
+MIX(mix_5, 5)
+#if SINGLE  // doubles would not all find room in registers
+MIX(mix_10, 10)
+#endif

@@ -1,0 +1,182 @@
+// Octave convolutions 1x1: tiles of pixels of up to three scales, and products of them in shared memory.
+//
+// Channels are taken in groups of GROUP, whose weights lie together in shared memory, padded for loads of 16 bytes. A
+// warp multiplies one group for 32*TAKE pixels at a time. Maps of the finest scale pass through shared memory `chunk`
+// channels at a time, while each warp keeps what it adds up in registers; those of the coarser scales are there as a
+// whole.
+
+#define SCALES 3
+#define OF_SCALES(T, NAME) T NAME##0, T NAME##1, T NAME##2
+#define AT(SCALE, NAME) ((SCALE) == 0 ? NAME##0 : (SCALE) == 1 ? NAME##1 : NAME##2)
+#define ALL(NAME) NAME##0, NAME##1, NAME##2
+#define PADDED(GROUP) ((GROUP + 3) / 4 * 4)
+#define TAKE 4
+#define SIDE 5  // a warp's share of a weight gradient: SIDE outputs times SIDE inputs
+
+extern __shared__ __align__(16) real shared[];
+
+// Where a block is on a scale: its pixels, and in shared memory, `halo` more on each side.
+struct Tile {
+    int top, left, height, width, halo, pitch, size, map_height, map_width;
+
+    __device__ int pixels() const { return height * width; }
+    // Where in shared memory pixel (y, x) of the tile is, or its pixel number p.
+    __device__ int at(int y, int x) const { return (y + halo) * pitch + x + halo; }
+    __device__ int at(int p) const { return at(p / width, p % width); }
+};
+
+__device__ inline Tile tile_of(int scale, int index, int tile_height, int tile_width, int halo, int height, int width) {
+    int across = (width + tile_width - 1) / tile_width;
+    Tile t;
+    t.height = tile_height >> scale, t.width = tile_width >> scale, t.halo = halo;
+    t.top = index / across * t.height, t.left = index % across * t.width;
+    t.pitch = t.width + 2 * halo, t.size = t.pitch * (t.height + 2 * halo);
+    t.map_height = height >> scale, t.map_width = width >> scale;
+    return t;
+}
+
+__device__ inline int thread_number() { return threadIdx.y * 32 + threadIdx.x; }
+__device__ inline int thread_count() { return blockDim.y * 32; }
+
+// to = the four rows of a map's coefficients; of a map that has none, those that change nothing.
+__device__ inline void read_coefficients(real* to, const real* coefficients, int channels) {
+    for (int i = thread_number(); i < 4 * channels; i += thread_count()) {
+        to[i] = coefficients ? coefficients[i] : i / channels % 2 ? real(0) : real(1);
+    }
+}
+
+// to (count, t.size) = channels `first` and following of the tile; zero outside the map. Activated, if `by` is not
+// null, the map's coefficients in shared memory. Lanes read along rows, from a multiple of 8 pixels on, which is where
+// sectors begin.
+__device__ inline void read_tile(
+    real* to, const Tile& t, const real* image, const real* by, int channels, int first, int count) {
+    constexpr int AHEAD = 4;  // rows of which a warp loads pixels before it stores any
+    int rows = t.height + 2 * t.halo, left = t.left - t.halo;
+    for (int i = threadIdx.y; i < count * rows; i += AHEAD * blockDim.y) {
+        for (int x = (left & ~7) + int(threadIdx.x); x < left + t.pitch; x += 32) {
+            if (x < left) continue;
+            real v[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; ++k) {
+                int row = i + k * blockDim.y, y = t.top - t.halo + row % rows;
+                bool inside = row < count * rows && y >= 0 && y < t.map_height && x >= 0 && x < t.map_width;
+                v[k] = inside ? image[(int64(first + row / rows) * t.map_height + y) * t.map_width + x] : real(0);
+            }
+#pragma unroll
+            for (int k = 0; k < AHEAD; ++k) {
+                int row = i + k * blockDim.y, y = t.top - t.halo + row % rows, c = first + row / rows;
+                if (row >= count * rows) break;
+                bool inside = y >= 0 && y < t.map_height && x >= 0 && x < t.map_width;
+                if (by && inside) v[k] = prelu(v[k] * by[c] + by[channels + c], by[2 * channels + c]);
+                to[row / rows * t.size + row % rows * t.pitch + x - left] = v[k];
+            }
+        }
+    }
+}
+
+// sums[c] = the sum of a channel over the tile, of `count` channels in shared memory.
+__device__ inline void sum_tile(const real* from, const Tile& t, int count, real* sums) {
+    for (int c = threadIdx.y; c < count; c += blockDim.y) {
+        real sum = 0;
+        for (int p = threadIdx.x; p < t.pixels(); p += 32) sum += from[c * t.size + t.at(p)];
+        sum = warp_sum(sum);
+        if (threadIdx.x == 0) sums[c] = sum;
+    }
+}
+
+// to (count, pixels of a tile coarser by 2^times) = channels in shared memory, max-pooled; activated first, if `by` is
+// not null, by its coefficients.
+__device__ inline void pool_tile(
+    const real* from, const Tile& fine, int count, int times, real* to, const real* by = nullptr) {
+    int width = fine.width >> times, pixels = fine.pixels() >> 2 * times, window = 1 << times;
+    for (int i = thread_number(); i < count * pixels; i += thread_count()) {
+        int p = i % pixels;
+        const real* corner = from + i / pixels * fine.size + fine.at(p / width << times, p % width << times);
+        real best = activated(corner[0], by, count, i / pixels);
+        for (int k = 1; k < window * window; ++k) {
+            real value = activated(corner[(k >> times) * fine.pitch + (k & window - 1)], by, count, i / pixels);
+            if (larger(value, best)) best = value;
+        }
+        to[i] = best;
+    }
+}
+
+#if SINGLE
+typedef float4 vector;
+#else
+typedef double2 vector;
+#endif
+__device__ inline void unpack(float4 v, float* to) { to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w; }
+__device__ inline void unpack(double2 v, double* to) { to[0] = v.x, to[1] = v.y; }
+
+// total[g][i] += the sum over `count` channels k of weights[k*pitch + g] * x[k*step + at[i]], all in shared memory.
+template <int GROUP, int PIXELS>
+__device__ inline void multiply(
+    real (&total)[GROUP][PIXELS], const real* x, const int (&at)[PIXELS], int step, int count, const real* weights,
+    int pitch) {
+    constexpr int SIZE = 16 / sizeof(real);
+#pragma unroll 2  // more would take registers that there are not
+    for (int k = 0; k < count; ++k) {
+        real w[PADDED(GROUP)], v[PIXELS];
+#pragma unroll
+        for (int i = 0; i < PADDED(GROUP); i += SIZE) unpack(*(const vector*)(weights + k * pitch + i), w + i);
+#pragma unroll
+        for (int i = 0; i < PIXELS; ++i) v[i] = x[k * step + at[i]];
+#pragma unroll
+        for (int g = 0; g < GROUP; ++g) {
+#pragma unroll
+            for (int i = 0; i < PIXELS; ++i) total[g][i] += w[g] * v[i];
+        }
+    }
+}
+
+// Channels of three scales in groups: each scale begins with a group of its own.
+template <int GROUP>
+struct Groups {
+    int OF_SCALES(, count), OF_SCALES(, first), OF_SCALES(, group), all;
+
+    __device__ Groups(int a, int b, int c) {
+        count0 = a, count1 = b, count2 = c, first0 = 0, first1 = a, first2 = a + b, all = a + b + c;
+        group0 = 0, group1 = (a + GROUP - 1) / GROUP, group2 = group1 + (b + GROUP - 1) / GROUP;
+    }
+    // How many groups a scale has.
+    __device__ int groups(int scale) const { return (AT(scale, count) + GROUP - 1) / GROUP; }
+    // The number of member g of a group among all channels, or -1.
+    __device__ int channel(int index, int g) const {
+        int scale = index >= group2 ? 2 : index >= group1 ? 1 : 0, own = (index - AT(scale, group)) * GROUP + g;
+        return g < GROUP && own < AT(scale, count) ? AT(scale, first) + own : -1;
+    }
+};
+
+// to (count, groups, PADDED(GROUP)) = the weights of channels `first` and following of one side with some groups of the
+// other side's, zero where a group is not full. The weight has rows of `columns`; BACK: the groups are those of
+// columns.
+template <int GROUP, bool BACK>
+__device__ inline void read_weights(
+    real* to, const real* weight, int columns, const Groups<GROUP>& side, int first_group, int groups, int first,
+    int count) {
+    constexpr int PAD = PADDED(GROUP);
+    for (int i = thread_number(); i < count * groups * PAD; i += thread_count()) {
+        int slot = BACK ? i % (groups * PAD) : i / count, k = BACK ? i / (groups * PAD) : i % count;
+        int channel = side.channel(first_group + slot / PAD, slot % PAD);
+        int64 at = BACK ? int64(first + k) * columns + channel : int64(channel) * columns + first + k;
+        to[k * groups * PAD + slot] = channel >= 0 ? weight[at] : real(0);
+    }
+}
+
+// The pixels of the tile that a lane has in a part of it, number by number, and which of them are pixels of the map.
+template <int PIXELS>
+__device__ inline void own_pixels(const Tile& t, int part, int (&p)[PIXELS], bool (&valid)[PIXELS]) {
+#pragma unroll
+    for (int i = 0; i < PIXELS; ++i) {
+        int number = (part * PIXELS + i) * 32 + threadIdx.x;
+        p[i] = number < t.pixels() ? number : 0;
+        int y = t.top + p[i] / t.width, x = t.left + p[i] % t.width;
+        valid[i] = number < t.pixels() && y < t.map_height && x < t.map_width;
+    }
+}
+
+// Where pixel p of the tile is in the map's plane.
+__device__ inline int64 place(const Tile& t, int p) {
+    return int64(t.top + p / t.width) * t.map_width + t.left + p % t.width;
+}

@@ -1,0 +1,93 @@
+"""The CUDA kernels, without a GPU: on the simulator against the contract, and through NVIDIA's compiler."""
+
+import dataclasses
+import functools
+import gc
+import importlib
+import os
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import opaque
+import pytest
+from networks import lived_in
+
+from octsod.inference import freeze
+from octsod.models import Configuration
+from octsod.testing import cusim
+from octsod.testing.cusim import nvrtc
+
+TESTS = pathlib.Path(__file__).parent
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
+MOST_SHARED = 48 << 10  # bytes of shared memory that a block may have on any GPU
+
+
+# --- on the simulator -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(bool(cusim.unavailable()), reason=cusim.unavailable() or "-")
+@pytest.mark.skipif("OCTSOD_TEST_KERNELS" in os.environ, reason="runs the tests of other files on another backend")
+@pytest.mark.parametrize("files", [
+    ("test_kernels_arrays.py", "test_kernels_classification.py", "test_kernels_elementwise.py",
+     "test_kernels_numerics.py", "test_kernels_optimization.py"),
+    ("test_kernels_normalization.py", "test_kernels_resampling.py", "test_kernels_network.py"),
+    ("test_kernels_convolution.py",),
+], ids=["arrays", "maps", "convolutions"])  # fmt: skip
+def test_the_contract_on_the_simulator(files):
+    """Each kernel on a few problems: nothing that the simulator's mode `check` finds, and the reference's results."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / name) for name in files)]
+    environment = {**os.environ, "OCTSOD_TEST_KERNELS": "cuda", "OCTSOD_TEST_EXAMPLES": "2"}
+    done = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
+
+
+# --- what is kept on the device ---------------------------------------------------------------------------------------
+
+
+def test_a_network_is_on_its_device_once_and_as_long_as_it_lives():
+    network = importlib.import_module("octsod.kernels.cuda.network")
+    kept = len(network._networks)
+    frozen = freeze(lived_in(Configuration.standard(0.2), 1, "float32"))
+    there = dataclasses.replace(frozen, device=opaque.device)
+    steps, gets = network._steps(there), opaque.device.gets
+    assert network._steps(there) is steps and len(network._networks) == kept + 1
+    (weight,) = steps[0].weights
+    assert isinstance(weight, opaque.OpaqueArray) and weight.shape == frozen.layers[0].weights[0].shape
+    assert all(isinstance(c, opaque.OpaqueArray) for step in steps for c in step.coefficients if c is not None)
+    assert opaque.device.gets == gets
+    del there
+    gc.collect()
+    assert len(network._networks) == kept
+
+
+# --- through NVIDIA's compiler ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def sources():
+    """All that is compiled, by name."""
+    package = importlib.import_module("octsod.kernels.cuda")
+    names = [f"{package.__name__}.{found.name}" for found in pkgutil.iter_modules(package.__path__)]
+    values = [value for name in names for value in vars(importlib.import_module(name)).values()]
+    return {value.name: value for value in values if isinstance(value, package.launch.Source)}
+
+
+def test_every_file_of_kernels_is_compiled():
+    (folder,) = importlib.import_module("octsod.kernels.cuda").__path__
+    compiled = {file for source in sources().values() for file in re.findall(r'^#line 1 "(.*)"$', source.code, re.M)}
+    assert compiled == {path.name for path in pathlib.Path(folder).glob("*.cu")}
+
+
+@pytest.mark.skipif(bool(nvrtc.unavailable()), reason=nvrtc.unavailable() or "-")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", sources())
+def test_kernels_fit_into_registers_and_shared_memory(name, dtype, architecture):
+    source = sources()[name]
+    needs = nvrtc.resources(source.code, architecture, source.options(dtype))
+    assert needs
+    wrong = {kernel: need for kernel, need in needs.items() if need.spills or need.stack or need.shared > MOST_SHARED}
+    assert not wrong
