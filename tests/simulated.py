@@ -25,11 +25,9 @@ class Simulator:
 
     def __init__(self, mode):
         self.mode = mode
-        self.modules = []
 
     def module(self, code, options):
-        self.modules.append(cusim.RawModule(code=code, options=options, mode=self.mode))
-        return self.modules[-1]
+        return cusim.RawModule(code=code, options=options, mode=self.mode)
 
     def empty(self, shape, dtype):
         return cusim.empty(shape, dtype)

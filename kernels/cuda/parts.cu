@@ -1,5 +1,4 @@
-// What goes before and after other kernels' work: sums in parts, added up in a fixed order in double precision; sums of
-// activations; gradients as maps.
+// What goes after other kernels' work: sums in parts, added up in a fixed order in double precision.
 
 // out[r*row + k] = the sum over `count` partial arrays, `size` elements apart, of element first + r*pitch + k.
 // Blocks are (32, 8): elements, and slices of the sum.
@@ -61,24 +60,4 @@ extern "C" __global__ void __launch_bounds__(256) finish(
         to += image * 3 * channels + i % size;
         to[0] = origin, to[channels] = sum, to[2 * channels] = squares;
     }
-}
-
-// sums (planes,) of the activation of a map; a block for each plane.
-extern "C" __global__ void __launch_bounds__(256) activation_sums(
-    int channels, int64 pixels, const real* map, const real* coefficients, double* sums) {
-    __shared__ double slices[8];
-    int c = blockIdx.x % channels;
-    map += blockIdx.x * pixels;
-    double sum = 0;
-    for (int64 p = threadIdx.x; p < pixels; p += 256) sum += activated(map[p], coefficients, channels, c);
-    sum = block_sum(sum, slices);
-    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
-}
-
-// out = the gradient that a DeferredGradient stands for. A block for each 256 pixels of a plane.
-extern "C" __global__ void __launch_bounds__(256) form_gradient(
-    int channels, int64 pixels, int blocks, const real* g, const real* raw, const real* coefficients, real* out) {
-    int64 plane = blockIdx.x / blocks, p = int64(blockIdx.x % blocks) * 256 + threadIdx.x, i = plane * pixels + p;
-    if (p >= pixels) return;
-    out[i] = coefficients ? differentiated(g[i], raw[i], coefficients, channels, int(plane % channels)) : g[i];
 }

@@ -4,8 +4,9 @@ import numpy as np
 
 from .driver import driver
 from .launch import Source
+from .normalization import differentiate, launch_activate
 
-SOURCE = Source("parts", "dense")
+SOURCE = Source("parts")
 WARPS = 8  # of a block
 JOBS = 6  # sums and moments of one launch
 
@@ -40,22 +41,13 @@ def read_sums(x, out):
     """The sums of an activation that is read, if they are wanted."""
     sums = x.claim_activation_sums() if out.size else None
     if sums is not None:
-        images, channels, height, width = x.shape
-        SOURCE.launch(
-            "activation_sums", x.dtype, images * channels, 256, channels, np.int64(height * width), x.raw,
-            x.coefficients, sums,
-        )  # fmt: skip
+        launch_activate(x, None, sums)
 
 
 def formed(grad, targets):
     """A gradient as an array: its own, unless that is yet to be computed, or belongs to a target as well."""
     if grad.coefficients is None and all(grad.g is not target.array for target in targets):
         return grad.g
-    images, channels, height, width = grad.shape
-    pixels, out = height * width, driver().empty(grad.shape, grad.dtype)
-    blocks = -(-pixels // 256)
-    SOURCE.launch(
-        "form_gradient", grad.dtype, images * channels * blocks, 256, channels, np.int64(pixels), blocks, grad.g,
-        grad.raw, grad.coefficients, out,
-    )  # fmt: skip
+    out = driver().empty(grad.shape, grad.dtype)
+    differentiate(grad, out)
     return out

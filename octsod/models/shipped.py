@@ -1,5 +1,6 @@
 """The networks that come with octsod: weight files in octsod/shipped, each with a card, and facts about them."""
 
+import functools
 import os
 import pathlib
 import warnings
@@ -42,9 +43,10 @@ class Shipped(NamedTuple):
         return {**self._asdict(), "file": str(self.file)}
 
 
-def networks() -> list[Shipped]:
+@functools.cache
+def networks() -> tuple[Shipped, ...]:
     """The networks that come with octsod, the best first."""
-    return [Shipped(name, **facts) for name, facts in read_toml(FOLDER / "models.toml").items()]
+    return tuple(Shipped(name, **facts) for name, facts in read_toml(FOLDER / "models.toml").items())
 
 
 def shipped_file(name: str | bytes | os.PathLike) -> pathlib.Path | None:
