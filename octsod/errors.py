@@ -19,3 +19,7 @@ def detail(error: Exception) -> str:
 
 class FileError(OctsodError, ValueError):
     """A file is missing, damaged, foreign or hostile. The message is one sentence that names the file and the fault."""
+
+
+class NotReplayableError(OctsodError):
+    """Work that was to be captured on a device needs the host, now or each time it is done."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .checks import require_integer
+from .errors import NotReplayableError
 from .threads import freed_in_child
 
 
@@ -19,6 +20,7 @@ def _new_generator(seed: int | None = None) -> np.random.Generator:
 
 generator = _new_generator()
 _stream: contextvars.ContextVar[np.random.Generator | None] = contextvars.ContextVar("octsod.stream", default=None)
+_undrawn: contextvars.ContextVar[bool] = contextvars.ContextVar("octsod.undrawn", default=False)
 
 
 def manual_seed(seed: int) -> None:
@@ -40,7 +42,20 @@ def stream(*entropy: int) -> Iterator[None]:
         _stream.reset(token)
 
 
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Within it, `draw_seed` raises NotReplayableError: what is captured would draw the same number each time. Applies
+    to this thread."""
+    token = _undrawn.set(True)
+    try:
+        yield
+    finally:
+        _undrawn.reset(token)
+
+
 def draw_seed() -> int:
     """A seed for a kernel, in [0, 2**63): from the stream that is in effect, else from `generator`."""
+    if _undrawn.get():
+        raise NotReplayableError("a number is drawn at random")
     source = _stream.get()
     return int((generator if source is None else source).integers(1 << 63))

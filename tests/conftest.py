@@ -1,6 +1,7 @@
 """Profiles of Hypothesis: the same examples every time in CI (CI=true), fresh ones elsewhere. Common fixtures."""
 
 import os
+import re
 
 import pytest
 from hypothesis import settings
@@ -16,14 +17,28 @@ settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
+BACKEND = os.environ.get("OCTSOD_TEST_BACKEND", "cpu")
+
+# What runs on any device. OCTSOD_TEST_BACKEND=cuda runs all of it on a GPU; other devices run parts of it beside the
+# tests of the CPU, see test_devices.py and test_cuda.py.
+ON_ANY_DEVICE = re.compile(r"test_(kernels_(?!cache|fingerprints)|ops_(?!errors)|layers|device_steps|golden).*\.py")
+
+
+def pytest_ignore_collect(collection_path):
+    """On a GPU, tests of other things than devices are left out."""
+    if BACKEND == "cuda" and collection_path.suffix == ".py" and not ON_ANY_DEVICE.fullmatch(collection_path.name):
+        return True
+    return None
+
+
 @pytest.fixture(autouse=True)
 def backend():
-    """Tests run on the backend that OCTSOD_TEST_BACKEND names: test_devices.py has some of them run on another one."""
+    """Tests run on the backend that OCTSOD_TEST_BACKEND names."""
     import opaque  # noqa: F401 (makes its devices known)
 
     import octsod
 
-    name = os.environ.get("OCTSOD_TEST_BACKEND", "cpu")
+    name = BACKEND
     if name == "simulated":
         import simulated  # noqa: F401 (makes its device known)
     with octsod.use_backend(name):

@@ -18,6 +18,10 @@ if os.environ.get("OCTSOD_TEST_KERNELS", "cpu") == "cuda":
     import simulated
 
     BACKENDS = [simulated.kernels]
+elif os.environ.get("OCTSOD_TEST_BACKEND") == "cuda":
+    import gpu_kernels
+
+    BACKENDS = [gpu_kernels.kernels]
 else:
     BACKENDS = [cpu]
 TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-12}

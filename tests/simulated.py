@@ -29,6 +29,9 @@ class Simulator:
     def module(self, code, options):
         return cusim.RawModule(code=code, options=options, mode=self.mode)
 
+    def prepare(self, modules):
+        """Nothing: compiling takes long, and few of them are needed."""
+
     def empty(self, shape, dtype):
         return cusim.empty(shape, dtype)
 

@@ -6,8 +6,8 @@ import math
 import os
 import subprocess
 import sys
-import types
 
+import fake_cupy
 import numpy as np
 import pytest
 from commands import ROOT, run
@@ -15,6 +15,7 @@ from commands import ROOT, run
 import octsod
 from octsod.cli import doctor
 from octsod.profiling import roofs as machine
+from octsod.testing import cusim
 
 network = importlib.import_module("octsod.kernels.cpu.network")
 reference = importlib.import_module("octsod.kernels.reference")
@@ -26,6 +27,7 @@ def impatient(monkeypatch):
 
 
 def test_report(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(doctor, "_is_warm", lambda: True)
     threads = octsod.get_num_threads()
     octsod.set_num_threads(2)
@@ -37,7 +39,7 @@ def test_report(monkeypatch):
     report = json.loads(done.stdout)
     assert report["versions"]["octsod"] == octsod.__version__ and report["versions"]["numpy"] == np.__version__
     assert report["backends"]["cpu"]["works"] and not report["backends"]["cuda"]["works"]
-    assert "no CUDA backend yet" in report["backends"]["cuda"]["detail"]
+    assert report["backends"]["cuda"]["detail"].startswith("cuda: ")
     assert report["cache"]["writable"] and report["cache"]["files"] > 0 and report["cache"]["bytes"] > 0
     assert report["machine"]["threads"] == 2 and report["machine"]["vector_bits"] in (128, 256, 512)
     for rate in ("copy_gb_s", "fma_gflop_s"):
@@ -77,33 +79,30 @@ def test_a_backend_that_does_not_work(monkeypatch, fault, word):
     assert done.exit_code == 1 and word in done.stdout and "Machine" in done.stdout
 
 
-class Device:
-    """What doctor asks of CuPy."""
-
-    def __init__(self, error=None):
-        self.error = error
-        self.cuda = types.SimpleNamespace(runtime=self)
-
-    def getDeviceProperties(self, number):  # noqa: N802 (CUDA's name)
-        if self.error:
-            raise self.error
-        return {"name": b"Example GPU"}
-
-    def arange(self, stop):
-        return np.arange(stop)
-
-
-def test_cuda(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", Device())
-    assert doctor._cuda() == {
-        "works": False, "detail": "this version of octsod has no CUDA backend yet (CuPy computes on Example GPU)",
-    }  # fmt: skip
-    monkeypatch.setattr(octsod.backend.device, "BACKENDS", ("cpu", "cuda"))
-    assert doctor._cuda() == {"works": True, "detail": "CuPy computes on Example GPU"}
-    monkeypatch.setitem(sys.modules, "cupy", Device(RuntimeError("no driver")))
-    assert doctor._cuda() == {"works": False, "detail": "CuPy finds no device (no driver)"}
+def test_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(doctor, "_is_warm", lambda: False)
+    with fake_cupy.installed(driver=0):
+        done = run("doctor", "--json")
+        assert done.exit_code == 0
+        assert json.loads(done.stdout)["backends"]["cuda"] == {
+            "works": False, "detail": "cuda: there is no NVIDIA driver on this machine", "device": None,
+        }  # fmt: skip
+        assert run("doctor", "--device", "cuda").exit_code == 1
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert doctor._cuda() == {"works": False, "detail": "CuPy is not installed"}
+    assert doctor._cuda("cuda")["detail"].startswith("cuda: CuPy is not installed; ")
+
+
+@pytest.mark.skipif(bool(cusim.unavailable()), reason=cusim.unavailable() or "-")
+def test_with_a_gpu(monkeypatch):
+    with fake_cupy.installed():
+        found = doctor._cuda("cuda:1")
+        assert found["works"] and found["device"] == "cuda:1" and found["detail"].startswith("Pretend GPU, 1.1 GB free")
+        assert doctor._cuda("cuda:2") == {
+            "works": False, "detail": "cuda:2: there are 2 GPUs, cuda:0 to cuda:1", "device": None,
+        }  # fmt: skip
+        monkeypatch.setattr(reference, "upsample_bilinear", wrong)
+        found = doctor._cuda("cuda")
+        assert not found["works"] and "other numbers" in found["detail"] and found["device"] is None
 
 
 def test_without_a_writable_cache(tmp_path):

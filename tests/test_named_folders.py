@@ -225,15 +225,16 @@ def test_a_network_that_does_not_fit_into_the_memory(tmp_path, named, weights, m
     assert configuration.all_maps(64) == 4 * configuration.all_maps(32) > 20 * configuration.largest_map(32)
     needed = 2 * configuration.all_maps(32) * 4
     options = ("train", *named, "--init", weights, "--steps", 1, "-b")
-    monkeypatch.setattr("octsod.training.session.available_memory", lambda: needed)
+    monkeypatch.setattr("octsod.backend.device.available_memory", lambda: needed)
     line = refused(*options, 3, "--size", 32, "-o", tmp_path / "other")
     assert line.startswith(f"Error: {weights}: to train on 3 pictures of 32 pixels at once takes 0.0 GB of memory or ")
-    assert line.endswith("a smaller --batch-size or --size may do.") and not (tmp_path / "other").exists()
+    assert line.endswith("; a --batch-size of 2, a smaller one, or a smaller --size may fit.")
+    assert not (tmp_path / "other").exists()
     assert "pictures of 48 pixels" in refused(*options, 2, "--size", "32:0,48:0.5")
     assert run(*options, 2, "--size", 32, "-o", tmp_path / "run").exit_code == 0
     frozen = (*options, 3, "--size", 32, "--freeze", "extractor", "-o", tmp_path / "frozen")
     assert run(*frozen).exit_code == 0, "what does not learn keeps nothing"
-    monkeypatch.setattr("octsod.training.session.available_memory", lambda: needed - 1)
+    monkeypatch.setattr("octsod.backend.device.available_memory", lambda: needed - 1)
     line = refused("train", "--resume", tmp_path / "run", "--steps", 2)
     assert line.startswith(f"Error: {tmp_path / 'run' / 'state' / 'checkpoint.safetensors'}: to train on 2")
 

@@ -156,12 +156,6 @@ def test_every_package_folder_is_installed():
     assert listed == found
 
 
-def test_only_extras_that_do_something_are_offered():
-    text = (ROOT / "pyproject.toml").read_text()
-    (extras,) = re.findall(r"^\[project\.optional-dependencies\]\n(.*?)^\[", text, re.MULTILINE | re.DOTALL)
-    assert ("cupy" in extras) == ("cuda" in octsod.backend.device.BACKENDS)
-
-
 def test_kernels_flush_subnormals_and_give_the_mode_back():
     out, _ = python("""
         import numpy as np

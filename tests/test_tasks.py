@@ -205,15 +205,26 @@ def test_hooks_are_called_in_their_places(tmp_path):
         stray.step(np.ones((2, 1)), np.ones((2, 1)))
     with pytest.raises(ValueError, match="expected different names, none of model, steps, velocity"):
         line_trainer(6, [Noting(), Noting()])
-    assert trainer.capturable
-    hook.host_values = True
-    assert not trainer.capturable
 
 
-def test_a_recipe_knows_whether_a_step_needs_the_host():
+def test_a_step_may_be_replayed_if_all_say_what_it_depends_on(monkeypatch):
     model = octsod.csnet(0.2)
     assert Recipe().trainer(model).capturable
     assert not Recipe(metric=lambda sums, pixels: np.ones(sums.shape[1])).trainer(model).capturable
+    for kind in (nn.Linear, Line, Noting):
+        trainer = line_trainer(6, [Noting()])
+        assert not trainer.capturable, kind
+        monkeypatch.setattr(kind, "constants", lambda self: (), raising=False)
+    assert trainer.capturable
+
+    class Other(Line):
+        def loss(self, model, x, y):  # of which the constants of `Line` know nothing
+            return super().loss(model, x, y)
+
+    trainer.task = Other()
+    assert not trainer.capturable
+    trainer.task.constants = lambda: ()  # of an object, it does not count either
+    assert not trainer.capturable
 
 
 class Raising(Hook):

@@ -1,5 +1,6 @@
 """CUDA source files, and how their kernels are launched."""
 
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ TYPES = {
 }
 
 
+SOURCES: list["Source"] = []  # all of them
+
+
 class Source:
     """A file of kernels, `NAME.cu`, compiled for float32 and for float64 when it is first needed.
 
@@ -35,6 +39,7 @@ class Source:
 
     def __init__(self, name: str, *before: str):
         self.name, self.files = name, [f"{part}.cu" for part in ("common", *before, name)]
+        SOURCES.append(self)
         self._functions: dict[tuple[str, str], Any] = {}
         self._modules: dict[str, Any] = {}
         self._lock = new_lock()
@@ -45,7 +50,7 @@ class Source:
             self._functions.clear()
             self._modules.clear()
 
-    @property
+    @functools.cached_property
     def code(self) -> str:
         """The text that is compiled."""
         return "\n".join(
@@ -63,6 +68,7 @@ class Source:
         key = name, np.dtype(dtype).name
         found = self._functions.get(key)
         if found is None:
+            driver().prepare([(source.name, source.code, source.options(dtype)) for source in SOURCES])
             with self._lock:
                 module = self._modules.get(key[1])
                 if module is None:

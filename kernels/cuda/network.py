@@ -1,6 +1,7 @@
 """The whole network for inference: layer by layer, by the kernels of training. Whatever reads a map applies batch norm
 and PReLU while it loads, so that each map is written once."""
 
+import collections
 import weakref
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from octsod.backend.deferred import Deferred
 from octsod.threads import new_lock
 
+from .arrays import copy
 from .convolution import conv2d, dilated_conv2d
 from .depthwise import depthwise_conv2d
 from .driver import driver
@@ -26,12 +28,50 @@ class Step(NamedTuple):
     finished: tuple[tuple[str, int], ...]
 
 
+SHAPES = 4  # how many shapes a network is kept captured for, each with memory for its maps
+
 _networks = weakref.WeakKeyDictionary()  # network -> its steps, which do not refer to it
+_replays = weakref.WeakKeyDictionary()  # network -> shape -> its `_Replay`
 _lock = new_lock()
 
 
 def csnet(frozen, x, out):
-    *steps, classifier = _steps(frozen)
+    if frozen.device is None or not frozen.device.captures:
+        _through(_steps(frozen), x, out)
+        return
+    with _lock:
+        replays = _replays.setdefault(frozen, collections.OrderedDict())
+        replay = replays.pop(x.shape, None) or _Replay(frozen.device, _steps(frozen))
+        replays[x.shape] = replay  # as the latest
+        if len(replays) > SHAPES:
+            replays.popitem(last=False)
+        replay(x, out)
+
+
+class _Replay:
+    """The network for maps of one shape, as one launch. The first call launches its kernels one by one, so that they
+    are compiled and loaded; the second captures them."""
+
+    def __init__(self, device, steps):
+        self._device, self._steps = device, steps
+        self._warm, self._run, self._x, self._out = False, None, None, None
+
+    def __call__(self, x, out):
+        if not self._warm:
+            self._warm = True
+            _through(self._steps, x, out)
+            return
+        if self._run is None:
+            self._x, self._out = driver().empty(x.shape, x.dtype), driver().empty(out.shape, out.dtype)
+            self._run = self._device.capture(lambda: _through(self._steps, self._x, self._out))
+        copy(x, self._x)
+        self._run()
+        copy(self._out, out)
+
+
+def _through(steps, x, out):
+    """out = the logits of a network, given by its steps, for pictures x."""
+    *steps, classifier = steps
     maps = {("image", 0): Deferred(x)}
     for step in steps:
         layer = step.layer

@@ -4,6 +4,7 @@ from .device import (
     Device,
     Host,
     MissingKernelError,
+    chosen_device,
     common_device,
     current,
     default_device,
@@ -21,11 +22,15 @@ from .device import (
     use_backend,
     zeros,
 )
+from .gpu import DeviceError, OutOfMemoryError
 
 __all__ = [
     "Device",
+    "DeviceError",
     "Host",
     "MissingKernelError",
+    "OutOfMemoryError",
+    "chosen_device",
     "common_device",
     "current",
     "default_device",

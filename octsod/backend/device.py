@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..checks import shortened
+from ..containers import available_memory
 from ..threads import uninterrupted
 from . import memory
 from .arrays import NUMBERS, compact, numbers, read_only, require_numbers
@@ -55,10 +56,11 @@ class Device:
     """Where arrays live, and what computes on them.
 
     name: as in `Tensor.to(name)`. kernels: its kernels by name. steps_ahead: how many training steps may be under way
-    before the host reads their results.
+    before the host reads their results. captures: whether it can `capture` work.
     """
 
     steps_ahead = 20
+    captures = False
     kernels: "Contract"
 
     def __init__(self, name: str, kernels: Any):
@@ -98,6 +100,15 @@ class Device:
 
     def get(self, array: Any) -> np.ndarray:
         """An array of this device as a NumPy array. The only thing that waits for the device."""
+        raise NotImplementedError
+
+    def memory(self) -> float:
+        """How many bytes may be used; infinity if nobody knows."""
+        raise NotImplementedError
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What repeats the kernels that `work` launches, on the same arrays, as one launch; none of them runs now.
+        Only where `captures`. Raises NotReplayableError if `work` needs the host."""
         raise NotImplementedError
 
     def read_only(self, array: Any) -> Any:
@@ -145,6 +156,9 @@ class Host(Device):
     def get(self, array: Any) -> np.ndarray:
         return array
 
+    def memory(self) -> float:
+        return available_memory()
+
     def read_only(self, array: Any) -> np.ndarray:
         return read_only(array)
 
@@ -177,12 +191,29 @@ def register(device: Device, array_type: type, locate: Callable[[Any], Device] |
 
 
 def get_device(device: str | Device) -> Device:
-    """The device of that name; a `Device` is returned unchanged. Raises ValueError if there is none."""
+    """The device of that name: "cpu", "reference", "cuda" for the first GPU, "cuda:1" for the second, and so on. A
+    `Device` is returned unchanged. Raises ValueError if there is no such name, DeviceError if a GPU cannot be used."""
     if isinstance(device, Device):
         return device
-    if device not in _devices:
-        raise ValueError(f"`device` (={shortened(repr(device))}) must be one of {', '.join(_devices)}.")
-    return _devices[device]
+    found = _devices.get(device)
+    if found is None and isinstance(device, str) and device.startswith("cuda"):
+        from . import cuda  # only here, since it imports this module
+
+        found = cuda.find(device)
+    if found is None:
+        known = ", ".join(("cpu", "cuda", "cuda:N", *(name for name in _devices if name not in ("cpu", "cuda:0"))))
+        raise ValueError(f"`device` (={shortened(repr(device))}) must be one of {known}.")
+    return found
+
+
+def chosen_device(name: str, worth: bool = True) -> Device:
+    """As `get_device`; "auto" stands for the first GPU, if there is one that can be used and it is worth it, else for
+    the CPU."""
+    if name != "auto":
+        return get_device(name)
+    from . import cuda
+
+    return get_device("cuda" if worth and cuda.available() else "cpu")
 
 
 def default_device() -> Device:

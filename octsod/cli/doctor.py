@@ -9,6 +9,8 @@ import warnings
 
 import click
 
+from .options import device_option
+
 # Distributions, and what octsod needs each one for; of several names, whichever is installed counts.
 PACKAGES = {
     ("numpy",): "arrays",
@@ -19,7 +21,7 @@ PACKAGES = {
     ("pillow",): "pictures",
     ("safetensors",): "weight files",
     ("tomli-w",): "run folders",
-    ("cupy-cuda13x", "cupy-cuda12x", "cupy"): "not used by this version",
+    ("cupy-cuda13x", "cupy-cuda12x", "cupy"): "optional, for GPUs",
     ("matplotlib",): "optional, for plots",
     ("onnx",): "optional, for exporting",
 }
@@ -27,29 +29,31 @@ PACKAGES = {
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@device_option(help="What must work; auto: the CPU. A GPU, the first one unless another is named, is always tried.")
 @click.pass_context
-def doctor(ctx, as_json):
+def doctor(ctx, as_json, device):
     """Show what is installed, what works, and how fast this machine is.
 
-    Exits with 0 if the CPU backend works, else with 1.
+    Exits with 0 if the CPU backend works, and the GPU if --device names one, else with 1.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report covers what they would say
-        cpu = _cpu()
+        cpu, wanted = _cpu(), device.startswith("cuda")
+        cuda = _cuda(device if wanted else "cuda")
         works = cpu["works"]
         report = {
             "versions": _versions(),
-            "backends": {"cpu": cpu, "cuda": _cuda()},
+            "backends": {"cpu": cpu, "cuda": cuda},
             "cache": _cache() if works else None,
             "machine": _machine(works),
-            "speed": _speed() if works else None,
+            "speed": _speed(cuda["device"]) if works else None,
         }
     if as_json:
         click.echo(json.dumps(report))
     else:
         sections = [[title, *(f"  {name:<12}  {text}" for name, text in rows)] for title, rows in _sections(report)]
         click.echo("\n\n".join("\n".join(lines) for lines in sections))
-    if not works:
+    if not works or (wanted and not cuda["works"]):
         ctx.exit(1)
 
 
@@ -74,39 +78,48 @@ def _versions():
 def _cpu():
     """Whether a kernel compiles, runs and agrees with the reference."""
     try:
-        import numpy as np
-
-        from ..kernels import cpu, reference
-
-        x = np.random.default_rng(0).standard_normal((2, 3, 5, 7)).astype(np.float32)
-        got, expected = np.empty((2, 3, 9, 4), np.float32), np.empty((2, 3, 9, 4), np.float32)
-        cpu.upsample_bilinear(x, got)
-        reference.upsample_bilinear(x, expected)
-        if np.abs(got - expected).max() < 1e-5:
-            return {"works": True, "detail": "a kernel was compiled or loaded, and agrees with the reference"}
-        return {"works": False, "detail": "a compiled kernel gives other numbers than the reference"}
+        agrees = _agrees("cpu")
+        detail = "a kernel was compiled or loaded, and agrees with the reference"
+        return {"works": agrees, "detail": detail if agrees else _DISAGREES}
     except Exception as error:  # this command exists to report whatever is wrong with the installation
         return {"works": False, "detail": f"{type(error).__name__}: {error}"}
 
 
-def _cuda():
-    """Whether octsod has a backend for CUDA, and whether CuPy finds a device."""
-    from ..backend.device import BACKENDS
+def _cuda(name):
+    """Likewise for a GPU; device: its name, or None if it does not work."""
+    from ..errors import OctsodError
 
-    exists = "cuda" in BACKENDS
     try:
-        import cupy
+        from ..backend import get_device
 
-        device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-        answers, found = int(cupy.arange(3).sum()) == 3, f"CuPy computes on {device}"
-    except ImportError:
-        answers, found = False, "CuPy is not installed"
-    except Exception as error:  # no driver, no device, wrong versions: CuPy raises many kinds of errors
-        answers, found = False, f"CuPy finds no device ({error})"
-    return {
-        "works": exists and answers,
-        "detail": found if exists else f"this version of octsod has no CUDA backend yet ({found})",
-    }
+        device = get_device(name)
+        agrees = _agrees(device.name)
+        facts = f"{device.title}, {device.memory() / 1e9:.1f} GB free"
+        detail = f"{facts}; kernels were compiled or loaded, and agree with the reference"
+        works = {"works": agrees, "detail": detail if agrees else f"{facts}; {_DISAGREES}"}
+        return {**works, "device": device.name if agrees else None}
+    except OctsodError as error:
+        return {"works": False, "detail": str(error).rstrip("."), "device": None}
+    except Exception as error:
+        return {"works": False, "detail": f"{type(error).__name__}: {error}", "device": None}
+
+
+_DISAGREES = "a compiled kernel gives other numbers than the reference"
+
+
+def _agrees(name):
+    """Whether a kernel of this device agrees with the reference."""
+    import numpy as np
+
+    from ..backend import get_device
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 7)).astype(np.float32)
+    results = []
+    for device in map(get_device, ("reference", name)):
+        out = device.empty((2, 3, 9, 4), "float32")
+        device.kernels.upsample_bilinear(device.put(x), out)
+        results.append(device.get(out))
+    return bool(np.abs(results[0] - results[1]).max() < 1e-5)
 
 
 def _cache():
@@ -155,8 +168,9 @@ def _machine(works):
     return facts
 
 
-def _speed():
-    """What this machine does per second, on one thread and on all, and how long a network takes for a picture."""
+def _speed(gpu):
+    """What this machine does per second, on one thread and on all, and how long a network takes for a picture. gpu: the
+    name of one that works, or None."""
     import octsod
 
     from ..profiling.roofs import copy_rate, multiply_add_rate
@@ -170,12 +184,13 @@ def _speed():
             speed["fma_gflop_s"][count] = round(multiply_add_rate() / 1e9, 1)
     finally:
         octsod.set_num_threads(threads)
-    speed["csnet_x1_ms"] = round(1000 * _network(), 1) if _is_warm() else None
+    speed["csnet_x1_ms"] = round(1000 * _network("cpu"), 1) if _is_warm() else None
+    speed["gpu_csnet_x1_ms"] = None if gpu is None else round(1000 * _network(gpu), 2)
     return speed
 
 
-def _network():
-    """Seconds that CSNet x1 takes for a picture of 224x224."""
+def _network(device):
+    """Seconds that CSNet x1 takes for a picture of 224x224, which comes from the host and returns there."""
     import numpy as np
 
     import octsod
@@ -183,8 +198,9 @@ def _network():
     from ..inference.prediction import infer
     from ..profiling.roofs import shortest
 
-    model, x = octsod.csnet(), np.zeros((1, 3, 224, 224), np.float32)
-    infer(model, x)
+    model, x = octsod.csnet().to(device), np.zeros((1, 3, 224, 224), np.float32)
+    for _ in range(3):  # the second time, a GPU captures it
+        infer(model, x)
     return shortest(lambda: infer(model, x))
 
 
@@ -231,6 +247,8 @@ def _sections(report):
             ("arithmetic", _per_threads(speed["fma_gflop_s"], "GFLOP/s")),
             ("CSNet x1", "not measured: its kernels are not compiled yet" if network is None
              else f"{network} ms for one picture of 224x224"),
+            *([("on the GPU", f"{speed['gpu_csnet_x1_ms']} ms, copies to it and back among them")]
+              if speed["gpu_csnet_x1_ms"] else []),
         ]  # fmt: skip
 
 

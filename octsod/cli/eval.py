@@ -13,6 +13,7 @@ from . import one_line, report
 from .options import (
     MOST_PIXELS,
     check_output,
+    device_option,
     load_csnet,
     max_pixels_option,
     model_option,
@@ -21,6 +22,7 @@ from .options import (
     side_for,
     size_option,
     threads_option,
+    use_device,
 )
 from .progress import Progress, compilation
 
@@ -50,6 +52,7 @@ ALL_SCORES = {  # what --all-scores prints, line by line
               help="The folder of their masks, which have the same names but for the suffix.")  # fmt: skip
 @max_pixels_option
 @size_option
+@device_option(help="Where the network runs; auto: on a GPU, if there is one.")
 @threads_option
 @click.option("--all-scores", is_flag=True, help="Add the field's other scores: S-measure, E-measure, weighted F, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -65,8 +68,8 @@ ALL_SCORES = {  # what --all-scores prints, line by line
 @quiet_option
 @click.pass_context
 def evaluate(
-    ctx, weights, data, images, masks, max_pixels, size, threads, all_scores, as_json, per_image, worst, curves,
-    overwrite, quiet,
+    ctx, weights, data, images, masks, max_pixels, size, device, threads, all_scores, as_json, per_image, worst,
+    curves, overwrite, quiet,
 ):  # fmt: skip
     """Score a network on pictures with masks, or on pictures of classes.
 
@@ -100,6 +103,7 @@ def evaluate(
     limit = max_pixels or MOST_PIXELS
     model = load_csnet(weights, finds_objects=False)
     size = side_for(model, size)
+    use_device(model, device)
     if model.configuration.classes:
         if all_scores or per_image or worst or curves:
             options = "--all-scores, --per-image, --worst and --curves"

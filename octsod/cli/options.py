@@ -1,6 +1,7 @@
 """Options that several commands share, and what they mean."""
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -211,6 +212,19 @@ threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), envvar="OCTSOD_THREADS", show_envvar=True, callback=_use_threads,
     metavar="N", help="Threads for computing.  [default: OMP_NUM_THREADS, or all cores]",
 )  # fmt: skip
+
+
+device_option = functools.partial(
+    click.option, "--device", type=Parsed(SETTINGS["device"]), default="auto", show_default=True,
+    metavar="cpu|cuda[:N]|auto",
+)  # fmt: skip
+
+
+def use_device(model, name, worth=True):
+    """Move a network to the device that --device names; "auto" is a GPU if there is one and it is worth it."""
+    from ..backend import chosen_device
+
+    return model.to(chosen_device(name, worth))
 
 
 def existing_file(**arguments):

@@ -14,6 +14,7 @@ from .options import (
     Number,
     check_folder,
     check_output,
+    device_option,
     load_csnet,
     max_pixels_option,
     model_option,
@@ -22,10 +23,12 @@ from .options import (
     side_for,
     size_option,
     threads_option,
+    use_device,
 )
 from .progress import Lines, Progress, compilation
 
 MOST_WORKERS = 8  # each may hold a large picture
+MANY = 50  # pictures for which compiling and loading kernels for a GPU is worth it
 AHEAD = 64  # how many pictures may be begun or done before the one whose turn it is to be reported
 
 
@@ -45,13 +48,14 @@ AHEAD = 64  # how many pictures may be begun or done before the one whose turn i
               help="Add .png to whole names, so that a.jpg and a.png become a.jpg.png and a.png.png.")  # fmt: skip
 @max_pixels_option
 @size_option
+@device_option(help=f"Where the network runs; auto: on a GPU, if there is one and at least {MANY} pictures.")
 @threads_option
 @overwrite_option
 @quiet_option
 @click.pass_context
 def predict(
-    ctx, images, weights, output, overlay, cutout, crop, margin, keep_suffix, max_pixels, size, threads, overwrite,
-    quiet,
+    ctx, images, weights, output, overlay, cutout, crop, margin, keep_suffix, max_pixels, size, device, threads,
+    overwrite, quiet,
 ):  # fmt: skip
     """Find the object in pictures.
 
@@ -79,6 +83,7 @@ def predict(
 
     model = load_csnet(weights)
     size = side_for(model, size)
+    use_device(model, device, worth=len(todo) >= MANY)
 
     def make(source, target):
         """Make one picture. Returns what went wrong with it, if anything, as text: an exception would keep the frames

@@ -98,7 +98,7 @@ class Lines:
 @contextlib.contextmanager
 def compilation(progress):
     """Within it, `progress` shows which kernels are being compiled. That happens once per machine and version; kernels
-    that are loaded from the cache are not mentioned.
+    that are loaded from the cache are not mentioned, but for those of a GPU, which CuPy loads.
 
     progress: `Progress` or `Lines`; any thread may compile.
 
@@ -106,6 +106,8 @@ def compilation(progress):
     was, and returns whether anything was.
     """
     from numba.core import event
+
+    from ..backend import gpu
 
     class Listener(event.Listener):
         depth, count, seconds = 0, 0, 0.0
@@ -125,6 +127,9 @@ def compilation(progress):
 
     listener = Listener()
 
+    def of_gpu(name, done, total):
+        progress.status(f"compiling kernels for the GPU: {name}.cu ({done} of {total})")
+
     def report():
         count, seconds = listener.count, listener.seconds
         listener.count, listener.seconds = 0, 0.0
@@ -132,5 +137,9 @@ def compilation(progress):
             progress.message(f"{count} kernel{'s' if count > 1 else ''} compiled in {seconds:.0f} s")
         return count > 0
 
-    with event.install_listener("numba:compile", listener):
-        yield report
+    gpu.compiling.append(of_gpu)
+    try:
+        with event.install_listener("numba:compile", listener):
+            yield report
+    finally:
+        gpu.compiling.remove(of_gpu)

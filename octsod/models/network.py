@@ -81,6 +81,9 @@ class CSNet(nn.Module):
     def dtype(self) -> np.dtype:
         return self.classifier.weight.dtype
 
+    def constants(self) -> tuple[Any, ...]:
+        return self.plain_settings()
+
     def forward(self, x: Tensor) -> Any:
         require(
             x.ndim == 4 and x.shape[1] == 3, "csnet", "x", f"has shape {tuple(x.shape)}",

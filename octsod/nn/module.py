@@ -125,6 +125,22 @@ class Module:
         the number of its branch, finest 0."""
         return []
 
+    def constants(self) -> tuple[Any, ...] | None:
+        """What `forward` depends on besides arrays, such as numbers and switches: while this stays the same, a training
+        step that was captured on a GPU may be replayed. None, the default: it never is, since nobody knows what a
+        `forward` looks at. One that looks at nothing but what `plain_settings` lists may return that."""
+        return None
+
+    def plain_settings(self) -> tuple[Any, ...]:
+        """All numbers, switches and names among the attributes of this module and of those below it, and which
+        parameters require gradients."""
+        found = [
+            (name, attribute, value)
+            for name, module in self.named_modules() for attribute, value in vars(module).items()
+            if isinstance(value, (bool, int, float, str, tuple, type(None)))
+        ]  # fmt: skip
+        return (*found, *(parameter.requires_grad for parameter in self.parameters()))
+
     @property
     def device(self) -> Device:
         """Where the first parameter is; the default device, if there is none."""
@@ -146,15 +162,18 @@ class Module:
                     setattr(module, name, device.put(device_of(array).get(array)))
         return self
 
+    def arrays(self) -> dict[str, Any]:
+        """name -> array of every parameter and buffer, on its device."""
+        found = {}
+        for name, module, attribute, parameter in self._state():
+            if name in found:
+                raise ValueError(f"state_dict: two parameters or buffers are called `{name}`.")
+            found[name] = parameter.data if parameter is not None else getattr(module, attribute)
+        return found
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """name -> NumPy array of every parameter and buffer: on a host the array itself, elsewhere a copy."""
-        state = {}
-        for name, module, attribute, parameter in self._state():
-            if name in state:
-                raise ValueError(f"state_dict: two parameters or buffers are called `{name}`.")
-            array = parameter.data if parameter is not None else getattr(module, attribute)
-            state[name] = device_of(array).get(array)
-        return state
+        return {name: device_of(array).get(array) for name, array in self.arrays().items()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Copy the arrays of `state` into this module, in its dtypes. Raises ValueError, and changes nothing, unless

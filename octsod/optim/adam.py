@@ -40,10 +40,15 @@ class Adam(Optimizer):
         require(two, op, "betas", f"is {shortened(group['betas'])}", "two numbers in [0, 1)")
         group["betas"] = tuple(require_share(beta, op, "betas") for beta in group["betas"])
 
+    def numbers(self, group: dict[str, Any]) -> list[float]:
+        return [group["lr"], *group["betas"], group["eps"], group["weight_decay"], float(self.decoupled)]
+
+    def constants(self) -> tuple[Any, ...] | None:
+        return (self.max_norm,)
+
     def update(self, number: int, buffer: FlatBuffer, ranges: Any) -> None:
-        rows = [[g["lr"], *g["betas"], g["eps"], g["weight_decay"], float(self.decoupled)] for g in self.groups]
         first, second = (self.slot(name, number) for name in self.slots)
-        kernels.adam(buffer.data, buffer.grad, first, second, ranges, self.settings(rows), self.state)
+        kernels.adam(buffer.data, buffer.grad, first, second, ranges, self.settings, self.state)
 
     @staticmethod
     def cost(parameter: Shape, itemsize: int = 4) -> Cost:

@@ -38,7 +38,8 @@ class Optimizer:
                     velocity[part] = 0.9 * velocity[part] + buffer.grad[part]
                     buffer.data[part] -= self.groups[row]["lr"] * velocity[part]
 
-    On other devices, `update` calls a kernel, with numbers of the groups that `settings` has put there, and `state`.
+    On other devices, `update` calls a kernel, with `self.settings`, the numbers that `numbers` has given of each group,
+    and `self.state`.
     """
 
     slots: tuple[str, ...] = ()
@@ -95,7 +96,8 @@ class Optimizer:
         self._slots = [{name: buffer.like() for name in self.slots} for buffer in self.buffers]
         self.state = self.device.zeros((2,), "int64")
         self._ranges: list[tuple[Any, Any]] = [(None, None)] * len(self.buffers)
-        self._settings: tuple[Any, Any] = None, None
+        self._rows_there: list[list[float]] | None = None
+        self.settings: Any = None
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ValueError if the settings of a group make no sense; called for each when they are given."""
@@ -126,9 +128,27 @@ class Optimizer:
             buffer.reclaim()
         return [(buffer.grad, self._ranges_of(number)) for number, buffer in enumerate(self.buffers)]
 
+    def numbers(self, group: dict[str, Any]) -> list[float]:
+        """The settings of a group that `update` has a kernel read; as many for each group."""
+        return []
+
+    def prepare(self) -> None:
+        """Bring the groups' `numbers` to the device, if they have changed, to `settings`: (groups, numbers) float64."""
+        rows = [self.numbers(group) for group in self.groups]
+        if rows != self._rows_there:
+            fits = self.settings is not None and self.settings.shape == (len(rows), len(rows[0]))
+            self.settings = self.device.put(rows, self.settings if fits else None, "float64")
+            self._rows_there = rows
+
+    def constants(self) -> tuple[Any, ...] | None:
+        """What `step` depends on besides arrays: while this stays the same, a step that was captured on a device may
+        be replayed there. None, the default of your own optimisers: never."""
+        return None
+
     def step(self) -> None:
         """Update every parameter that has a gradient. Does not wait for the device."""
         device = self.device
+        self.prepare()
         with on(device):
             gradients = self.gradients()
             if isinstance(device, Host) and device.get(self.state)[1]:
@@ -157,13 +177,6 @@ class Optimizer:
         number, k = self._places[parameter]
         start, stop = self.buffers[number].bounds[k]
         return {name: flat[start:stop].reshape(parameter.shape) for name, flat in self._slots[number].items()}
-
-    def settings(self, rows: list[list[float]]) -> Any:
-        """Numbers of the groups, a row for each, as a float64 array on the device; put there only if they are others
-        than before."""
-        if rows != self._settings[0]:
-            self._settings = rows, self.device.put(rows, dtype="float64")
-        return self._settings[1]
 
     def _state(self):
         """Name -> array of all that `state_dict` holds, on the device."""

@@ -40,9 +40,14 @@ class SGD(Optimizer):
         without = f"is True with momentum {group['momentum']} and dampening {group['dampening']}"
         require(possible, "SGD", "nesterov", without, "momentum, and no dampening")
 
+    def numbers(self, group: dict[str, Any]) -> list[float]:
+        return [
+            group["lr"], group["momentum"], group["dampening"], float(bool(group["nesterov"])), group["weight_decay"],
+        ]  # fmt: skip
+
+    def constants(self) -> tuple[Any, ...] | None:
+        return (self.max_norm,)
+
     def update(self, number: int, buffer: FlatBuffer, ranges: Any) -> None:
-        rows = [
-            [g["lr"], g["momentum"], g["dampening"], float(bool(g["nesterov"])), g["weight_decay"]] for g in self.groups
-        ]
         velocity = self.slot("velocity", number)
-        kernels.sgd(buffer.data, buffer.grad, velocity, ranges, self.settings(rows), self.state)
+        kernels.sgd(buffer.data, buffer.grad, velocity, ranges, self.settings, self.state)

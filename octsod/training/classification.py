@@ -31,6 +31,9 @@ class Classification(Task):
         image = image if generator is None else random_crop(image, generator)
         return prepare(np.ascontiguousarray(image), size), np.int64(label)
 
+    def constants(self):
+        return ()
+
     def loss(self, model, x, labels):
         return f.cross_entropy(model(x), labels)
 

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 class Hook:
     """Base of hooks: override what you need. All of a trainer's hooks are called in order.
 
-    name: what its state is saved by; no two hooks of a trainer share one. host_values: whether `after_backward` or
-    `after_step` reads numbers on the host, and so waits for the device. A step with such a hook can never be captured
-    and replayed as a whole; others may be, one day.
+    name: what its state is saved by; no two hooks of a trainer share one.
     """
 
     name = "hook"
-    host_values = False
+
+    def constants(self) -> tuple[Any, ...] | None:
+        """What `after_backward` depends on besides arrays: while this stays the same, a step that was captured on a GPU
+        may be replayed, without this method being called. None, the default: a step with this `after_backward` never
+        is."""
+        return None
 
     def after_backward(self, trainer: Trainer) -> Mapping[str, Tensor] | None:
         """Gradients are there, and may be changed; the optimiser has not moved yet. Returns terms to log, by name,
@@ -80,10 +83,13 @@ class ScaleDecay(Hook):
         self._makers = make, finetuned or make
         self._finetuning = False
         self._decide(model)
-        self.host_values = callable(self.decay.metric)
 
     def _decide(self, model):
         self._model, self.decay = model, self._makers[self._finetuning](model)
+
+    def constants(self):
+        decay = self.decay  # a metric of a user's is computed on the host
+        return None if callable(decay.metric) else (decay, decay.strength, decay.metric, tuple(decay.factors))
 
     def after_backward(self, trainer):
         return {"penalty": self.decay.apply()}

@@ -16,8 +16,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..backend import DeviceError, chosen_device
 from ..checks import shortened
-from ..containers import available_memory
 from ..data.loader import Loader
 from ..errors import FileError
 from ..models import Configuration, CSNet, csnet, load
@@ -108,8 +108,18 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     elif values["threshold"] is None:
         values["threshold"] = THRESHOLD
     values["split"] = values["split"] and list(values["split"])  # as when read from a file
+    values["device"] = _device(values["device"], "device" in base and "device" not in given)
     values["threads"] = values["threads"] or get_num_threads()
     return {name: values[name] for name in SETTINGS if values[name] is not None}
+
+
+def _device(name, before):
+    """The name of the device that a setting stands for. before: whether a run was on it already."""
+    try:
+        return chosen_device(name).name
+    except DeviceError as error:
+        hint = "; with `device` cpu, training goes on there" if before else ""
+        raise SettingsError(f"{str(error).rstrip('.')}{hint}.", "device") from error
 
 
 def _require_one_source(known):
@@ -202,7 +212,7 @@ class Session:
         self.task = task_for(settings, self.data.classes)
         steps_per_epoch = len(self.data.training) // batch_size(settings, self.data.training)
         total = _total(settings, steps_per_epoch)
-        model = _model(settings, self.data, checkpoint)
+        model = _model(settings, self.data, checkpoint).to(settings["device"])
         _require_memory(settings, model, self.data, checkpoint)
         self.loader = _loader(settings, self.data.training, model, self.task, total)
         self.trainer = _trainer(settings, model, self.task, total, steps_per_epoch)
@@ -330,12 +340,15 @@ def _require_memory(settings, model, data, checkpoint):
     side = max(side for side, _ in sizes(settings["size"]))
     # What lies below a layer that learns is kept for backward; of parts that do not, one layer's input and output.
     maps = 2 * configuration.largest_map(side) if "freeze" in settings else configuration.all_maps(side)
-    needed, there = count * maps * model.dtype.itemsize, available_memory()
-    if needed > there:
+    each, there = maps * model.dtype.itemsize, model.device.memory()
+    if count * each > there:
         network = settings.get("init", "the network") if checkpoint is None else checkpoint.path
+        fit = int(there // each)
+        smaller = f"a `batch_size` of {fit}{', a smaller one,' * (fit > 1)} or" if fit else "only"
         raise SetupError(
-            f"{network}: to train on {count} pictures of {side} pixels at once takes {needed / 1e9:.1f} GB of memory "
-            f"or more, and there are {there / 1e9:.1f}; a smaller `batch_size` or `size` may do."
+            f"{network}: to train on {count} pictures of {side} pixels at once takes {count * each / 1e9:.1f} GB of "
+            f"memory or more, and on {model.device.name} there are {there / 1e9:.1f}; {smaller} "
+            "a smaller `size` may fit."
         )
 
 

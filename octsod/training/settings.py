@@ -6,6 +6,7 @@ to import, since `octsod --help` does.
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -95,6 +96,12 @@ def _network(value):
     return _path(weight_file(value))
 
 
+def _device(value):
+    if DEVICE.fullmatch(value):
+        return value
+    raise ValueError
+
+
 def _items(value):
     """The parts of a text with commas, or of a list. Raises ValueError if one is true or false, which count as 1 and 0
     where a number is wanted."""
@@ -146,10 +153,14 @@ def _size(value):
     return found[0][0] if len(found) == 1 else ",".join(f"{side}:{share!r}" for side, share in found)
 
 
+DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?|auto")
+DEVICES = "cpu, cuda, cuda:N or auto"  # in words
+
 # Kinds of settings that are more than a number or a choice: how they are parsed, and what they are in words.
 KINDS: dict[str, tuple[Any, str]] = {
     "path": (_path, "a path"),
     "network": (_network, "a path, or the name of a network that comes with octsod"),
+    "device": (_device, DEVICES),
     "split": (_split, "one to three shares such as 3, 1"),
     "stages": (_stages, "numbers of stages such as 2,3,4"),
     "names": (_names, "names such as stage1, fuse"),
@@ -198,6 +209,7 @@ SETTINGS = {
     "save_every": Setting(int, 100, 1, MOST_STEPS),
     "save_minutes": Setting(float, 10.0, 0, above=True),
     "validate_minutes": Setting(float, None, 0, above=True),
+    "device": Setting("device", "auto"),
     "threads": Setting(int, None, 1, 1024),
 }
 

@@ -56,6 +56,11 @@ class Task:
         """What is minimised, a tensor of shape (); also, if wanted, terms of it to be logged by name, likewise."""
         raise TypeError(f"{type(self).__name__} needs a method `loss`.")
 
+    def constants(self) -> tuple[Any, ...] | None:
+        """What `loss` depends on besides arrays: while this stays the same, a step that was captured on a GPU may be
+        replayed. None, the default: it never is. A `loss` that depends on nothing else may return ()."""
+        return None
+
     def validate(self, model: Module, dataset: Any, size: int, stop: Stop = lambda: False) -> Validated:
         """Score a network on held-out samples; by default, with the mean loss and its terms, in eval mode.
 
@@ -135,6 +140,9 @@ class Saliency(Task):
 
     def prepare(self, sample, size, generator=None):
         return prepare_pair(sample, size, generator, self.scale_crop, self.colour)
+
+    def constants(self):
+        return tuple(self.terms)
 
     def loss(self, model, x, y):
         outputs = model(x)

@@ -17,6 +17,7 @@ from ..nn import Module
 from ..optim.optimizer import Optimizer
 from .diagnosis import first_nonfinite
 from .hooks import Hook
+from .replay import Replays, constants_of
 from .tasks import Task, split_loss, tensors
 
 
@@ -119,9 +120,10 @@ class Trainer:
         device = model.device
         require(device.shares_memory_with(optimizer.device), "Trainer", "optimizer",
                 f"is on {optimizer.device.name}", f"{device.name}, like the model")  # fmt: skip
-        self._ring = _Ring(device)
+        self._ring, self._replays = _Ring(device), Replays(device)
         self._keepers = [(module, name) for module in model.modules() for name in module.buffers]
         self._saved = device.zeros((sum(math.prod(a.shape) for a in self._statistics),), "float64")
+        self._halted = device.put([0, 1], dtype="int64")  # an optimiser's state that says that training has halted
 
     @property
     def _statistics(self):
@@ -130,8 +132,16 @@ class Trainer:
 
     @property
     def capturable(self) -> bool:
-        """Whether a step needs no number on the host, and so could be captured and replayed as a whole."""
-        return not any(hook.host_values for hook in self.hooks)
+        """Whether network, task, optimiser and hooks say what a step depends on besides arrays, by `constants`, so that
+        a device may capture a step and replay it as a whole."""
+        return self._constants() is not None
+
+    def _constants(self):
+        """All that the launches of a step depend on besides arrays; None if nobody knows."""
+        parts = [(self.model, "forward"), (self.task, "loss"), (self.optimizer, "update")]
+        parts += [(h, "after_backward") for h in self.hooks if type(h).after_backward is not Hook.after_backward]
+        found = [constants_of(*part) for part in parts]
+        return None if None in found else tuple(found)
 
     @property
     def lr(self) -> float:
@@ -211,49 +221,61 @@ class Trainer:
         same = now == list(map(id, self._parameters))
         require(same, "step", "model", "has other parameters than its trainer knows", "a trainer made after the change")
         self.model.train()
-        optimizer.zero_grad()
-        statistics = self._statistics
-        device.kernels.gather(statistics, self._saved)
+        optimizer.prepare()
+        inputs, under_way = tensors(self.model, batch), len(self._ring.waiting)
         self.whole = False
         try:
-            terms = self._backward(batch)
-            self._ring.prepare(list(terms))
-        except BaseException:  # of a task or hook: as if the step had not begun
-            device.kernels.restore_if_halted(statistics, self._saved, self._halted())
-            optimizer.zero_grad()
-            self.whole = True
-            raise
-        gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
-        values = [term.array() for term in terms.values()]
-        device.kernels.record_step(values, gradients, self._ring.rows, optimizer.state)
-        device.kernels.restore_if_halted(statistics, self._saved, optimizer.state)
-        self._ring.waiting.append((self.steps + 1, self.lr, batch))
-        try:
-            optimizer.step()
+            if device.captures:
+                arrays = [*self._statistics, *(p.data for p in self._parameters)]
+                self._replays.run(self._constants(), arrays, inputs, self._launch)
+            else:
+                self._launch(inputs)
+            self._ring.waiting.append((self.steps + 1, self.lr, batch))
             if self.schedule is not None:
                 self.schedule.step()
             self.steps += 1
             for hook in self.hooks:
                 hook.after_step(self)
             self.whole = True
-        except BaseException:  # such as Ctrl-C: the step counts if the optimiser has made it, but its results are lost
-            self._ring.waiting.pop()
-            self._seek(optimizer.steps)
+        except BaseException:
+            if not self.whole:  # such as Ctrl-C: the step counts if the optimiser has made it; its results are lost
+                while len(self._ring.waiting) > under_way:
+                    self._ring.waiting.pop()
+                self._seek(optimizer.steps)
             raise
         if not self._ring.full:
             return None
         self.sync()
         return self._ring.read[-1]
 
-    def _forward(self, batch):
+    def _launch(self, inputs):
+        """Launch all kernels of the next step: forward, backward, a note of what came of it, the update."""
+        kernels, optimizer, statistics = self.model.device.kernels, self.optimizer, self._statistics
+        optimizer.zero_grad()
+        kernels.gather(statistics, self._saved)
+        try:
+            terms = self._backward(inputs)
+            self._ring.prepare(list(terms))
+        except BaseException:  # of a task or hook: as if the step had not begun
+            kernels.restore_if_halted(statistics, self._saved, self._halted)
+            optimizer.zero_grad()
+            self.whole = True
+            raise
+        gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
+        values = [term.array() for term in terms.values()]
+        kernels.record_step(values, gradients, self._ring.rows, optimizer.state)
+        kernels.restore_if_halted(statistics, self._saved, optimizer.state)
+        optimizer.step()
+
+    def _forward(self, inputs):
         """(loss, terms) of the next step's forward pass."""
         with random.stream(self.seed, self.steps):
-            loss, terms = split_loss(self.task.loss(self.model, *tensors(self.model, batch)))
+            loss, terms = split_loss(self.task.loss(self.model, *inputs))
         return loss, terms
 
-    def _backward(self, batch):
+    def _backward(self, inputs):
         """Forward and backward of the next step; name -> tensor of the loss and all terms."""
-        loss, terms = self._forward(batch)
+        loss, terms = self._forward(inputs)
         loss.backward()
         named = {"loss": loss}
         for more in (terms, *(hook.after_backward(self) or {} for hook in self.hooks)):
@@ -291,9 +313,10 @@ class Trainer:
     def _divergence(self, number, code, values, batch):
         """The error that says where the first non-finite number came from: the step is repeated on its batch, as far
         as its gradients. The model stays as it was."""
+        inputs = tensors(self.model, batch)
         with self._repeating():
             if code > len(values):
-                self._backward(batch)
+                self._backward(inputs)
                 # Backward goes from the last layer to the first, so of the names affected, the last one was first.
                 get = self.model.device.get
                 named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
@@ -302,7 +325,7 @@ class Trainer:
                 what, first = whose if bad else "a gradient is not finite", ""
             else:
                 what = f"the {self._ring.names[code - 1]} is {values[code - 1]}"
-                where = first_nonfinite(self.model, lambda: self._forward(batch))
+                where = first_nonfinite(self.model, lambda: self._forward(inputs))
                 first = f"; the first number that is not finite is in {where}" if where else ""
         return DivergenceError(f"training stopped in step {number}: {what}{first}.")
 
@@ -316,12 +339,8 @@ class Trainer:
         try:
             yield
         finally:
-            device.kernels.restore_if_halted(statistics, saved, self._halted())
+            device.kernels.restore_if_halted(statistics, saved, self._halted)
             self.optimizer.zero_grad()
-
-    def _halted(self):
-        """An optimiser's state that says that training has halted."""
-        return self.model.device.put([0, 1], dtype="int64")
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """name -> NumPy array of all that `load_state_dict` needs to continue bit for bit; on a host, not a copy.
