@@ -29,8 +29,9 @@ GUARD = 64  # elements on both sides of every array: as long as the longest vect
 # What makes inputs subnormal, or their products.
 TINY = {np.dtype(np.float32): (1e-40, 1e-20), np.dtype(np.float64): (1e-310, 1e-160)}
 
-# Kernels that only backends of hosts have.
+# Kernels that only backends of hosts have, or only those of devices.
 hosts_only = pytest.mark.skipif(cpu not in BACKENDS, reason="the backend that is tested is no host's")
+devices_only = pytest.mark.skipif(cpu in BACKENDS, reason="the backend that is tested is the processor's")
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from octsod.data import LAYOUTS, FolderDataset, Loader, Sample, Subset, augment, hold_out
+from octsod.data.augmentation import pair_choices
 from octsod.data.images import prepare
 from octsod.errors import FileError
 
@@ -245,21 +246,15 @@ def test_stronger_augmentation():
 
     x = prepare(np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8), 8)
     deviation, mean = np.array([0.229, 0.224, 0.225])[:, None, None], np.array([0.485, 0.456, 0.406])[:, None, None]
-
-    class Fixed:
-        def __init__(self, *values):
-            self.values = np.array(values)
-
-        def uniform(self, low, high, count):
-            assert (low, high, count) == (0.5, 1.5, 3)
-            return self.values
-
+    drawn = [pair_choices((40, 50), np.random.default_rng(seed), colour=0.5).factors for seed in range(50)]
+    for factors in zip(*drawn, strict=True):
+        assert 0.5 <= min(factors) < 0.7 and 1.3 < max(factors) <= 1.5
     colours = x * deviation + mean
     grey = np.tensordot([0.299, 0.587, 0.114], colours, 1)
     for factors, expected in (
         ((1, 1, 1), colours), ((1.4, 1, 1), 1.4 * colours), ((0.8, 0.6, 1), 0.8 * (0.6 * colours + 0.4 * grey.mean())),
         ((1, 1, 0.5), 0.5 * colours + 0.5 * grey),
     ):  # fmt: skip
-        found = recolour(x, Fixed(*factors), 0.5)
+        found = recolour(x, factors)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found * deviation + mean, expected.clip(0, 1), atol=2e-6)

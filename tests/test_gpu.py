@@ -6,7 +6,9 @@ import sys
 import fake_cupy
 import numpy as np
 import pytest
+from commands import run
 from networks import lived_in
+from PIL import Image
 
 import octsod
 from octsod import functional
@@ -254,3 +256,63 @@ def test_inference_is_captured_by_shape(gpu):
     assert [graph.launches for graph in gpu.graphs] == [2]  # of the second and third single picture
     next(model.parameters()).data = next(model.parameters()).numpy() * 0
     assert np.abs(infer(model, pictures[0]) - expected[0]).max() > 1e-3
+
+
+def write_pictures(folder, count):
+    """A folder of small pictures."""
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(rng(number).integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+# --- on the command line ----------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_run_keeps_its_device(tmp_path, gpu):
+    options = ("--width", 0.2, "--size", 32, "-b", 4, "--lr", "1e-3", "-o", tmp_path / "run")
+    done = run("train", *options, "--steps", 3, "--device", "cuda:1")
+    assert done.exit_code == 0, done.stderr
+    assert "compiling kernels for the GPU" in done.stderr and "pictures brought to cuda:1" in done.stderr
+    assert 'device = "cuda:1"' in (tmp_path / "run" / "config.toml").read_text()
+    compiled = len(gpu.compiled)
+    done = run("train", "--resume", tmp_path / "run", "--steps", 5)
+    assert done.exit_code == 0, done.stderr
+    assert {index for index, *_ in gpu.compiled} == {1} and len(gpu.compiled) == compiled
+    gpu.machine.gpus = 1
+    done = run("train", "--resume", tmp_path / "run", "--steps", 6)
+    text = (tmp_path / "run" / "config.toml").read_text()
+    assert done.exit_code == 0 and 'device = "cuda:1"' in text  # it was found before; a new process looks again
+
+
+def test_a_gpu_that_is_gone(tmp_path, gpu):
+    done = run("train", "--steps", 1, "--device", "cuda:7", "-o", tmp_path / "run")
+    assert done.exit_code == 2
+    last = done.stderr.splitlines()[-1]
+    assert last == "Error: Invalid value for --device: cuda:7: there are 2 GPUs, cuda:0 to cuda:1."
+    (tmp_path / "config.toml").write_text('device = "cuda:7"\nsteps = 1\n')
+    done = run("train", "-c", tmp_path / "config.toml", "-o", tmp_path / "run")
+    last = done.stderr.splitlines()[-1]
+    assert done.exit_code == 2 and last.startswith(f"Error: {tmp_path / 'config.toml'}: `device`: cuda:7: there are 2 ")
+    assert last.endswith("; `device` cpu trains on the processor.")
+
+
+@needs_compiler
+def test_predictions_are_those_of_the_cpu(tmp_path, gpu, weights, monkeypatch):
+    picture = write_pictures(tmp_path / "in", 3)
+    for device in ("cpu", "cuda", "auto"):
+        done = run("predict", picture, "--model", weights, "--device", device, "-o", tmp_path / device)
+        assert done.exit_code == 0, done.stderr
+        assert bool(gpu.compiled) == (device != "cpu")
+    compiled = len(gpu.compiled)
+    names = sorted(path.name for path in (tmp_path / "cpu").iterdir())
+    assert len(names) == 3
+    for name in names:
+        maps = [np.asarray(Image.open(tmp_path / device / name), int) for device in ("cpu", "cuda", "auto")]
+        assert np.abs(maps[0] - maps[1]).max() <= 1 and np.array_equal(maps[0], maps[2])  # too few for a GPU
+    monkeypatch.setattr("octsod.cli.predict.MANY", 3)
+    done = run("predict", picture, "--model", weights, "-o", tmp_path / "more")
+    assert done.exit_code == 0 and len(gpu.compiled) >= compiled and gpu.launches > 0
+    done = run("predict", picture, "--device", "gpu", "-o", tmp_path / "other")
+    assert done.exit_code == 2 and "'gpu' is not cpu, cuda, cuda:N or auto" in done.stderr

@@ -9,8 +9,6 @@ import sys
 import textwrap
 import types
 
-import octsod
-
 ROOT = pathlib.Path(__file__).parents[1]
 
 

@@ -36,6 +36,7 @@ from .normalization import (
 )
 from .octave import octave_conv2d, octave_conv2d_backward
 from .optimization import adam, average, clip_gradients, count_step, decay_scales, record_step, restore_if_halted, sgd
+from .pictures import prepare_pictures
 from .products import matmul
 from .reductions import (
     binary_cross_entropy_with_logits,
@@ -66,9 +67,9 @@ __all__ = [
     "dilated_conv2d", "dilated_conv2d_backward", "divide", "dropout", "exp", "fill", "gather", "gradient_sums", "log",
     "log_softmax", "log_softmax_backward", "matmul", "max_middle", "max_middle_backward", "max_pool2d",
     "max_pool2d_backward", "multiply", "octave_conv2d", "octave_conv2d_backward", "power", "prelu_backward",
-    "prelu_coefficients", "record_step", "relu", "relu_backward", "restore_if_halted", "sgd", "sigmoid",
-    "sigmoid_backward", "sqrt", "strided_slice", "strided_slice_backward", "subtract", "sum_middle", "transpose",
-    "upsample_bilinear", "upsample_bilinear_backward",
+    "prelu_coefficients", "prepare_pictures", "record_step", "relu", "relu_backward", "restore_if_halted", "sgd",
+    "sigmoid", "sigmoid_backward", "sqrt", "strided_slice", "strided_slice_backward", "subtract", "sum_middle",
+    "transpose", "upsample_bilinear", "upsample_bilinear_backward",
 ]  # fmt: skip
 
 CACHED: frozenset[str] = frozenset()  # see octsod/backend/contract.py: maps go through global memory between kernels

@@ -11,6 +11,10 @@ typedef unsigned long long uint64;
 #define FIRST_ELEMENT (int64(blockIdx.x) * blockDim.x + threadIdx.x)
 #define NEXT_ELEMENT (int64(gridDim.x) * blockDim.x)
 
+__device__ inline int64 quotient(int64 a, int64 b) {  // of numbers from zero on; divisions of 64 bits are slow
+    return (a | b) >> 32 ? a / b : int64(unsigned(a) / unsigned(b));
+}
+
 // prelu(u, slope): NaN passes.
 __device__ inline real prelu(real u, real slope) { return u > 0 ? u : slope * u; }
 

@@ -1,10 +1,6 @@
 // Pooling and bilinear resizing of planes (planes, height, width), each with its adjoint. Nobody adds to what another
 // thread has written: backward, each pixel of the input gathers what is its own.
 
-__device__ inline int64 quotient(int64 a, int64 b) {  // of numbers from zero on; divisions of 64 bits are slow
-    return (a | b) >> 32 ? a / b : int64(unsigned(a) / unsigned(b));
-}
-
 // Where element i of maps lies.
 struct Pixel {
     int64 plane;

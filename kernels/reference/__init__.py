@@ -74,6 +74,7 @@ from .optimization import (
     restore_if_halted,
     sgd,
 )
+from .pictures import prepare_pictures
 from .products import matmul
 from .resampling import (
     avg_pool2d,
@@ -135,6 +136,7 @@ __all__ = [
     "power",
     "prelu_backward",
     "prelu_coefficients",
+    "prepare_pictures",
     "record_step",
     "relu",
     "relu_backward",

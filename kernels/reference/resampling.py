@@ -123,8 +123,12 @@ def _mirrored(size, out_size):
     return shares
 
 
+def resize_mirrored(planes, size):
+    """Planes (C, H, W) resized bilinearly to (C, *size), with a mirrored border."""
+    return _mirrored(planes.shape[1], size[0]) @ planes @ _mirrored(planes.shape[2], size[1]).T
+
+
 def resize_picture(picture, scale, shift, out):
     _, *size = out.shape
     planes = picture.transpose(2, 0, 1).astype(np.float64)
-    resized = _mirrored(planes.shape[1], size[0]) @ planes @ _mirrored(planes.shape[2], size[1]).T
-    out[...] = resized * scale[:, None, None] + shift[:, None, None]
+    out[...] = resize_mirrored(planes, size) * scale[:, None, None] + shift[:, None, None]

@@ -425,6 +425,29 @@ class Contract(Protocol):
     def upsample_bilinear_backward(self, grad: Array, grad_x: Array) -> None:
         """grad_x = the gradient of x: the adjoint of `upsample_bilinear`."""
 
+    # --- pictures ----------------------------------------------------------------------------------------------------
+
+    def prepare_pictures(
+        self, kept: Array, fresh: Array, table: Array, mean: Sequence[float], deviation: Sequence[float], x: Array,
+        y: Array | None,
+    ) -> None:  # fmt: skip
+        """A batch for training: x (N, 3, H', W') = pictures, augmented, resized and normalised; y (N, 1, H', W') =
+        their masks in [0, 1], None if they have none.
+
+        The bytes of kept and fresh, two flat arrays of uint8, count as one sequence. It has records, none of which
+        lies in both arrays: a picture (H, W, 3), and right after it its mask (H, W), unless y is None. A row of table
+        (N, 9 or 12) float64 holds, as whole numbers, the first byte of an image's record; its H and W; top, left,
+        height and width of the part that is used, which lies within it; whether that is turned upside down, and whether
+        it is mirrored (0 or 1). Of twelve columns, the last are factors: of brightness b, contrast c and saturation s.
+
+        The part is flipped, resized as by `resize_picture`, and divided by 255. If there are factors, each colour v of
+        a pixel then becomes c*b*(s*v + (1 - s)*grey) + (1 - c)*b*(mean grey), clipped to [0, 1]: the pixel's grey is
+        0.299*red + 0.587*green + 0.114*blue, and the mean that of all pixels of the resized part. At last, v becomes
+        (v - mean)/deviation; of both there are three, for red, green and blue.
+
+        The backend for processors lacks this: there, threads prepare pictures with `resize_picture`.
+        """
+
     # --- inference ---------------------------------------------------------------------------------------------------
 
     def resize_picture(self, picture: Array, scale: Array, shift: Array, out: Array) -> None:
@@ -516,3 +539,4 @@ class Contract(Protocol):
 
 KERNELS = tuple(name for name in vars(Contract) if not name.startswith("_"))
 HOST_KERNELS = frozenset({"resize_picture"})  # those that backends of other devices lack
+DEVICE_KERNELS = frozenset({"prepare_pictures"})  # those that the backend for processors lacks

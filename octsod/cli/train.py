@@ -305,10 +305,20 @@ def _conduct(session, stop, quiet, verbose):
         for note in notes:
             progress.message(note)
         display = _Display(progress, compiled, size)
+        if not session.finished:
+            _load(session, progress)
         done = session.conduct(display.show, stop)
     if not session.finished:
         display.sum_up()
     return done
+
+
+def _load(session, progress):
+    """Bring the pictures to the device, where that is what the loader does first."""
+    load = getattr(session.loader, "load", None)
+    if load is not None:
+        where = session.trainer.model.device.name
+        load(lambda done, total: progress.status(f"pictures brought to {where}: {done} of {total}"))
 
 
 class _Display:

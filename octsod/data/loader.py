@@ -15,12 +15,12 @@ from ..threads import new_lock
 from .augmentation import prepare_pair
 from .workers import Workers
 
-Batch = tuple[np.ndarray, ...]  # what `prepare` makes of samples, each array with an axis (N,) before its own
+Batch = tuple[Any, ...]  # arrays: what samples add to each of them, with an axis (N,) before its own
 Prepare = Callable[[Any, int, np.random.Generator | None], Sequence[Any]]
 
 
-class Loader:
-    """Batches of a data set, read and augmented ahead of time by background threads.
+class Epochs:
+    """The batches of a data set, epoch by epoch, prepared ahead of time by background threads: what loaders share.
 
     `for batch in loader:` runs through an epoch, the next one each time: `next_epoch`, from 0, counts them.
     `epoch(number)` is the epoch of that number, whatever came before.
@@ -30,26 +30,17 @@ class Loader:
     size: the side in pixels of the square that pictures are resized to, or several as (first batch, side), in order:
     from that batch on, counted from 0 over all epochs, the side is used. augmented: whether samples are shuffled and
     augmented. threads: background threads; ahead: batches they prepare beyond the one in use.
-    prepare: called with a sample, the side, and a generator for augmentation, or None for none; returns the arrays or
-    numbers that the sample adds to each of a batch's arrays. By default `prepare_pair`: pictures and masks.
 
     Every random choice is seeded by (seed, epoch, index of the sample): batches do not depend on the threads.
     """
 
     def __init__(
-        self,
-        dataset: Any,
-        batch_size: int = 24,
-        size: int | Sequence[tuple[int, int]] = 224,
-        seed: int = 0,
-        augmented: bool = True,
-        threads: int = 2,
-        ahead: int = 2,
-        prepare: Prepare = prepare_pair,
-    ):
-        op = "Loader"
+        self, dataset: Any, batch_size: int, size: int | Sequence[tuple[int, int]], seed: int, augmented: bool,
+        threads: int, ahead: int,
+    ):  # fmt: skip
+        op = type(self).__name__
         require_samples(dataset, op, "dataset")
-        self.dataset, self.augmented, self.prepare = dataset, augmented, prepare
+        self.dataset, self.augmented = dataset, augmented
         sizes = [(0, size)] if hasattr(size, "__index__") else list(size)  # type: ignore[arg-type]
         self._starts = [require_integer(first, op, "size", 0) for first, _ in sizes]
         self._sides = [require_integer(side, op, "size", 1) for _, side in sizes]
@@ -99,27 +90,56 @@ class Loader:
             waiting = collections.deque()
             for position, indices in enumerate(self.order(number)[first:], first):
                 side = self.side(number * len(self) + position)
-                waiting.append(self._start(pool, number, indices, side))
+                waiting.append(self._start(pool, number, indices.tolist(), side))
                 if len(waiting) > self.ahead:
                     yield self._finish(*waiting.popleft())
             while waiting:
                 yield self._finish(*waiting.popleft())
 
     def _start(self, pool, epoch, indices, side):
-        batch = _Batch(len(indices))
-        return batch, [
-            pool.submit(self._fill, batch, row, epoch, int(index), side) for row, index in enumerate(indices)
-        ]
+        """Have threads begin with a batch; returns arguments for `_finish`, which returns it."""
+        raise NotImplementedError
 
-    @staticmethod
-    def _finish(batch, parts):
+    def _finish(self, *begun):
+        raise NotImplementedError
+
+    def _generator(self, epoch, index):
+        """What the augmentation of a sample is drawn from; None for none."""
+        return np.random.default_rng((self.seed, epoch, 1 + index)) if self.augmented else None
+
+
+class Loader(Epochs):
+    """Batches of a data set as NumPy arrays, read and augmented ahead of time by background threads: see `Epochs`.
+
+    prepare: called with a sample, the side, and a generator for augmentation, or None for none; returns the arrays or
+    numbers that the sample adds to each of a batch's arrays. By default `prepare_pair`: pictures and masks.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 24,
+        size: int | Sequence[tuple[int, int]] = 224,
+        seed: int = 0,
+        augmented: bool = True,
+        threads: int = 2,
+        ahead: int = 2,
+        prepare: Prepare = prepare_pair,
+    ):
+        super().__init__(dataset, batch_size, size, seed, augmented, threads, ahead)
+        self.prepare = prepare
+
+    def _start(self, pool, epoch, indices, side):
+        batch = _Batch(len(indices))
+        return batch, [pool.submit(self._fill, batch, row, epoch, index, side) for row, index in enumerate(indices)]
+
+    def _finish(self, batch, parts):
         for part in parts:
             part.result()
         return tuple(batch.arrays)
 
     def _fill(self, batch, row, epoch, index, side):
-        generator = np.random.default_rng((self.seed, epoch, 1 + index)) if self.augmented else None
-        batch.put(row, self.prepare(self.dataset[index], side, generator))
+        batch.put(row, self.prepare(self.dataset[index], side, self._generator(epoch, index)))
 
 
 class _Batch:

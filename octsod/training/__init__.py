@@ -9,6 +9,7 @@ _NAMES = {
     "DECAYS": "settings",
     "DivergenceError": "trainer",
     "Hook": "hooks",
+    "PictureTask": "tasks",
     "Pruning": "hooks",
     "Recipe": "recipes",
     "Recording": "hooks",

@@ -6,15 +6,14 @@ from typing import ClassVar
 import numpy as np
 
 from .. import functional as f
-from ..data.augmentation import random_crop
+from ..data.augmentation import Parts, crop_choices
 from ..data.classes import checked_label
-from ..data.images import prepare
 from ..evaluation.classification import evaluate_classes
 from ..pictures.confusion import confusion_matrix
-from .tasks import Stopped, Task, Validated
+from .tasks import PictureTask, Stopped, Validated
 
 
-class Classification(Task):
+class Classification(PictureTask):
     """Which of several classes a picture belongs to, with `data.Labelled` samples: (N, 3, S, S) pictures, (N,) numbers.
 
     The loss is cross-entropy; scores are top1, the share of pictures whose likeliest class is theirs, and the mean
@@ -26,10 +25,12 @@ class Classification(Task):
     def __init__(self, classes: Sequence[str]):
         self.classes = tuple(classes)
 
-    def prepare(self, sample, size, generator=None):
+    def parts(self, sample):
         image, label = checked_label(sample, "Classification", "sample")
-        image = image if generator is None else random_crop(image, generator)
-        return prepare(np.ascontiguousarray(image), size), np.int64(label)
+        return Parts(image, more=(np.int64(label),))
+
+    def choices(self, shape, generator):
+        return crop_choices(shape, generator)
 
     def constants(self):
         return ()

@@ -190,7 +190,7 @@ def _steps(trainer, loader, epoch, position, pace, stop):
                 raise
             if batch is None:
                 break
-            under_way.arrived(len(batch[0]))
+            under_way.arrived(batch[0].shape[0])
             trainer.resize(loader.side(trainer.steps))
             last = trainer.steps + 1 == trainer.total or (trainer.steps + 1) % len(loader) == 0
             due = pace.begin(trainer.steps + 1) or last

@@ -16,8 +16,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..backend import DeviceError, chosen_device
+from ..backend import DeviceError, Host, chosen_device
 from ..checks import shortened
+from ..data.device_loader import DeviceLoader
 from ..data.loader import Loader
 from ..errors import FileError
 from ..models import Configuration, CSNet, csnet, load
@@ -47,10 +48,12 @@ from .settings import (
     draws,
     sizes,
 )
-from .tasks import Saliency, Task
+from .tasks import PictureTask, Saliency, Task
 from .trainer import Trainer
 
 LOADER_THREADS = 2  # at most
+PICTURES_SHARE = 0.4  # of a device's memory, that the pictures of a data set may take; a step needs the rest
+MOST_BUDGET = 1 << 40  # bytes, of a device that does not know what it has
 
 
 def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, finetune: bool = False) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def _device(name, before):
     try:
         return chosen_device(name).name
     except DeviceError as error:
-        hint = "; with `device` cpu, training goes on there" if before else ""
+        hint = "; `device` cpu trains on the processor" if before else ""
         raise SettingsError(f"{str(error).rstrip('.')}{hint}.", "device") from error
 
 
@@ -297,8 +300,16 @@ def _loader(settings, pictures, model, task, total):
             raise SettingsError(f"{side} is not a multiple of {multiple}, as this network needs.", "size")
         starts[math.ceil(share * total)] = side
     threads = min(LOADER_THREADS, settings["threads"])
-    count = batch_size(settings, pictures)
-    return Loader(pictures, count, list(starts.items()), settings["seed"], threads=threads, prepare=task.prepare)
+    options = {
+        "batch_size": batch_size(settings, pictures), "size": list(starts.items()), "seed": settings["seed"],
+        "threads": threads,
+    }  # fmt: skip
+    if isinstance(model.device, Host) or type(task).prepare is not PictureTask.prepare:
+        return Loader(pictures, prepare=task.prepare, **options)
+    budget = int(min(PICTURES_SHARE * model.device.memory(), MOST_BUDGET))
+    return DeviceLoader(
+        pictures, model.device, parts=task.parts, choices=task.choices, dtype=model.dtype, budget=budget, **options
+    )
 
 
 def _model(settings, data, checkpoint) -> CSNet:

@@ -12,7 +12,7 @@ from ..autograd.tensor import Tensor
 from ..backend import is_array
 from ..backend.arrays import numbers
 from ..checks import require
-from ..data.augmentation import prepare_pair
+from ..data.augmentation import Choices, Parts, pair_choices, pair_parts, prepare_parts
 from ..evaluation.scoring import evaluate
 from ..inference.prediction import predict
 from ..nn import Module
@@ -120,12 +120,33 @@ def tensors(model: Module, batch: Sequence[Any]) -> list[Tensor]:
 SIDE_WEIGHT = 0.4  # of each side output's loss, beside the whole network's
 
 
-class Saliency(Task):
+class PictureTask(Task):
+    """A task whose samples have a picture each, perhaps with a mask. A subclass needs `parts`, `choices` and `loss`.
+
+    The first two make batches wherever the network is: by `prepare` on a host, by a `data.DeviceLoader` on another
+    device. A subclass that has a `prepare` of its own gets what that makes, on any device.
+    """
+
+    def parts(self, sample: Any) -> Parts:
+        """The picture of a sample, its mask, if any, and what else it adds to a batch. Called in background threads."""
+        raise TypeError(f"{type(self).__name__} needs a method `parts`.")
+
+    def choices(self, shape: Sequence[int], generator: np.random.Generator) -> Choices:
+        """The augmentation of a picture of shape (H, W), drawn from the generator. Called in background threads."""
+        raise TypeError(f"{type(self).__name__} needs a method `choices`.")
+
+    def prepare(self, sample, size, generator=None):
+        parts = self.parts(sample)
+        choices = None if generator is None else self.choices(parts.image.shape[:2], generator)
+        return prepare_parts(parts, size, choices)
+
+
+class Saliency(PictureTask):
     """Salient object detection, with `data.Sample`s: (N, 3, S, S) pictures and (N, 1, S, S) masks in [0, 1].
 
     loss: "bce", binary cross-entropy; "bce+iou" and "bce+dice" add a loss of the region. Where a network returns a list
     of logits, as one with side outputs does in training, the loss of the first is that of the network; those of the
-    others are averaged, multiplied by 0.4, and added. scale_crop, colour: of augmentation, see `data.prepare_pair`.
+    others are averaged, multiplied by 0.4, and added. scale_crop, colour: of augmentation, see `data.augmentation`.
     Scores are max_f and mae by the evaluation protocol (csnet.md, section 6); the highest max_f is the best, then the
     lowest mae.
     """
@@ -138,8 +159,11 @@ class Saliency(Task):
         self.terms = loss.split("+")
         self.scale_crop, self.colour = scale_crop, colour
 
-    def prepare(self, sample, size, generator=None):
-        return prepare_pair(sample, size, generator, self.scale_crop, self.colour)
+    def parts(self, sample):
+        return pair_parts(sample)
+
+    def choices(self, shape, generator):
+        return pair_choices(shape, generator, self.scale_crop, self.colour)
 
     def constants(self):
         return tuple(self.terms)
