@@ -17,6 +17,8 @@ settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
+os.environ.setdefault("OCTSOD_DEVICE", "cpu")  # what commands use by default, wherever tests run
+
 BACKEND = os.environ.get("OCTSOD_TEST_BACKEND", "cpu")
 
 # What runs on any device. OCTSOD_TEST_BACKEND=cuda runs all of it on a GPU; other devices run parts of it beside the

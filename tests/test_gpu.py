@@ -13,6 +13,7 @@ from PIL import Image
 import octsod
 from octsod import functional
 from octsod.backend import DeviceError, OutOfMemoryError, chosen_device, device_of, get_device
+from octsod.errors import OctsodError
 from octsod.inference.prediction import infer
 from octsod.models import Configuration
 from octsod.testing import cusim
@@ -20,6 +21,11 @@ from octsod.training import DivergenceError, Recipe, Saliency
 
 rng = np.random.default_rng
 needs_compiler = pytest.mark.skipif(bool(cusim.unavailable()), reason=cusim.unavailable() or "-")
+
+
+@pytest.fixture(autouse=True)
+def undecided(monkeypatch):
+    monkeypatch.delenv("OCTSOD_DEVICE")
 
 
 @pytest.fixture
@@ -72,11 +78,16 @@ def test_a_broken_cupy(monkeypatch):
         get_device("cuda:0")
 
 
-def test_names(gpu):
+def test_names(gpu, monkeypatch):
     first, second = get_device("cuda"), get_device("cuda:1")
     assert first is get_device("cuda:0") is chosen_device("auto") and first.name == "cuda:0"
     assert second is not first and second.name == "cuda:1"
     assert chosen_device("auto", worth=False) is chosen_device("cpu") is get_device("cpu")
+    monkeypatch.setenv("OCTSOD_DEVICE", "cuda:1")
+    assert chosen_device("auto") is second and chosen_device("cuda") is first
+    monkeypatch.setenv("OCTSOD_DEVICE", "gpu")
+    with pytest.raises(OctsodError, match=r"OCTSOD_DEVICE \(='gpu'\) must be cpu, cuda, cuda:N or auto"):
+        chosen_device("auto")
     with pytest.raises(DeviceError, match=r"^cuda:2: there are 2 GPUs, cuda:0 to cuda:1\.$"):
         get_device("cuda:2")
     for odd in ("cuda:", "cuda:x", "cuda:-1", "cudas", "gpu"):

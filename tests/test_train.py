@@ -65,7 +65,7 @@ def test_defaults(data):
              "split": [0.5, 0.5], "seed": 0, "weight_decay": 0.005, "decay": "dynamic",
              "decay_strength": 3.0, "task": "saliency", "variant": "csnet", "loss": "bce",
              "side_outputs": False, "scale_crop": 1.0, "colour": 0.0, "optimizer": "adam",
-             "save_every": 100, "save_minutes": 10.0}  # fmt: skip
+             "save_every": 100, "save_minutes": 10.0, "device": "cpu"}  # fmt: skip
     assert settings_of("--data", data, "--threads", 3) == {"data": str(data), "threads": 3, **paper}
     del paper["epochs"], paper["decay_strength"]
     drawn = {**paper, **settings.EMBEDDED, "threads": 3, "lr": 0.25}

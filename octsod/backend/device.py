@@ -10,6 +10,7 @@ import contextvars
 import functools
 import importlib
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from numpy.typing import DTypeLike
 
 from ..checks import shortened
 from ..containers import available_memory
+from ..errors import OctsodError
 from ..threads import uninterrupted
 from . import memory
 from .arrays import NUMBERS, compact, numbers, read_only, require_numbers
@@ -208,8 +210,13 @@ def get_device(device: str | Device) -> Device:
 
 
 def chosen_device(name: str, worth: bool = True) -> Device:
-    """As `get_device`; "auto" stands for the first GPU, if there is one that can be used and it is worth it, else for
-    the CPU."""
+    """As `get_device`; "auto" stands for the device that OCTSOD_DEVICE names, if it is set, else for the first GPU, if
+    there is one that can be used and it is worth it, else for the CPU. Raises OctsodError if OCTSOD_DEVICE is no name
+    of a device."""
+    if name == "auto":
+        name = os.environ.get("OCTSOD_DEVICE", "").strip() or "auto"
+        if name not in ("auto", "cpu") and not name.startswith("cuda"):
+            raise OctsodError(f"OCTSOD_DEVICE (={shortened(repr(name))}) must be cpu, cuda, cuda:N or auto.")
     if name != "auto":
         return get_device(name)
     from . import cuda

@@ -52,7 +52,7 @@ ALL_SCORES = {  # what --all-scores prints, line by line
               help="The folder of their masks, which have the same names but for the suffix.")  # fmt: skip
 @max_pixels_option
 @size_option
-@device_option(help="Where the network runs; auto: on a GPU, if there is one.")
+@device_option(help="Where the network runs; auto: as OCTSOD_DEVICE says, else on a GPU, if there is one.")
 @threads_option
 @click.option("--all-scores", is_flag=True, help="Add the field's other scores: S-measure, E-measure, weighted F, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

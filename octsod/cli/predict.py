@@ -48,7 +48,8 @@ AHEAD = 64  # how many pictures may be begun or done before the one whose turn i
               help="Add .png to whole names, so that a.jpg and a.png become a.jpg.png and a.png.png.")  # fmt: skip
 @max_pixels_option
 @size_option
-@device_option(help=f"Where the network runs; auto: on a GPU, if there is one and at least {MANY} pictures.")
+@device_option(help="Where the network runs; auto: as OCTSOD_DEVICE says, else on a GPU, if there is one and at least "
+                    f"{MANY} pictures.")  # fmt: skip
 @threads_option
 @overwrite_option
 @quiet_option

@@ -164,8 +164,8 @@ _existing, _existing_folder = _Existing(), _Existing(file_okay=False)
                      "pixels, and goes on with 160 after 70 % of the run.")  # fmt: skip
 @setting_option("--seed", metavar="N", help="Seed of initial weights, hold-out, order and augmentation.")
 @setting_option("--device", metavar="cpu|cuda[:N]|auto",
-                help="Where to train; auto: on a GPU, if there is one. A run keeps the device it was started "
-                     "on.")  # fmt: skip
+                help="Where to train; auto: as OCTSOD_DEVICE says, else on a GPU, if there is one. A run keeps the "
+                     "device it was started on.")  # fmt: skip
 @threads_option
 @setting_option("--save-every", metavar="N", help="Write a checkpoint after every N steps,")
 @setting_option("--save-minutes", metavar="MINUTES", help="and whenever this much time has passed since the last one.")
