@@ -289,20 +289,22 @@ def test_divergence_is_named_as_on_the_host_and_nothing_moves_after_it(what):
 
 def spoil(trainer, bad, what):
     """Make a number not finite in each step that is made on the batch `bad`."""
-    forward, hook, seen = trainer._forward, trainer.hook(ScaleDecay), [None]
+    forward, hook, seen = trainer._forward, trainer.hook(ScaleDecay), [False]
     apply = hook.decay.apply
 
-    def watched(batch):
-        x, y = batch
-        seen[0] = x
-        return forward((np.where(np.isnan(x), x, np.inf) if x is bad and what == "loss" else x, y))
+    def watched(inputs):
+        x, y = inputs
+        seen[0] = np.array_equal(x.numpy(), bad)
+        if seen[0] and what == "loss":
+            x = octsod.Tensor.on(x.device, np.where(np.isnan(bad), bad, np.inf))
+        return forward((x, y))
 
     def spoiled():
         penalty = apply()
-        if seen[0] is bad and what == "gradient":
+        if seen[0] and what == "gradient":
             bias = trainer.model.classifier.bias
             bias.grad = np.full(bias.shape, np.nan)
-        return penalty * (np.inf if seen[0] is bad and what == "penalty" else 1.0)
+        return penalty * (np.inf if seen[0] and what == "penalty" else 1.0)
 
     trainer._forward = watched
     hook.decay = type("Spoiled", (), {"apply": staticmethod(spoiled)})
