@@ -1,6 +1,8 @@
 """Launches of kernels: which of them are equal, their titles and costs, and copies of their arguments."""
 
 import copy
+import functools
+import operator
 
 import numpy as np
 
@@ -99,20 +101,24 @@ def _octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, _):
     return _octave(inputs, weight, grads, stride, grad_inputs)
 
 
-def _chain(x, layers, *notes, backward=False):
-    weight = layers[0][0]
-    cost = ops.DepthwiseChain.cost(x.shape, weight.shape, len(layers), weight.itemsize, backward)
-    size = "x".join(map(str, weight.shape[2:]))
-    return ", ".join([_maps(x), f"{len(layers)} layers", size, *filter(None, notes)]), cost
+def _chain(inputs, layers, *notes, backward=False):
+    weights = [own[0][0] for own in layers]
+    costs = [
+        ops.DepthwiseChain.cost(x.shape, weight.shape, len(own), weight.itemsize, backward)
+        for x, own, weight in zip(inputs, layers, weights, strict=True)
+    ]
+    size = "x".join(map(str, weights[0].shape[2:]))
+    details = [_maps(*inputs), f"{len(layers[0])} layers", size, *filter(None, notes)]
+    return ", ".join(details), functools.reduce(operator.add, costs)
 
 
-def _depthwise_chain(x, layers, *_):
-    return _chain(x, layers)
+def _depthwise_chain(inputs, layers, *_):
+    return _chain(inputs, layers)
 
 
-def _depthwise_chain_backward(grad, x, layers, *others):
-    grad_x = others[-2]
-    return _chain(x, layers, _target(grad_x), "" if grad.gradient_sums is not None else "with sums", backward=True)
+def _depthwise_chain_backward(grads, inputs, layers, *others):
+    added = "with sums" if any(grad.gradient_sums is None for grad in grads) else ""
+    return _chain(inputs, layers, _target(*others[-2]), added, backward=True)
 
 
 def _dilated(x, weights, dilations, out, *notes, backward=False):
@@ -126,7 +132,7 @@ def _dilated_conv2d(x, weights, dilations, out, *_):
     return _dilated(x, weights, dilations, out)
 
 
-def _dilated_conv2d_backward(grad, x, weights, dilations, grad_x, _):
+def _dilated_conv2d_backward(grad, x, weights, dilations, grad_x, *_):
     return _dilated(x, weights, dilations, grad, _target(grad_x), backward=True)
 
 
@@ -162,6 +168,14 @@ def _loss_backward(grad, logits, *_):
     return _shape(logits), ops.BinaryCrossEntropyWithLogits.cost(logits.shape, logits.itemsize, backward=True)
 
 
+def _overlap(logits, *_):
+    return _shape(logits), ops.OverlapLoss.cost(logits.shape, logits.itemsize)
+
+
+def _overlap_backward(grad, logits, *_):
+    return _shape(logits), ops.OverlapLoss.cost(logits.shape, logits.itemsize, backward=True)
+
+
 def _multiply(a, b, out):
     return _shape(out), ops.Multiply.cost(a.shape, b.shape, out.itemsize)
 
@@ -170,20 +184,24 @@ def _adam(parameter, *_):
     return f"{parameter.size} numbers", optim.Adam.cost(parameter.shape, parameter.itemsize)
 
 
-def _batch_statistics(moments, *_):
-    images, _, channels = moments.shape
-    return f"{channels} channels", ops.BatchNormPReLU.cost((images, channels))
+def _norm(images, coefficients, backward=False):
+    channels = [by.shape[1] for by in coefficients]
+    cost = ops.BatchNormPReLU.cost(*zip(images, channels, strict=True), backward=backward)
+    return f"{'+'.join(map(str, channels))} channels", cost
 
 
-def _batch_norm_backward(sums, *_):
-    images, _, channels = sums.shape
-    return f"{channels} channels", ops.BatchNormPReLU.cost((images, channels), backward=True)
+def _batch_norm(moments, *others):
+    return _norm([0 if m is None else m.shape[0] for m in moments], others[-1])
+
+
+def _batch_norm_backward(sums, *others):
+    return _norm([s.shape[0] for s in sums], others[-2], backward=True)
 
 
 _DESCRIPTIONS = {
     "adam": _adam,
+    "batch_norm": _batch_norm,
     "batch_norm_backward": _batch_norm_backward,
-    "batch_statistics": _batch_statistics,
     "binary_cross_entropy_with_logits": _loss,
     "binary_cross_entropy_with_logits_backward": _loss_backward,
     "conv2d": _conv2d,
@@ -195,6 +213,8 @@ _DESCRIPTIONS = {
     "multiply": _multiply,
     "octave_conv2d": _octave_conv2d,
     "octave_conv2d_backward": _octave_conv2d_backward,
+    "overlap_loss": _overlap,
+    "overlap_loss_backward": _overlap_backward,
     "upsample_bilinear": _upsample_bilinear,
     "upsample_bilinear_backward": _upsample_bilinear_backward,
 }

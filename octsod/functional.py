@@ -13,7 +13,7 @@ from . import ops, random
 from .autograd import Tensor
 from .backend import device_of, is_array
 from .backend.arrays import FLOATS
-from .checks import described, require, require_dtype, require_float, require_integer, require_share
+from .checks import described, require, require_integer, require_share
 
 TensorLike = Tensor | ArrayLike
 
@@ -50,11 +50,12 @@ def depthwise_chain(
     each, updated in training. weight_scale: a factor on all convolution weights. The result is that of the single ops
     in turn; on a CPU, a channel's planes stay in the cache from the first layer to the last.
     """
-    return ops.DepthwiseChain.apply(
+    (y,) = ops.DepthwiseChain.apply(
         x, *(parameter for layer in layers for parameter in layer),
-        running=[_statistics("depthwise_chain", x, *pair, training) for pair in running], training=training,
+        running=[[_statistics("depthwise_chain", x, *pair, training) for pair in running]], training=training,
         momentum=momentum, eps=eps, weight_scale=weight_scale,
     )  # fmt: skip
+    return y
 
 
 def dilated_conv2d(x: TensorLike, weights: Sequence[TensorLike], dilations: Iterable[int]) -> Tensor:
@@ -103,10 +104,11 @@ def batch_norm_prelu(
 ) -> Tensor:  # fmt: skip
     """`batch_norm`, then `prelu` unless slope is None, deferred: whoever reads the result applies them."""
     running_mean, running_var = _statistics("batch_norm", x, running_mean, running_var, training)
-    return ops.BatchNormPReLU.apply(
-        x, weight, bias, slope, running_mean=running_mean, running_var=running_var, training=training,
-        momentum=momentum, eps=eps,
+    (y,) = ops.BatchNormPReLU.apply(
+        x, weight, bias, slope, running=[(running_mean, running_var)], training=[training], momentum=[momentum],
+        eps=[eps], activation_sums=[None],
     )  # fmt: skip
+    return y
 
 
 def materialize(x: TensorLike) -> Tensor:
@@ -179,12 +181,11 @@ def binary_cross_entropy_with_logits(logits: TensorLike, target: TensorLike) -> 
 def iou_loss(logits: TensorLike, target: TensorLike) -> Tensor:
     """The soft Jaccard loss (Rahman and Wang 2016), averaged over pictures.
 
-    logits and target (N, ...), of one shape; target: probabilities in [0, 1]. With p = sigmoid(logits), t the target
-    and sums over all axes but the first, the loss of a picture is
+    logits and target (N, ...), of one shape; target: probabilities in [0, 1], without a gradient. With
+    p = sigmoid(logits), t the target and sums over all axes but the first, the loss of a picture is
     `1 - (sum(p*t) + 1) / (sum(p) + sum(t) - sum(p*t) + 1)`. Returns a tensor of shape ().
     """
-    both, p, t = _overlap("iou_loss", logits, target)
-    return (1 - (both + 1) / (p + t - both + 1)).mean()
+    return ops.OverlapLoss.apply(logits, target, region="iou")
 
 
 def dice_loss(logits: TensorLike, target: TensorLike) -> Tensor:
@@ -192,25 +193,7 @@ def dice_loss(logits: TensorLike, target: TensorLike) -> Tensor:
 
     As `iou_loss`, with `1 - (2*sum(p*t) + 1) / (sum(p) + sum(t) + 1)` for a picture.
     """
-    both, p, t = _overlap("dice_loss", logits, target)
-    return (1 - (both * 2 + 1) / (p + t + 1)).mean()
-
-
-def _overlap(op, logits, target):
-    """The sums of p*t, p and t over each picture (N,)."""
-    logits, target = _tensor(logits), _tensor(target)
-    require_float(logits, op, "logits")
-    require_dtype(target, logits, op, "target", "logits")
-    require(
-        tuple(logits.shape) == tuple(target.shape), op, "target", f"has shape {tuple(target.shape)}",
-        f"{tuple(logits.shape)}, the shape of `logits`",
-    )  # fmt: skip
-    require(
-        logits.ndim > 0 and logits.shape[0] > 0, op, "logits", f"has shape {tuple(logits.shape)}",
-        "(N, ...) with at least one picture",
-    )  # fmt: skip
-    p, pixels = sigmoid(logits), tuple(range(1, logits.ndim))
-    return (p * target).sum(pixels), p.sum(pixels), target.sum(pixels)
+    return ops.OverlapLoss.apply(logits, target, region="dice")
 
 
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:

@@ -20,12 +20,17 @@ def octave_conv2d(inputs, weight, out_channels, stride=1, **keywords):
 
 
 def batch_norm_prelu(x, running_mean, running_var, weight, bias, slope, training=True, **keywords):
-    return ops.BatchNormPReLU.apply(
-        x, weight, bias, slope, running_mean=running_mean, running_var=running_var, training=training, **keywords
-    )
+    settings = {"momentum": 0.1, "eps": 1e-5, "activation_sums": None, **keywords}
+    (y,) = ops.BatchNormPReLU.apply(
+        x, weight, bias, slope, running=[(running_mean, running_var)], training=[training],
+        **{name: [value] for name, value in settings.items()},
+    )  # fmt: skip
+    return y
 
 
-def depthwise_chain(x, layers, running, training=True, **keywords):
-    return ops.DepthwiseChain.apply(
-        x, *(parameter for layer in layers for parameter in layer), running=running, training=training, **keywords
-    )
+def depthwise_chain(x, layers, running, training=True, activation_sums=None, **keywords):
+    (y,) = ops.DepthwiseChain.apply(
+        x, *(parameter for layer in layers for parameter in layer), running=[running], training=training,
+        activation_sums=None if activation_sums is None else [activation_sums], **keywords,
+    )  # fmt: skip
+    return y

@@ -112,6 +112,8 @@ class _Opened(Deferred):
 class _Kernels:
     def __getattr__(self, name):
         function = getattr(reference, name)
+        if not callable(function):
+            return function
 
         def kernel(*arguments, **keywords):
             keywords = {key: _opened(value) for key, value in keywords.items()}

@@ -42,7 +42,7 @@ def test_depthwise_chain():
 def test_a_chain_that_keeps_nothing_in_a_cache_costs_what_its_layers_cost(backward):
     x, weight = (2, 3, 8, 6), (3, 1, 5, 5)
     layer = ops.DepthwiseConv2d.cost(x, weight, padding=2, itemsize=8, backward=backward)
-    layer += ops.BatchNormPReLU.cost(x, 8, backward)
+    layer += ops.BatchNormPReLU.cost(x, itemsize=8, backward=backward)
     chain = ops.DepthwiseChain.cost(x, weight, 3, 8, backward, cached=False)
     assert chain == layer + layer + layer
     assert ops.DepthwiseChain.cost(x, weight, 3, 8, backward).bytes < chain.bytes

@@ -72,28 +72,32 @@ def test_depthwise_conv2d_backward(dtype, case):
 @both_dtypes
 @given(case=strategies.depthwise_chains())
 def test_depthwise_chain(dtype, case):
-    layers, channels = case.layers, case.shape[1]
+    layers = case.layers
 
     def launch(kernels, arena):
-        x = arena.deferred("x", case.shape, strategies.Reading(case.deferred, False))
-        taps = (channels, 1, case.kernel_size, case.kernel_size)
-        parameters = [(arena.normal(*taps), *(arena.normal(channels) for _ in range(3))) for _ in range(layers)]
-        running = [
-            tuple(arena.output(f"{name} {k}", None, values=arena.rng.random(channels)) for name in ("mean", "variance"))
-            for k in range(layers)
-        ]
-        raw = arena.output("raw", (layers, *case.shape))
-        coefficients = arena.output("coefficients", (layers, 4, channels))
-        statistics = arena.output("statistics", (layers, 2, channels), np.float64)
-        wanted = arena.rng.integers(2, size=layers)
-        sums = [
-            arena.output(f"sums {k}", (case.shape[0], channels), np.float64) if w else None
-            for k, w in enumerate(wanted)
-        ]
+        chains = []
+        for m, (images, channels, *size) in enumerate(case.shapes):
+            x = arena.deferred(f"x{m}", (images, channels, *size), strategies.Reading(case.deferred, False))
+            taps = (channels, 1, case.kernel_size, case.kernel_size)
+            parameters = [(arena.normal(*taps), *(arena.normal(channels) for _ in range(3))) for _ in range(layers)]
+            running = [
+                tuple(
+                    arena.output(f"{name} {m} {k}", None, values=arena.rng.random(channels))
+                    for name in ("mean", "variance")
+                )
+                for k in range(layers)
+            ]
+            raw = arena.output(f"raw {m}", (layers, *x.shape))
+            coefficients = arena.output(f"coefficients {m}", (layers, 4, channels))
+            statistics = arena.output(f"statistics {m}", (layers, 2, channels), np.float64)
+            wanted = arena.rng.integers(2, size=layers)
+            sums = [
+                arena.output(f"sums {m} {k}", (images, channels), np.float64) if w else None
+                for k, w in enumerate(wanted)
+            ]
+            chains.append((x, parameters, running, raw, coefficients, statistics, sums))
         # A large eps, since a normalised layer multiplies what differs in the last place by 1/sqrt(eps).
-        kernels.depthwise_chain(
-            x, parameters, running, raw, coefficients, statistics, sums, case.training, 0.1, 0.5, 1.5
-        )
+        kernels.depthwise_chain(*zip(*chains, strict=True), case.training, 0.1, 0.5, 1.5)
 
     verify(dtype, case.seed, launch, tolerance=1e-3 if dtype == "float32" else 1e-11)
 
@@ -101,36 +105,43 @@ def test_depthwise_chain(dtype, case):
 @both_dtypes
 @given(case=strategies.depthwise_chains())
 def test_depthwise_chain_backward(dtype, case):
-    layers, channels = case.layers, case.shape[1]
+    layers = case.layers
 
     def launch(kernels, arena):
-        x = arena.deferred("x", case.shape, strategies.Reading(case.deferred, False))
-        taps = (channels, 1, case.kernel_size, case.kernel_size)
-        weights = [arena.normal(*taps) for _ in range(layers)]
-        norm = [[arena.array(arena.steps(channels)) for _ in range(3)] for _ in range(layers)]
-        parameters = [(weight, *rest) for weight, rest in zip(weights, norm, strict=True)]
-        raw = arena.array(arena.steps(layers, *case.shape))
-        statistics = arena.array(np.stack([arena.steps(layers, channels), np.ones((layers, channels))], 1), np.float64)
-        # Coefficients that rounding cannot move: a variance and eps that make the deviation exactly one.
-        scale, shift, slope = np.array(norm).transpose(1, 0, 2)
-        mean = statistics[:, 0]
-        coefficients = arena.array(np.stack([scale, shift - mean * scale, slope, mean], 1))
-        statistics[:, 1] = 0.75
-        arena.inputs = [(a, a.copy()) for a, _ in arena.inputs]
-        g = arena.rng.standard_normal(case.shape)
-        if case.spent:
-            between = array = arena.output("between", case.shape, values=g)
-        else:
-            array, between = arena.array(g), arena.output("between", case.shape, values=np.zeros(case.shape))
-        last = Deferred(raw[-1], coefficients[-1])
-        sums = np.zeros((case.shape[0], 3, channels))
-        reference.gradient_sums(array, last, sums)
-        grad = ActivationGradient(array, arena.array(sums, np.float64) if case.sums_given else None, case.spent)
-        grad_x = arena.slot("grad_x", case.shape, case.grad_x)
-        grads = [[arena.output(f"grad {k} {i}", a.shape) for i, a in enumerate(p)] for k, p in enumerate(parameters)]
-        kernels.depthwise_chain_backward(
-            grad, x, parameters, raw, coefficients, statistics, case.training, 0.25, 1.5, between, grad_x, grads
-        )
+        given, scratch = [], []
+        for m, shape in enumerate(case.shapes):
+            channels = shape[1]
+            x = arena.deferred(f"x{m}", shape, strategies.Reading(case.deferred, False))
+            taps = (channels, 1, case.kernel_size, case.kernel_size)
+            weights = [arena.normal(*taps) for _ in range(layers)]
+            norm = [[arena.array(arena.steps(channels)) for _ in range(3)] for _ in range(layers)]
+            parameters = [(weight, *rest) for weight, rest in zip(weights, norm, strict=True)]
+            raw = arena.array(arena.steps(layers, *shape))
+            # Coefficients that rounding cannot move: a variance and eps that make the deviation exactly one.
+            used = np.stack([arena.steps(layers, channels), np.full((layers, channels), 0.75)], 1)
+            statistics = arena.array(used, np.float64)
+            statistics[:, 1] = 0.75  # even if the problem is tiny
+            arena.inputs[-1] = statistics, statistics.copy()
+            scale, shift, slope = np.array(norm).transpose(1, 0, 2)
+            mean = statistics[:, 0]
+            coefficients = arena.array(np.stack([scale, shift - mean * scale, slope, mean], 1))
+            g = arena.rng.standard_normal(shape)
+            if case.spent:
+                between = array = arena.output(f"between {m}", shape, values=g)
+            else:
+                array, between = arena.array(g), arena.output(f"between {m}", shape, values=np.zeros(shape))
+            last = Deferred(raw[-1], coefficients[-1])
+            sums = np.zeros((shape[0], 3, channels))
+            reference.gradient_sums(array, last, sums)
+            grad = ActivationGradient(array, arena.array(sums, np.float64) if case.sums_given else None, case.spent)
+            grad_x = arena.slot(f"grad_x {m}", shape, case.grad_x)
+            grads = [
+                [arena.output(f"grad {m} {k} {i}", a.shape) for i, a in enumerate(p)] for k, p in enumerate(parameters)
+            ]
+            given.append((grad, x, parameters, raw, coefficients, statistics))
+            scratch.append((between, grad_x, grads))
+        settings = case.training, 0.25, 1.5
+        kernels.depthwise_chain_backward(*zip(*given, strict=True), *settings, *zip(*scratch, strict=True))
 
     verify(dtype, case.seed, launch, tolerance=1e-3 if dtype == "float32" else None)
 
@@ -145,7 +156,7 @@ def test_dilated_conv2d(dtype, case):
         weights = [arena.normal(*shape) for shape in case.weight_shapes]
         out = arena.output("out", out_shape)
         moments = arena.moments("moments", out_shape) if case.moments else None
-        kernels.dilated_conv2d(x, weights, case.dilations, out, moments)
+        kernels.dilated_conv2d(x, weights, case.dilations, out, moments, 1.5)
 
     verify(dtype, case.seed, launch)
 
@@ -162,7 +173,7 @@ def test_dilated_conv2d_backward(dtype, case):
             arena.output(f"grad_weight {i}", w.shape) if wanted else None
             for i, (w, wanted) in enumerate(zip(weights, case.grad_weights, strict=True))
         ]
-        kernels.dilated_conv2d_backward(grad, x, weights, case.dilations, grad_x, grad_weights)
+        kernels.dilated_conv2d_backward(grad, x, weights, case.dilations, grad_x, grad_weights, 1.5)
 
     verify(dtype, case.seed, launch)
 

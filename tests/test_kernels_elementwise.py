@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 from kernel_contract import both_dtypes, verify
 
 from octsod.testing import strategies
@@ -100,6 +101,22 @@ def test_binary_cross_entropy_with_logits(dtype, case):
         kernels.binary_cross_entropy_with_logits(x, target, out)
         grad_x = arena.output("grad_x", (case.size,))
         kernels.binary_cross_entropy_with_logits_backward(grad, x, target, grad_x)
+
+    verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@pytest.mark.parametrize("region", ["iou", "dice"])
+@given(images=st.integers(1, 4), case=strategies.vectors())
+def test_overlap_loss(dtype, region, images, case):
+    def launch(kernels, arena):
+        shape = images, case.size
+        x, target = logits(arena, shape), arena.array(arena.rng.uniform(0, 1, shape))
+        grad, out = arena.array(arena.rng.standard_normal(())), arena.output("out", ())
+        sums = arena.output("sums", (images, 2), np.float64)
+        kernels.overlap_loss(x, target, region, sums, out)
+        given = arena.array(arena.rng.uniform(1, 9, (images, 2)), np.float64)
+        kernels.overlap_loss_backward(grad, x, target, region, given, arena.output("grad_x", shape))
 
     verify(dtype, case.seed, launch)
 

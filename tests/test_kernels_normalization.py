@@ -50,49 +50,62 @@ def test_gradient_sums(dtype, case):
 
 
 @both_dtypes
-@given(case=strategies.statistics())
-def test_batch_statistics(dtype, case):
+@given(case=strategies.norms())
+def test_batch_norm(dtype, case):
     def launch(kernels, arena):
-        # Moments of real numbers about any reference, so that the variance is not negative.
-        values = arena.rng.standard_normal((case.batch, case.pixels, case.channels))
-        about = arena.rng.standard_normal((case.batch, case.channels))
-        values -= about[:, None]
-        moments = np.stack([about, values.sum(axis=1), (values**2).sum(axis=1)], axis=1)
-        mean, variance = (arena.output(name, (case.channels,), np.float64) for name in ("mean", "variance"))
-        running = [
-            arena.output(name, None, values=arena.rng.uniform(0, 1, case.channels))
-            for name in ("running_mean", "running_var")
-        ]
-        kernels.batch_statistics(arena.array(moments, np.float64), case.pixels, 0.1, mean, variance, *running)
+        rows = []
+        for i, (images, channels, pixels, training, kept, wide) in enumerate(case.maps):
+            moments = None
+            if training:
+                # Moments of real numbers about any reference, so that the variance is not negative.
+                values = arena.rng.standard_normal((images, pixels, channels))
+                about = arena.rng.standard_normal((images, channels))
+                values -= about[:, None]
+                moments = np.stack([about, values.sum(axis=1), (values**2).sum(axis=1)], axis=1)
+                moments = arena.array(moments, np.float64)
+            running = [
+                arena.output(f"{name} {i}", None, np.float64 if wide else None, arena.rng.uniform(0, 1, channels))
+                if own or not training else None
+                for name, own in zip(("running mean", "running variance"), kept, strict=True)
+            ]  # fmt: skip
+            parameters = [arena.normal(channels) for _ in range(3)]
+            statistics = arena.output(f"statistics {i}", (2, channels), np.float64)
+            coefficients = arena.output(f"coefficients {i}", (4, channels))
+            settings = pixels, 0.1 + 0.05 * i, 10.0 ** (i - 5)
+            rows.append((moments, *settings, parameters, running, statistics, coefficients))
+        kernels.batch_norm(*zip(*rows, strict=True))
 
     verify(dtype, case.seed, launch)
 
 
 @both_dtypes
-@given(case=strategies.statistics())
-def test_batch_norm_coefficients(dtype, case):
-    n = case.channels
-
-    def launch(kernels, arena):
-        mean, variance = (arena.array(arena.rng.uniform(0, 2, n), np.float64) for _ in range(2))
-        weight, bias, slope = (arena.normal(n) for _ in range(3))
-        kernels.batch_norm_coefficients(mean, variance, 1e-5, weight, bias, slope, arena.output("out", (4, n)))
-
-    verify(dtype, case.seed, launch)
-
-
-@both_dtypes
-@given(case=strategies.statistics())
+@given(case=strategies.norms())
 def test_batch_norm_backward(dtype, case):
-    n = case.channels
-
     def launch(kernels, arena):
-        sums = arena.array(arena.rng.standard_normal((case.batch, 3, n)), np.float64)
-        mean, variance = (arena.array(arena.rng.uniform(0.1, 2, n), np.float64) for _ in range(2))
-        vectors = [arena.normal(n) for _ in range(3)]
-        out = arena.output("out", (6, n))
-        grads = [arena.output(name, (n,)) for name in ("grad_weight", "grad_bias", "grad_slope")]
-        count = case.batch * case.pixels
-        kernels.batch_norm_backward(sums, count, case.training, mean, variance, 1e-5, *vectors, out, *grads)
+        rows = []
+        for i, (images, channels, pixels, training, _, _) in enumerate(case.maps):
+            sums = arena.array(arena.rng.standard_normal((images, 3, channels)), np.float64)
+            statistics = arena.array(arena.rng.uniform(0.1, 2, (2, channels)), np.float64)
+            parameters = [arena.normal(channels) for _ in range(3)]
+            coefficients = arena.output(f"coefficients {i}", (6, channels))
+            gradients = [arena.output(f"{name} {i}", (channels,)) for name in ("weight", "bias", "slope")]
+            settings = images * pixels, training, 10.0 ** (i - 5)
+            rows.append((sums, *settings, parameters, statistics, coefficients, gradients))
+        kernels.batch_norm_backward(*zip(*rows, strict=True))
 
     verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+def test_no_maps_and_no_channels(dtype):
+    """Nothing to do is no error."""
+
+    def launch(kernels, arena):
+        kernels.batch_norm(*[[]] * 8)
+        kernels.batch_norm_backward(*[[]] * 8)
+        none = [arena.normal(0) for _ in range(3)]
+        statistics, coefficients = arena.output("statistics", (2, 0), np.float64), arena.output("coefficients", (4, 0))
+        moments = arena.array(np.zeros((2, 3, 0)), np.float64)
+        kernels.batch_norm([moments], [6], [0.1], [1e-5], [none], [(None, None)], [statistics], [coefficients])
+
+    verify(dtype, 0, launch)

@@ -15,9 +15,12 @@ pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 def statistics_of(kernels, moments, pixels):
     """(mean, variance) of a batch."""
     channels = moments.shape[2]
-    mean, variance, *running = (np.zeros(channels) for _ in range(4))
-    kernels.batch_statistics(moments, pixels, 0.1, mean, variance, *running)
-    return mean, variance
+    ones, statistics = np.ones(channels), np.empty((2, channels))
+    coefficients = np.empty((4, channels))
+    kernels.batch_norm(
+        [moments], [pixels], [0.1], [1e-5], [(ones, ones, ones)], [(None, None)], [statistics], [coefficients]
+    )
+    return statistics
 
 
 def assert_statistics(kernels, x, moments):

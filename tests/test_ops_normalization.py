@@ -22,7 +22,7 @@ from op_checks import (
 )
 
 import octsod
-from octsod import Tensor
+from octsod import Tensor, ops
 from octsod import functional as f
 from octsod.backend.deferred import ActivationSums
 
@@ -174,3 +174,62 @@ def test_depthwise_chain_is_its_layers_in_turn(training, source):
 
     for k, (one, other) in enumerate(zip(run(True), run(False), strict=True)):
         assert np.allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(other).max()), k
+
+
+@pytest.mark.parametrize("unused", [None, 0, 2])
+def test_branches_together_are_as_each_alone(unused):
+    """Norms in training and frozen ones, with and without slopes and gradients, and an output that nobody uses."""
+    shapes, training = [(2, 3, 4, 6), (2, 2, 2, 3), (2, 1, 1, 1)], [True, False, True]
+    momentum, eps = [0.1, 0.2, 0.9], [1e-5, 0.3, 0.5]
+    arrays = [(*normals(k, shape), *norm_parameters(k, shape[1])) for k, shape in enumerate(shapes)]
+
+    def run(together):
+        branches = [[Tensor(a, requires_grad=True) for a in own] for own in arrays]
+        branches[0][1] = Tensor(arrays[0][1])
+        branches[1][3] = None
+        running = [tuple(put(np.full(shape[1], value)) for value in (0.1, 0.8)) for shape in shapes]
+        holders = [ActivationSums(1) for _ in shapes]
+        settings = [dict(zip(("running", "training", "momentum", "eps", "activation_sums"), row, strict=True))
+                    for row in zip(running, training, momentum, eps, holders, strict=True)]  # fmt: skip
+        if together:
+            listed = {name: [s[name] for s in settings] for name in settings[0]}
+            outputs = ops.BatchNormPReLU.apply(*(t for own in branches for t in own), **listed)
+        else:
+            single = [{name: [value] for name, value in s.items()} for s in settings]
+            outputs = [ops.BatchNormPReLU.apply(*own, **s)[0] for own, s in zip(branches, single, strict=True)]
+        used = [f.conv2d(y, np.ones((1, y.shape[1], 1, 1))) for k, y in enumerate(outputs) if k != unused]
+        first, *rest = [(y * y).sum() for y in used]
+        for loss in rest:
+            first = first + loss
+        first.backward()
+        gradients = [None if t is None or t.grad is None else get(t.grad) for own in branches for t in own]
+        return gradients + [get(a) for pair in running for a in pair] + [get(h.values) for h in holders]
+
+    for one, other in zip(run(True), run(False), strict=True):
+        assert (one is None) == (other is None) and (one is None or np.array_equal(one, other))
+
+
+@pytest.mark.parametrize("unused", [None, 1])
+def test_chains_together_are_as_each_alone(unused):
+    shapes = [(2, 3, 8, 6), (2, 2, 4, 3), (2, 1, 2, 1)]
+    arrays = [chain_inputs(10 * k, shape, 2) for k, shape in enumerate(shapes)]
+
+    def run(together):
+        branches = [[Tensor(a, requires_grad=True) for a in own] for own in arrays]
+        running = [[tuple(put(np.full(shape[1], v)) for v in (0.1, 0.8)) for _ in range(2)] for shape in shapes]
+        groups = [[0, 1, 2]] if together else [[0], [1], [2]]
+        outputs = [
+            y for group in groups
+            for y in ops.DepthwiseChain.apply(
+                *(t for k in group for t in branches[k]), running=[running[k] for k in group], eps=0.1, weight_scale=2.0
+            )
+        ]  # fmt: skip
+        first, *rest = [(y * y).sum() for k, y in enumerate(outputs) if k != unused]
+        for loss in rest:
+            first = first + loss
+        first.backward()
+        gradients = [None if t.grad is None else get(t.grad) for own in branches for t in own]
+        return gradients + [get(a) for own in running for pair in own for a in pair]
+
+    for one, other in zip(run(True), run(False), strict=True):
+        assert (one is None) == (other is None) and (one is None or np.array_equal(one, other))

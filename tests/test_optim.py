@@ -154,8 +154,12 @@ def test_dynamic_decay_equals_its_formula_even_with_two_readers():
             ]
         return inputs
 
+    def one_norm_after_the_other(norms, maps):
+        return [norm if norm is None else norm(x) for norm, x in zip(norms, maps, strict=True)]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.NormAct, "forward", remember)
+        patch.setattr(nn.octave, "normalized", one_norm_after_the_other)
         patch.setattr(nn.octave, "depthwise_chain", one_layer_after_the_other)
         model(x)
     model(x)

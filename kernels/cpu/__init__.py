@@ -49,6 +49,8 @@ from .elementwise import (
     exp,
     log,
     multiply,
+    overlap_loss,
+    overlap_loss_backward,
     power,
     relu,
     relu_backward,
@@ -62,9 +64,8 @@ from .matrices import matmul
 from .network import csnet
 from .normalization import (
     activate,
+    batch_norm,
     batch_norm_backward,
-    batch_norm_coefficients,
-    batch_statistics,
     channel_moments,
     differentiate,
     gradient_sums,
@@ -98,9 +99,8 @@ __all__ = [
     "average",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
     "batch_norm_backward",
-    "batch_norm_coefficients",
-    "batch_statistics",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward",
     "channel_moments",
@@ -138,6 +138,8 @@ __all__ = [
     "multiply",
     "octave_conv2d",
     "octave_conv2d_backward",
+    "overlap_loss",
+    "overlap_loss_backward",
     "power",
     "prelu_backward",
     "prelu_coefficients",
@@ -161,3 +163,4 @@ __all__ = [
 
 # Kernels that keep the maps between layers in the cache: see octsod/backend/contract.py.
 CACHED = frozenset({"depthwise_chain", "depthwise_chain_backward"})
+IN_PLACE = True

@@ -104,9 +104,17 @@ def _forward(slot, start, stop, first, layers, averages, sums, moments, how, siz
 
 
 def depthwise_chain(
+    inputs, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
+):
+    """One map after the other: see the contract."""
+    for chain in zip(inputs, layers, running, raw, coefficients, statistics, activation_sums, strict=True):
+        _chain(*chain, training, momentum, eps, weight_scale)
+
+
+def _chain(
     x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
 ):
-    """The convolution outputs `raw` (L, N, C, H, W) of L layers and their coefficients (L, 4, C): see the contract."""
+    """The convolution outputs `raw` (L, N, C, H, W) of L layers and their coefficients (L, 4, C)."""
     depth, images, channels, height, width = raw.shape
     weight, norm = _packed(layers, weight_scale)
     averages = np.array(running, np.float64)
@@ -196,9 +204,19 @@ def _backward(
 
 
 def depthwise_chain_backward(
-    grad, x, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_x, grad_layers
+    grads, inputs, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_inputs,
+    grad_layers,
+):  # fmt: skip
+    """One map after the other: see the contract."""
+    chains = zip(grads, inputs, layers, raw, coefficients, statistics, between, grad_inputs, grad_layers, strict=True)
+    for chain in chains:
+        _chain_backward(*chain, training, eps, weight_scale)
+
+
+def _chain_backward(
+    grad, x, layers, raw, coefficients, statistics, between, grad_x, grad_layers, training, eps, weight_scale
 ):
-    """Gradients of depthwise_chain with respect to x and to what `layers` holds: see the contract."""
+    """Gradients of `_chain` with respect to x and to what `layers` holds."""
     depth, images, channels, height, width = raw.shape
     weight, norm = _packed(layers, weight_scale)
     grad_weight, grad_norm = np.empty_like(weight), np.empty_like(norm)

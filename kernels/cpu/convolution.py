@@ -25,35 +25,36 @@ def conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x, grad_wei
     _dense_backward(shape, grad, x, weight, grad_x, grad_weight, grad_bias)
 
 
-def dilated_conv2d(x, weights, dilations, out, moments=None):
+def dilated_conv2d(x, weights, dilations, out, moments=None, weight_scale=1.0):
     """Parallel dilated convolutions, their outputs concatenated: each by weights[i] (O_i, C, k, k), dilated by
     dilations[i] and padded to keep the size."""
-    weight, groups = _joined(weights, dilations)
+    weight, groups = _joined(weights, dilations, weight_scale)
     _dense_forward(_shape(x, weight, groups, 1, False), x, weight, None, out, moments)
 
 
-def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
+def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights, weight_scale=1.0):
     """Gradients of dilated_conv2d with respect to x and to each of the weights; None for those that are not wanted."""
-    weight, groups = _joined(weights, dilations)
+    weight, groups = _joined(weights, dilations, weight_scale)
     wanted = any(g is not None for g in grad_weights)
     grad_weight = empty(weight.shape, weight.dtype) if wanted else None
     _dense_backward(_shape(x, weight, groups, 1, False), grad, x, weight, grad_x, grad_weight, None)
     first = 0
     for part, target in zip(weights, grad_weights, strict=True):
         if target is not None:
-            target[...] = grad_weight[first : first + len(part)]
+            target[...] = grad_weight[first : first + len(part)] * weight.dtype.type(weight_scale)
         first += len(part)
 
 
-def _joined(weights, dilations):
-    """The concatenated weights, and (first, end, dilation, padding) of each that is not empty."""
+def _joined(weights, dilations, scale):
+    """The concatenated weights times `scale`, and (first, end, dilation, padding) of each that is not empty."""
     ends = np.cumsum([len(weight) for weight in weights]).tolist()
     groups = tuple(
         (end - len(weight), end, d, d * (weight.shape[2] // 2))
         for weight, end, d in zip(weights, ends, dilations, strict=True)
         if len(weight)
     )
-    return np.concatenate(weights), groups
+    joined = np.concatenate(weights)
+    return joined * joined.dtype.type(scale), groups
 
 
 def _shape(x, weight, groups, stride, bias):
@@ -72,7 +73,7 @@ def _dense_forward(shape, x, weight, bias, out, moments):
     program = dense.forward(shape, moments is not None, sums is not None)
     tensors = {
         "like": out, "x": flat(x.raw), "coef": coefficients_of(x), "out": out, "moments": moments,
-        "activation_sums": sums,
+        "activation_sums": _zeroed(sums),
     }  # fmt: skip
     program.execute(x.shape[0], tensors, weight, bias)
 
@@ -123,7 +124,8 @@ def octave_conv2d(inputs, weight, outputs, stride, moments=None):
     tensors = {"like": weight}
     for i, x in enumerate(inputs):
         if x is not None:
-            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": coefficients_of(x), f"activation_sums{i}": sums[i]})
+            tensors.update({f"x{i}": flat(x.raw), f"coef{i}": coefficients_of(x)})
+            tensors[f"activation_sums{i}"] = _zeroed(sums[i])
     for j, out in enumerate(outputs):
         tensors.update({f"out{j}": out, f"moments{j}": _zeroed(moments[j])})
     program.execute(batch, tensors, weight)

@@ -227,3 +227,49 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
         _binary_cross_entropy_backward, tasks, flat(logits), flat(target), scale, flat_out(grad_logits),
         logits.size,
     )  # fmt: skip
+
+
+@kernel
+def _overlaps(slot, start, stop, x, target, pixels, dice, sums):
+    one = x.dtype.type(1)
+    for n in range(start, stop):
+        both = 0.0
+        either = 0.0
+        for i in range(n * pixels, (n + 1) * pixels):
+            e = math.exp(-abs(x[i]))
+            p = one / (one + e) if x[i] >= 0 else e / (one + e)
+            both += p * target[i]
+            either += p + target[i]
+        sums[n, 0] = (2 * both if dice else both) + 1
+        sums[n, 1] = (either if dice else either - both) + 1
+
+
+def overlap_loss(logits, target, region, sums, out):
+    images, pixels = logits.shape
+    sums_out = flat_out(sums).reshape(images, 2)
+    parallel.run(_overlaps, images, flat(logits), flat(target), pixels, region == "dice", sums_out)
+    with np.errstate(all="ignore"):
+        out[...] = np.mean(1 - sums_out[:, 0] / sums_out[:, 1])
+
+
+@kernel
+def _overlaps_backward(slot, start, stop, x, target, factors, grad_x, pixels):
+    one = grad_x.dtype.type(1)
+    for n in range(start, stop):
+        by_target, rest = factors[n, 0], factors[n, 1]
+        for i in range(n * pixels, (n + 1) * pixels):
+            e = math.exp(-abs(x[i]))
+            p = one / (one + e)
+            grad_x[i] = (by_target * target[i] + rest) * p * (e * p)  # sigmoid of x and of -x, in either order
+
+
+def overlap_loss_backward(grad, logits, target, region, sums, grad_logits):
+    images, pixels = logits.shape
+    inner, outer = sums.T
+    with np.errstate(all="ignore"):
+        scale = float(grad.reshape(())) / images / outer**2
+        per_target = -2 * outer if region == "dice" else -outer - inner
+        factors = (np.stack([per_target, inner], axis=1) * scale[:, None]).astype(logits.dtype)
+    parallel.run(
+        _overlaps_backward, images, flat(logits), flat(target), factors, flat_out(grad_logits), pixels
+    )  # fmt: skip

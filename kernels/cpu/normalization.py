@@ -49,7 +49,8 @@ def activate(x, out):
     pixels = math.prod(x.shape[2:])
     if out.size:
         sums = x.claim_activation_sums()
-        sums = np.zeros((images, channels)) if sums is None else sums
+        sums = np.empty((images, channels)) if sums is None else sums
+        sums[...] = 0
         parallel.run(
             _activate_planes, images, flat(x.raw), coefficients_of(x).reshape(-1), channels, pixels, flat_out(out),
             sums,
@@ -127,21 +128,10 @@ def batch_statistics_of(c, moments, pixels, momentum, mean, variance, running_me
         squares += moments[n, 2, c] - about * moments[n, 1, c] + pixels * (own - centre) * (own - centre)
     mean[c] = centre
     variance[c] = squares / count
-    running_mean[c] += momentum * (centre - running_mean[c])
-    running_var[c] += momentum * (squares / max(count - 1, 1) - running_var[c])
-
-
-@kernel
-def _batch_statistics(slot, start, stop, moments, pixels, momentum, mean, variance, running_mean, running_var):
-    for c in range(start, stop):
-        batch_statistics_of(c, moments, pixels, momentum, mean, variance, running_mean, running_var)
-
-
-def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
-    parallel.run(
-        _batch_statistics, mean.size, readable(moments), pixels, momentum, flat_out(mean), flat_out(variance),
-        flat_out(running_mean), flat_out(running_var), slots=1,
-    )  # fmt: skip
+    if running_mean.size:
+        running_mean[c] += momentum * (centre - running_mean[c])
+    if running_var.size:
+        running_var[c] += momentum * (squares / max(count - 1, 1) - running_var[c])
 
 
 @kernel
@@ -155,16 +145,31 @@ def batch_norm_coefficients_of(c, mean, variance, eps, weight, bias, slope, out)
 
 
 @kernel
-def _batch_norm_coefficients(slot, start, stop, mean, variance, eps, weight, bias, slope, out):
+def _batch_norm(
+    slot, start, stop, training, moments, pixels, momentum, eps, weight, bias, slope, running_mean, running_var, mean,
+    variance, out,
+):  # fmt: skip
     for c in range(start, stop):
+        if training:
+            batch_statistics_of(c, moments, pixels, momentum, mean, variance, running_mean, running_var)
+        else:
+            mean[c] = running_mean[c]
+            variance[c] = running_var[c]
         batch_norm_coefficients_of(c, mean, variance, eps, weight, bias, slope, out)
 
 
-def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
-    parallel.run(
-        _batch_norm_coefficients, mean.size, flat(mean), flat(variance), eps, flat(weight), flat(bias), flat(slope),
-        flat_out(out), slots=1,
-    )  # fmt: skip
+_NO_MOMENTS = np.empty((0, 3, 0))
+
+
+def batch_norm(moments, pixels, momentum, eps, parameters, running, statistics, coefficients):
+    for i, (used, out) in enumerate(zip(statistics, coefficients, strict=True)):
+        averages = [np.empty(0, out.dtype) if a is None else flat_out(a) for a in running[i]]
+        mean, variance = flat_out(used).reshape(used.shape)
+        parallel.run(
+            _batch_norm, mean.size, moments[i] is not None, _NO_MOMENTS if moments[i] is None else readable(moments[i]),
+            pixels[i], momentum[i], eps[i], *map(flat, parameters[i]), *averages, mean, variance, flat_out(out),
+            slots=1,
+        )  # fmt: skip
 
 
 @kernel
@@ -208,11 +213,9 @@ def _batch_norm_backward(
         )
 
 
-def batch_norm_backward(
-    sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
-):
-    parallel.run(
-        _batch_norm_backward, mean.size, readable(sums), count, training, flat(mean), flat(variance), eps, flat(weight),
-        flat(bias), flat(slope), flat_out(out), flat_out(grad_weight), flat_out(grad_bias), flat_out(grad_slope),
-        slots=1,
-    )  # fmt: skip
+def batch_norm_backward(sums, counts, training, eps, parameters, statistics, coefficients, gradients):
+    for i, (used, out) in enumerate(zip(statistics, coefficients, strict=True)):
+        parallel.run(
+            _batch_norm_backward, out.shape[1], readable(sums[i]), counts[i], training[i], *readable(used), eps[i],
+            *map(flat, parameters[i]), flat_out(out), *map(flat_out, gradients[i]), slots=1,
+        )  # fmt: skip

@@ -25,9 +25,8 @@ from .elementwise import (
 from .network import csnet
 from .normalization import (
     activate,
+    batch_norm,
     batch_norm_backward,
-    batch_norm_coefficients,
-    batch_statistics,
     channel_moments,
     differentiate,
     gradient_sums,
@@ -47,6 +46,8 @@ from .reductions import (
     log_softmax_backward,
     max_middle,
     max_middle_backward,
+    overlap_loss,
+    overlap_loss_backward,
     sum_middle,
 )
 from .resampling import (
@@ -59,17 +60,18 @@ from .resampling import (
 )
 
 __all__ = [
-    "activate", "adam", "add", "average", "avg_pool2d", "avg_pool2d_backward", "batch_norm_backward",
-    "batch_norm_coefficients", "batch_statistics", "binary_cross_entropy_with_logits",
-    "binary_cross_entropy_with_logits_backward", "channel_moments", "clip_gradients", "concatenate", "conv2d",
-    "conv2d_backward", "copy", "count_step", "cross_entropy", "cross_entropy_backward", "csnet", "decay_scales",
-    "depthwise_chain", "depthwise_chain_backward", "depthwise_conv2d", "depthwise_conv2d_backward", "differentiate",
-    "dilated_conv2d", "dilated_conv2d_backward", "divide", "dropout", "exp", "fill", "gather", "gradient_sums", "log",
-    "log_softmax", "log_softmax_backward", "matmul", "max_middle", "max_middle_backward", "max_pool2d",
-    "max_pool2d_backward", "multiply", "octave_conv2d", "octave_conv2d_backward", "power", "prelu_backward",
-    "prelu_coefficients", "prepare_pictures", "record_step", "relu", "relu_backward", "restore_if_halted", "sgd",
-    "sigmoid", "sigmoid_backward", "sqrt", "strided_slice", "strided_slice_backward", "subtract", "sum_middle",
-    "transpose", "upsample_bilinear", "upsample_bilinear_backward",
+    "activate", "adam", "add", "average", "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward",
+    "binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_backward", "channel_moments",
+    "clip_gradients", "concatenate", "conv2d", "conv2d_backward", "copy", "count_step", "cross_entropy",
+    "cross_entropy_backward", "csnet", "decay_scales", "depthwise_chain", "depthwise_chain_backward",
+    "depthwise_conv2d", "depthwise_conv2d_backward", "differentiate", "dilated_conv2d", "dilated_conv2d_backward",
+    "divide", "dropout", "exp", "fill", "gather", "gradient_sums", "log", "log_softmax", "log_softmax_backward",
+    "matmul", "max_middle", "max_middle_backward", "max_pool2d", "max_pool2d_backward", "multiply", "octave_conv2d",
+    "octave_conv2d_backward", "overlap_loss", "overlap_loss_backward", "power", "prelu_backward", "prelu_coefficients",
+    "prepare_pictures", "record_step", "relu", "relu_backward", "restore_if_halted", "sgd", "sigmoid",
+    "sigmoid_backward", "sqrt", "strided_slice", "strided_slice_backward", "subtract", "sum_middle", "transpose",
+    "upsample_bilinear", "upsample_bilinear_backward",
 ]  # fmt: skip
 
 CACHED: frozenset[str] = frozenset()  # see octsod/backend/contract.py: maps go through global memory between kernels
+IN_PLACE = False  # other blocks may still have to read what one writes over

@@ -41,14 +41,14 @@ __device__ inline int position(int to, int reach, int stride, int padding, int s
 // coefficients `of_coefficients`.
 //
 // held: how many channels of the map's rows that a block needs lie in shared memory at a time, padding and all; for a
-// stride of 1 alone. With 0, each pixel is loaded for each tap.
+// stride of 1 alone. With 0, each pixel is loaded for each tap. weight_scale: a factor on all weights.
 template <int OUTS, bool TRANSPOSED>
 __device__ inline void convolve(
     int channels, int height, int width, int64 image_stride, const real* map,
     const real* coefficients, int first, int row, int column, int kh, int kw, int stride, int padding,
     PARTS_OF(const real*, weight), PARTS_OF(int, dilation), PARTS_OF(int, outs), const real* bias, int out_height,
     int out_width, int all_outs, int64 out_stride, real* out, int accumulate, const real* of,
-    const real* of_coefficients, real* partial, int across, int held) {
+    const real* of_coefficients, real* partial, int across, int held, real weight_scale) {
     extern __shared__ real tile[];
     __shared__ real staged[STAGED];
     int64 plane = int64(height) * width, pixels = int64(out_height) * out_width;
@@ -97,7 +97,7 @@ __device__ inline void convolve(
             for (int i = threadIdx.y * 32 + lane; i < (end - begin) * width_of_group; i += 32 * blockDim.y) {
                 int o = group * width_of_group + i % width_of_group, k = begin + i / width_of_group;
                 int c = k / taps, tap = k % taps;
-                staged[i] = o < outs ? weight[int64(o) * row + int64(c) * column + tap] : real(0);
+                staged[i] = o < outs ? weight[int64(o) * row + int64(c) * column + tap] * weight_scale : real(0);
             }
             for (int i = threadIdx.y; held && i < (end - begin) / taps * (height_of_block + reach_y); i += blockDim.y) {
                 int c = before + begin / taps + i / (height_of_block + reach_y);
@@ -186,12 +186,12 @@ __device__ inline void convolve(
         const real* coefficients, int first, int row, int column, int kh, int kw, int stride, int padding,     \
         PARTS_OF(const real*, weight), PARTS_OF(int, dilation), PARTS_OF(int, outs), const real* bias,               \
         int out_height, int out_width, int all_outs, int64 out_stride, real* out, int accumulate, const real* of,    \
-        const real* of_coefficients, real* partial, int across, int held) {                                          \
+        const real* of_coefficients, real* partial, int across, int held, real weight_scale) {                       \
         convolve<OUTS, TRANSPOSED>(                                                                                   \
             channels, height, width, image_stride, map, coefficients, first, row, column, kh, kw, stride, padding,     \
             weight0, weight1, weight2, weight3, weight4, dilation0, dilation1, dilation2, dilation3,      \
             dilation4, outs0, outs1, outs2, outs3, outs4, bias, out_height, out_width, all_outs, out_stride, out,    \
-            accumulate, of, of_coefficients, partial, across, held);                                                 \
+            accumulate, of, of_coefficients, partial, across, held, weight_scale);                                   \
     }
 CONVOLUTION(convolve_2, 2, false)
 CONVOLUTION(convolve_5, 5, false)

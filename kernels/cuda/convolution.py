@@ -7,7 +7,7 @@ import numpy as np
 
 from .driver import driver
 from .launch import Source
-from .parts import WARPS, add_partials, finish, formed, read_sums
+from .parts import WARPS, finish, formed, read_sums
 from .pointwise import mix, mix_back
 
 SOURCE = Source("convolution", "dense")
@@ -74,28 +74,28 @@ def _is_pointwise(weight, stride, padding, out):
     return weight.shape[2:] == (1, 1) and stride == 1 and not padding and out.size
 
 
-def dilated_conv2d(x, weights, dilations, out, moments=None):
+def dilated_conv2d(x, weights, dilations, out, moments=None, weight_scale=1.0):
     read_sums(x, out)
     blocks = [Block.of(weight) for weight in weights]
-    finish(moments=[convolve(Planes.of(x), blocks, None, out, 1, SAME, dilations, moments)])
+    finish(moments=[convolve(Planes.of(x), blocks, None, out, 1, SAME, dilations, moments, weight_scale)])
 
 
-def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
-    _backward(grad, x, weights, (1, SAME, dilations), grad_x, grad_weights, None)
+def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights, weight_scale=1.0):
+    _backward(grad, x, weights, (1, SAME, dilations), grad_x, grad_weights, None, weight_scale)
 
 
-def _backward(grad, x, weights, settings, grad_x, grad_weights, grad_bias):
+def _backward(grad, x, weights, settings, grad_x, grad_weights, grad_bias, weight_scale=1.0):
     d, blocks = Planes.of(formed(grad, [] if grad_x is None else [grad_x])), [Block.of(weight) for weight in weights]
     if grad_bias is not None or any(target is not None for target in grad_weights):
         targets = [None if weight is None else Block.of(weight) for weight in grad_weights]
-        convolve_weights(d, Planes.of(x), targets, blocks, *settings, grad_bias)
+        convolve_weights(d, Planes.of(x), targets, blocks, *settings, grad_bias, weight_scale)
     if grad_x is not None:
-        convolve_back(d, blocks, x, grad_x, *settings)
+        convolve_back(d, blocks, x, grad_x, *settings, weight_scale)
 
 
-def convolve(x, blocks, bias, out, stride, padding, dilations, moments=None):
+def convolve(x, blocks, bias, out, stride, padding, dilations, moments=None, weight_scale=1.0):
     """out = convolutions of planes side by side, one after the other along the channels. What `finish` takes for its
-    moments, if they are wanted."""
+    moments, if they are wanted. weight_scale: a factor on all weights."""
     images, channels, height, width = x.shape
     _, all_outs, out_height, out_width = out.shape
     runs = -(-out_height * out_width // RUN)
@@ -113,7 +113,7 @@ def convolve(x, blocks, bias, out, stride, padding, dilations, moments=None):
             kh * kw, kh, kw, stride, padding, *five([block.array for block in some], None),
             *five(dilations[k : k + PARTS], 1), *five(outs, 0), bias, out_height, out_width, all_outs,
             np.int64(all_outs * out_height * out_width), out, 0, None, None, partial, across, held,
-            shared_mem=shared,
+            float(weight_scale), shared_mem=shared,
         )  # fmt: skip
         first += sum(outs)
     return partial, moments
@@ -130,7 +130,7 @@ def _held(out, kernel_size, stride, dilations, channels, size, across):
     return held, held * tile
 
 
-def convolve_back(d, blocks, x, target, stride, padding, dilations):
+def convolve_back(d, blocks, x, target, stride, padding, dilations, weight_scale=1.0):
     """The gradient of the input x, a `Deferred`, from the planes d of the output's gradient."""
     images, channels, height, width = x.shape
     _, all_outs, out_height, out_width = d.shape
@@ -150,13 +150,14 @@ def convolve_back(d, blocks, x, target, stride, padding, dilations):
             out_height, out_width, np.int64(d.stride), d.raw, None, first, kh * kw, some[0].row, kh, kw, stride,
             padding, *five([block.array for block in some], None), *five(dilations[k : k + PARTS], 1), *five(outs, 0),
             None, height, width, channels, np.int64(channels * height * width), target.array,
-            target.accumulate or k > 0, x.raw, x.coefficients, partial, across, held, shared_mem=shared,
+            target.accumulate or k > 0, x.raw, x.coefficients, partial, across, held, float(weight_scale),
+            shared_mem=shared,
         )  # fmt: skip
         first += sum(outs)
     finish([(partial, sums)])
 
 
-def convolve_weights(d, x, targets, blocks, stride, padding, dilations, grad_bias=None):
+def convolve_weights(d, x, targets, blocks, stride, padding, dilations, grad_bias=None, weight_scale=1.0):
     """The gradients of weights shaped like blocks, `targets`, and of the bias, from the planes d of the output's
     gradient and the planes x of the input; None for each that is not wanted."""
     images, channels, height, width = x.shape
@@ -174,13 +175,14 @@ def convolve_weights(d, x, targets, blocks, stride, padding, dilations, grad_bia
             *five(dilations[k : k + PARTS], 1), *five(outs, 0), first, rows, out_height, out_width, np.int64(d.stride),
             d.raw, stretches, STRETCH, partial,
         )  # fmt: skip
-        before = 0
+        before, jobs = 0, []
         for n, target in zip(outs, targets[k : k + PARTS], strict=True):
             if target is not None:
-                add_partials(partial, before * columns, n, columns, columns, target.array, target.row)
+                jobs.append((before * columns, n, columns, columns, target.array, target.row))
             before += n
         if grad_bias is not None:
-            add_partials(partial, rows * columns, rows, 1, 1, grad_bias, 1)
+            jobs.append((rows * columns, rows, 1, 1, grad_bias, 1))
+        finish(weights=(partial, jobs), weight_scale=weight_scale)
         first += rows
 
 

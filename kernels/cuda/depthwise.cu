@@ -4,6 +4,9 @@
 // and only rows above and below are loaded twice. They lie in shared memory as they do in the map, normalised; what is
 // beyond the left and right border is known by its column. A thread goes down `run` rows of a column with a window of
 // nine values in registers. Sums over a strip are added up over strips and images later, in a fixed order.
+//
+// A launch treats two maps, such as the branches of a layer: those with suffix 0 have the first blocks, or row 0 of the
+// grid. The code is there twice, so that what belongs to a map stays where parameters are, and takes no registers.
 
 #define THREADS 224  // of a block at most: rows of 224, 112 and 56 pixels are then cut without a rest
 #define LOADS 8      // of a thread that are under way at a time, forward
@@ -18,10 +21,10 @@ struct Place {
     int low, high, size;  // elements of the tile; those from low to high lie in the map, the others are zero
 };
 
-__device__ inline Place place_of(int channels, Strips strips) {
+__device__ inline Place place_of(int block, int channels, Strips strips) {
     Place at;
-    at.plane = blockIdx.x / strips.count();
-    at.strip = blockIdx.x % strips.count();
+    at.plane = block / strips.count();
+    at.strip = block % strips.count();
     at.image = at.plane / channels;
     at.channel = at.plane % channels;
     at.first = at.strip * strips.rows;
@@ -58,16 +61,19 @@ struct Window {
 // Of the layer that made the map: moments of its parts, or null outside of training; its parameters; its running mean
 // and variance, in whichever type; what to store; and the activation's sums of the map that it read, by parts, with the
 // array (N, C) for them by images, or null.
-#define NORM_PARAMETERS                                                                                           \
-    const double *norm_moments, double momentum, double eps, const real *norm_weight, const real *norm_bias,      \
-        const real *norm_slope, float *mean32, double *mean64, float *variance32, double *variance64,             \
-        double *statistics, real *norm_coefficients, const double *part_sums, double *image_sums
-#define NORM_ARGUMENTS                                                                                            \
-    norm_moments, momentum, eps, norm_weight, norm_bias, norm_slope, mean32, mean64, variance32, variance64,      \
-        statistics, norm_coefficients, part_sums, image_sums
+#define NORM_PARAMETERS(K)                                                                                        \
+    const double *norm_moments##K, double momentum##K, double eps##K, const real *norm_weight##K,                 \
+        const real *norm_bias##K, const real *norm_slope##K, float *mean32##K, double *mean64##K,                 \
+        float *variance32##K, double *variance64##K, double *statistics##K, real *norm_coefficients##K,           \
+        const double *part_sums##K, double *image_sums##K
+#define NORM_ARGUMENTS(K)                                                                                         \
+    norm_moments##K, momentum##K, eps##K, norm_weight##K, norm_bias##K, norm_slope##K, mean32##K, mean64##K,      \
+        variance32##K, variance64##K, statistics##K, norm_coefficients##K, part_sums##K, image_sums##K
 
 // How a channel of the map is read, by a warp; `keep`: store everything.
-__device__ inline Reading finish_layer(int images, int channels, Strips strips, int c, bool keep, NORM_PARAMETERS) {
+__device__ inline Reading finish_layer(
+    int images, int channels, Strips strips, int c, bool keep, NORM_PARAMETERS()
+) {
     int lane = threadIdx.x % 32, parts = images * strips.count();
     double count = double(images) * strips.height * strips.width, mean, squares, variance;
     if (norm_moments) {
@@ -98,29 +104,39 @@ __device__ inline Reading finish_layer(int images, int channels, Strips strips, 
     return read;
 }
 
-extern "C" __global__ void depthwise3_norm(
-    int images, int channels, int height, int width, int rows, NORM_PARAMETERS
-) {
-    finish_layer(images, channels, {height, width, rows}, blockIdx.x, true, NORM_ARGUMENTS);
+// A block for each channel.
+#define LAYER_PARAMETERS(K) int images##K, int channels##K, int height##K, int width##K, int rows##K, NORM_PARAMETERS(K)
+
+extern "C" __global__ void depthwise3_norm(LAYER_PARAMETERS(0), LAYER_PARAMETERS(1)) {
+    int c = blockIdx.x;
+    if (blockIdx.y == 0) {
+        if (c < channels0) finish_layer(images0, channels0, {height0, width0, rows0}, c, true, NORM_ARGUMENTS(0));
+    } else {
+        if (c < channels1) finish_layer(images1, channels1, {height1, width1, rows1}, c, true, NORM_ARGUMENTS(1));
+    }
 }
 
 // --- 3x3, forward ----------------------------------------------------------------------------------------------------
 
 // activation_sums: (N, C) if a plane is one strip, else by parts. moments: by parts (see Sums; `ours`). Each may be
 // null. The map is read with `coefficients`, or with those of the layer before, if norm_weight is not null.
-extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 4 : 2) depthwise3(
-    int images, int channels, int height, int width, int rows, int run, const real* x, const real* coefficients,
-    const real* weight, real weight_scale, real* out, double* activation_sums, double* moments, int ours,
-    NORM_PARAMETERS
-) {
+#define FORWARD_PARAMETERS(K)                                                                                     \
+    int images##K, int channels##K, int height##K, int width##K, int rows##K, int run##K, const real *x##K,       \
+        const real *coefficients##K, const real *weight##K, real weight_scale##K, real *out##K,                   \
+        double *activation_sums##K, double *moments##K, int ours##K, NORM_PARAMETERS(K)
+#define FORWARD_ARGUMENTS(K)                                                                                      \
+    images##K, channels##K, height##K, width##K, rows##K, run##K, x##K, coefficients##K, weight##K,               \
+        weight_scale##K, out##K, activation_sums##K, moments##K, ours##K, NORM_ARGUMENTS(K)
+
+__device__ __forceinline__ void forward_strip(int block, FORWARD_PARAMETERS()) {
     __shared__ double partial[THREADS / 32][3];
     __shared__ Reading reading;
     __shared__ real weights[9];
     Strips strips = {height, width, rows};
-    Place at = place_of(channels, strips);
+    Place at = place_of(block, channels, strips);
     if (threadIdx.x < 32) {
         bool keep = at.image == 0 && at.strip == 0;
-        Reading found = norm_weight ? finish_layer(images, channels, strips, at.channel, keep, NORM_ARGUMENTS)
+        Reading found = norm_weight ? finish_layer(images, channels, strips, at.channel, keep, NORM_ARGUMENTS())
                                     : reading_of(coefficients, channels, at.channel);
         if (threadIdx.x == 0) reading = found;
         if (threadIdx.x < 9) weights[threadIdx.x] = weight[at.channel * 9 + threadIdx.x] * weight_scale;
@@ -182,6 +198,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 4 : 2) depthwise3
     if (k < 3 && moments) moments[Sums{parts, 3, channels, bool(ours)}.at(part, k, at.channel)] = k ? total : reference;
 }
 
+extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 4 : 2) depthwise3(
+    int blocks, FORWARD_PARAMETERS(0), FORWARD_PARAMETERS(1)
+) {
+    if (blockIdx.x < blocks) forward_strip(blockIdx.x, FORWARD_ARGUMENTS(0));
+    else forward_strip(blockIdx.x - blocks, FORWARD_ARGUMENTS(1));
+}
+
 // From sums of parts to those of images: a block per channel. Each pair of arrays may be null.
 extern "C" __global__ void depthwise3_sums(
     int images, int channels, int height, int width, int rows, const double* part_sums, double* activation_sums,
@@ -229,10 +252,15 @@ extern "C" __global__ void depthwise3_edges(int64 count, const real* g, int heig
 // The norm's backward between the layers of a chain: gradient sums of the activation, by parts; what they are worked
 // out with; where to store the gradients of the norm's parameters; and weight sums of the layer that was treated
 // before this one, which are finished in passing.
-#define NORM_BACKWARD_PARAMETERS                                                                                  \
-    const double *norm_sums, int norm_parts, int norm_ours, int training, double eps, const double *statistics,   \
-        const real *norm_weight, const real *norm_bias, const real *norm_slope, real *grad_norm_weight,           \
-        real *grad_norm_bias, real *grad_norm_slope, const double *later_sums, real *later_grad_weight
+#define NORM_BACKWARD_PARAMETERS(K)                                                                               \
+    const double *norm_sums##K, int norm_parts##K, int norm_ours##K, int training##K, double eps##K,              \
+        const double *statistics##K, const real *norm_weight##K, const real *norm_bias##K,                        \
+        const real *norm_slope##K, real *grad_norm_weight##K, real *grad_norm_bias##K, real *grad_norm_slope##K,  \
+        const double *later_sums##K, real *later_grad_weight##K
+#define NORM_BACKWARD_ARGUMENTS(K)                                                                                \
+    norm_sums##K, norm_parts##K, norm_ours##K, training##K, eps##K, statistics##K, norm_weight##K, norm_bias##K,  \
+        norm_slope##K, grad_norm_weight##K, grad_norm_bias##K, grad_norm_slope##K, later_sums##K,                 \
+        later_grad_weight##K
 
 // By a warp: the gradient of a channel of weights from its sums over all parts.
 __device__ inline void finish_weight(
@@ -247,19 +275,25 @@ __device__ inline void finish_weight(
 // or null. x, x_coefficients: the map that was read, or null if neither of the two sums is wanted. grad_x is written,
 // or added to, if not null; next_edges: its edges, if it is the g of the next launch, which is written over. Of sums
 // by parts (see Sums): weight_sums for the nine weights, and gradient_sums; each may be null.
-extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 3 : 2) depthwise3_backward(
-    int images, int channels, int height, int width, int rows, int run, const real* g, const real* raw,
-    const real* coefficients, const real* edges, const real* x, const real* x_coefficients, const real* weight,
-    real weight_scale, real* grad_x, int accumulate, real* next_edges, double* weight_sums, double* gradient_sums,
-    int ours, NORM_BACKWARD_PARAMETERS
-) {
+#define BACKWARD_PARAMETERS(K)                                                                                    \
+    int images##K, int channels##K, int height##K, int width##K, int rows##K, int run##K, const real *g##K,       \
+        const real *raw##K, const real *coefficients##K, const real *edges##K, const real *x##K,                  \
+        const real *x_coefficients##K, const real *weight##K, real weight_scale##K, real *grad_x##K,              \
+        int accumulate##K, real *next_edges##K, double *weight_sums##K, double *gradient_sums##K, int ours##K,    \
+        NORM_BACKWARD_PARAMETERS(K)
+#define BACKWARD_ARGUMENTS(K)                                                                                     \
+    images##K, channels##K, height##K, width##K, rows##K, run##K, g##K, raw##K, coefficients##K, edges##K, x##K,  \
+        x_coefficients##K, weight##K, weight_scale##K, grad_x##K, accumulate##K, next_edges##K, weight_sums##K,   \
+        gradient_sums##K, ours##K, NORM_BACKWARD_ARGUMENTS(K)
+
+__device__ __forceinline__ void backward_strip(int block, BACKWARD_PARAMETERS()) {
     __shared__ double partial[THREADS / 32][12];
     __shared__ RawGradient gradient;
     __shared__ Reading reading;
     __shared__ real weights[9];
     __shared__ Place kept;  // for later: registers are scarce
     Strips strips = {height, width, rows};
-    Place at = place_of(channels, strips);
+    Place at = place_of(block, channels, strips);
     int c = at.channel, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     bool keep = at.image == 0 && at.strip == 0;
     if (warp == 0) {
@@ -317,9 +351,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 3 : 2) depthwise3
 #pragma unroll
     for (int k = 0; k < 9; ++k) w[k] = weights[k];
     Window window;
-    int units = (at.own + run - 1) / run * width;
+    int units = (kept.own + run - 1) / run * width;
     for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
-        int column = unit % width, row = unit / width * run, end = min(row + run, at.own);
+        int column = unit % width, row = unit / width * run, end = min(row + run, kept.own);
         bool left = column > 0, right = column + 1 < width;
         const real* next = tile + row * width + column;
         window.down(next, left, right);
@@ -341,11 +375,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 3 : 2) depthwise3
                 if (accumulate) value += grad_x[i];
                 grad_x[i] = value;
                 add_gradient_sums(sums + 9, value, raws[k], read);
-                if (next_edges && (row == 0 || row + 1 == at.own)) {
+                if (next_edges && (row == 0 || row + 1 == kept.own)) {
                     // The first row is the one below the strip above, the last one that above the strip below.
                     int64 edge = (kept.plane * strips.count() + kept.strip) * 2 * width + column;
                     if (row == 0 && kept.strip > 0) next_edges[edge - width] = value;
-                    if (row + 1 == at.own && kept.strip + 1 < strips.count()) next_edges[edge + 2 * width] = value;
+                    if (row + 1 == kept.own && kept.strip + 1 < strips.count()) next_edges[edge + 2 * width] = value;
                 }
             }
         }
@@ -359,13 +393,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 3 : 2) depthwise3
         gradient_sums[Sums{images * strips.count(), 3, channels, bool(ours)}.at(part, k - 9, kept.channel)] = total;
 }
 
+extern "C" __global__ void __launch_bounds__(THREADS, SINGLE ? 3 : 2) depthwise3_backward(
+    int blocks, BACKWARD_PARAMETERS(0), BACKWARD_PARAMETERS(1)
+) {
+    if (blockIdx.x < blocks) backward_strip(blockIdx.x, BACKWARD_ARGUMENTS(0));
+    else backward_strip(blockIdx.x - blocks, BACKWARD_ARGUMENTS(1));
+}
+
 // From sums of parts to gradients of weights, and to gradient sums of images: a block of nine warps per channel. Each
 // pair of arrays may be null.
-extern "C" __global__ void depthwise3_backward_sums(
-    int images, int channels, int strips, const double* weight_sums, real weight_scale, real* grad_weight,
-    const double* part_sums, double* gradient_sums
-) {
-    int c = blockIdx.x, parts = images * strips;
+#define SUMS_PARAMETERS(K)                                                                                        \
+    int images##K, int channels##K, int strips##K, const double *weight_sums##K, real weight_scale##K,            \
+        real *grad_weight##K, const double *part_sums##K, double *gradient_sums##K
+#define SUMS_ARGUMENTS(K)                                                                                         \
+    images##K, channels##K, strips##K, weight_sums##K, weight_scale##K, grad_weight##K, part_sums##K,             \
+        gradient_sums##K
+
+__device__ inline void backward_sums(int c, SUMS_PARAMETERS()) {
+    int parts = images * strips;
+    if (c >= channels) return;
     if (grad_weight) finish_weight(weight_sums, parts, channels, c, threadIdx.x / 32, weight_scale, grad_weight);
     if (!gradient_sums) return;
     Sums layout = {parts, 3, channels, true};
@@ -374,4 +420,9 @@ extern "C" __global__ void depthwise3_backward_sums(
         for (int s = 0; s < strips; ++s) sum += part_sums[layout.at(i / 3 * strips + s, i % 3, c)];
         gradient_sums[i * channels + c] = sum;
     }
+}
+
+extern "C" __global__ void depthwise3_backward_sums(SUMS_PARAMETERS(0), SUMS_PARAMETERS(1)) {
+    if (blockIdx.y == 0) backward_sums(blockIdx.x, SUMS_ARGUMENTS(0));
+    else backward_sums(blockIdx.x, SUMS_ARGUMENTS(1));
 }

@@ -3,7 +3,7 @@ not 3x3 or have another stride, padding or dilation than 1.
 
 The fast kernels treat a plane in strips of its rows; a plane that is not large is one strip. What a strip needs of its
 neighbours is read twice. Sums are made by strip; a second, small launch adds them up, or, in a chain, the launch of the
-next layer does it before it does anything else.
+next layer does it before it does anything else. A launch of a chain treats a layer of two maps.
 """
 
 import dataclasses
@@ -16,9 +16,8 @@ from octsod.backend.deferred import Deferred, DeferredGradient, GradientTarget
 from .driver import driver
 from .launch import WARP, Source
 from .normalization import (
+    batch_norm,
     batch_norm_backward,
-    batch_norm_coefficients,
-    batch_statistics,
     channel_moments,
     either,
     gradient_sums,
@@ -30,6 +29,7 @@ THREADS = 224  # of a block at most, here and in the sources
 SHARED = 46 << 10  # bytes for a strip, beside what the kernels take for themselves, of the 48 KiB that all GPUs have
 WHOLE = 4096  # pixels of the largest plane that is not cut
 ROWS = 28  # of a strip, at most
+MAPS = 2  # that a launch treats: where there is one, it is there twice, and nobody looks at the second
 NO_NORM = (None, 0.0, 0.0, None, None, None, None, None, None, None, None, None, None, None)
 NO_NORM_BACKWARD = (None, 0, 0, 0, 0.0, None, None, None, None, None, None, None, None, None)
 
@@ -77,11 +77,24 @@ class Strips:
         """Memory for the rows above and below each strip."""
         return driver().empty((*self.shape[:2], self.count, 2, self.shape[3]), dtype)
 
-    def launch(self, name, x, *arguments):
-        """A kernel with a block for each strip of the map x."""
-        blocks = self.shape[0] * self.shape[1] * self.count
-        arguments = *self.shape, self.rows, self.run, *arguments
-        SOURCE.launch(name, x.dtype, blocks, self.threads, *arguments, shared_mem=self.shared)
+
+def _launch_strips(name, dtype, jobs):
+    """A kernel with a block for each strip of each map. jobs: strips of a map, and what the kernel takes besides."""
+    for k in range(0, len(jobs), MAPS):
+        strips, _ = zip(*jobs[k : k + MAPS], strict=True)
+        blocks = [s.shape[0] * s.shape[1] * s.count for s in strips]
+        rows = [(*s.shape, s.rows, s.run, *arguments) for s, arguments in jobs[k : k + MAPS]]
+        SOURCE.launch(
+            name, dtype, sum(blocks), max(s.threads for s in strips), blocks[0], *rows[0], *rows[-1],
+            shared_mem=max(s.shared for s in strips),
+        )  # fmt: skip
+
+
+def _launch_channels(name, dtype, threads, jobs):
+    """A kernel with a block for each channel of each map. jobs: channels of a map, and what the kernel takes."""
+    for k in range(0, len(jobs), MAPS):
+        channels, rows = zip(*jobs[k : k + MAPS], strict=True)
+        SOURCE.launch(name, dtype, (max(channels), len(rows)), threads, *rows[0], *rows[-1])
 
 
 def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
@@ -91,15 +104,12 @@ def depthwise_conv2d(x, weight, out, stride, padding, dilation, moments=None):
         _any(x, weight, 1.0, out, stride, padding, dilation, sums, moments)
         return
     sums = x.claim_activation_sums()
-    if strips.count == 1:
-        strips.launch("depthwise3", out, x.raw, x.coefficients, weight, 1.0, out, sums, moments, 0, *_doubles(NO_NORM))
-        return
-    part_sums = None if sums is None else strips.sums(1)
-    part_moments = None if moments is None else strips.sums(3)
-    strips.launch(
-        "depthwise3", out, x.raw, x.coefficients, weight, 1.0, out, part_sums, part_moments, 1, *_doubles(NO_NORM)
-    )
-    if sums is not None or moments is not None:
+    parted = strips.count > 1
+    part_sums = strips.sums(1) if parted and sums is not None else sums
+    part_moments = strips.sums(3) if parted and moments is not None else moments
+    arguments = x.raw, x.coefficients, weight, 1.0, out, part_sums, part_moments, int(parted), *_doubles(NO_NORM)
+    _launch_strips("depthwise3", out.dtype, [(strips, arguments)])
+    if parted and (sums is not None or moments is not None):
         SOURCE.launch(
             "depthwise3_sums", out.dtype, x.shape[1], 2 * WARP, *x.shape, strips.rows, part_sums, sums, part_moments,
             moments,
@@ -115,90 +125,140 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
     sums = part_sums = None if grad_x is None else grad_x.gradient_sums
     if sums is not None and strips.count > 1:
         part_sums = strips.sums(3)
-    _backward(
-        strips, grad, _edges(strips, grad.g, grad_x), x, weight, 1.0, grad_x, None, weight_sums, part_sums,
-        strips.count > 1, _doubles(NO_NORM_BACKWARD),
+    arguments = _backward_arguments(
+        grad, _edges(strips, grad.g, grad_x), x, weight, 1.0, grad_x, None, weight_sums, part_sums, strips.count > 1,
+        _doubles(NO_NORM_BACKWARD),
     )  # fmt: skip
-    _finish_backward(strips, x.dtype, weight_sums, 1.0, grad_weight, part_sums, sums)
+    _launch_strips("depthwise3_backward", x.dtype, [(strips, arguments)])
+    _finish_backward(x.dtype, [(strips, weight_sums, 1.0, grad_weight, part_sums, sums)])
 
 
 def depthwise_chain(
-    x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
+    inputs, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
 ):
-    strips = _strips(x.raw, layers[0][0], 1, 1, 1)
-    images, channels, height, width = x.shape
-    norm = _doubles(NO_NORM)  # of the layer before
-    for layer, ((weight, *parameters), averages) in enumerate(zip(layers, running, strict=True)):
-        sums = activation_sums[layer]
-        settings = np.float64(momentum), np.float64(eps), *parameters, *either(averages[0]), *either(averages[1])
-        stored = statistics[layer], coefficients[layer]
-        if strips is not None:
+    fast = []
+    for chain in zip(inputs, layers, running, raw, coefficients, statistics, activation_sums, strict=True):
+        strips = _strips(chain[0].raw, chain[1][0][0], 1, 1, 1)
+        if strips is None:
+            _any_chain(*chain, training, momentum, eps, weight_scale)
+        else:
+            fast.append((strips, *chain))
+    norms = [_doubles(NO_NORM)] * len(fast)  # of the layers before
+    for layer in range(len(layers[0])):
+        jobs = []
+        for k, (strips, x, own, averages, maps, by, used, wanted) in enumerate(fast):
+            (weight, *parameters), (mean, variance), sums = own[layer], averages[layer], wanted[layer]
+            source = (maps[layer - 1], None) if layer else (x.raw, x.coefficients)
             moments = strips.sums(3) if training else None
             part_sums = strips.sums(1) if sums is not None and strips.count > 1 else sums
-            strips.launch(
-                "depthwise3", raw, x.raw, None if layer else x.coefficients, weight, weight_scale, raw[layer],
-                part_sums, moments, 1, *norm,
-            )  # fmt: skip
-            norm = moments, *settings, *stored, *((None, None) if part_sums is sums else (part_sums, sums))
-            if layer == len(layers) - 1:
-                SOURCE.launch("depthwise3_norm", raw.dtype, channels, WARP, *x.shape, strips.rows, *norm)
-        else:
-            moments = driver().empty((images, 3, channels), np.float64) if training else None
-            _any(x, weight, weight_scale, raw[layer], 1, weight.shape[2] // 2, 1, sums, moments)
-            if training:
-                used = statistics[layer][0], statistics[layer][1]
-                batch_statistics(moments, height * width, momentum, *used, *averages)
-                batch_norm_coefficients(*used, eps, *parameters, coefficients[layer])
-            else:
-                norm = None, *settings, *stored, None, None
-                SOURCE.launch("depthwise3_norm", raw.dtype, channels, WARP, *x.shape, height, *norm)
+            jobs.append((strips, (*source, weight, weight_scale, maps[layer], part_sums, moments, 1, *norms[k])))
+            settings = np.float64(momentum), np.float64(eps), *parameters, *either(mean), *either(variance)
+            later = (None, None) if part_sums is sums else (part_sums, sums)
+            norms[k] = moments, *settings, used[layer], by[layer], *later
+        _launch_strips("depthwise3", inputs[0].dtype, jobs)
+    jobs = [(s.shape[1], (*s.shape, s.rows, *norm)) for (s, *_), norm in zip(fast, norms, strict=True)]
+    _launch_channels("depthwise3_norm", inputs[0].dtype, WARP, jobs)
+
+
+def _any_chain(
+    x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
+):
+    """One map through layers of any kernel size."""
+    images, channels, height, width = x.shape
+    for layer, ((weight, *parameters), averages) in enumerate(zip(layers, running, strict=True)):
+        moments = driver().empty((images, 3, channels), np.float64) if training else None
+        _any(x, weight, weight_scale, raw[layer], 1, weight.shape[2] // 2, 1, activation_sums[layer], moments)
+        batch_norm(
+            [moments], [height * width], [momentum], [eps], [parameters], [averages], [statistics[layer]],
+            [coefficients[layer]],
+        )  # fmt: skip
         x = Deferred(raw[layer], coefficients[layer])
 
 
 def depthwise_chain_backward(
-    grad, x, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_x, grad_layers
+    grads, inputs, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_inputs,
+    grad_layers,
+):  # fmt: skip
+    given, chains, dtype = (grads, inputs, layers, raw, coefficients, statistics), [], inputs[0].dtype
+    for chain in zip(*given, between, grad_inputs, grad_layers, strict=True):
+        grad, x, own, maps, by, *_ = chain
+        sums = grad.gradient_sums
+        if sums is None:
+            sums = driver().empty((x.shape[0], 3, x.shape[1]), np.float64)
+            gradient_sums(grad.array, Deferred(maps[len(own) - 1], by[len(own) - 1]), sums)
+        strips = _strips(x.raw, own[0][0], 1, 1, 1)
+        if strips is None:
+            _any_chain_backward(sums, *chain, training, eps, weight_scale)
+        else:
+            chains.append(_Backward(strips, sums, *chain))
+    for layer in range(len(layers[0]) - 1, -1, -1):
+        jobs = [(chain.strips, chain.arguments(layer, training, eps, weight_scale)) for chain in chains]
+        _launch_strips("depthwise3_backward", dtype, jobs)
+    _finish_backward(dtype, [(chain.strips, *chain.rest(weight_scale)) for chain in chains])
+
+
+class _Backward:
+    """The backward of a chain of layers on one map, layer by layer from the last one."""
+
+    def __init__(
+        self, strips, sums, grad, x, layers, raw, coefficients, statistics, between, grad_x, grad_layers
+    ):
+        self.strips, self.x, self.layers, self.raw, self.coefficients = strips, x, layers, raw, coefficients
+        self.statistics, self.between, self.grad_layers = statistics, between, grad_layers
+        self.targets = [grad_x] + [GradientTarget(between)] * (len(layers) - 1)  # of each layer
+        self.g, self.edges = grad.array, _edges(strips, grad.array, self.targets[-1])
+        # The gradient sums of the layer's activation, and how they are laid out.
+        self.sums, self.parts, self.ours = sums, x.shape[0], False
+        self.later = None, None  # weight sums of the layer that was treated before, and the array for the gradient
+
+    def arguments(self, layer, training, eps, weight_scale):
+        """Of depthwise3_backward for the next layer."""
+        strips, raw = self.strips, self.raw
+        (weight, *norm), (grad_weight, *grad_norm) = self.layers[layer], self.grad_layers[layer]
+        before = Deferred(raw[layer - 1], self.coefficients[layer - 1]) if layer else self.x
+        norm = (
+            self.sums, self.parts, int(self.ours), training, np.float64(eps), self.statistics[layer], *norm, *grad_norm,
+            *self.later,
+        )  # fmt: skip
+        target, next_edges, image_sums = self.targets[layer], None, None
+        if layer:
+            self.sums, self.parts, self.ours = strips.sums(3), strips.parts, True
+            next_edges = _edges(strips, self.between, self.targets[layer - 1], filled=False)
+        else:
+            image_sums = None if target is None else target.gradient_sums
+            self.ours = image_sums is not None and strips.count > 1
+            self.sums = strips.sums(3) if self.ours else image_sums
+        self.later, gradient = (strips.sums(9), grad_weight), DeferredGradient(self.g, raw[layer])
+        arguments = _backward_arguments(
+            gradient, self.edges, before, weight, weight_scale, target, next_edges, self.later[0], self.sums, self.ours,
+            norm,
+        )  # fmt: skip
+        self.g, self.edges = self.between, next_edges
+        return arguments
+
+    def rest(self, weight_scale):
+        """What is left to be added up after the first layer, see `_finish_backward`."""
+        (weight_sums, grad_weight), target = self.later, self.targets[0]
+        return weight_sums, weight_scale, grad_weight, self.sums, None if target is None else target.gradient_sums
+
+
+def _any_chain_backward(
+    sums, grad, x, layers, raw, coefficients, statistics, between, grad_x, grad_layers, training, eps, weight_scale
 ):
+    """The gradients of one map and its layers of any kernel size."""
     images, channels, height, width = x.shape
-    last = len(layers) - 1
-    strips = _strips(x.raw, layers[0][0], 1, 1, 1)
-    targets = [grad_x] + [GradientTarget(between)] * last  # of each layer
-    g, sums, parts, ours = grad.array, grad.gradient_sums, images, False
-    if sums is None:
-        sums = driver().empty((images, 3, channels), np.float64)
-        gradient_sums(g, Deferred(raw[last], coefficients[last]), sums)
-    edges = None if strips is None else _edges(strips, g, targets[last])
-    later = None, None  # weight sums of the layer that was treated before, and the array for the gradient
-    for layer in range(last, -1, -1):
+    g = grad.array
+    for layer in range(len(layers) - 1, -1, -1):
         (weight, *norm), (grad_weight, *grad_norm) = layers[layer], grad_layers[layer]
         before = Deferred(raw[layer - 1], coefficients[layer - 1]) if layer else x
-        if strips is None:
-            by = driver().empty((6, channels), raw.dtype)
-            count = images * height * width
-            used = statistics[layer][0], statistics[layer][1]
-            batch_norm_backward(sums, count, training, *used, eps, *norm, by, *grad_norm)
-            target = targets[layer]
-            if layer:
-                sums = driver().empty((images, 3, channels), np.float64)
-                target = GradientTarget(between, gradient_sums=sums)
-            gradient = DeferredGradient(g, raw[layer], by)
-            _any_backward(gradient, before, weight, weight_scale, 1, weight.shape[2] // 2, 1, target, grad_weight)
-        else:
-            norm = sums, parts, int(ours), training, np.float64(eps), statistics[layer], *norm, *grad_norm, *later
-            weight_sums, image_sums, next_edges = strips.sums(9), None, None
-            if layer:
-                sums, parts, ours = strips.sums(3), strips.parts, True
-                next_edges = _edges(strips, between, targets[layer - 1], filled=False)
-            else:
-                image_sums = None if grad_x is None else grad_x.gradient_sums
-                ours = image_sums is not None and strips.count > 1
-                sums = strips.sums(3) if ours else image_sums
-            _backward(
-                strips, DeferredGradient(g, raw[layer]), edges, before, weight, weight_scale, targets[layer],
-                next_edges, weight_sums, sums, ours, norm,
-            )  # fmt: skip
-            later, edges = (weight_sums, grad_weight), next_edges
-            if layer == 0:
-                _finish_backward(strips, x.dtype, weight_sums, weight_scale, grad_weight, sums, image_sums)
+        by, count = driver().empty((6, channels), raw.dtype), images * height * width
+        batch_norm_backward([sums], [count], [training], [eps], [norm], [statistics[layer]], [by], [grad_norm])
+        target = grad_x
+        if layer:
+            sums = driver().empty((images, 3, channels), np.float64)
+            target = GradientTarget(between, gradient_sums=sums)
+        gradient = DeferredGradient(g, raw[layer], by)
+        _any_backward(gradient, before, weight, weight_scale, 1, weight.shape[2] // 2, 1, target, grad_weight)
         g = between
 
 
@@ -223,27 +283,28 @@ def _edges(strips, g, target, filled=True):
     return edges
 
 
-def _backward(strips, grad, edges, x, weight, weight_scale, target, next_edges, weight_sums, sums, ours, norm):
-    """Launch depthwise3_backward. norm: what it is given of the norm's backward."""
+def _backward_arguments(grad, edges, x, weight, weight_scale, target, next_edges, weight_sums, sums, ours, norm):
+    """Of depthwise3_backward. norm: what it is given of the norm's backward."""
     array, accumulate = (None, 0) if target is None else (target.array, target.accumulate)
     deferred = grad.coefficients is not None or norm[0] is not None
     reads = weight_sums is not None or sums is not None
-    strips.launch(
-        "depthwise3_backward", grad.g, grad.g, grad.raw if deferred else None, grad.coefficients, edges,
-        x.raw if reads else None, x.coefficients, weight, weight_scale, array, accumulate, next_edges, weight_sums,
-        sums, int(ours), *norm,
+    return (
+        grad.g, grad.raw if deferred else None, grad.coefficients, edges, x.raw if reads else None, x.coefficients,
+        weight, weight_scale, array, accumulate, next_edges, weight_sums, sums, int(ours), *norm,
     )  # fmt: skip
 
 
-def _finish_backward(strips, dtype, weight_sums, weight_scale, grad_weight, part_sums, sums):
-    """The gradient of the weight, and gradient sums of images if those are not there yet."""
-    if part_sums is sums:
-        part_sums = sums = None
-    if grad_weight is not None or sums is not None:
-        SOURCE.launch(
-            "depthwise3_backward_sums", dtype, strips.shape[1], 9 * WARP, *strips.shape[:2], strips.count, weight_sums,
-            weight_scale, grad_weight, part_sums, sums,
-        )  # fmt: skip
+def _finish_backward(dtype, jobs):
+    """The gradients of weights, and gradient sums of images if those are not there yet. jobs: strips, weight_sums,
+    weight_scale, grad_weight, part_sums and sums of each map."""
+    rows = []
+    for strips, weight_sums, weight_scale, grad_weight, part_sums, sums in jobs:
+        if part_sums is sums:
+            part_sums = sums = None
+        if grad_weight is not None or sums is not None:
+            row = *strips.shape[:2], strips.count, weight_sums, weight_scale, grad_weight, part_sums, sums
+            rows.append((strips.shape[1], row))
+    _launch_channels("depthwise3_backward_sums", dtype, 9 * WARP, rows)
 
 
 def _any(x, weight, weight_scale, out, stride, padding, dilation, sums, moments):

@@ -77,27 +77,45 @@ gradient_sums(const real* g, const real* raw, const real* coefficients, int chan
 
 // --- Channels: a warp for each. --------------------------------------------------------------------------------------
 
-extern "C" __global__ void batch_statistics(
-    const double* moments, int images, int channels, int pixels, double momentum, double* mean, double* variance,
-    float* running_mean32, double* running_mean64, float* running_var32, double* running_var64
-) {
-    int c = blockIdx.x;
-    double count = double(images) * pixels, middle, squares;
-    batch_moments(moments, {images, 3, channels, false}, {1, pixels, 1}, c, count, &middle, &squares);
-    if (threadIdx.x > 0) return;
-    mean[c] = middle;
-    variance[c] = squares / count;
-    move_towards(running_mean32, running_mean64, c, momentum, middle);
-    move_towards(running_var32, running_var64, c, momentum, squares / max(count - 1, 1.0));
-}
+// Several maps at a time; row y of the grid treats map y.
+#define MAPS(T, NAME) T NAME##0, T NAME##1, T NAME##2, T NAME##3
+#define OF_MAP(NAME) (map == 0 ? NAME##0 : map == 1 ? NAME##1 : map == 2 ? NAME##2 : NAME##3)
 
-extern "C" __global__ void batch_norm_coefficients(
-    const double* mean, const double* variance, double eps, const real* weight, const real* bias, const real* slope,
-    int channels, real* out
+// moments: null for a map that is normalised by the running statistics. Of these, one of two is null, as their type is;
+// or both, if nobody keeps them.
+extern "C" __global__ void batch_norm(
+    MAPS(const double*, moments), MAPS(int, images), MAPS(int, channels), MAPS(int, pixels), MAPS(double, momentum),
+    MAPS(double, eps), MAPS(const real*, weight), MAPS(const real*, bias), MAPS(const real*, slope),
+    MAPS(float*, mean32_), MAPS(double*, mean64_), MAPS(float*, variance32_), MAPS(double*, variance64_),
+    MAPS(double*, statistics), MAPS(real*, coefficients)
 ) {
-    int c = FIRST_ELEMENT;
-    if (c < channels)
-        store_reading(out, channels, c, batch_norm_reading(mean[c], variance[c], eps, weight[c], bias[c], slope[c]));
+    int map = blockIdx.y, c = blockIdx.x, channels = OF_MAP(channels);
+    if (c >= channels) return;
+    const double* moments = OF_MAP(moments);
+    float *mean32 = OF_MAP(mean32_), *variance32 = OF_MAP(variance32_);
+    double *mean64 = OF_MAP(mean64_), *variance64 = OF_MAP(variance64_), mean, squares = 0, count = 1;
+    if (moments) {
+        int images = OF_MAP(images), pixels = OF_MAP(pixels);
+        count = double(images) * pixels;
+        batch_moments(moments, {images, 3, channels, false}, {1, pixels, 1}, c, count, &mean, &squares);
+    }
+    if (threadIdx.x > 0) return;
+    double variance = squares / count;
+    if (!moments) {
+        mean = either(mean32, mean64, c);
+        variance = either(variance32, variance64, c);
+    } else {
+        double momentum = OF_MAP(momentum);
+        if (mean32 || mean64) move_towards(mean32, mean64, c, momentum, mean);
+        if (variance32 || variance64)
+            move_towards(variance32, variance64, c, momentum, squares / max(count - 1, 1.0));
+    }
+    double* statistics = OF_MAP(statistics);
+    statistics[c] = mean;
+    statistics[channels + c] = variance;
+    Reading read =
+        batch_norm_reading(mean, variance, OF_MAP(eps), OF_MAP(weight)[c], OF_MAP(bias)[c], OF_MAP(slope)[c]);
+    store_reading(OF_MAP(coefficients), channels, c, read);
 }
 
 __device__ inline void store_raw_gradient(real* coefficients, int channels, int channel, RawGradient by) {
@@ -107,21 +125,26 @@ __device__ inline void store_raw_gradient(real* coefficients, int channels, int 
 }
 
 extern "C" __global__ void batch_norm_backward(
-    const double* sums, int images, int channels, double count, int training, const double* mean,
-    const double* variance, double eps, const real* weight, const real* bias, const real* slope, real* out,
-    real* grad_weight, real* grad_bias, real* grad_slope
+    MAPS(const double*, sums), MAPS(int, images), MAPS(int, channels), MAPS(double, count), MAPS(int, training),
+    MAPS(double, eps), MAPS(const real*, weight), MAPS(const real*, bias), MAPS(const real*, slope),
+    MAPS(const double*, statistics), MAPS(real*, coefficients), MAPS(real*, grad_weight), MAPS(real*, grad_bias),
+    MAPS(real*, grad_slope)
 ) {
-    int c = blockIdx.x;
+    int map = blockIdx.y, c = blockIdx.x, channels = OF_MAP(channels);
+    if (c >= channels) return;
     double totals[3];
-    sums_of_parts(sums, {images, 3, channels, false}, 0, c, totals);
+    sums_of_parts(OF_MAP(sums), {OF_MAP(images), 3, channels, false}, 0, c, totals);
     if (threadIdx.x > 0) return;
-    grad_weight[c] = totals[1] / sqrt(variance[c] + eps);
-    grad_bias[c] = totals[0];
-    grad_slope[c] = totals[2];
+    const double* statistics = OF_MAP(statistics);
+    double mean = statistics[c], variance = statistics[channels + c], eps = OF_MAP(eps);
+    OF_MAP(grad_weight)[c] = totals[1] / sqrt(variance + eps);
+    OF_MAP(grad_bias)[c] = totals[0];
+    OF_MAP(grad_slope)[c] = totals[2];
     RawGradient by = batch_norm_gradient(
-        totals[0], totals[1], count, training, mean[c], variance[c], eps, weight[c], bias[c], slope[c]
+        totals[0], totals[1], OF_MAP(count), OF_MAP(training), mean, variance, eps, OF_MAP(weight)[c],
+        OF_MAP(bias)[c], OF_MAP(slope)[c]
     );
-    store_raw_gradient(out, channels, c, by);
+    store_raw_gradient(OF_MAP(coefficients), channels, c, by);
 }
 
 extern "C" __global__ void prelu_coefficients(const real* slope, int channels, real* out) {

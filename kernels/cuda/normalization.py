@@ -1,11 +1,14 @@
 """Batch norm and PReLU: launches of normalization.cu."""
 
+import itertools
+
 import numpy as np
 
 from .launch import THREADS, WARP, Source
 
 SOURCE = Source("normalization", "maps")
 MOST_THREADS = 1024
+MAPS = 4  # whose channels one launch treats
 
 
 def activate(x, out):
@@ -29,27 +32,32 @@ def gradient_sums(g, x, sums):
     _launch_on_planes("gradient_sums", g, g, x.raw, x.coefficients, *_plane(g), sums)
 
 
-def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
-    SOURCE.launch(
-        "batch_statistics", running_mean.dtype, mean.size, WARP, moments, moments.shape[0], mean.size, pixels,
-        np.float64(momentum), mean, variance, *either(running_mean), *either(running_var),
-    )  # fmt: skip
+def batch_norm(moments, pixels, momentum, eps, parameters, running, statistics, coefficients):
+    rows = []
+    for i, out in enumerate(coefficients):
+        images, averages = 0 if moments[i] is None else moments[i].shape[0], map(either, running[i])
+        sizes, settings = (images, out.shape[1], pixels[i]), map(np.float64, (momentum[i], eps[i]))
+        rows.append((moments[i], *sizes, *settings, *parameters[i], *itertools.chain(*averages), statistics[i], out))
+    _over_maps("batch_norm", coefficients, rows)
 
 
-def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
-    SOURCE.launch(
-        "batch_norm_coefficients", out.dtype, -(-mean.size // THREADS), THREADS, mean, variance, np.float64(eps),
-        weight, bias, slope, mean.size, out,
-    )  # fmt: skip
+def batch_norm_backward(sums, counts, training, eps, parameters, statistics, coefficients, gradients):
+    rows = []
+    for i, out in enumerate(coefficients):
+        settings = np.float64(counts[i]), training[i], np.float64(eps[i])
+        rows.append((
+            sums[i], sums[i].shape[0], out.shape[1], *settings, *parameters[i], statistics[i], out, *gradients[i],
+        ))  # fmt: skip
+    _over_maps("batch_norm_backward", coefficients, rows)
 
 
-def batch_norm_backward(
-    sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
-):
-    SOURCE.launch(
-        "batch_norm_backward", out.dtype, mean.size, WARP, sums, sums.shape[0], mean.size, np.float64(count), training,
-        mean, variance, np.float64(eps), weight, bias, slope, out, grad_weight, grad_bias, grad_slope,
-    )  # fmt: skip
+def _over_maps(name, coefficients, rows):
+    """A kernel that has a warp for each channel of each map; rows: what it takes of each."""
+    for k in range(0, len(rows), MAPS):
+        some, channels = rows[k : k + MAPS], [out.shape[1] for out in coefficients[k : k + MAPS]]
+        columns = zip(*some, *some[-1:] * (MAPS - len(some)), strict=True)  # nobody looks at the last one's repetitions
+        arguments = itertools.chain(*columns)
+        SOURCE.launch(name, coefficients[k].dtype, (max(channels), len(some)), WARP, *arguments)
 
 
 def prelu_coefficients(slope, out):
@@ -63,8 +71,8 @@ def prelu_backward(sums, slope, out, grad_slope):
 
 
 def either(array):
-    """(array, None) of a float32 array, else (None, array): for kernels that take arrays of either type."""
-    return (array, None) if array.dtype == np.float32 else (None, array)
+    """(array, None) of a float32 array, else (None, array): for kernels that take arrays of either type, or none."""
+    return (array, None) if array is not None and array.dtype == np.float32 else (None, array)
 
 
 def _plane(x):

@@ -1,11 +1,15 @@
 // What goes after other kernels' work: sums in parts, added up in a fixed order in double precision.
 
-// out[r*row + k] = the sum over `count` partial arrays, `size` elements apart, of element first + r*pitch + k.
-// Blocks are (32, 8): elements, and slices of the sum.
-extern "C" __global__ void __launch_bounds__(256) add_partials(
-    int64 elements, int64 first, int columns, int pitch, int row, int count, int64 size, const real* partial,
-    real* out) {
-    __shared__ double slices[8][32];
+#define JOBS 6
+#define OF_JOBS(T, NAME) T NAME##0, T NAME##1, T NAME##2, T NAME##3, T NAME##4, T NAME##5
+#define OF_JOB(NAME)                                                                                \
+    (job == 0 ? NAME##0 : job == 1 ? NAME##1 : job == 2 ? NAME##2 : job == 3 ? NAME##3 : job == 4 ? NAME##4 : NAME##5)
+
+// The gradient of a weight, out[r*row + k] = scale times the sum over `count` partial arrays, `size` elements apart, of
+// element first + r*pitch + k. Blocks are (32, 8): elements, and slices of the sum.
+__device__ inline void add_partials(
+    double (*slices)[32], int count, int64 size, real scale, const real* partial, int64 elements, int64 first,
+    int columns, int pitch, int row, real* out) {
     int64 i = int64(blockIdx.x) * 32 + threadIdx.x;
     double sum = 0;
     if (i < elements) {
@@ -16,31 +20,36 @@ extern "C" __global__ void __launch_bounds__(256) add_partials(
     __syncthreads();
     if (threadIdx.y || i >= elements) return;
     for (int k = 1; k < 8; ++k) sum += slices[k][threadIdx.x];
-    out[i / columns * row + i % columns] = real(sum);
+    out[i / columns * row + i % columns] = real(sum * scale);
 }
 
-#define JOBS 6
-#define OF_JOBS(T, NAME) T NAME##0, T NAME##1, T NAME##2, T NAME##3, T NAME##4, T NAME##5
-#define OF_JOB(NAME)                                                                                \
-    (job == 0 ? NAME##0 : job == 1 ? NAME##1 : job == 2 ? NAME##2 : job == 3 ? NAME##3 : job == 4 ? NAME##4 : NAME##5)
-
-// Up to JOBS targets (images, rows, channels), each from parts (images, runs, rows, channels) of it: the sums over the
-// runs. Or, where rows is 0, moments (images, 3, channels) from those of runs of pixels, (images, runs, 4, channels),
-// whose last row says how many pixels they are of. A run's sums are about its own reference value; they come to be
-// about that of the first run, which has pixels. Blocks are (32, 8): elements, and slices of the runs; blockIdx.y is
-// the job.
+// The first `sums` rows of the grid have a target (images, rows, channels) each, from parts (images, runs, rows,
+// channels) of it: the sums over the runs. Or, where rows is 0, moments (images, 3, channels) from those of runs of
+// pixels, (images, runs, 4, channels), whose last row says how many pixels they are of. A run's sums are about its own
+// reference value; they come to be about that of the first run, which has pixels. Blocks are (32, 8): elements, and
+// slices of the runs. The other rows of the grid have a gradient of a weight each, from one array of parts.
 extern "C" __global__ void __launch_bounds__(256) finish(
-    OF_JOBS(int64, count), OF_JOBS(int, rows), OF_JOBS(int, channels), OF_JOBS(int, runs),
-    OF_JOBS(const real*, partial), OF_JOBS(double*, target)) {
+    int sums, OF_JOBS(int64, count), OF_JOBS(int, rows), OF_JOBS(int, channels), OF_JOBS(int, runs),
+    OF_JOBS(const real*, partial), OF_JOBS(double*, target), int weight_count, int64 weight_size, real weight_scale,
+    const real* weights, OF_JOBS(int64, elements), OF_JOBS(int64, first), OF_JOBS(int, columns), OF_JOBS(int, pitch),
+    OF_JOBS(int, row), OF_JOBS(real*, out)) {
     __shared__ double slices[2][8][32];
-    int job = blockIdx.y, rows = OF_JOB(rows), channels = OF_JOB(channels), runs = OF_JOB(runs);
+    int job = blockIdx.y;
+    if (job >= sums) {
+        job -= sums;
+        add_partials(
+            slices[0], weight_count, weight_size, weight_scale, weights, OF_JOB(elements), OF_JOB(first),
+            OF_JOB(columns), OF_JOB(pitch), OF_JOB(row), OF_JOB(out));
+        return;
+    }
+    int rows = OF_JOB(rows), channels = OF_JOB(channels), runs = OF_JOB(runs);
     int64 i = int64(blockIdx.x) * 32 + threadIdx.x, size = int64(rows ? rows : 1) * channels;
     bool inside = i < OF_JOB(count);
     int64 image = inside ? i / size : 0, step = rows ? size : 4 * size;
-    const real* partial = OF_JOB(partial) + image * runs * step + i % (size ? size : 1);
-    double sum = 0, squares = 0, origin = inside && !rows ? partial[0] : real(0);
+    const real* from = OF_JOB(partial) + image * runs * step + i % (size ? size : 1);
+    double sum = 0, squares = 0, origin = inside && !rows ? from[0] : real(0);
     for (int k = threadIdx.y; inside && k < runs; k += 8) {
-        const real* own = partial + k * step;
+        const real* own = from + k * step;
         if (rows) {
             sum += own[0];
         } else {

@@ -8,33 +8,36 @@ from .normalization import differentiate, launch_activate
 
 SOURCE = Source("parts")
 WARPS = 8  # of a block
-JOBS = 6  # sums and moments of one launch
+JOBS = 6  # sums and moments of one launch, and gradients of weights
 
 
-def add_partials(partial, first, rows, columns, pitch, out, row):
-    """out[r*row + c] = the sum over partial (count, size) of element first + r*pitch + c."""
-    count, size = partial.shape
-    SOURCE.launch(
-        "add_partials", out.dtype, -(-rows * columns // 32), (32, 8), np.int64(rows * columns), np.int64(first),
-        columns, pitch, row, count, np.int64(size), partial, out,
-    )  # fmt: skip
-
-
-def finish(sums=(), moments=()):
+def finish(sums=(), moments=(), weights=(None, ()), weight_scale=1.0):
     """Sums and moments from their parts, pairs of arrays (images, runs, rows, channels), with four rows for moments,
-    and targets (images, rows, channels); rows may be left out of a target. Nothing happens where a target is None."""
+    and targets (images, rows, channels); rows may be left out of a target. Nothing happens where a target is None.
+
+    weights: an array partial (count, size), and of each gradient that is made of it, at most JOBS, (first, rows,
+    columns, pitch, out, row): out[r*row + c] = weight_scale times the sum over `count` of element first + r*pitch + c.
+    """
     jobs = [(partial, target, partial.shape[2]) for partial, target in sums if target is not None]
     jobs += [(partial, target, 0) for partial, target in moments if target is not None]
-    for k in range(0, len(jobs), JOBS):
-        some = jobs[k : k + JOBS]
-        counts = [p.shape[0] * max(rows, 1) * p.shape[3] for p, _, rows in some]
-        columns = counts, [rows for *_, rows in some], [p.shape[3] for p, *_ in some], [p.shape[1] for p, *_ in some]
-        columns = [[*column, *[0] * (JOBS - len(some))] for column in columns]
-        arrays = [[*(job[i] for job in some), *[None] * (JOBS - len(some))] for i in range(2)]
+    partial, gradients = weights
+    while jobs or gradients:
+        some, jobs = jobs[:JOBS], jobs[JOBS:]
+        missing = [(None, None, 0)] * (JOBS - len(some))
+        parts, targets, rows = zip(*some, *missing, strict=True)
+        images, runs, _, channels = zip(*((0, 0, 0, 0) if p is None else p.shape for p in parts), strict=True)
+        counts = [n * max(k, 1) * c for n, k, c in zip(images, rows, channels, strict=True)]
+        count, size = partial.shape if gradients else (0, 0)
+        unused = [(0, 0, 1, 1, None, 1)] * (JOBS - len(gradients))
+        first, heights, columns, pitch, out, row = zip(*gradients, *unused, strict=True)
+        elements = [height * width for height, width in zip(heights, columns, strict=True)]
         SOURCE.launch(
-            "finish", some[0][0].dtype, (-(-max(counts) // 32), len(some)), (32, 8), *map(np.int64, columns[0]),
-            *columns[1], *columns[2], *columns[3], *arrays[0], *arrays[1],
+            "finish", (partial if gradients else parts[0]).dtype,
+            (-(-max(*counts, *elements) // 32), len(some) + len(gradients)), (32, 8), len(some),
+            *map(np.int64, counts), *rows, *channels, *runs, *parts, *targets, count, np.int64(size),
+            float(weight_scale), partial, *map(np.int64, elements), *map(np.int64, first), *columns, *pitch, *row, *out,
         )  # fmt: skip
+        partial, gradients = None, ()
 
 
 def read_sums(x, out):

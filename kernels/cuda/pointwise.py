@@ -8,7 +8,7 @@ from octsod.backend.deferred import DeferredGradient
 
 from .driver import driver
 from .launch import Source
-from .parts import add_partials, finish, formed
+from .parts import finish, formed
 
 SOURCE, BACK = Source("pointwise", "dense", "tiles"), Source("pointwise_back", "dense", "tiles")
 SCALES = 3
@@ -87,11 +87,9 @@ def mix_back(grads, inputs, weight, targets, grad_weight, grad_bias=None):
         *(target and target.array for target in targets), *(bool(target and target.accumulate) for target in targets),
         *parts, partial, grad_bias is not None,
     )  # fmt: skip
-    finish(zip(parts, sums, strict=True))
-    if grad_weight is not None:
-        add_partials(partial, 0, rows, columns, columns + 1, grad_weight, columns)
-    if grad_bias is not None:
-        add_partials(partial, columns, rows, 1, columns + 1, grad_bias, 1)
+    jobs = [] if grad_weight is None else [(0, rows, columns, columns + 1, grad_weight, columns)]
+    jobs += [] if grad_bias is None else [(columns, rows, 1, columns + 1, grad_bias, 1)]
+    finish(zip(parts, sums, strict=True), weights=(partial, jobs))
     return True
 
 

@@ -224,3 +224,54 @@ extern "C" __global__ void binary_losses_backward(
     for (int64 i = FIRST_ELEMENT; i < count; i += NEXT_ELEMENT)
         grad_logits[i] = (logistic(logits[i]) - target[i]) * factor;
 }
+
+// --- The overlap of two regions. -------------------------------------------------------------------------------------
+
+// Row y of the grid adds up picture y, block x a part of it: partials (pictures, parts, 2) of p*t and of p + t.
+extern "C" __global__ void overlaps(int64 pixels, const real* logits, const real* target, double* partials) {
+    __shared__ double shared[2][THREADS / 32];
+    double both = 0, either = 0;
+    logits += blockIdx.y * pixels, target += blockIdx.y * pixels;
+    for (int64 i = FIRST_ELEMENT; i < pixels; i += NEXT_ELEMENT) {
+        real p = logistic(logits[i]), t = target[i];
+        both += double(p) * t;
+        either += double(p) + t;
+    }
+    both = block_sum(both, shared[0]);
+    either = block_sum(either, shared[1]);
+    double* to = partials + (int64(blockIdx.y) * gridDim.x + blockIdx.x) * 2;
+    if (threadIdx.x == 0) to[0] = both, to[1] = either;
+}
+
+// Each picture's sums I and U, and the mean of 1 - I/U: by one block, a thread to a picture.
+extern "C" __global__ void overlap_mean(
+    int images, int parts, const double* partials, int dice, double* sums, real* out
+) {
+    __shared__ double shared[THREADS / 32];
+    double total = 0;
+    for (int n = threadIdx.x; n < images; n += THREADS) {
+        double both = 0, either = 0;
+        for (int k = 0; k < parts; ++k) {
+            both += partials[(int64(n) * parts + k) * 2];
+            either += partials[(int64(n) * parts + k) * 2 + 1];
+        }
+        double inner = (dice ? 2 * both : both) + 1, outer = (dice ? either : either - both) + 1;
+        sums[2 * n] = inner, sums[2 * n + 1] = outer;
+        total += 1 - inner / outer;
+    }
+    total = block_sum(total, shared);
+    if (threadIdx.x == 0) *out = total / images;
+}
+
+extern "C" __global__ void overlaps_backward(
+    int64 count, int64 pixels, int images, const real* grad, const real* logits, const real* target, int dice,
+    const double* sums, real* grad_logits
+) {
+    for (int64 i = FIRST_ELEMENT; i < count; i += NEXT_ELEMENT) {
+        int64 n = i / pixels;
+        double inner = sums[2 * n], outer = sums[2 * n + 1], scale = *grad / (images * outer * outer);
+        real by_target = (dice ? -2 * outer : -outer - inner) * scale, rest = inner * scale;
+        real x = logits[i];
+        grad_logits[i] = (by_target * target[i] + rest) * logistic(x) * logistic(-x);
+    }
+}

@@ -62,6 +62,22 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
     SOURCE.each("binary_losses_backward", logits.dtype, logits.size, grad, logits, target, grad_logits)
 
 
+def overlap_loss(logits, target, region, sums, out):
+    images, pixels = logits.shape
+    parts = max(min(-(-pixels // (8 * THREADS)), ENOUGH), 1)
+    partials = driver().empty((images, parts, 2), np.float64)
+    SOURCE.launch("overlaps", out.dtype, (parts, images), THREADS, np.int64(pixels), logits, target, partials)
+    SOURCE.launch("overlap_mean", out.dtype, 1, THREADS, images, parts, partials, region == "dice", sums, out)
+
+
+def overlap_loss_backward(grad, logits, target, region, sums, grad_logits):
+    images, pixels = logits.shape
+    SOURCE.each(
+        "overlaps_backward", logits.dtype, logits.size, np.int64(pixels), images, grad, logits, target,
+        region == "dice", sums, grad_logits,
+    )  # fmt: skip
+
+
 def _mean(partials, count, out):
     SOURCE.launch("mean", out.dtype, 1, THREADS, np.int64(partials.size), partials, np.float64(count), out)
 

@@ -43,6 +43,8 @@ from .elementwise import (
     exp,
     log,
     multiply,
+    overlap_loss,
+    overlap_loss_backward,
     power,
     relu,
     relu_backward,
@@ -55,9 +57,8 @@ from .elementwise import (
 from .network import csnet
 from .normalization import (
     activate,
+    batch_norm,
     batch_norm_backward,
-    batch_norm_coefficients,
-    batch_statistics,
     channel_moments,
     differentiate,
     gradient_sums,
@@ -93,9 +94,8 @@ __all__ = [
     "average",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
     "batch_norm_backward",
-    "batch_norm_coefficients",
-    "batch_statistics",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward",
     "channel_moments",
@@ -133,6 +133,8 @@ __all__ = [
     "multiply",
     "octave_conv2d",
     "octave_conv2d_backward",
+    "overlap_loss",
+    "overlap_loss_backward",
     "power",
     "prelu_backward",
     "prelu_coefficients",
@@ -156,3 +158,4 @@ __all__ = [
 ]
 
 CACHED: frozenset[str] = frozenset()  # see octsod/backend/contract.py
+IN_PLACE = True

@@ -8,9 +8,8 @@ from octsod.backend.deferred import Deferred, DeferredGradient, GradientTarget
 
 from .normalization import (
     activation,
+    batch_norm,
     batch_norm_backward,
-    batch_norm_coefficients,
-    batch_statistics,
     channel_moments,
     gradient,
     gradient_sums,
@@ -103,9 +102,16 @@ def depthwise_conv2d_backward(grad, x, weight, stride, padding, dilation, grad_x
 
 
 def depthwise_chain(
-    x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
+    inputs, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
 ):
     """Layer by layer, with the kernels of single layers."""
+    for branch in zip(inputs, layers, running, raw, coefficients, statistics, activation_sums, strict=True):
+        _chain(*branch, training, momentum, eps, weight_scale)
+
+
+def _chain(
+    x, layers, running, raw, coefficients, statistics, activation_sums, training, momentum, eps, weight_scale
+):
     images, channels, height, width = x.shape
     for layer, ((weight, *norm), averages) in enumerate(zip(layers, running, strict=True)):
         if activation_sums[layer] is not None:
@@ -113,18 +119,26 @@ def depthwise_chain(
         moments = np.zeros((images, 3, channels))
         scaled = weight * weight.dtype.type(weight_scale)
         depthwise_conv2d(x, scaled, raw[layer], 1, weight.shape[2] // 2, 1, moments)
-        if training:
-            batch_statistics(moments, height * width, momentum, *statistics[layer], *averages)
-        else:
-            statistics[layer] = averages
-        batch_norm_coefficients(*statistics[layer], eps, *norm, coefficients[layer])
+        batch_norm(
+            [moments if training else None], [height * width], [momentum], [eps], [norm], [averages],
+            [statistics[layer]], [coefficients[layer]],
+        )  # fmt: skip
         x = Deferred(raw[layer], coefficients[layer])
 
 
 def depthwise_chain_backward(
-    grad, x, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_x, grad_layers
-):
+    grads, inputs, layers, raw, coefficients, statistics, training, eps, weight_scale, between, grad_inputs,
+    grad_layers,
+):  # fmt: skip
     """Layer by layer, from the last one, with the kernels of single layers."""
+    chains = zip(grads, inputs, layers, raw, coefficients, statistics, between, grad_inputs, grad_layers, strict=True)
+    for chain in chains:
+        _chain_backward(*chain, training, eps, weight_scale)
+
+
+def _chain_backward(
+    grad, x, layers, raw, coefficients, statistics, between, grad_x, grad_layers, training, eps, weight_scale
+):
     images, channels, height, width = x.shape
     outputs = [Deferred(*pair) for pair in zip(raw, coefficients, strict=True)]
     g, sums = grad.array, grad.gradient_sums
@@ -135,7 +149,7 @@ def depthwise_chain_backward(
         (weight, *norm), (grad_weight, *grad_norm) = layers[layer], grad_layers[layer]
         by = np.zeros((6, channels), raw.dtype)
         batch_norm_backward(
-            sums, images * height * width, training, *statistics[layer], eps, *norm, by, *grad_norm
+            [sums], [images * height * width], [training], [eps], [norm], [statistics[layer]], [by], [grad_norm]
         )
         before, target = (outputs[layer - 1], GradientTarget(between)) if layer else (x, grad_x)
         factor = weight.dtype.type(weight_scale)
@@ -160,20 +174,24 @@ def _same_size(weight, dilation=1):
     return Convolution(padding=dilation * (weight.shape[2] // 2), dilation=dilation)
 
 
-def dilated_conv2d(x, weights, dilations, out, moments=None):
-    a = read(x)
+def dilated_conv2d(x, weights, dilations, out, moments=None, weight_scale=1.0):
+    a, weights = read(x), _scaled(weights, weight_scale)
     parts = [_same_size(w, d).forward(a, w, out.shape[2:]) for w, d in zip(weights, dilations, strict=True)]
     _write(out, np.concatenate(parts, axis=1), moments)
 
 
-def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights):
-    d, a = gradient(grad), activation(x)
+def _scaled(weights, scale):
+    return [weight * weight.dtype.type(scale) for weight in weights]
+
+
+def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights, weight_scale=1.0):
+    d, a, weights = gradient(grad), activation(x), _scaled(weights, weight_scale)
     total, first = np.zeros(x.shape), 0
     for weight, dilation, target in zip(weights, dilations, grad_weights, strict=True):
         part, convolution = d[:, first : first + len(weight)], _same_size(weight, dilation)
         first += len(weight)
         if target is not None:
-            target[...] = convolution.weight_gradient(part, a, weight.shape)
+            target[...] = convolution.weight_gradient(part, a, weight.shape) * weight_scale
         if grad_x is not None:
             total += convolution.input_gradient(part, weight, x.shape)
     if grad_x is not None:

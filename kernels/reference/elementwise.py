@@ -115,3 +115,22 @@ def binary_cross_entropy_with_logits_backward(grad, logits, target, grad_logits)
     grad, x, t = _double(grad, logits, target)
     with _quiet():
         grad_logits[...] = grad.item() * (_sigmoid(x) - t) / x.size
+
+
+def overlap_loss(logits, target, region, sums, out):
+    x, t = _double(logits, target)
+    with _quiet():
+        p = _sigmoid(x)
+        both, either = (p * t).sum(axis=1), p.sum(axis=1) + t.sum(axis=1)
+        sums[:, 0] = (2 * both if region == "dice" else both) + 1
+        sums[:, 1] = (either if region == "dice" else either - both) + 1
+        out[...] = np.mean(1 - sums[:, 0] / sums[:, 1])
+
+
+def overlap_loss_backward(grad, logits, target, region, sums, grad_logits):
+    grad, x, t = _double(grad, logits, target)
+    with _quiet():
+        inner, outer = sums[:, :1], sums[:, 1:]
+        by_inner, by_outer = (2 * t, 1) if region == "dice" else (t, 1 - t)  # what p adds to I and to U
+        per_p = (inner * by_outer - outer * by_inner) / outer**2
+        grad_logits[...] = grad.item() / len(x) * per_p * _sigmoid(x) * _sigmoid(-x)

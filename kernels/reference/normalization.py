@@ -76,20 +76,29 @@ def gradient_sums(g, x, sums):
     sums[:, 2] = np.where(u > 0, 0, g * u).sum(axis=(2, 3))
 
 
-def batch_statistics(moments, pixels, momentum, mean, variance, running_mean, running_var):
+def batch_norm(moments, pixels, momentum, eps, parameters, running, statistics, coefficients):
+    for i, used in enumerate(statistics):
+        if moments[i] is None:
+            used[...] = running[i]
+        else:
+            _batch_statistics(moments[i], pixels[i], momentum[i], running[i], used)
+        _coefficients(*used, eps[i], *parameters[i], coefficients[i])
+
+
+def _batch_statistics(moments, pixels, momentum, running, used):
     reference, total, squares = moments.transpose(1, 0, 2)
     count = moments.shape[0] * pixels
     own = reference + total / pixels  # each image's mean
-    mean[...] = own.mean(axis=0)
+    mean = own.mean(axis=0)
     # Squares about the mean of all: those about each image's own mean, and that mean's distance, once per pixel.
-    about = squares - total**2 / pixels + pixels * (own - mean) ** 2
-    variance[...] = about.sum(axis=0) / count
-    unbiased = about.sum(axis=0) / max(count - 1, 1)
-    running_mean[...] = (1 - momentum) * running_mean + momentum * mean
-    running_var[...] = (1 - momentum) * running_var + momentum * unbiased
+    about = (squares - total**2 / pixels + pixels * (own - mean) ** 2).sum(axis=0)
+    used[0], used[1] = mean, about / count
+    for average, value in zip(running, (mean, about / max(count - 1, 1)), strict=True):
+        if average is not None:
+            average[...] = (1 - momentum) * average + momentum * value
 
 
-def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
+def _coefficients(mean, variance, eps, weight, bias, slope, out):
     scale = weight / np.sqrt(variance + eps)
     out[0] = scale
     out[1] = bias - mean * scale
@@ -97,22 +106,23 @@ def batch_norm_coefficients(mean, variance, eps, weight, bias, slope, out):
     out[3] = mean
 
 
-def batch_norm_backward(
-    sums, count, training, mean, variance, eps, weight, bias, slope, out, grad_weight, grad_bias, grad_slope
-):
-    sum_e, sum_e_about, sum_negative = sums.sum(axis=0)
-    deviation = 1 / np.sqrt(variance + eps)
-    scale = weight * deviation
-    grad_bias[...] = sum_e
-    grad_weight[...] = deviation * sum_e_about
-    grad_slope[...] = sum_negative
-    out[0] = scale
-    out[1] = bias - mean * scale
-    out[2] = slope
-    out[3] = scale
-    per_x = -scale * deviation**2 * sum_e_about / count if training else np.zeros_like(scale)
-    out[4] = per_x
-    out[5] = -scale * sum_e / count - per_x * mean if training else 0
+def batch_norm_backward(sums, counts, training, eps, parameters, statistics, coefficients, gradients):
+    for i, (weight, bias, slope) in enumerate(parameters):
+        (mean, variance), out = statistics[i], coefficients[i]
+        grad_weight, grad_bias, grad_slope = gradients[i]
+        sum_e, sum_e_about, sum_negative = sums[i].sum(axis=0)
+        deviation = 1 / np.sqrt(variance + eps[i])
+        scale = weight * deviation
+        grad_bias[...] = sum_e
+        grad_weight[...] = deviation * sum_e_about
+        grad_slope[...] = sum_negative
+        out[0] = scale
+        out[1] = bias - mean * scale
+        out[2] = slope
+        out[3] = scale
+        per_x = -scale * deviation**2 * sum_e_about / counts[i] if training[i] else np.zeros_like(scale)
+        out[4] = per_x
+        out[5] = -scale * sum_e / counts[i] - per_x * mean if training[i] else 0
 
 
 def prelu_coefficients(slope, out):

@@ -404,7 +404,8 @@ class _Buffers:
 
     @staticmethod
     def _fresh(shape, dtype, over):
-        if over is not None and over.spent and over.g.shape == shape and over.g.dtype == dtype:
+        spent = over is not None and over.spent and kernels.IN_PLACE
+        if spent and over.g.shape == shape and over.g.dtype == dtype:
             over.spent = False
             return over.g
         return empty(shape, dtype)

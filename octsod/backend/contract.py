@@ -65,6 +65,8 @@ GradientTarget
 
 A gradient is *spent* when no other op needs it. Its `g` may then be the very array of a `GradientTarget` of the same
 call: a kernel reads each element that it still needs before it writes there. Targets of this kind never accumulate.
+Whether that is of use, a backend's module says: `IN_PLACE` is True where what has just been read is still in a cache
+when it is written over, and False where a kernel would have to copy it first.
 
 What stays in a cache
 ---------------------
@@ -115,6 +117,7 @@ class Contract(Protocol):
     """The kernels, each with the names, order and defaults of its parameters."""
 
     CACHED: frozenset[str]
+    IN_PLACE: bool
 
     # --- arrays as a whole -------------------------------------------------------------------------------------------
 
@@ -221,6 +224,19 @@ class Contract(Protocol):
     ) -> None:
         """grad_logits = grad * (sigmoid(logits) - target) / size. grad: one element; size: the number of logits."""
 
+    def overlap_loss(self, logits: Array, target: Array, region: str, sums: Array, out: Array) -> None:
+        """out, one element, = the mean over pictures of 1 - I/U, of logits and target (N, n), with N at least 1.
+
+        With p = sigmoid(logits), t the target and sums over a picture: if region is "iou", I = sum(p*t) + 1 and
+        U = sum(p) + sum(t) - sum(p*t) + 1; if it is "dice", I = 2*sum(p*t) + 1 and U = sum(p) + sum(t) + 1. sums (N, 2)
+        float64 = I and U of each picture.
+        """
+
+    def overlap_loss_backward(
+        self, grad: Array, logits: Array, target: Array, region: str, sums: Array, grad_logits: Array
+    ) -> None:
+        """The gradient of the logits, from that of `overlap_loss`'s output, one element, and its sums."""
+
     def log_softmax(self, x: Array, out: Array) -> None:
         """out = x - log(the sum of exp(x)), where the sum is over the middle axis of x (outer, count, inner), of at
         least 1; without overflow. out may be x."""
@@ -276,17 +292,17 @@ class Contract(Protocol):
 
     def dilated_conv2d(
         self, x: Deferred, weights: Sequence[Array], dilations: Sequence[int], out: Array,
-        moments: Array | None = None,
+        moments: Array | None = None, weight_scale: float = 1.0,
     ) -> None:  # fmt: skip
         """out (N, sum O_i, H, W) = several convolutions of x (N, C, H, W), their outputs one after the other.
 
         Convolution i has weights[i] (O_i, C, k, k), with one odd k for all, and dilations[i]; it is padded to keep the
-        size. O_i may be 0. moments: those of out, if not None.
+        size. O_i may be 0. Weights are multiplied by weight_scale. moments: those of out, if not None.
         """
 
     def dilated_conv2d_backward(
         self, grad: DeferredGradient, x: Deferred, weights: Sequence[Array], dilations: Sequence[int],
-        grad_x: GradientTarget | None, grad_weights: Sequence[Array | None],
+        grad_x: GradientTarget | None, grad_weights: Sequence[Array | None], weight_scale: float = 1.0,
     ) -> None:  # fmt: skip
         """Gradients of `dilated_conv2d`. None for each that is not wanted."""
 
@@ -313,34 +329,39 @@ class Contract(Protocol):
         """
 
     # --- several depthwise layers in one go --------------------------------------------------------------------------
+    #
+    # Of several maps, such as the branches of a layer: arguments up to `activation_sums`, `between` and the gradients
+    # are sequences with an entry for each map. Docstrings speak of one of them.
 
     def depthwise_chain(
-        self, x: Deferred, layers: Sequence[Sequence[Array]], running: Sequence[tuple[Array, Array]], raw: Array,
-        coefficients: Array, statistics: Array, activation_sums: Sequence[Array | None], training: bool,
+        self, inputs: Sequence[Deferred], layers: Sequence[Sequence[Sequence[Array]]],
+        running: Sequence[Sequence[tuple[Array, Array]]], raw: Sequence[Array], coefficients: Sequence[Array],
+        statistics: Sequence[Array], activation_sums: Sequence[Sequence[Array | None]], training: bool,
         momentum: float, eps: float, weight_scale: float,
     ) -> None:  # fmt: skip
-        """x (N, C, H, W) through L layers, each a depthwise convolution, batch norm and PReLU.
+        """x (N, C, H, W), of `inputs`, through L layers, each a depthwise convolution, batch norm and PReLU.
 
         raw (L, N, C, H, W): the convolutions' outputs. coefficients (L, 4, C): those that make of each the deferred map
-        which the next layer reads, as of `batch_norm_coefficients`. The first layer reads x.
+        which the next layer reads, as of `batch_norm`. The first layer reads x.
 
         layers: of each, weight (C, 1, k, k), then norm weight, norm bias and slope (C,). One odd k for all layers,
         padded to keep the size. Weights are multiplied by weight_scale. running: of each layer, mean and variance (C,),
-        in any floating-point dtype; updated in training as by `batch_statistics`, used outside of it. statistics
+        in any floating-point dtype; updated in training as by `batch_norm`, used outside of it. statistics
         (L, 2, C) float64: the mean and variance that were used. activation_sums: of each layer, the array for those of
         the map that it reads, or None: the caller has claimed them.
         """
 
     def depthwise_chain_backward(
-        self, grad: ActivationGradient, x: Deferred, layers: Sequence[Sequence[Array]], raw: Array,
-        coefficients: Array, statistics: Array, training: bool, eps: float, weight_scale: float, between: Array,
-        grad_x: GradientTarget | None, grad_layers: Sequence[Sequence[Array]],
+        self, grads: Sequence[ActivationGradient], inputs: Sequence[Deferred],
+        layers: Sequence[Sequence[Sequence[Array]]], raw: Sequence[Array], coefficients: Sequence[Array],
+        statistics: Sequence[Array], training: bool, eps: float, weight_scale: float, between: Sequence[Array],
+        grad_inputs: Sequence[GradientTarget | None], grad_layers: Sequence[Sequence[Sequence[Array]]],
     ) -> None:  # fmt: skip
         """Gradients of `depthwise_chain`, from grad, that of the last layer's activation.
 
         grad_layers: of each layer, four arrays like those in `layers`. between (N, C, H, W): scratch memory for the
-        gradients of the activations between layers. It may be grad's array, if that is spent, or grad_x's, if that is
-        not added to; all three may be one.
+        gradients of the activations between layers. It may be grad's array, if that is spent, or that of grad_x, of
+        `grad_inputs`, if that is not added to; all three may be one.
         """
 
     # --- batch norm, PReLU, deferred maps ----------------------------------------------------------------------------
@@ -357,36 +378,40 @@ class Contract(Protocol):
     def gradient_sums(self, g: Array, x: Deferred, sums: Array) -> None:
         """sums (N, 3, C): the gradient sums of g (N, C, H, W), the gradient of the activation of x."""
 
-    def batch_statistics(
-        self, moments: Array, pixels: int, momentum: float, mean: Array, variance: Array, running_mean: Array,
-        running_var: Array,
+    def batch_norm(
+        self, moments: Sequence[Array | None], pixels: Sequence[int], momentum: Sequence[float], eps: Sequence[float],
+        parameters: Sequence[Sequence[Array]], running: Sequence[Sequence[Array | None]], statistics: Sequence[Array],
+        coefficients: Sequence[Array],
     ) -> None:  # fmt: skip
-        """mean, variance (C,) float64 = those of a batch, from its moments (N, 3, C); `pixels` to a plane.
+        """Batch norm and PReLU of several raw maps at once, such as the branches of a layer: all that their readers
+        need to apply both.
 
-        With M = N*pixels values to a channel, variance is the biased one, over M. The running ones (C,), of any
-        floating-point dtype, are updated: running_mean = (1 - momentum)*running_mean + momentum*mean, and running_var
-        likewise with the unbiased variance, over max(M - 1, 1).
-        """
+        Of map i, parameters[i]: weight, bias and slope (C_i,). running[i]: mean and variance (C_i,), each of any
+        floating-point dtype. statistics[i] (2, C_i) float64 = the mean and the variance that are used: those of a batch
+        with moments[i] (N_i, 3, C_i) and pixels[i] to a plane, or, where moments[i] is None, the running ones.
 
-    def batch_norm_coefficients(
-        self, mean: Array, variance: Array, eps: float, weight: Array, bias: Array, slope: Array, out: Array
-    ) -> None:
-        """out (4, C) = scale, shift, slope and mean of `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`.
+        A batch has M = N*pixels values to a channel. Its variance is the biased one, over M; and the running ones are
+        updated, each unless it is None: mean = (1 - momentum)*mean + momentum*(the batch's), and the variance likewise
+        with the unbiased one, over max(M - 1, 1).
 
-        scale = weight/sqrt(variance + eps), shift = bias - mean*scale. mean and variance (C,) are float64.
+        coefficients[i] (4, C_i) = scale, shift, slope and mean of
+        `prelu((x - mean)/sqrt(variance + eps)*weight + bias, slope)`: scale = weight/sqrt(variance + eps), and
+        shift = bias - mean*scale.
         """
 
     def batch_norm_backward(
-        self, sums: Array, count: int, training: bool, mean: Array, variance: Array, eps: float, weight: Array,
-        bias: Array, slope: Array, out: Array, grad_weight: Array, grad_bias: Array, grad_slope: Array,
+        self, sums: Sequence[Array], counts: Sequence[int], training: Sequence[bool], eps: Sequence[float],
+        parameters: Sequence[Sequence[Array]], statistics: Sequence[Array], coefficients: Sequence[Array],
+        gradients: Sequence[Sequence[Array]],
     ) -> None:  # fmt: skip
-        """Backward of batch norm and PReLU: from the gradient sums (N, 3, C) of the activation to out (6, C), which
-        make of g the raw map's `DeferredGradient`: scale, shift, slope, k0, k1, k2.
+        """Backward of `batch_norm`: from sums[i] (N_i, 3, C_i), the gradient sums of the activations, to
+        coefficients[i] (6, C_i), which make of g the raw map's `DeferredGradient`: scale, shift, slope, k0, k1, k2;
+        and to gradients[i], those of parameters[i].
 
-        With D = 1/sqrt(variance + eps), `count` = M values to a channel, x the raw map and e as in gradient_sums:
-        grad_bias = sum e, grad_weight = D * sum e*(x - mean), grad_slope = sum of g*u where u <= 0. The raw map's
-        gradient is weight*D * e; in training, where mean and variance depend on x, too, it is
-        weight*D * (e - grad_bias/M - (x - mean)*D * grad_weight/M).
+        With D = 1/sqrt(variance + eps), counts[i] = M values to a channel, x the raw map and e as in gradient_sums:
+        that of the bias = sum e, of the weight = D * sum e*(x - mean), of the slope = sum of g*u where u <= 0. The raw
+        map's gradient is weight*D * e; in training, where mean and variance depend on x, too, it is
+        weight*D * (e - (bias's)/M - (x - mean)*D * (weight's)/M).
         """
 
     def prelu_coefficients(self, slope: Array, out: Array) -> None:

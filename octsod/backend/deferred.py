@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .device import device_of, empty, is_array, kernels, on, zeros
+from .device import device_of, empty, is_array, kernels, on
 
 if TYPE_CHECKING:
     from .contract import Array
@@ -32,7 +32,7 @@ class ActivationSums:
         """The array to fill, or None if another op has already claimed it."""
         if self.values is not None:
             return None
-        self.values = zeros((images, channels), "float64")
+        self.values = empty((images, channels), "float64")
         return self.values
 
 

@@ -104,11 +104,11 @@ def _finishes(layer):
 
 
 def _finish(norm):
-    coefficients = np.empty((4, norm.weight.size), norm.weight.dtype)
-    mean, variance = (norm.device.get(a).astype(np.float64) for a in (norm.running_mean, norm.running_var))
+    coefficients, statistics = np.empty((4, norm.weight.size), norm.weight.dtype), np.empty((2, norm.weight.size))
+    running = [norm.device.get(a).astype(np.float64) for a in (norm.running_mean, norm.running_var)]
     parts = [parameter.numpy() for parameter in (norm.weight, norm.bias, norm.slope)]
     eps = require_number(norm.eps, "freeze", "eps", 0)
-    host().kernels.batch_norm_coefficients(mean, variance, eps, *parts, coefficients)
+    host().kernels.batch_norm([None], [1], [0.0], [eps], [parts], [running], [statistics], [coefficients])
     return Finish(*coefficients[:3])
 
 

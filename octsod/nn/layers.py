@@ -78,16 +78,28 @@ class NormAct(Module):
         return scale, self.bias.numpy() - mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        self.watch(x)
-        return ops.BatchNormPReLU.apply(
-            x, self.weight, self.bias, self.slope, running_mean=self.running_mean, running_var=self.running_var,
-            training=self.training, momentum=self.momentum, eps=self.eps, activation_sums=self.activation,
-        )  # fmt: skip
+        (y,) = normalized([self], [x])
+        return y
 
 
 def norms(channels: Sequence[int], dtype: DTypeLike) -> list[NormAct | None]:
     """A `NormAct` per branch, None for one without channels."""
     return [NormAct(n, dtype) if n else None for n in channels]
+
+
+def normalized(norms: Sequence[NormAct | None], maps: Sequence[Any]) -> list[Any]:
+    """The branches of a layer, each through its norm, all in one op; None for those without."""
+    pairs = [(norm, x) for norm, x in zip(norms, maps, strict=True) if norm is not None]
+    for norm, x in pairs:
+        norm.watch(x)
+    own = [norm for norm, _ in pairs]
+    found = ops.BatchNormPReLU.apply(
+        *(tensor for norm, x in pairs for tensor in (x, norm.weight, norm.bias, norm.slope)),
+        running=[(n.running_mean, n.running_var) for n in own], training=[n.training for n in own],
+        momentum=[n.momentum for n in own], eps=[n.eps for n in own], activation_sums=[n.activation for n in own],
+    )  # fmt: skip
+    outputs = iter(found)
+    return [None if norm is None else next(outputs) for norm in norms]
 
 
 class Conv2d(Module):

@@ -4,12 +4,13 @@ They take and return lists of branches, maps (N, C_i, H >> i, W >> i) with None 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from numpy.typing import DTypeLike
 
 from .. import ops
 from ..autograd import Tensor
-from .layers import NormAct, ScaledLayer, norms, uniform_weight
+from .layers import NormAct, ScaledLayer, normalized, norms, uniform_weight
 from .module import Module
 
 Branches = Sequence[Tensor | None]
@@ -39,7 +40,7 @@ class OctaveLayer(ScaledLayer):
         maps = ops.OctaveConv2d.apply(
             weight, *inputs, out_channels=self.out_channels, stride=self.stride, moments=self.training
         )
-        return [x if norm is None else norm(x) for norm, x in zip(self.norms, maps, strict=True)]
+        return normalized(self.norms, maps)
 
 
 class DepthwiseLayer(ScaledLayer):
@@ -56,31 +57,38 @@ class DepthwiseLayer(ScaledLayer):
 
 def depthwise_chain(inputs: Branches, layers: Sequence[DepthwiseLayer]) -> list[Tensor | None]:
     """Branches through several `DepthwiseLayer`s, each branch through all of them at once."""
-    outputs = []
-    for branch, x in enumerate(inputs):
-        norms = [norm for layer in layers if (norm := layer.norms[branch]) is not None]
-        if norms:
-            weights = [layer.weights[branch] for layer in layers]
-            # One op, if the norms' settings are the same; else one after the other.
-            scales = [layer.factor for layer in layers]
-            settings = zip(((n.momentum, n.eps, n.training) for n in norms), scales, strict=True)
-            same = len(set(settings)) == 1
-            for k in range(1 if same else len(norms)):
-                part = slice(k, None if same else k + 1)
-                x = _chain(x, weights[part], norms[part], scales[k])
-        outputs.append(x)
-    return outputs
+    maps = list(inputs)
+    alike: dict[Any, list[int]] = {}  # settings -> branches, all of whose norms have them: one op takes these
+    for branch in range(len(maps)):
+        norms = [(norm, layer.factor) for layer in layers if (norm := layer.norms[branch]) is not None]
+        settings = {(norm.training, norm.momentum, norm.eps, factor) for norm, factor in norms}
+        if len(settings) == 1:
+            alike.setdefault(settings.pop(), []).append(branch)
+        elif norms:
+            for layer in layers:
+                _chain(maps, [branch], [layer])
+    for branches in alike.values():
+        _chain(maps, branches, layers)
+    return maps
 
 
-def _chain(x, weights, norms, weight_scale):
-    for norm in norms:
-        norm.watch(x)
-    return ops.DepthwiseChain.apply(
-        x, *(p for w, n in zip(weights, norms, strict=True) for p in (w, n.weight, n.bias, n.slope)),
-        running=[(n.running_mean, n.running_var) for n in norms], training=norms[0].training,
-        momentum=norms[0].momentum, eps=norms[0].eps, weight_scale=weight_scale,
-        activation_sums=[n.activation for n in norms],
+def _chain(maps, branches, layers):
+    """Put in place of the maps of some branches what layers make of them, whose norms have the same settings."""
+    own = [[(layer.weights[branch], layer.norms[branch]) for layer in layers] for branch in branches]
+    inputs = []
+    for branch, pairs in zip(branches, own, strict=True):
+        inputs.append(maps[branch])
+        for weight, norm in pairs:
+            norm.watch(maps[branch])
+            inputs += weight, norm.weight, norm.bias, norm.slope
+    _, first = own[0][0]
+    outputs = ops.DepthwiseChain.apply(
+        *inputs, running=[[(norm.running_mean, norm.running_var) for _, norm in pairs] for pairs in own],
+        training=first.training, momentum=first.momentum, eps=first.eps, weight_scale=layers[0].factor,
+        activation_sums=[[norm.activation for _, norm in pairs] for pairs in own],
     )  # fmt: skip
+    for branch, y in zip(branches, outputs, strict=True):
+        maps[branch] = y
 
 
 class ILBlock(Module):
@@ -144,12 +152,14 @@ class DilatedLayer(ScaledLayer):
         self.norms = norms([sum(outs) if ins else 0 for ins, outs in zip(in_channels, channels, strict=True)], dtype)
 
     def forward(self, inputs: Branches) -> list[Tensor | None]:
-        outputs: list[Tensor | None] = []
+        maps: list[Tensor | None] = []
         for x, weights, norm in zip(inputs, self.weights, self.norms, strict=True):
-            used = [(w * self.factor, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
+            used = [(w, d) for w, d in zip(weights, self.dilations, strict=True) if w is not None]
             if norm is None:
-                outputs.append(None)
-            else:
-                scaled, dilations = zip(*used, strict=True)
-                outputs.append(norm(ops.DilatedConv2d.apply(x, *scaled, dilations=dilations, moments=self.training)))
-        return outputs
+                maps.append(None)
+                continue
+            own, dilations = zip(*used, strict=True)
+            maps.append(
+                ops.DilatedConv2d.apply(x, *own, dilations=dilations, weight_scale=self.factor, moments=self.training)
+            )
+        return normalized(self.norms, maps)

@@ -6,7 +6,7 @@ from .convolution import Conv2d, DepthwiseConv2d, DilatedConv2d
 from .cost import Cost
 from .depthwise_chain import DepthwiseChain
 from .dropout import Dropout
-from .loss import BinaryCrossEntropyWithLogits, Sigmoid
+from .loss import BinaryCrossEntropyWithLogits, OverlapLoss, Sigmoid
 from .normalization import BatchNormPReLU, Materialize, PReLU
 from .octave import OctaveConv2d
 from .operators import To
@@ -40,6 +40,7 @@ __all__ = [
     "MaxPool2d",
     "Multiply",
     "OctaveConv2d",
+    "OverlapLoss",
     "PReLU",
     "Power",
     "ReLU",

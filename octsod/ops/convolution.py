@@ -6,7 +6,15 @@ from ..autograd import Op
 from ..backend import empty, kernels
 from ..backend.contract import Array
 from ..backend.deferred import Deferred, DeferredGradient
-from ..checks import require, require_channels, require_dtype, require_given, require_integer, require_map
+from ..checks import (
+    require,
+    require_channels,
+    require_dtype,
+    require_given,
+    require_integer,
+    require_map,
+    require_number,
+)
 from .cost import Cost, Shape, elements
 
 
@@ -136,14 +144,15 @@ class DepthwiseConv2d(Op):
 class DilatedConv2d(Op):
     """x (N, C, H, W), one weight (O_i, C, k, k) per dilation -> (N, sum O_i, H, W), concatenated in that order.
 
-    Kernels are square and odd; each is padded to keep the size. A weight may have no output channels. (The parallel
-    dilated convolutions of section 3.1's multi-scale block: csnet.md, section 2, item 2.)
+    Kernels are square and odd; each is padded to keep the size. A weight may have no output channels. weight_scale: a
+    factor on all weights. (The parallel dilated convolutions of section 3.1's multi-scale block: csnet.md, section 2,
+    item 2.)
     """
 
     deferred = True
 
     @staticmethod
-    def forward(ctx, x, *weights, dilations, moments=False):
+    def forward(ctx, x, *weights, dilations, weight_scale=1.0, moments=False):
         op = "dilated_conv2d"
         require_map(x, op)
         x = Deferred.of(x)
@@ -159,11 +168,12 @@ class DilatedConv2d(Op):
                 op, "weight", f"has shape {weight.shape}", f"(O, {x.shape[1]}, k, k) with one odd k for all dilations",
             )  # fmt: skip
             require_dtype(weight, x, op, "weight")
-        ctx.dilations = dilations = [require_integer(d, op, "dilations", 1) for d in dilations]
+        dilations = [require_integer(d, op, "dilations", 1) for d in dilations]
+        ctx.dilations, ctx.weight_scale = dilations, require_number(weight_scale, op, "weight_scale")
         channels = sum(weight.shape[0] for weight in weights)
         out = empty((x.shape[0], channels, *x.shape[2:]), x.dtype)
         sums = moments_for(out.shape, moments)
-        kernels.dilated_conv2d(x, weights, dilations, out, sums)
+        kernels.dilated_conv2d(x, weights, dilations, out, sums, ctx.weight_scale)
         ctx.save_for_backward(x, weights)
         return result(out, sums)
 
@@ -173,7 +183,9 @@ class DilatedConv2d(Op):
         grad = DeferredGradient.of(grad)
         grad_x = ctx.target(0, grad)
         grad_weights = [ctx.array(1 + i) for i in range(len(weights))]
-        kernels.dilated_conv2d_backward(grad, x, weights, ctx.dilations, grad_x, grad_weights)
+        kernels.dilated_conv2d_backward(
+            grad, x, weights, ctx.dilations, grad_x, grad_weights, ctx.weight_scale
+        )
         return grad_x, *grad_weights
 
     @staticmethod

@@ -13,81 +13,89 @@ from .convolution import DepthwiseConv2d
 from .cost import Cost, Shape, elements
 from .normalization import BatchNormPReLU
 
+OP = "depthwise_chain"
+
 
 class DepthwiseChain(Op):
-    """x (N, C, H, W) -> the same shape, a deferred map: L times a depthwise convolution, batch norm and PReLU.
+    """x (N, C, H, W) -> the same shape, a deferred map: L times a depthwise convolution, batch norm and PReLU; likewise
+    for each of several maps, such as the branches of a layer.
 
-    parameters: weight (C, 1, k, k) with one odd k for all layers, padded to keep the size, then norm weight, norm bias
-    and slope (C,) of each layer in turn. running: (mean, variance) arrays (C,) of each layer; training, momentum, eps:
-    as in `BatchNormPReLU`. weight_scale: a factor on all convolution weights. activation_sums: an `ActivationSums` or
-    None per layer; those of all but the last layer are filled here.
+    branches: x and the parameters of each map in turn: weight (C, 1, k, k) with one odd k for all layers, padded to
+    keep the size, then norm weight, norm bias and slope (C,) of each layer. running: of each map, (mean, variance)
+    arrays (C,) of each layer; training, momentum, eps: as in `BatchNormPReLU`, but the same for all. weight_scale: a
+    factor on all convolution weights. activation_sums: of each map, an `ActivationSums` or None per layer; those of all
+    but the last layer are filled here.
     """
 
     deferred = True
 
     @staticmethod
     def forward(
-        ctx, x, *parameters, running, training=True, momentum=0.1, eps=1e-5, weight_scale=1.0, activation_sums=None
+        ctx, *branches, running, training=True, momentum=0.1, eps=1e-5, weight_scale=1.0, activation_sums=None
     ):
-        op = "depthwise_chain"
-        require_map(x, op)
-        x = Deferred.of(x)
-        layers = [parameters[k : k + 4] for k in range(0, len(parameters), 4)]
-        depth, (images, channels, height, width) = len(layers), x.shape
-        require(depth > 0 and len(parameters) == 4 * depth, op, "parameters", f"are {len(parameters)}", "4 per layer")
-        require(len(running) == depth, op, "running", f"has {len(running)} entries", f"{depth}, one per layer")
-        size = layers[0][0].shape[2] if layers[0][0].ndim == 4 else 0
-        for (weight, *norm), statistics in zip(layers, running, strict=True):
-            require_given(weight, op, "weight")
-            require(
-                weight.shape == (channels, 1, size, size) and size % 2 == 1, op, "weight", f"has shape {weight.shape}",
-                f"({channels}, 1, k, k) with one odd k for all layers",
-            )  # fmt: skip
-            require_dtype(weight, x, op, "weight")
-            for name, value in zip(("norm weight", "norm bias", "slope"), norm, strict=True):
-                require_channels(value, channels, op, name)
-                require_dtype(value, x, op, name)
-            for name, value in zip(("running mean", "running variance"), statistics, strict=True):
-                require_channels(value, channels, op, name)
-                require_float(value, op, name)
-        require(
-            images * height * width > 0 or not training, op, "x", f"has shape {x.shape}",
-            "at least one value per channel in training",
-        )  # fmt: skip
-        momentum, eps = require_number(momentum, op, "momentum"), require_number(eps, op, "eps", 0)
-        training, weight_scale = bool(training), require_number(weight_scale, op, "weight_scale")
-        raw = empty((depth, *x.shape), x.dtype)
-        coefficients = empty((depth, 4, channels), x.dtype)
-        statistics = empty((depth, 2, channels), "float64")
-        holders = [x.activation_sums, *(activation_sums or [None] * depth)]
-        claimed = [None if holder is None else holder.claim(images, channels) for holder in holders[:-1]]
+        count = len(running)
+        require(count > 0, OP, "running", "is empty", "an entry for each map")
+        size, rest = divmod(len(branches), count)
+        fits = size > 1 and size % 4 == 1 and not rest
+        require(fits, OP, "parameters", f"are {len(branches) - count} for {count} maps", "4 per layer, of each map")
+        ctx.stride, inputs, layers, training = size, [], [], bool(training)
+        for start, statistics in zip(range(0, len(branches), size), running, strict=True):
+            x, *parameters = branches[start : start + size]
+            require_map(x, OP)
+            inputs.append(Deferred.of(x))
+            layers.append([parameters[k : k + 4] for k in range(0, len(parameters), 4)])
+            _check(inputs[-1], layers[-1], statistics, training)
+            require_dtype(inputs[-1], inputs[0], OP, "x", "the first map")
+        depth = len(layers[0])
+        momentum, eps = require_number(momentum, OP, "momentum"), require_number(eps, OP, "eps", 0)
+        weight_scale = require_number(weight_scale, OP, "weight_scale")
+        raw = [empty((depth, *x.shape), x.dtype) for x in inputs]
+        coefficients = [empty((depth, 4, x.shape[1]), x.dtype) for x in inputs]
+        statistics = [empty((depth, 2, x.shape[1]), "float64") for x in inputs]
+        holders = [
+            [x.activation_sums, *own]
+            for x, own in zip(inputs, activation_sums or [[None] * depth] * count, strict=True)
+        ]
+        claimed = [
+            [None if holder is None else holder.claim(*x.shape[:2]) for holder in own[:-1]]
+            for x, own in zip(inputs, holders, strict=True)
+        ]
         kernels.depthwise_chain(
-            x, layers, running, raw, coefficients, statistics, claimed, training, momentum, eps, weight_scale
+            inputs, layers, running, raw, coefficients, statistics, claimed, training, momentum, eps, weight_scale
         )
-        out = Deferred(raw[depth - 1], coefficients[depth - 1], activation_sums=holders[-1])
         ctx.settings = training, eps, weight_scale
-        ctx.save_for_backward(x, layers, raw, coefficients, statistics)
-        return out
+        ctx.save_for_backward(inputs, layers, raw, coefficients, statistics)
+        return tuple(
+            Deferred(maps[depth - 1], by[depth - 1], activation_sums=own[-1])
+            for maps, by, own in zip(raw, coefficients, holders, strict=True)
+        )
 
     @staticmethod
-    def backward(ctx, grad):
-        x, layers, raw, coefficients, statistics = ctx.saved
-        # A layer writes what it hands to the one before it over the gradient that it has read, if that is spent.
-        grad_x = ctx.target(0, DeferredGradient(grad.array, raw[len(layers) - 1], None, grad.spent))
-        if grad.spent:
-            between = grad.array
-        elif grad_x is not None and not grad_x.accumulate:
-            between = grad_x.array
-        else:
-            between = empty(x.shape, x.dtype)
-        flat = [parameter for layer in layers for parameter in layer]
-        grads = [ctx.array(1 + i) for i in range(len(flat))]
-        written = [empty(p.shape, p.dtype) if g is None else g for p, g in zip(flat, grads, strict=True)]
-        grad_layers = [written[k : k + 4] for k in range(0, len(written), 4)]
+    def backward(ctx, *grads):
+        used = [i for i, grad in enumerate(grads) if grad is not None]
+        inputs, layers, raw, coefficients, statistics = ([saved[i] for i in used] for saved in ctx.saved)
+        results, targets, between, written = [None] * (ctx.stride * len(grads)), [], [], []
+        given = [grads[i] for i in used]
+        for i, grad, x, own, maps in zip(used, given, inputs, layers, raw, strict=True):
+            start = ctx.stride * i
+            # A layer writes what it hands to the one before it over the gradient that it has read, if that is spent.
+            target = ctx.target(start, DeferredGradient(grad.array, maps[len(own) - 1], None, grad.spent))
+            if kernels.IN_PLACE and grad.spent:
+                between.append(grad.array)
+            elif kernels.IN_PLACE and target is not None and not target.accumulate:
+                between.append(target.array)
+            else:
+                between.append(empty(x.shape, x.dtype))
+            targets.append(target)
+            flat = [parameter for layer in own for parameter in layer]
+            wanted = [ctx.array(start + 1 + k) for k in range(len(flat))]
+            arrays = [empty(p.shape, p.dtype) if g is None else g for p, g in zip(flat, wanted, strict=True)]
+            written.append([arrays[k : k + 4] for k in range(0, len(arrays), 4)])
+            results[start : start + ctx.stride] = target, *wanted
         kernels.depthwise_chain_backward(
-            grad, x, layers, raw, coefficients, statistics, *ctx.settings, between, grad_x, grad_layers
+            given, inputs, layers, raw, coefficients, statistics, *ctx.settings, between, targets, written
         )
-        return grad_x, *grads
+        return tuple(results)
 
     @staticmethod
     def cost(
@@ -100,7 +108,31 @@ class DepthwiseChain(Op):
         gradient and that of x. If not, the cost is that of the layers one by one.
         """
         layer = DepthwiseConv2d.cost(x, weight, padding=weight[2] // 2, itemsize=itemsize, backward=backward)
-        norm = BatchNormPReLU.cost(x, itemsize, backward)
+        norm = BatchNormPReLU.cost(x, itemsize=itemsize, backward=backward)
         maps = elements(x) * (layers + (3 if backward else 1))
         stored = itemsize * (maps + layers * elements(weight)) if cached else layers * layer.bytes
         return Cost(layers * (layer.flops + norm.flops), stored + layers * norm.bytes)
+
+
+def _check(x, layers, running, training):
+    """Raises unless a map, its parameters and its statistics fit together."""
+    images, channels, height, width = x.shape
+    require(len(running) == len(layers), OP, "running", f"has {len(running)} entries", f"{len(layers)}, one per layer")
+    size = layers[0][0].shape[2] if layers[0][0] is not None and layers[0][0].ndim == 4 else 0
+    for (weight, *norm), statistics in zip(layers, running, strict=True):
+        require_given(weight, OP, "weight")
+        require(
+            weight.shape == (channels, 1, size, size) and size % 2 == 1, OP, "weight", f"has shape {weight.shape}",
+            f"({channels}, 1, k, k) with one odd k for all layers",
+        )  # fmt: skip
+        require_dtype(weight, x, OP, "weight")
+        for name, value in zip(("norm weight", "norm bias", "slope"), norm, strict=True):
+            require_channels(value, channels, OP, name)
+            require_dtype(value, x, OP, name)
+        for name, value in zip(("running mean", "running variance"), statistics, strict=True):
+            require_channels(value, channels, OP, name)
+            require_float(value, OP, name)
+    require(
+        images * height * width > 0 or not training, OP, "x", f"has shape {x.shape}",
+        "at least one value per channel in training",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sigmoid and the loss: mean binary cross-entropy with logits."""
+"""Sigmoid, and the losses of saliency: mean binary cross-entropy with logits, and the overlap of regions."""
 
 from ..autograd import Op
 from ..backend import empty, kernels
@@ -61,3 +61,43 @@ class BinaryCrossEntropyWithLogits(Op):
     def cost(logits: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
         """An exponential and a logarithm counted as one operation each."""
         return Cost(7 * elements(logits), itemsize * elements(logits, logits, logits if backward else None))
+
+
+class OverlapLoss(Op):
+    """The mean over pictures of 1 - I/U, of logits and target (N, ...) of one shape. With p = sigmoid(logits), t the
+    target, and sums over a picture: I = sum(p*t) + 1 and U = sum(p) + sum(t) - sum(p*t) + 1 if region is "iou",
+    I = 2*sum(p*t) + 1 and U = sum(p) + sum(t) + 1 if it is "dice"."""
+
+    @staticmethod
+    def forward(ctx, logits, target, region):
+        op = f"{region}_loss"
+        require_float(logits, op, "logits")
+        require_given(target, op, "target")
+        require_dtype(target, logits, op, "target", "logits")
+        require(
+            logits.shape == target.shape, op, "target", f"has shape {tuple(target.shape)}",
+            f"{tuple(logits.shape)}, the shape of `logits`",
+        )  # fmt: skip
+        require(
+            logits.ndim > 0 and logits.shape[0] > 0, op, "logits", f"has shape {tuple(logits.shape)}",
+            "(N, ...) with at least one picture",
+        )  # fmt: skip
+        require(not ctx.needs[1], op, "target", "requires a gradient", "constants")
+        shape = logits.shape[0], elements(logits.shape[1:])
+        sums, out = empty((shape[0], 2), "float64"), empty((), logits.dtype)
+        kernels.overlap_loss(logits.reshape(shape), target.reshape(shape), region, sums, out)
+        ctx.region = region
+        ctx.save_for_backward(logits.reshape(shape), target.reshape(shape), sums)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, target, sums = ctx.saved
+        grad_logits = ctx.array(0)
+        kernels.overlap_loss_backward(grad, logits, target, ctx.region, sums, grad_logits.reshape(logits.shape))
+        return grad_logits, None
+
+    @staticmethod
+    def cost(logits: Shape, itemsize: int = 4, backward: bool = False) -> Cost:
+        """An exponential counted as one operation."""
+        return Cost(8 * elements(logits), itemsize * elements(logits, logits, logits if backward else None))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -98,9 +98,9 @@ def convolutions(draw: Callable[..., Any], depthwise: bool = False) -> Convoluti
 
 @dataclasses.dataclass(frozen=True)
 class ChainCase:
-    """A chain of depthwise layers."""
+    """A chain of depthwise layers on each of several maps."""
 
-    shape: tuple[int, int, int, int]
+    shapes: tuple[tuple[int, int, int, int], ...]
     layers: int
     kernel_size: int
     training: bool
@@ -112,10 +112,11 @@ class ChainCase:
 
 
 def depthwise_chains() -> st.SearchStrategy[ChainCase]:
-    """One to three layers, kernels larger than the map included."""
+    """One to three layers, kernels larger than the map included. Mostly one map, up to three."""
     shapes = st.tuples(st.integers(1, 3), CHANNELS, SIDES, SIDES)
+    several = st.tuples(shapes) | st.tuples(shapes) | st.tuples(shapes, shapes) | st.tuples(shapes, shapes, shapes)
     return st.builds(
-        ChainCase, shapes, st.integers(1, 3), st.sampled_from([3, 3, 1, 5]), MOSTLY, st.booleans(), st.booleans(),
+        ChainCase, several, st.integers(1, 3), st.sampled_from([3, 3, 1, 5]), MOSTLY, st.booleans(), st.booleans(),
         st.booleans(), TARGETS, SEEDS,
     )  # fmt: skip
 
@@ -273,20 +274,34 @@ def resizings() -> st.SearchStrategy[ResizingCase]:
     return st.builds(ResizingCase, SHAPES, st.tuples(SIDES, SIDES), SEEDS)
 
 
-@dataclasses.dataclass(frozen=True)
-class StatisticsCase:
-    """What batch norm works out per channel."""
+class Norm(NamedTuple):
+    """A map that is normalised: how many images, channels, and pixels to a plane; in training, or by running
+    statistics; and whether the running mean and the variance are kept in training, in float64 whatever the map's
+    dtype."""
 
-    batch: int
+    images: int
     channels: int
     pixels: int
     training: bool
+    kept: tuple[bool, bool]
+    wide: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class NormsCase:
+    """Maps that are normalised together."""
+
+    maps: tuple[Norm, ...]
     seed: int
 
 
-def statistics() -> st.SearchStrategy[StatisticsCase]:
-    """Down to a single value to a channel."""
-    return st.builds(StatisticsCase, st.integers(1, 4), CHANNELS, st.integers(1, 300), st.booleans(), SEEDS)
+def norms() -> st.SearchStrategy[NormsCase]:
+    """Up to five, down to a single value to a channel."""
+    one = st.builds(
+        Norm, st.integers(1, 4) | st.just(40), CHANNELS, st.integers(1, 300), MOSTLY, st.tuples(MOSTLY, MOSTLY),
+        st.booleans(),
+    )  # fmt: skip
+    return st.builds(NormsCase, st.lists(one, min_size=1, max_size=5).map(tuple), SEEDS)
 
 
 @dataclasses.dataclass(frozen=True)
