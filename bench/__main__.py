@@ -3,11 +3,12 @@
 import click
 
 from .compare import compare
+from .gpu.command import gpu
 from .kernels import kernels
 from .network import blocks, infer, scaling, subnormals, train
 from .report import report
 
-COMMANDS = (kernels, blocks, train, infer, scaling, subnormals, compare, report)
+COMMANDS = (kernels, blocks, train, infer, scaling, subnormals, compare, gpu, report)
 
 if __name__ == "__main__":
     commands = click.Group(

@@ -119,14 +119,12 @@ def _of_block(outputs, inputs, parameters):
     }
 
 
-def _torch(problem, threads, memory_format):
+def torch_network(problem, memory_format):
     """torch, the network and the memory format."""
     import torch
 
     from .peers import torch_csnet
 
-    torch.set_flush_denormal(True)  # before any worker thread exists: they inherit the mode of their creator
-    torch.set_num_threads(threads)
     c = problem.network()
     model = torch_csnet.CSNet(layers=torch_csnet.Layers(c.stages, c.fuse, c.dilated, c.merge))
     state = {name: torch.from_numpy(array.copy()) for name, array in problem.state.items()}
@@ -136,6 +134,15 @@ def _torch(problem, threads, memory_format):
         raise RuntimeError(f"the networks differ in {', '.join([*missing, *unexpected][:3])}")
     layout = getattr(torch, memory_format)
     return torch, model.to(memory_format=layout), layout
+
+
+def _torch(problem, threads, memory_format):
+    """What `torch_network` returns, on a processor."""
+    import torch
+
+    torch.set_flush_denormal(True)  # before any worker thread exists: they inherit the mode of their creator
+    torch.set_num_threads(threads)
+    return torch_network(problem, memory_format)
 
 
 def torch_training(problem, threads, memory_format, compiled=False):

@@ -7,7 +7,7 @@ import operator
 import numpy as np
 
 from octsod import ops, optim
-from octsod.backend import memory
+from octsod.backend import kernels, memory
 from octsod.backend.deferred import ActivationGradient, ActivationSums, Deferred, DeferredGradient, GradientTarget
 
 
@@ -102,9 +102,9 @@ def _octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, _):
 
 
 def _chain(inputs, layers, *notes, backward=False):
-    weights = [own[0][0] for own in layers]
+    weights, cached = [own[0][0] for own in layers], "depthwise_chain" in kernels.CACHED
     costs = [
-        ops.DepthwiseChain.cost(x.shape, weight.shape, len(own), weight.itemsize, backward)
+        ops.DepthwiseChain.cost(x.shape, weight.shape, len(own), weight.itemsize, backward, cached)
         for x, own, weight in zip(inputs, layers, weights, strict=True)
     ]
     size = "x".join(map(str, weights[0].shape[2:]))

@@ -6,6 +6,7 @@ from .implementations import OURS
 from .rows import table
 
 EAGER = ("torch", "torch-channels-last")  # PyTorch eager's two formats, of which the better one counts
+COMPILED = ("torch-compile", "torch-compile-graphs")  # likewise, without and with CUDA graphs
 
 HEAVY = 0.02  # of the step: kernels that take less have no target
 
@@ -22,6 +23,10 @@ TARGETS = {
     "scaling/train/x1/b24: time on 1 thread / 2 threads": (1.7, 1.9),
     "subnormals/forward: time of tiny / ordinary": (1.1, 1),
     "subnormals/forward+backward: time of tiny / ordinary": (1.1, 1),
+    "gpu/train/x1/b24: time of torch eager / octsod": (3, 6),
+    "gpu/train/x1/b24: time of torch.compile / octsod": (1.5, 3),
+    "gpu/train/x1/b24: share of the rate of copying": (0.5, 0.7),
+    "gpu/infer/x1/b1: time of torch eager / octsod": (5, 5),
 }
 
 
@@ -41,6 +46,8 @@ def ratios(rows):
             found |= _per_mac(where, cases)
         if command == "kernels":
             found |= _roofs(where, cases)
+        if command == "gpu":
+            found |= _on_gpu(cases)
     return found | _scaling(rows) | _subnormals(rows)
 
 
@@ -81,6 +88,24 @@ def _against_peers(where, impls):
         least = min(row["peak_rss_mb"] for row in eager)
         found[f"{where}: memory of octsod / torch eager"] = ours["peak_rss_mb"] / least
     return found | {f"{where}: time of {name} / octsod": time / ours["median_ms"] for name, time in peers.items()}
+
+
+def _on_gpu(cases):
+    found = {}
+    for case, impls in cases.items():
+        if not case.startswith(("gpu/train/", "gpu/infer/")) or OURS not in impls:
+            continue
+        ours = impls[OURS]
+        for what, names in (("torch eager", EAGER), ("torch.compile", COMPILED)):
+            peers = [impls[name] for name in names if name in impls]
+            if peers:
+                best = min(peers, key=lambda r: r["median_ms"])
+                found[f"{case}: time of {what} / octsod"] = best["median_ms"] / ours["median_ms"]
+                if best["memory_mb"] > 0:
+                    found[f"{case}: memory of octsod / {what}"] = ours["memory_mb"] / best["memory_mb"]
+        if "copy_share" in ours:
+            found[f"{case}: share of the rate of copying"] = ours["copy_share"]
+    return found
 
 
 def _per_mac(where, cases):

@@ -5,6 +5,7 @@ import pathlib
 import click
 
 from . import kernels, network
+from .gpu import section
 from .ratios import count, summary
 from .rows import by_key, read_rows
 
@@ -15,6 +16,7 @@ SECTIONS = {
     "kernels": "The kernels of a training step",
     "scaling": "From one thread to all",
     "subnormals": "Weights full of subnormal numbers",
+    "gpu": section.TITLE,
 }
 
 
@@ -43,7 +45,7 @@ def document(rows, notes=""):
         for (of, threads), group in sorted(groups.items()):
             if of == command:
                 lines += ["", f"## {title}{f', {count(threads)}' if threads else ''}", ""]
-                lines += (kernels if command == "kernels" else network).lines_of(group)
+                lines += {"kernels": kernels, "gpu": section}.get(command, network).lines_of(group)
     return "\n".join([*lines, *(["", notes.strip()] if notes else [])]) + "\n"
 
 

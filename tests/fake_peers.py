@@ -1,6 +1,7 @@
 """Implementations that the tests of the benchmarks have measured; children import nothing else."""
 
 import os
+import time
 
 import numpy as np
 
@@ -47,3 +48,8 @@ def which():
 def numbered():
     """A block whose result is the last digit of the name of the folder for compiled kernels."""
     return Block(lambda: None, lambda: {"number": np.array([float(os.environ["OCTSOD_CACHE_DIR"][-1])])})
+
+
+def sleeping(problem, threads):
+    """A block whose first step never ends."""
+    return Block(lambda: time.sleep(3600), dict)

@@ -149,7 +149,8 @@ __device__ inline void multiply_weights(
             real v[SIDE], w[SIDE];
 #pragma unroll
             for (int k = 0; k < SIDE; ++k) {
-                v[k] = first + k < a.count ? a.from[(first + k) * a.step + a.origin + y * a.pitch + x] : real(0);
+                // Past the last channel, the last one again: nobody looks at that.
+                v[k] = a.from[min(first + k, a.count - 1) * a.step + a.origin + y * a.pitch + x];
                 w[k] = second + k < b.count ? b.from[(second + k) * b.step + b.origin + y * b.pitch + x] : real(ones);
                 w[k] = prelu(w[k] * scale[k] + shift[k], slope[k]);
             }
@@ -234,11 +235,8 @@ __device__ inline void mix_back(
     Tile t2 = tile_of(2, index, tile_height, tile_width, 0, height, width);
     Tile border = tile_of(0, index, tile_height, tile_width, halo0, height, width);
     int parts = (t0.pixels() + 32 * TAKE - 1) / (32 * TAKE), group = threadIdx.y / parts, part = threadIdx.y % parts;
-    int groups = columns.groups(0), p[TAKE], at[TAKE];
+    int groups = columns.groups(0), p[TAKE];
     bool busy = target0 && group < groups, valid[TAKE];
-    own_pixels(t0, part, p, valid);
-#pragma unroll
-    for (int i = 0; i < TAKE; ++i) at[i] = border.at(p[i]);
     real total[GROUP][TAKE] = {};
     Side x0 = {shared + x_at0, ins0, t0.pitch, 0, t0.size, read_by};
     for (int o = 0; o < outs0; o += chunk) {
@@ -248,7 +246,13 @@ __device__ inline void mix_back(
         int64 image = n * outs0 * height * width;
         read_gradient(d0, border, g0 + image, raw0 + image, coefficients0 ? read_of_raw : nullptr, outs0, o, count);
         __syncthreads();
-        if (busy) multiply(total, d0, at, border.size, count, weights + group * PAD, groups * PAD);
+        if (busy) {  // its pixels are found anew each time: registers are scarce meanwhile
+            int at[TAKE];
+            own_pixels(t0, part, p, valid);
+#pragma unroll
+            for (int i = 0; i < TAKE; ++i) at[i] = border.at(p[i]);
+            multiply(total, d0, at, border.size, count, weights + group * PAD, groups * PAD);
+        }
         if (ins1) lower_tile(d0, border, count, 1, t1, shared + e_at1 + o * t1.pixels());
         if (ins2) lower_tile(d0, border, count, 2, t2, shared + e_at2 + o * t2.pixels());
         Side d = {d0, count, border.pitch, border.at(0, 0), border.size, nullptr};
@@ -259,6 +263,7 @@ __device__ inline void mix_back(
     __syncthreads();
     if (busy) {
         const real* x = shared + x_at0;
+        own_pixels(t0, part, p, valid);
         if (outs1) add_unpooled(total, p, t0, x, read_by, group * GROUP, ins0, 1, shared + q_at1);
         if (outs2) add_unpooled(total, p, t0, x, read_by, group * GROUP, ins0, 2, shared + q_at2);
         real* noted = sums0 ? stats : nullptr;

@@ -49,6 +49,16 @@ def unavailable() -> str:
     return "" if _library() else "Compiling for GPUs needs NVRTC: `pip install nvidia-cuda-nvrtc-cu12`."
 
 
+def version() -> tuple[int, int]:
+    """NVRTC's major and minor number. Raises KernelError if it is not there."""
+    library = _library()
+    if library is None:
+        raise KernelError(unavailable())
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
 def resources(code: str, architecture: str, options=(), name_expressions=()) -> dict[str, Resources]:
     """Compile for a GPU such as "sm_80", with CuPy's own options besides `options`; what each kernel needs, by its
     name or by its expression. Raises KernelError for what does not compile."""

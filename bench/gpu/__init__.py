@@ -1,0 +1,1 @@
+"""`python -m bench gpu`: what the CUDA kernels cost, counted without a GPU or measured on one."""
