@@ -59,8 +59,15 @@ def test_a_step_is_recorded_without_running_it():
 def test_depthwise_layers_cost_what_they_do_one_by_one():
     """The CPU keeps the maps between them in its cache; a GPU does not."""
     (title, (_, cost)), *_ = ((t, c) for t, c in tiny_step().costs.items() if t.startswith("depthwise_chain 2@32"))
-    alone = octsod.ops.DepthwiseChain.cost((1, 2, 32, 32), (2, 1, 3, 3), 2, cached=False)
-    assert cost == alone != octsod.ops.DepthwiseChain.cost((1, 2, 32, 32), (2, 1, 3, 3), 2), title
+
+    def expected(cached):
+        fine, coarse = (
+            octsod.ops.DepthwiseChain.cost((1, n, side, side), (n, 1, 3, 3), 2, cached=cached)
+            for n, side in ((2, 32), (3, 16))
+        )
+        return fine + coarse
+
+    assert cost == expected(False) != expected(True), title
 
 
 def test_launches_differ_by_shapes_and_shared_memory_not_by_numbers():

@@ -184,10 +184,10 @@ def trained(device, steps, sizes=(32,), recipe=None):
 
 @needs_compiler
 def test_replayed_steps_are_the_same_bits_as_launched_ones(gpu, monkeypatch):
-    captured, trainer = trained("cuda", 8, (32, 64))
+    captured, trainer = trained("cuda", 8, (32, 48))
     assert [graph.launches for graph in gpu.graphs] == [2, 3]  # each size is captured anew
     monkeypatch.setattr(type(trainer.model.device), "captures", False)
-    launched, other = trained("cuda:1", 8, (32, 64))
+    launched, other = trained("cuda:1", 8, (32, 48))
     assert len(gpu.graphs) == 2 and len(captured) == 8
     assert captured == launched and len({lr for *_, lr in captured}) > 5
     state, others = trainer.state_dict(), other.state_dict()
@@ -282,10 +282,10 @@ def write_pictures(folder, count):
 
 @needs_compiler
 def test_a_run_keeps_its_device(tmp_path, gpu):
-    options = ("--width", 0.2, "--size", 32, "-b", 4, "--lr", "1e-3", "-o", tmp_path / "run")
+    options = ("--width", 0.2, "--size", 32, "-b", 4, "--lr", "1e-3", "-v", "-o", tmp_path / "run")
     done = run("train", *options, "--steps", 3, "--device", "cuda:1")
     assert done.exit_code == 0, done.stderr
-    assert "compiling kernels for the GPU" in done.stderr and "pictures brought to cuda:1" in done.stderr
+    assert "compiling kernels for the GPU: " in done.stderr and "pictures brought to cuda:1: " in done.stderr
     assert 'device = "cuda:1"' in (tmp_path / "run" / "config.toml").read_text()
     compiled = len(gpu.compiled)
     done = run("train", "--resume", tmp_path / "run", "--steps", 5)

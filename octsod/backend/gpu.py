@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NotReplayableError, OctsodError
+from .arrays import compact
 
 OLDEST = (7, 0)  # compute capability: kernels rely on threads of a warp that go their own ways (Volta)
 
@@ -111,7 +112,7 @@ def empty(shape: Sequence[int], dtype: Any) -> Any:
 def put(array: np.ndarray) -> Any:
     """A NumPy array on CuPy's current device, by way of pinned memory: it may be changed at once."""
     with _named_memory(array.nbytes):
-        return cupy().asarray(np.ascontiguousarray(array))
+        return cupy().asarray(compact(array))
 
 
 @contextlib.contextmanager
