@@ -126,6 +126,15 @@ def problem(case, config, batch, size=SIZE, straight=False, tiny=False):
     return Problem(case, config.to_json(), state, batch, size)
 
 
+def trained(case, name, batch, size=SIZE):
+    """A problem with the weights of a network that comes with octsod."""
+    import octsod
+    from octsod.interop.sod100k import arrays
+
+    model = octsod.load(name)
+    return Problem(case, model.configuration.to_json(), arrays(model), batch, size)
+
+
 def drawn(config, straight=False, tiny=False):
     """A CSNet with random weights, always the same. straight: see `straighten`; tiny: see `diminish`.
 

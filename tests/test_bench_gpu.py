@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import time
 import types
 
 import numpy as np
@@ -239,12 +240,12 @@ def test_the_report_has_the_section(tmp_path):
     assert "\n## On a GPU\n\nOn NVIDIA H200, " in text and "time of torch.compile / octsod" in text
 
 
-def fake_contest(**builds):
+def fake_contest(reference=counting, **builds):
     work = Work(
         problem("gpu/train/x1/b24", TINY, 2, 32),
         {name: Implementation(build, ("numpy",)) for name, build in builds.items()}, (1e-3, 1e-3), Turn(1, 2),
     )  # fmt: skip
-    return measured.Contest(work, 4, Implementation(counting, ("numpy",)))
+    return measured.Contest(work, 4, (Implementation(reference, ("numpy",)), (1e-4, 1e-4)))
 
 
 def fake_kernels(seconds):
@@ -293,6 +294,17 @@ def test_everything_is_measured_in_turns(monkeypatch):
         "gpu/train/x1/b24: broken: RuntimeError: no such instruction",
         "gpu/train/x1/b24: wrong: steps is off by 1.0e+00, allowed is 1e-03",
     ]
+
+
+def test_the_processor_is_compared_with_more_strictly(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which the stand-ins tell of
+    pool, failures = measured.Children(4), []
+    contest = fake_contest(functools.partial(counting, factor=1.0005), octsod=counting, torch=counting)
+    measured._start(pool, contest)
+    errors = measured._ready(pool, contest, time.monotonic() + 60, failures)
+    pool.close_all()
+    assert list(errors) == ["octsod", "torch"]
+    assert failures == ["gpu/train/x1/b24: octsod on the processor: steps is off by 5.0e-04, allowed is 1e-04."]
 
 
 def test_whoever_is_not_ready_in_time_is_left_out():

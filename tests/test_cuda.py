@@ -48,7 +48,8 @@ def test_the_contract_on_the_simulator(files):
                "test_ops_normalization.py", "test_ops_resampling.py", "test_ops_shapes.py")),
     ("check", ("test_device_steps.py",)),
     ("plain", ("test_golden.py::test_ten_steps_of_the_recipe_with_dynamic_decay",
-               "test_golden.py::test_released_models")),
+               "test_golden.py::test_released_models",
+               "test_golden.py::test_trained_networks_give_the_references_logits")),
 ], ids=["ops", "training steps", "golden"])  # fmt: skip
 def test_on_the_simulated_device(mode, tests):
     """Ops and their gradients, small training steps, and the authors' numbers, by the CUDA kernels."""

@@ -7,7 +7,9 @@ import pytest
 
 import octsod
 from octsod import functional, optim
+from octsod.inference import freeze, logits
 from octsod.interop import sod100k
+from octsod.models.shipped import networks
 
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE / "data" / "csnet_x1_train.npz"
@@ -130,3 +132,15 @@ def test_released_models(name, parameters, macs):
     with np.load(golden) as file, octsod.no_grad():
         logits = model.eval()(octsod.Tensor(file["x"])).numpy()
         assert np.abs(logits - file["logits"]).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", [network.name for network in networks()])
+def test_trained_networks_give_the_references_logits(name):
+    """The networks that come with octsod, layer by layer and as one kernel call, on whichever device the tests run."""
+    x = np.random.default_rng(0).standard_normal((1, 3, 96, 80)).astype(np.float32)
+    with octsod.no_grad():
+        model = octsod.load(name).eval()
+        found = [model(octsod.Tensor(x)).numpy(), logits(freeze(model), x)]
+        with octsod.use_backend("reference"):
+            expected = octsod.load(name).eval()(octsod.Tensor(x)).numpy()
+    assert all(relative(array, expected) < 1e-4 for array in found)
