@@ -92,6 +92,8 @@ def train(pictures, output, minutes, recipe, size, options):
             arguments = ["--recipe", recipe, "--size", size, "-o", run]
         arguments += ["--data", root / "data", "--save-minutes", 1, *options]
         process = subprocess.Popen([sys.executable, "-m", "octsod", "train", *map(str, arguments)])
+        for number in (signal.SIGINT, signal.SIGTERM):  # whoever ends this ends the training, and the run is kept
+            signal.signal(number, lambda *_: process.send_signal(signal.SIGTERM))
         try:
             code = process.wait(60 * minutes)
         except subprocess.TimeoutExpired:

@@ -59,6 +59,22 @@ def test_recipe_yields_to_a_file_and_that_to_options(tmp_path, monkeypatch):
     assert read_recipe("fast") == {"lr": 0.125} and printed("--recipe", "fast")["lr"] == 0.125
 
 
+def test_what_a_file_says_replaces_the_recipes_other_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = write_pairs(tmp_path / "set", stems="abcdefg")
+    for text, absent, expected in (
+        ('decay = "standard"', (), {"decay_strength": 5e-3}),
+        ('decay = "none"', ("decay_strength",), {}),
+        ("steps = 7", ("epochs",), {"steps": 7}),
+        (f"images = '{data}/images'\nmasks = '{data}/masks'", ("data",), {"images": f"{data}/images"}),
+    ):
+        (tmp_path / "c.toml").write_text(text)
+        (tmp_path / "mine.toml").write_text(f"data = '{data}'\nepochs = 3\ndecay = 'dynamic'\ndecay_strength = 3.0\n")
+        for order in (("--recipe", "mine.toml", "-c", "c.toml"), ("-c", "c.toml", "--recipe", "mine.toml")):
+            found = printed(*order)
+            assert not found.keys() & {*absent} and found.items() >= expected.items()
+
+
 def test_faults_of_recipes_name_their_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text("speed = 3\n")

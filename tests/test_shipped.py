@@ -62,6 +62,18 @@ def test_folder_holds_these_networks_and_nothing_else():
     assert {path.name for path in shipped.FOLDER.iterdir()} == names | {"models.toml"}
 
 
+@pytest.mark.parametrize("text", ["", "[csnet-x1]", "csnet-x1 = 3"])
+def test_a_damaged_list_is_named(text, tmp_path, monkeypatch):
+    (tmp_path / "models.toml").write_text(text)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    networks.cache_clear()
+    try:
+        with pytest.raises(FileError, match=r"models\.toml: does not describe the networks"):
+            networks()
+    finally:
+        networks.cache_clear()
+
+
 def test_a_path_of_that_name_wins_with_a_note(tmp_path, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ..training.recipe_files import recipe_file
-from ..training.settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, LENGTHS, SETTINGS
+from ..training.settings import CLASSIFY, DECAYS, EMBEDDED, FINETUNE, LENGTHS, SETTINGS, overlaid
 from . import Failure, report, tell
 from .configuration import read_configuration
 from .interruption import Interruption
@@ -48,12 +48,12 @@ def _use_file(ctx, param, path):
         settings = read_configuration(file, ctx, SETTINGS)
     layers = ctx.meta.setdefault(FILES, {})
     layers[param.name] = str(file), settings
-    ctx.default_map = dict(ctx.default_map or {})
-    ctx.meta[SETTINGS_FILES] = {}
+    ctx.default_map, ctx.meta[SETTINGS_FILES] = {}, {}
     for name in ("recipe", "config", "resume"):
         if name in layers:
-            ctx.default_map.update(layers[name][1])
-            ctx.meta[SETTINGS_FILES].update(dict.fromkeys(layers[name][1], layers[name][0]))
+            file, settings = layers[name]
+            ctx.default_map = overlaid(settings, ctx.default_map)
+            ctx.meta[SETTINGS_FILES].update(dict.fromkeys(settings, file))
     return path
 
 

@@ -6,6 +6,7 @@ import pathlib
 import warnings
 from typing import Any, NamedTuple
 
+from ..errors import FileError
 from ..files import named, read_text, read_toml
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "shipped"
@@ -45,8 +46,15 @@ class Shipped(NamedTuple):
 
 @functools.cache
 def networks() -> tuple[Shipped, ...]:
-    """The networks that come with octsod, the best first."""
-    return tuple(Shipped(name, **facts) for name, facts in read_toml(FOLDER / "models.toml").items())
+    """The networks that come with octsod, the best first. Raises FileError if the file that lists them is damaged."""
+    path = FOLDER / "models.toml"
+    try:
+        found = tuple(Shipped(name, **facts) for name, facts in read_toml(path).items())
+    except TypeError:
+        found = ()
+    if not found:
+        raise FileError(f"{path}: does not describe the networks that come with octsod; install octsod anew.")
+    return found
 
 
 def shipped_file(name: str | bytes | os.PathLike) -> pathlib.Path | None:

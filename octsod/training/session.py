@@ -46,6 +46,7 @@ from .settings import (
     SettingsError,
     SetupError,
     draws,
+    overlaid,
     sizes,
 )
 from .tasks import PictureTask, Saliency, Task
@@ -61,16 +62,13 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
 
     given: values by the names in `settings.SETTINGS`; None stands for a value that is not given. base: likewise, such
     as the contents of another run's config.toml: `given` takes precedence over it, and it takes precedence over the
-    defaults; if `given` names pictures, by `data` or by `images` and `masks`, whatever `base` names is left out.
+    defaults; see `settings.overlaid`.
     finetune: use `settings.FINETUNE` as defaults, to recover from pruning; it needs `init`.
     Settings that a run does not have (`val`, `init`, ...) are left out of the result. Paths become absolute.
     Raises SettingsError, which names the setting, if a value is not of its kind or settings conflict.
     """
     given, base = checked(given), checked(base or {})
-    if not draws(given):  # these are the pictures, whatever folder `base` names
-        replaced = ("images", "masks") if "data" in given else ("data",)
-        base = {name: value for name, value in base.items() if name not in replaced}
-    known = {**base, **given}
+    known = overlaid(given, base)
     classify = known.get("task") == "classify"
     _require_one_source(known)
     if classify and "data" not in known:
@@ -89,7 +87,7 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
         if "momentum" in given:
             raise SettingsError(f"`momentum` is of no use with `optimizer` {values['optimizer']}.")
         values["momentum"] = None
-    values.update(_lengths(given, base, finetune, known))
+    values.update(_lengths(finetune, known))
     if "init" in known:
         for name in ("width", "split", "variant", "fused"):
             if name in known:
@@ -97,8 +95,6 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
             values[name] = None
     else:
         _require_network(values)
-    if "decay" in given and "decay_strength" not in given:  # that of `base` is for another kind of decay
-        values["decay_strength"] = None
     if values["decay"] == "none":
         if values["decay_strength"] is not None:
             raise SettingsError("`decay_strength` is of no use with `decay` none.")
@@ -147,10 +143,10 @@ def _require_network(values):
         raise SettingsError(re.sub(r"^\w+: (`\w+` )?", "", str(error)), setting) from error
 
 
-def _lengths(given, base, finetune, known):
-    """`epochs` and `steps`. If either is given, both of `base` are replaced: to make a run longer, one is enough."""
+def _lengths(finetune, known):
+    """`epochs` and `steps`."""
     defaults = {"epochs": SETTINGS["epochs"].default} if known.get("task") != "classify" else CLASSIFY
-    for source in (given, base, FINETUNE if finetune else {}, EMBEDDED if draws(known) else defaults):
+    for source in (known, FINETUNE if finetune else {}, EMBEDDED if draws(known) else defaults):
         if any(name in source for name in LENGTHS):
             return {name: source.get(name) for name in LENGTHS}
 

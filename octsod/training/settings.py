@@ -236,3 +236,17 @@ LENGTHS = ("epochs", "steps")  # a run ends with whichever comes first
 def draws(settings: Mapping[str, Any]) -> bool:
     """Whether a run of these settings draws its pictures, since they name none to train on."""
     return "data" not in settings and "images" not in settings
+
+
+def overlaid(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `upper` over those of `lower`, without what `lower` says of the same matter under another name.
+
+    If `upper` names pictures, by `data` or by `images` and `masks`, those of `lower` are left out; if it has `epochs`
+    or `steps`, both of `lower`; if it has `decay`, the strength in `lower`, which is for another kind of decay.
+    """
+    replaced = set(LENGTHS) if upper.keys() & {*LENGTHS} else set()
+    if not draws(upper):
+        replaced |= {"images", "masks"} if "data" in upper else {"data"}
+    if "decay" in upper:
+        replaced.add("decay_strength")
+    return {**{name: value for name, value in lower.items() if name not in replaced}, **upper}
