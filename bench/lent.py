@@ -7,6 +7,7 @@
 RUN.tar holds the run folder, which `octsod train --resume` goes on with anywhere, too.
 """
 
+import contextlib
 import pathlib
 import signal
 import subprocess
@@ -22,13 +23,42 @@ from octsod.cli.options import SIDE, check_output, overwrite_option
 from octsod.cli.progress import Progress
 from octsod.data import FolderDataset
 from octsod.data.workers import Workers, delayed
+from octsod.errors import OctsodError
 
 QUALITY = 75  # of WebP files: 160x160 pixels in some 4 KB
 LIMIT = 60 << 20  # bytes of a pack that are sure to travel
 RESUMABLE = 75  # `octsod train` was stopped by SIGTERM, and its run can go on
 
 
-@click.group()
+@contextlib.contextmanager
+def replaced(path):
+    """The name of a file to write, which takes the place of `path` once it is whole."""
+    part = pathlib.Path(f"{path}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def unpacking(path):
+    """Says of a damaged archive which one it is."""
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise click.ClickException(f"{path}: cannot be unpacked: {error}") from error
+
+
+class _Group(click.Group):
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except OctsodError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
 def lent():
     """Training on a machine that is lent for minutes."""
 
@@ -60,7 +90,8 @@ def pack(data, output, size, quality, overwrite):
             for index, job in delayed(jobs, 64):
                 job.result()
                 progress.update(index + 1)
-        with zipfile.ZipFile(output, "w") as archive:  # a tar archive would take 16 MB more, for names and gaps
+        # A tar archive would take 16 MB more, for names and gaps.
+        with replaced(output) as part, zipfile.ZipFile(part, "w") as archive:
             for path in sorted(root.rglob("*.*")):
                 archive.write(path, path.relative_to(root))
     length = pathlib.Path(output).stat().st_size
@@ -77,15 +108,18 @@ def pack(data, output, size, quality, overwrite):
 @click.option("--recipe", default="paper", show_default=True, metavar="NAME|FILE")
 @click.option("--size", type=SIDE, default=160, show_default=True, help="Side that the network sees, in pixels.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF TRAIN]")
-def train(pictures, output, minutes, recipe, size, options):
+@click.pass_context
+def train(ctx, pictures, output, minutes, recipe, size, options):
     """Train on packed pictures, or go on with the run in OUTPUT, until it ends or time is up."""
     with tempfile.TemporaryDirectory() as temporary:
         root = pathlib.Path(temporary)
-        with zipfile.ZipFile(pictures) as archive:
+        with unpacking(pictures), zipfile.ZipFile(pictures) as archive:
             archive.extractall(root / "data")
         run = root / "run"
         if pathlib.Path(output).exists():
-            with tarfile.open(output) as archive:
+            if given := [name for name in ("recipe", "size") if ctx.get_parameter_source(name).name == "COMMANDLINE"]:
+                raise click.UsageError(f"{output}: goes on with its own settings; leave --{given[0]} out.")
+            with unpacking(output), tarfile.open(output) as archive:
                 archive.extractall(root, filter="data")
             arguments = ["--resume", run]
         else:
@@ -100,9 +134,8 @@ def train(pictures, output, minutes, recipe, size, options):
             process.send_signal(signal.SIGTERM)
             code = process.wait()
         if (run / "state").is_dir():
-            with tarfile.open(f"{output}.part", "w") as archive:
+            with replaced(output) as part, tarfile.open(part, "w") as archive:
                 archive.add(run, "run")
-            pathlib.Path(f"{output}.part").replace(output)
         if code not in (0, RESUMABLE):
             raise SystemExit(code)
         click.echo(f"{output}: {'finished' if code == 0 else 'to be gone on with by the same command'}", err=True)

@@ -5,6 +5,8 @@
 A FILE is a weight file, a run's folder, or the name of a network that comes with octsod.
 """
 
+import pathlib
+
 import click
 
 import octsod
@@ -27,7 +29,17 @@ def named(ctx, param, values):
     pairs = [value.partition("=") for value in values]
     if odd := [name for name, _, path in pairs if not path]:
         raise click.BadParameter(f"{odd[0]} is not NAME=FILE.")
-    return [(name, path) for name, _, path in pairs]
+    found = {name: path for name, _, path in pairs}
+    if len(found) < len(pairs):
+        raise click.BadParameter("a NAME is given twice.")
+    return found
+
+
+def writable(ctx, param, path):
+    """A file to write, whose folder is there."""
+    if path and not pathlib.Path(path).parent.is_dir():
+        raise click.BadParameter(f"there is no folder {pathlib.Path(path).parent}.")
+    return path
 
 
 def table(results):
@@ -62,14 +74,15 @@ def draw(results, path):
 @click.command()
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--size", type=int, metavar="PIXELS", help="[default: that of each network's training]")
-@click.option("--curves", type=click.Path(dir_okay=False), metavar="FILE.png")
+@click.option("--curves", type=click.Path(dir_okay=False), callback=writable, metavar="FILE.png")
 @click.argument("networks", nargs=-1, required=True, callback=named, metavar="NAME=FILE...")
 def main(data, size, curves, networks):
     """Score networks on a data set, and print a table of their scores."""
-    results = {}
-    for name, path in networks:
-        model = octsod.load(path)
-        results[name] = octsod.evaluate(model, data, size, all_scores=True)
+    try:
+        models = {name: octsod.load(path) for name, path in networks.items()}
+        results = {name: octsod.evaluate(model, data, size, all_scores=True) for name, model in models.items()}
+    except (octsod.errors.OctsodError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
     click.echo("\n".join(table(results)))
     if curves:
         draw(results, curves)

@@ -109,6 +109,11 @@ KERNEL atomic_and_plain(float* y) {
   if (threadIdx.x == 3) y[0] = 0;  // !
 }
 
+KERNEL reset_without_fence(unsigned* count) {
+  if (atomicAdd(count, 1u) == gridDim.x - 1)  // !
+    *count = 0;  // !
+}
+
 KERNEL last_block_without_fence(float* y, const float* x, unsigned* count) {
   __shared__ bool last;
   if (threadIdx.x == 0) {
@@ -349,6 +354,30 @@ KERNEL right_last_block(float* y, const float* x, unsigned* count) {
     for (int i = 0; i < 4 * gridDim.x; ++i) sum += y[1 + i];
     y[0] = sum;
   }
+}
+
+KERNEL right_reset(float* y, const float* x, unsigned* count) {  // the last block leaves the counter as it was
+  __shared__ bool last;
+  if (threadIdx.x == 0) {
+    y[1 + blockIdx.x] = x[blockIdx.x];
+    __threadfence();
+    last = atomicAdd(count, 1u) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  if (last && threadIdx.x == 0) {
+    float sum = 0;
+    for (int i = 0; i < gridDim.x; ++i) sum += y[1 + i];
+    y[0] = sum;
+    *count = 0;
+  }
+}
+
+KERNEL right_unused(float* y, const float* x, int n, int scaled) {
+  __shared__ float scale;
+  if (scaled && threadIdx.x == 0) scale = x[2];
+  __syncthreads();
+  for (int i = threadIdx.x; i < n; i += blockDim.x) y[i] = scaled ? scale * x[i] : x[i];
 }
 
 KERNEL right_vectors(float4* y, const float4* x, int n) {

@@ -32,11 +32,11 @@ class OutOfMemoryError(MemoryError):
 
 
 class Machine:
-    """What there is: GPUs, the driver's and CuPy's versions of CUDA, bytes of memory."""
+    """What there is: GPUs, the driver's and CuPy's versions of CUDA, bytes of memory, NVRTC."""
 
-    def __init__(self, gpus=2, driver=12080, needed=12040, memory=1 << 30, capability="90"):
+    def __init__(self, gpus=2, driver=12080, needed=12040, memory=1 << 30, capability="90", nvrtc=True):
         self.gpus, self.driver, self.needed, self.memory = gpus, driver, needed, memory
-        self.capability, self.used = capability, 0
+        self.capability, self.nvrtc, self.used = capability, nvrtc, 0
 
 
 class _Memory:
@@ -147,6 +147,7 @@ def empty(shape, dtype=float):
 
 def asarray(values):
     assert isinstance(values, np.ndarray) and not _capturing()
+    assert values.ndim, "CuPy would compile a kernel of its own, which needs CUDA's headers"
     out = empty(values.shape, values.dtype)
     out._values[...] = values
     return out
@@ -234,6 +235,7 @@ class _Kernel:
     def __call__(self, grid, block, args, *, shared_mem=0):
         assert all(type(a) is ndarray or isinstance(a, np.generic) for a in args), "CuPy takes no other arguments"
         assert shared_mem <= self.max_dynamic_shared_size_bytes
+        self._kernel.max_dynamic_shared_size_bytes = self.max_dynamic_shared_size_bytes
         devices = {a._device_id for a in args if type(a) is ndarray and a.size}
         assert devices <= {Device().id}, "a kernel was launched on another device than its arrays'"
         # Addresses: views of the memory, which do not keep it from being used again.
@@ -264,6 +266,12 @@ def _device_count():
     return machine.gpus
 
 
+def _nvrtc_version():
+    if not cupy.machine.nvrtc:
+        raise RuntimeError('Failure finding "libnvrtc.so.12": No such file')
+    return 12, 4
+
+
 def _memory_info():
     return cupy.machine.memory - cupy.machine.used, cupy.machine.memory
 
@@ -278,6 +286,7 @@ def _module():
     cuda = types.SimpleNamespace(
         Device=Device, Stream=Stream, MemoryPool=MemoryPool, using_allocator=using_allocator, runtime=runtime,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        nvrtc=types.SimpleNamespace(getVersion=_nvrtc_version),
     )  # fmt: skip
     module = types.ModuleType("cupy")
     module.__dict__.update(

@@ -271,10 +271,12 @@ def test_everything_is_measured_in_turns(monkeypatch):
     contest = fake_contest(
         octsod=counting, torch=counting, wrong=functools.partial(counting, factor=2.0), broken=failing
     )
+    kept = []
     found, failures = measured.measured(
-        GPU, lambda: next(free), budget=900, compiling=800, cases=[contest],
+        GPU, lambda: next(free), lambda rows: kept.append(len(rows)), budget=900, compiling=800, cases=[contest],
         singles={"octsod": (fake_kernels, 0.001), "torch": (fake_kernels, 0.003), "broken": (failing, 1, 2)},
     )  # fmt: skip
+    assert kept == [len(found) - 2, len(found)]  # what there is is written at once
     by_key = {(r["case"], r["impl"]): r for r in found}
     assert [key for key in by_key if key[0] == "gpu/train/x1/b24"] == [
         ("gpu/train/x1/b24", "octsod"), ("gpu/train/x1/b24", "torch")

@@ -150,12 +150,13 @@ def races_between_blocks(programs):
                 conflict = WRITE in (what, other_what) or {what, other_what} == {READ, ATOMIC}
                 if overlap and conflict and other[0] != block and other not in heard[block]:
                     return True
-            own.add((block, len(accesses)))
-            accesses.append(((block, len(accesses)), what, where, where + size))
+            access = block, len(accesses)
+            own.add(access)
+            accesses.append((access, what, where, where + size))
             if what == ATOMIC:
                 place = set(published.get(where, ()))
                 if released is not None:
-                    published.setdefault(where, set()).update(released)
+                    published.setdefault(where, set()).update(released | {access})
     return False
 
 
@@ -168,8 +169,8 @@ def test_between_blocks(cuda_module):
         for block in range(int(random.integers(2, 4))):
             program = []
             for _ in range(random.integers(1, 3)):
-                part = [(int(random.choice([READ, WRITE])), int(random.integers(2)) * 4, 4)]
-                # Atomics are on places of their own.
+                # Of atomics' own places, the one at 8 is accessed otherwise, too.
+                part = [(int(random.choice([READ, WRITE])), int(random.choice([0, 4, 8], p=[0.4, 0.4, 0.2])), 4)]
                 flag = [(FENCE, 0, 0), (ATOMIC, 8 + 4 * int(random.random() < 0.2), 4), (FENCE, 0, 0)]
                 flag = [step for step in flag if random.random() < 0.9]
                 program += part + flag if random.random() < (0.5, 0.8)[block == 0] else flag + part

@@ -43,6 +43,8 @@ def gpu():
                         "install a newer driver, or the CuPy for this one."),
     ({"gpus": 0}, "cuda: there is no GPU, or CUDA_VISIBLE_DEVICES hides it."),
     ({"capability": "61"}, "cuda:0: Pretend GPU has compute capability 6.1; expected 7.0 or more."),
+    ({"nvrtc": False}, "cuda:0: CuPy does not find NVRTC, which compiles kernels: install nvidia-cuda-nvrtc-cu12 "
+                       "beside cupy-cuda12x, nvidia-cuda-nvrtc beside cupy-cuda13x."),
 ])  # fmt: skip
 def test_what_is_missing_is_said_in_one_sentence(machine, message):
     with fake_cupy.installed(**machine):
@@ -85,12 +87,13 @@ def test_names(gpu, monkeypatch):
     assert chosen_device("auto", worth=False) is chosen_device("cpu") is get_device("cpu")
     monkeypatch.setenv("OCTSOD_DEVICE", "cuda:1")
     assert chosen_device("auto") is second and chosen_device("cuda") is first
-    monkeypatch.setenv("OCTSOD_DEVICE", "gpu")
-    with pytest.raises(OctsodError, match=r"OCTSOD_DEVICE \(='gpu'\) must be cpu, cuda, cuda:N or auto"):
-        chosen_device("auto")
+    for odd in ("gpu", "cuda:x", "cuda:-1", "cudas"):
+        monkeypatch.setenv("OCTSOD_DEVICE", odd)
+        with pytest.raises(OctsodError, match=rf"OCTSOD_DEVICE \(='{odd}'\) must be cpu, cuda, cuda:N or auto"):
+            chosen_device("auto")
     with pytest.raises(DeviceError, match=r"^cuda:2: there are 2 GPUs, cuda:0 to cuda:1\.$"):
         get_device("cuda:2")
-    for odd in ("cuda:", "cuda:x", "cuda:-1", "cudas", "gpu"):
+    for odd in ("cuda:", "cuda:x", "cuda:-1", "cudas", "gpu", ["cuda"]):
         with pytest.raises(ValueError, match=r"must be one of cpu, cuda, cuda:N"):
             get_device(odd)
 

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 from click.testing import CliRunner
+from test_data import write_pairs
 
 from bench import lent
 
@@ -43,3 +44,27 @@ def test_a_signal_stops_the_training_and_its_run_is_kept(number, tmp_path, monke
     assert sent == [signal.SIGTERM]
     with tarfile.open(tmp_path / "run.tar") as archive:
         assert "run/state" in archive.getnames()
+
+
+def test_a_damaged_archive_is_named_and_kept(tmp_path):
+    with zipfile.ZipFile(tmp_path / "pack.zip", "w"):
+        pass
+    (tmp_path / "run.tar").write_bytes(b"not an archive" * 100)
+    for names in (("run.tar", "x.tar"), ("pack.zip", "run.tar")):
+        result = CliRunner().invoke(lent.lent, ["train", *(str(tmp_path / name) for name in names)])
+        assert result.exit_code == 1 and f"{tmp_path / 'run.tar'}: cannot be unpacked" in result.output
+    result = CliRunner().invoke(
+        lent.lent, ["train", str(tmp_path / "pack.zip"), str(tmp_path / "run.tar"), "--size", "64"]
+    )
+    assert result.exit_code == 2 and "leave --size out" in result.output
+    assert (tmp_path / "run.tar").read_bytes().startswith(b"not an archive")
+
+
+def test_a_broken_picture_is_named_and_no_half_pack_is_left(tmp_path):
+    data = write_pairs(tmp_path / "set", stems="ab")
+    next((data / "images").iterdir()).write_bytes(b"")
+    (tmp_path / "pack.zip").write_bytes(b"old")
+    result = CliRunner().invoke(lent.lent, ["pack", str(data), str(tmp_path / "pack.zip"), "--overwrite"])
+    assert result.exit_code == 1 and f"Error: {data / 'images'}" in result.output
+    assert (tmp_path / "pack.zip").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pack.zip", "set"]

@@ -1,6 +1,7 @@
 """What a folder holds is found, links included; nothing that looks like a picture vanishes without a word."""
 
 import os
+import shutil
 import unicodedata
 
 import numpy as np
@@ -28,7 +29,7 @@ def touched(root, *names):
 
 
 def found(root, *arguments, **options):
-    pictures, not_taken, failures = find_pictures(root, *arguments, **options)
+    pictures, not_taken, _, failures = find_pictures(root, *arguments, **options)
     names = ([str(path.relative_to(root)) for path in paths] for paths in (pictures, not_taken))
     return *names, [str(failure) for failure in failures]
 
@@ -150,6 +151,21 @@ def test_data_sets_tell_what_they_leave_out(tmp_path):
     assert [path.name for path in FolderDataset(tmp_path).not_taken] == ["d.svg", "d.psd"]
     touched(tmp_path / "classes", "cat/a.png", "dog/b.png", "dog/c.nef")
     assert [path.name for path in ClassDataset(tmp_path / "classes").not_taken] == ["c.nef"]
+
+
+def test_data_sets_tell_which_folders_they_do_not_search(tmp_path):
+    write_pairs(tmp_path)
+    touched(tmp_path, "images/more/e.png", "masks/more/e.png", "masks/.hidden/f.png", "images/__MACOSX/g.png")
+    folders = FolderDataset(tmp_path).not_searched
+    assert folders == [tmp_path / "images" / "more", tmp_path / "masks" / "more"]
+    words = "Not searched, since pictures and masks are paired within one folder (2): images/more, masks/more"
+    save(csnet(0.2), tmp_path / "w.safetensors")
+    assert words in run("eval", "--model", tmp_path / "w.safetensors", "--size", "32", "--data", tmp_path).stderr
+    assert words in run("train", "--data", tmp_path, "--steps", "1", "--size", "32", "-o", tmp_path / "r").stderr
+    shutil.rmtree(tmp_path / "images")
+    touched(tmp_path, "images/more/e.png")
+    with pytest.raises(FileError, match=r"none of its 0 pictures has a mask in .*masks/more"):
+        FolderDataset(tmp_path)
 
 
 def composed_differently(folder):

@@ -55,8 +55,6 @@ def test_recipe_yields_to_a_file_and_that_to_options(tmp_path, monkeypatch):
     found = printed("--data", data, "--recipe", "mine.toml")
     assert (found["loss"], found["lr"], found["epochs"]) == ("bce+dice", 0.25, ALL["epochs"].default)
     assert read_recipe("mine.toml") == {"loss": "bce+dice", "lr": 0.25}
-    (tmp_path / "fast").write_text("lr = 0.125\n")  # a file of that name wins
-    assert read_recipe("fast") == {"lr": 0.125} and printed("--recipe", "fast")["lr"] == 0.125
 
 
 def test_what_a_file_says_replaces_the_recipes_other_words(tmp_path, monkeypatch):
@@ -73,6 +71,21 @@ def test_what_a_file_says_replaces_the_recipes_other_words(tmp_path, monkeypatch
         for order in (("--recipe", "mine.toml", "-c", "c.toml"), ("-c", "c.toml", "--recipe", "mine.toml")):
             found = printed(*order)
             assert not found.keys() & {*absent} and found.items() >= expected.items()
+
+
+def test_a_file_named_as_a_recipe_is_used_with_a_note(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fast").write_text("lr = 0.125\n")
+    with pytest.warns(UserWarning, match=r"^fast: is a file here, which is used instead of octsod's own recipe"):
+        assert read_recipe("fast") == {"lr": 0.125}
+    result = run("train", "--recipe", "fast", "--print-config")
+    assert tomllib.loads(result.stdout)["lr"] == 0.125 and result.stderr.count("fast: is a file here") == 1
+
+
+def test_channels_are_not_learned_where_none_can_vanish():
+    words = "--learn-channels needs --decay, by which scales vanish, or a --threshold"
+    assert words in refused("train", "--recipe", "fast", "--learn-channels", "2")
+    assert printed("--recipe", "fast", "--learn-channels", "2", "--threshold", "1e-3")["threshold"] == 1e-3
 
 
 def test_faults_of_recipes_name_their_file(tmp_path, monkeypatch):
@@ -93,6 +106,7 @@ def test_faults_of_recipes_name_their_file(tmp_path, monkeypatch):
     assert "v.toml: `decay_strength` is of no use with `decay` none" in refused("train", "-c", "v.toml")
     assert "--decay-strength is of no use with --decay none" in refused("train", "--decay-strength", "1")
     (tmp_path / "empty.toml").write_text("")
+    assert "'': no such file, and no recipe" in refused("train", "--recipe", "")
     both = refused("train", "-c", "empty.toml", "--recipe", "t.toml")
     assert "t.toml: `decay_strength` is of no use" in both
     run_folder = tmp_path / "run"

@@ -31,7 +31,7 @@ def test_defaults_are_told_once(data):
         if field.name in settings and field.name != "decay_strength":
             assert getattr(recipe, field.name) == settings[field.name] == SETTINGS[field.name].default
     assert settings["decay_strength"] == DECAYS["dynamic"] and "steps" not in settings
-    assert resolve({"learn_channels": 3})["threshold"] == recipe.threshold
+    assert resolve({"learn_channels": 3, "decay": "dynamic"})["threshold"] == recipe.threshold
     assert EMBEDDED.items() <= resolve({}).items()
     assert FINETUNE.items() <= resolve({"data": data, "init": "w.safetensors"}, finetune=True).items()
     assert list(settings) == [name for name in SETTINGS if name in settings]

@@ -323,7 +323,7 @@ def test_resume_bad_input(tmp_path, finished):
     assert "lr = 0.001, not 0.5; seed = 5, not 6" in message("--lr", 0.5, "--seed", 6, "--steps", 9)
     assert "leave --recipe, --config and --output out" in message("-o", tmp_path / "other")
     assert "leave --recipe, --config and --output out" in message("-c", folder / "config.toml")
-    assert "leave --width out" in message("--init", folder / "weights" / "last.safetensors")
+    assert "was started with init = None, not" in message("--init", folder / "weights" / "last.safetensors")
     picture = data / "images" / "a.jpg"
     picture.rename(data / "images" / "new.jpg")
     try:

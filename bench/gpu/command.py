@@ -31,9 +31,16 @@ def gpu(predict, table, json_file):
             raise click.ClickException(nvrtc.unavailable())
         resources.write()
         return
-    rows, failures = (predicted.counted(configuration("x1")), []) if predict else measured.measured(*measured.found())
-    if json_file is not None:
-        write_rows(json_file, rows)
+
+    def keep(rows):
+        if json_file is not None:
+            write_rows(json_file, rows)
+
+    if predict:
+        rows, failures = predicted.counted(configuration("x1")), []
+    else:
+        rows, failures = measured.measured(*measured.found(), keep)
+    keep(rows)
     ratios = summary(rows)
     click.echo("\n".join([f"## {section.TITLE}", "", *section.lines_of(rows), *(["", *ratios] if ratios else [])]))
     for failure in failures:

@@ -122,10 +122,11 @@ class Children:
 # The measurement ----------------------------------------------------------------------------------------------------
 
 
-def measured(device, free_memory, budget=BUDGET, compiling=COMPILING, cases=None, singles=None):
+def measured(device, free_memory, keep, budget=BUDGET, compiling=COMPILING, cases=None, singles=None):
     """(rows, failures).
 
-    device: octsod's. free_memory: a function that returns how many bytes of the GPU nobody holds. cases: `Contest`s;
+    device: octsod's. free_memory: a function that returns how many bytes of the GPU nobody holds. keep: called with all
+    rows so far, whenever there are more. cases: `Contest`s;
     singles: by name, what samples single kernels: (build, arguments).
     """
     start = time.monotonic()
@@ -141,9 +142,11 @@ def measured(device, free_memory, budget=BUDGET, compiling=COMPILING, cases=None
         estimates = _estimates(device, failures)
         ready = {contest.case: _ready(pool, contest, start + compiling, failures) for contest in cases}
         rows += _of_kernels(pool, singles, device, estimates, start + budget - 60, failures)
+        keep(rows)
         copied = next((r["gb_s"] for r in rows if r["case"] == "gpu/copy"), None)
         for contest in cases:
             rows += _timed(pool, contest, ready[contest.case], device, copied, free_memory, start + budget, failures)
+            keep(rows)
     finally:
         pool.close_all()
     return rows, failures

@@ -32,7 +32,6 @@ class Driver(Protocol):
 
 NOTHING = np.uint64(0)  # the null pointer, as an argument
 CUPYS_OWN = "--device-as-default-execution-space"  # an option that CuPy adds to any
-USUAL_SHARED = 48 << 10  # bytes of shared memory that a block may have without asking
 
 
 class _Function:
@@ -42,7 +41,7 @@ class _Function:
         self._kernel, self._allowed = kernel, set()
 
     def __call__(self, grid: Any, block: Any, args: Sequence[Any], shared_mem: int = 0) -> None:
-        if shared_mem > USUAL_SHARED:
+        if shared_mem:  # the usual 48 KB are for what the kernel declares, too
             self._allow()
         self._kernel(grid, block, tuple(NOTHING if a is None else a for a in args), shared_mem=shared_mem)
 

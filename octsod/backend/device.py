@@ -198,7 +198,7 @@ def get_device(device: str | Device) -> Device:
     `Device` is returned unchanged. Raises ValueError if there is no such name, DeviceError if a GPU cannot be used."""
     if isinstance(device, Device):
         return device
-    found = _devices.get(device)
+    found = _devices.get(device) if isinstance(device, str) else None
     if found is None and isinstance(device, str) and device.startswith("cuda"):
         from . import cuda  # only here, since it imports this module
 
@@ -213,14 +213,14 @@ def chosen_device(name: str, worth: bool = True) -> Device:
     """As `get_device`; "auto" stands for the device that OCTSOD_DEVICE names, if it is set, else for the first GPU, if
     there is one that can be used and it is worth it, else for the CPU. Raises OctsodError if OCTSOD_DEVICE is no name
     of a device."""
+    from . import cuda  # only here, since it imports this module
+
     if name == "auto":
         name = os.environ.get("OCTSOD_DEVICE", "").strip() or "auto"
-        if name not in ("auto", "cpu") and not name.startswith("cuda"):
+        if name not in ("auto", "cpu") and not cuda.NAME.fullmatch(name):
             raise OctsodError(f"OCTSOD_DEVICE (={shortened(repr(name))}) must be cpu, cuda, cuda:N or auto.")
     if name != "auto":
         return get_device(name)
-    from . import cuda
-
     return get_device("cuda" if worth and cuda.available() else "cpu")
 
 

@@ -72,7 +72,7 @@ def count() -> int:
 
 
 def require(index: int) -> None:
-    """Raise DeviceError unless there is a GPU of this number that kernels run on."""
+    """Raise DeviceError unless there is a GPU of this number that kernels run on, and what compiles them."""
     found = count()
     if index >= found:
         there = "is one GPU, cuda:0" if found == 1 else f"are {found} GPUs, cuda:0 to cuda:{found - 1}"
@@ -84,6 +84,13 @@ def require(index: int) -> None:
             f"cuda:{index}: {name(index)} has compute capability {major}.{minor}; expected {OLDEST[0]}.{OLDEST[1]} or "
             "more."
         )
+    try:
+        cupy().cuda.nvrtc.getVersion()
+    except Exception as error:  # CuPy finds NVRTC when it is needed; what it raises differs from version to version
+        raise DeviceError(
+            f"cuda:{index}: CuPy does not find NVRTC, which compiles kernels: install nvidia-cuda-nvrtc-cu12 beside "
+            "cupy-cuda12x, nvidia-cuda-nvrtc beside cupy-cuda13x."
+        ) from error
 
 
 def _version(number):
@@ -111,8 +118,10 @@ def empty(shape: Sequence[int], dtype: Any) -> Any:
 
 def put(array: np.ndarray) -> Any:
     """A NumPy array on CuPy's current device, by way of pinned memory: it may be changed at once."""
+    array = compact(array)
     with _named_memory(array.nbytes):
-        return cupy().asarray(compact(array))
+        # For an array without axes, CuPy would compile a kernel of its own, which needs CUDA's headers.
+        return cupy().asarray(array.reshape(-1)).reshape(array.shape)
 
 
 @contextlib.contextmanager

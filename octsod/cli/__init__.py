@@ -118,7 +118,14 @@ class LazyGroup(click.Group):
 
         logging.getLogger("PIL").addHandler(logging.NullHandler())  # its exceptions say the same
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}")
+            warned = set()
+
+            def show(message, *_, **__):
+                if str(message) not in warned:  # the same may come from two places
+                    warned.add(str(message))
+                    say(f"Warning: {message}")
+
+            warnings.showwarning = show
             # Pillow warns of parts of a picture, such as a TIFF's tile, that are large, but not too large for us.
             warnings.filterwarnings("ignore", message="Image size .* decompression bomb")
             try:

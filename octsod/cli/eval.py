@@ -112,7 +112,7 @@ def evaluate(
             raise click.UsageError("--images and --masks are for networks that find salient objects; name --data.")
         return _evaluate_classes(ctx, model, weights, data, limit, size, as_json, quiet)
     dataset = FolderDataset(data, images=images, masks=masks, limit=limit)
-    _note_not_taken(dataset)
+    _note_left_out(dataset)
     if unpaired := dataset.unpaired:
         shown = ", ".join(shortened(path.name, 80) for path in unpaired[:3]) + (" ..." if len(unpaired) > 3 else "")
         click.echo(one_line(f"Left out, since they have no partner ({len(unpaired)}): {shown}"), err=True)
@@ -213,7 +213,7 @@ def _evaluate_classes(ctx, model, weights, data, limit, size, as_json, quiet):
     from ..evaluation.classification import class_names, evaluate_classes
 
     dataset, failed = ClassDataset(find_parts(data)[1] or data, class_names(model), limit), 0
-    _note_not_taken(dataset)
+    _note_left_out(dataset)
 
     def fail(error):
         nonlocal failed
@@ -242,11 +242,13 @@ def _evaluate_classes(ctx, model, weights, data, limit, size, as_json, quiet):
         ctx.exit(1)
 
 
-def _note_not_taken(dataset):
-    from ..data.listing import describe_not_taken
+def _note_left_out(dataset):
+    from ..data.listing import describe_not_searched, describe_not_taken
 
     if dataset.not_taken:
         click.echo(one_line(describe_not_taken(dataset.not_taken)), err=True)
+    if folders := getattr(dataset, "not_searched", ()):  # classes are searched
+        click.echo(one_line(describe_not_searched(folders)), err=True)
 
 
 def _table(result):

@@ -12,7 +12,7 @@ from ..errors import FileError
 from ..files import named
 from .decoding import MOST_PIXELS
 from .images import read_image, read_mask
-from .listing import describe_not_taken, find_pictures, nfc
+from .listing import describe_not_searched, describe_not_taken, find_pictures, nfc
 
 # How data sets name their folders of pictures and of masks (compared in lower case).
 LAYOUTS = (
@@ -53,7 +53,7 @@ class FolderDataset:
     limit: the most pixels of a file that are read, see `images.read_image`.
     images, masks: the folders; root: the one given, or that of the pictures. pairs: (picture, mask) paths, ordered by
     stem; names: these stems, in NFC. unpaired: paths of pictures without a mask and of masks without a picture, which
-    are left out. not_taken: of what is left out since its format is not read.
+    are left out. not_taken: of what is left out since its format is not read; not_searched: subfolders.
     Raises FileError, which names the folder, if there is no such pair of folders, more than one, no picture with a
     mask, or a stem twice in a folder; ValueError unless either a root or two folders are given.
     """
@@ -77,14 +77,16 @@ class FolderDataset:
                 raise FileError(f"{named(images)}: is named both for the pictures and for the masks.")
         else:
             raise ValueError("FolderDataset: needs either `root`, or `images` and `masks`.")
-        pictures, self.not_taken = _by_stem(self.images)
-        of_masks, not_taken = _by_stem(self.masks)
-        self.not_taken += not_taken
+        pictures, of_images = _by_stem(self.images)
+        of_masks, others = _by_stem(self.masks)
+        self.not_taken = of_images.not_taken + others.not_taken
+        self.not_searched = of_images.not_searched + others.not_searched
         self.names = sorted(pictures.keys() & of_masks.keys())
         self.pairs = [(pictures[stem], of_masks[stem]) for stem in self.names]
         self.unpaired = [(pictures.get(s) or of_masks[s]) for s in sorted(pictures.keys() ^ of_masks.keys())]
         if not self.pairs:
             more = f" {describe_not_taken(self.not_taken)}." if self.not_taken else ""
+            more += f" {describe_not_searched(self.not_searched)}." if self.not_searched else ""
             raise FileError(f"{self.images}: none of its {len(pictures)} pictures has a mask in {self.masks}.{more}")
 
     def __len__(self) -> int:
@@ -140,13 +142,13 @@ def _layouts_in(folder):
 
 
 def _by_stem(folder):
-    """Stem -> path of the pictures in a folder; and the paths of those in formats that are not read."""
+    """Stem -> path of the pictures in a folder; and all that was found there."""
     found, files = find_pictures(folder, recursive=False), {}
     for path in found.pictures:
         other = files.setdefault(nfc(path.stem), path)
         if other is not path:
             raise FileError(f"{named(folder)}: {other.name} and {path.name} have the same stem.")
-    return files, found.not_taken
+    return files, found
 
 
 class Subset:

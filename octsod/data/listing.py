@@ -14,10 +14,12 @@ from .formats import HEIF_SUFFIXES, all_suffixes, suffixes
 
 class Found(NamedTuple):
     """pictures: the paths of those that can be read here, by their suffix, sorted. not_taken: of those that cannot be,
-    such as raw photographs. failures: what could not be looked into, a FileError each."""
+    such as raw photographs. not_searched: subfolders, unless they are searched. failures: what could not be looked
+    into, a FileError each."""
 
     pictures: list[pathlib.Path]
     not_taken: list[pathlib.Path]
+    not_searched: list[pathlib.Path]
     failures: list[FileError]
 
 
@@ -34,7 +36,7 @@ def find_pictures(
     """
     root = pathlib.Path(folder)
     taken, known = suffixes(), all_suffixes()
-    found = Found([], [], [])
+    found = Found([], [], [], [])
     seen = {_identity(path) for path in skip if os.path.isdir(path)}
     waiting: list[pathlib.Path] = [root]
     links: list[pathlib.Path] = []
@@ -59,15 +61,16 @@ def find_pictures(
             suffix = os.path.splitext(entry.name)[1].lower()
             is_folder, fault = _look(entry)
             if is_folder:
-                if recursive and not entry.name.startswith("__"):
-                    (links if entry.is_symlink() else waiting).append(place / entry.name)
+                if not entry.name.startswith("__"):
+                    later = found.not_searched if not recursive else links if entry.is_symlink() else waiting
+                    later.append(place / entry.name)
             elif suffix in taken:
                 found.pictures.append(place / entry.name)
             elif suffix in known:
                 found.not_taken.append(place / entry.name)
             elif fault is not None and recursive:  # it may have been a folder
                 found.failures.append(_failure(place / entry.name, fault))
-    return Found(sorted(found.pictures), sorted(found.not_taken), sorted(found.failures, key=str))
+    return Found(*map(sorted, found[:3]), sorted(found.failures, key=str))
 
 
 def describe_not_taken(paths: Sequence[pathlib.Path], most: int | None = 3) -> str:
@@ -77,6 +80,13 @@ def describe_not_taken(paths: Sequence[pathlib.Path], most: int | None = 3) -> s
     heif = any(path.suffix.lower() in HEIF_SUFFIXES for path in paths)
     hint = "; the package pillow-heif reads .heic" if heif else ""
     return f"Left out, since their formats are not read here ({len(paths)}): {shown}{hint}"
+
+
+def describe_not_searched(folders: Sequence[pathlib.Path], most: int | None = 3) -> str:
+    """A sentence about `Found.not_searched`, not empty, likewise."""
+    shown = ", ".join(shortened(os.path.join(path.parent.name, path.name), 80) for path in folders[:most])
+    shown += " ..." if most is not None and len(folders) > most else ""
+    return f"Not searched, since pictures and masks are paired within one folder ({len(folders)}): {shown}"
 
 
 def nfc(name: str) -> str:

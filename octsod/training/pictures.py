@@ -8,7 +8,7 @@ from ..data.classes import ClassDataset, find_parts
 from ..data.datasets import FolderDataset, Subset, hold_out
 from ..data.decoding import MOST_PIXELS
 from ..data.inspection import inspect
-from ..data.listing import describe_not_taken
+from ..data.listing import describe_not_searched, describe_not_taken
 from ..data.synthetic import SyntheticDataset
 from ..errors import FileError
 from .settings import SetupError, draws
@@ -95,6 +95,8 @@ def _folders(settings, verbose):
         sets.append(FolderDataset(settings["val"], limit=limit))
     for part in sets:
         notes += _not_taken(part, verbose)
+        if part.not_searched:
+            notes.append(describe_not_searched(part.not_searched, None if verbose else SHOWN))
         if part.unpaired:
             shown = part.unpaired[: None if verbose else SHOWN]
             more = f" and {len(part.unpaired) - len(shown)} more" if len(shown) < len(part.unpaired) else ""

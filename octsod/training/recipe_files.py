@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 from typing import Any
 
 from ..errors import FileError
@@ -16,15 +17,19 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def recipe_file(recipe: str | os.PathLike[str]) -> pathlib.Path:
-    """The TOML file of a recipe: the file itself, or that of one of the `recipe_names`, unless a file is named so.
+    """The TOML file of a recipe: the file itself, or that of one of the `recipe_names`. A file of such a name is meant
+    instead, with a warning.
 
     Raises FileError, which says what there is, if there is none.
     """
     path, names = pathlib.Path(recipe), recipe_names()
-    if str(recipe) in names and not path.is_file():
-        return FOLDER / f"{recipe}.toml"
-    if not path.exists():
-        raise FileError(f"{named(recipe)}: no such file, and no recipe of octsod's, which are {' and '.join(names)}.")
+    if str(recipe) in names:
+        if not path.is_file():
+            return FOLDER / f"{recipe}.toml"
+        warnings.warn(f"{named(recipe)}: is a file here, which is used instead of octsod's own recipe.", stacklevel=2)
+    if not os.fspath(recipe) or not path.exists():
+        known = " and ".join(names)
+        raise FileError(f"{named(recipe) or repr(recipe)}: no such file, and no recipe of octsod's, which are {known}.")
     return path
 
 

@@ -4,7 +4,7 @@
     env.json      versions and machine, and those of each resumption
     data.json     the names of the pictures to train on, of those held out, and of those skipped because they are broken
     log.jsonl     a line per step and per validation; null stands for numbers that are not finite
-    weights/      last.safetensors, and best.safetensors of the best validation, as the task ranks them, at the latest
+    weights/      last.safetensors, and best.safetensors of the best validation, as the task ranks them, at the largest
                   size of pictures; with a moving average, also last-average and best-average; if the run learns
                   channels, also wide.safetensors from before pruning, and best is from after it; if the run is part of
                   a sweep, also pruned.safetensors, the network that was scored

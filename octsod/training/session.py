@@ -41,6 +41,7 @@ from .settings import (
     EMBEDDED,
     FINETUNE,
     LENGTHS,
+    NETWORK,
     SALIENCY_ONLY,
     SETTINGS,
     SettingsError,
@@ -89,7 +90,7 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
         values["momentum"] = None
     values.update(_lengths(finetune, known))
     if "init" in known:
-        for name in ("width", "split", "variant", "fused"):
+        for name in NETWORK:
             if name in known:
                 raise SettingsError(f"`init` says what the network is; leave `{name}` out.")
             values[name] = None
@@ -105,6 +106,8 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
             raise SettingsError("`threshold` needs `learn_channels`.")
         values["threshold"] = None  # that of `base` is of no use
     elif values["threshold"] is None:
+        if values["decay"] == "none":
+            raise SettingsError("`learn_channels` needs `decay`, by which scales vanish, or a `threshold`.")
         values["threshold"] = THRESHOLD
     values["split"] = values["split"] and list(values["split"])  # as when read from a file
     values["device"] = _device(values["device"], "device" in base and "device" not in given)
@@ -135,11 +138,10 @@ def _require_one_source(known):
 
 def _require_network(values):
     """Raise SettingsError unless there is such a network."""
-    names = ("width", "split", "variant", "fused")
     try:
-        Configuration.standard(*(values[name] for name in names))
+        Configuration.standard(*(values[name] for name in NETWORK))
     except ValueError as error:
-        setting = next((name for name in names if f"`{name}`" in str(error)), None)
+        setting = next((name for name in NETWORK if f"`{name}`" in str(error)), None)
         raise SettingsError(re.sub(r"^\w+: (`\w+` )?", "", str(error)), setting) from error
 
 

@@ -230,6 +230,7 @@ EMBEDDED = {
 # The defaults of finetuning: the last 20 of the paper's 300 epochs, by when the learning rate has fallen twice.
 FINETUNE = {"epochs": 20, "lr": 1e-6, "schedule": "constant", "decay": "standard"}
 
+NETWORK = ("width", "split", "variant", "fused")  # what the network is, unless `init` says so
 LENGTHS = ("epochs", "steps")  # a run ends with whichever comes first
 
 
@@ -242,11 +243,14 @@ def overlaid(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, An
     """The settings `upper` over those of `lower`, without what `lower` says of the same matter under another name.
 
     If `upper` names pictures, by `data` or by `images` and `masks`, those of `lower` are left out; if it has `epochs`
-    or `steps`, both of `lower`; if it has `decay`, the strength in `lower`, which is for another kind of decay.
+    or `steps`, both of `lower`; if it has `decay`, the strength in `lower`, which is for another kind of decay; if it
+    has `init`, which says what the network is, what `lower` says of it.
     """
     replaced = set(LENGTHS) if upper.keys() & {*LENGTHS} else set()
     if not draws(upper):
         replaced |= {"images", "masks"} if "data" in upper else {"data"}
     if "decay" in upper:
         replaced.add("decay_strength")
+    if "init" in upper:
+        replaced.update(NETWORK)
     return {**{name: value for name, value in lower.items() if name not in replaced}, **upper}

@@ -6,8 +6,8 @@
 // - in a warp, through __syncwarp, from each lane that took part to each: directly or through a chain of lanes.
 //   Shuffles and votes exchange values, but CUDA does not let them order memory;
 // - between blocks, through an atomic on one place: the one thread does __threadfence, then the atomic; the other does
-//   an atomic that comes later, then __threadfence. What happens before the first fence happens before what follows
-//   the second. All else in different blocks of a launch is unordered.
+//   an atomic that comes later, then __threadfence. What happens before the first fence, and the first atomic itself,
+//   happen before what follows the second fence. All else in different blocks of a launch is unordered.
 // Time is told by numbers that never go back, so that nothing has to be cleared: `epoch` counts blocks and barriers,
 // `clocks[warp]` the events that order lanes. `known[thread][lane]` is when this thread last heard of a lane of its
 // warp: what that lane did before happens before what the thread does now.
@@ -147,6 +147,10 @@ static void unwritten(const Region& r, uint64_t offset, uint64_t size, int acces
     postponed = {UNWRITTEN, int(&r - regions), place_of(*current, site, 0, access), {}, int64_t(offset), size};
 }
 
+static Stamp stamp(int64_t site) {  // of what the current thread does there now
+  return {epoch, uint32_t(site) * MOST_THREADS + current->number, clocks[current->warp]};
+}
+
 static void watch(Region& r, uint64_t offset, uint64_t size, int access, int64_t site) {
   if ((offset | size) & ((1 << r.grain) - 1)) refine(r);
   if (access != READ && !r.writable)
@@ -158,7 +162,7 @@ static void watch(Region& r, uint64_t offset, uint64_t size, int access, int64_t
     if (access != READ) memset(r.written + offset, 1, size);
   }
   r.touched = 1;
-  const Stamp me = {epoch, uint32_t(site) * MOST_THREADS + current->number, clocks[current->warp]};
+  const Stamp me = stamp(site);
   const uint32_t floor = r.shared() ? block_floor : launch_floor;
   const Cell* end = r.cells + ((offset + size - 1) >> r.grain);
   for (Cell* cell = r.cells + (offset >> r.grain); cell <= end; ++cell) {
@@ -193,7 +197,9 @@ struct Publication {
   uint32_t epoch, thread, time;
   uint32_t known[WARP];
   std::vector<Acquisition> acquired;  // handed on
+  Stamp atomic;                       // by which it was published
   bool covers(const Stamp& a) const {
+    if (a.epoch == atomic.epoch && a.who == atomic.who && a.time == atomic.time) return true;
     if (a.epoch != epoch) return a.epoch < epoch;
     if ((uint32_t)a.thread() == thread) return a.time < time;
     return (uint32_t)a.warp() == thread / WARP && known[a.thread() % WARP] > a.time;
@@ -212,7 +218,7 @@ static bool is_visible(const Acquisition& a) {
 static bool covers(const Acquisition& q, const Stamp& a, uint32_t block_end, int depth) {
   const std::vector<Publication>& list = published[q.place];
   auto p = std::lower_bound(list.begin(), list.end(), a.epoch,
-                            [](const Publication& p, uint32_t e) { return p.epoch < e; });
+                            [](const Publication& p, uint32_t e) { return p.atomic.epoch < e; });
   for (; p != list.begin() + q.count && p < list.end(); ++p) {
     if (p->epoch < block_end && p->covers(a)) return true;
     for (const Acquisition& further : p->acquired)
@@ -242,11 +248,13 @@ static void fenced() {
   fences[current->number] = p;
 }
 
-static void passed_atomic(const void* place) {
+static void passed_atomic(const void* place, int64_t site) {
   last_atomics[current->number] = place;
   if (fences.empty()) return;
   const auto fence = fences.find(current->number);
-  if (fence != fences.end()) published[place].push_back(fence->second);
+  if (fence == fences.end()) return;
+  published[place].push_back(fence->second);
+  published[place].back().atomic = stamp(site);
 }
 
 // --- Events. ---------------------------------------------------------------------------------------------------------

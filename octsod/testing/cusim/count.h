@@ -169,7 +169,7 @@ static void end_block() {}
 static void passed_barrier() {}
 static void synchronised(int, uint32_t) {}
 static void fenced() {}
-static void passed_atomic(const void*) {}
+static void passed_atomic(const void*, int64_t) {}
 
 static void end_counts() {
   region_counts.clear();

@@ -46,7 +46,7 @@ extern "C" {
 HIDDEN void cusim_atomic(void* p, uint64_t size, void* caller) {
   spin(p, site_of(caller));
   access((const char*)p, size, true, ATOMIC, caller);
-  passed_atomic(p);
+  passed_atomic(p, site_of(caller));
 }
 #define CALLER __builtin_return_address(0)
 #define HOOKS(N)                                                                                       \
