@@ -1,6 +1,6 @@
 """What the pictures that a network scores worst on have in common.
 
-    python docs/worst.py --weights FILE|RUN --data DIR [--size PIXELS] [--count N] [--sheet FILE.png]
+    python docs/worst.py --model NAME|FILE|RUN --data DIR [--size PIXELS] [--count N] [--sheet FILE.png]
 
 Scores the pictures, then compares the worst (by F-measure at the data set's best threshold, as `octsod eval --worst`)
 with all, in facts of their masks and colours: a table in Markdown. With --sheet, the worst pictures, their masks and
@@ -11,10 +11,10 @@ import click
 import numpy as np
 
 import octsod
+from octsod.cli.options import WeightFile
 from octsod.data import FolderDataset
 from octsod.data.images import write_png
 from octsod.evaluation.nearest import nearest_pixels
-from octsod.models.weights import weight_file
 
 NEAR_BORDER = 0.03  # of the picture's shorter side
 LEAST_PART = 0.01  # of the object's pixels: smaller parts are specks, and not counted
@@ -119,13 +119,13 @@ def table(facts, worst):
 
 
 @click.command(help=__doc__.split("\n\n", 2)[2])
-@click.option("--weights", required=True, type=click.Path(exists=True))
+@click.option("--model", "weights", required=True, type=WeightFile(exists=True), metavar="NAME|FILE|RUN")
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--size", type=int, help="Side of the square that the network sees.  [default: that of its training]")
 @click.option("--count", type=click.IntRange(1), default=20, show_default=True, help="How many are the worst.")
 @click.option("--sheet", type=click.Path(dir_okay=False), help="Picture to draw the worst in.")
 def main(weights, data, size, count, sheet):
-    model, dataset = octsod.load(weight_file(weights)), FolderDataset(data)
+    model, dataset = octsod.load(weights), FolderDataset(data)
     result = octsod.evaluate(model, dataset, size)
     threshold, facts = result.scores.threshold, {}
     for index, _, scores, *_ in result.pictures:
