@@ -197,6 +197,18 @@ def test_octave_conv2d(dtype, case):
 
 
 @both_dtypes
+def test_more_outputs_than_warps_compute_at_a_time(dtype):
+    def launch(kernels, arena):
+        shapes = (1, 3, 4, 6), (1, 2, 2, 3)
+        inputs = [arena.deferred(f"x{i}", shape, strategies.Reading(True, True)) for i, shape in enumerate(shapes)]
+        outputs = [arena.output(f"out{j}", (1, count, *shapes[j][2:])) for j, count in enumerate((171, 12))]
+        moments = [arena.moments(f"moments{j}", out.shape) for j, out in enumerate(outputs)]
+        kernels.octave_conv2d(inputs, arena.normal(183, 5, 1, 1), outputs, 1, moments)
+
+    verify(dtype, 0, launch)
+
+
+@both_dtypes
 @given(case=strategies.octaves())
 def test_octave_conv2d_backward(dtype, case):
     def launch(kernels, arena):

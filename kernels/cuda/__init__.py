@@ -1,7 +1,7 @@
 """The kernels in CUDA C: what runs them is CuPy on a GPU, or the simulator of `octsod.testing.cusim` on a processor.
 
-Each module launches the kernels of the .cu file of its name. common.cu, maps.cu, dense.cu, tiles.cu and many.cu hold
-what these share.
+Each module launches the kernels of the .cu file of its name. common.cu, reading.cu, maps.cu, dense.cu, tiles.cu and
+many.cu hold what these share.
 """
 
 from .arrays import concatenate, copy, fill, gather, strided_slice, strided_slice_backward, transpose

@@ -1,22 +1,27 @@
 """Dense convolutions, one or several dilated ones side by side: launches of convolution.cu."""
 
 import dataclasses
+import functools
+import itertools
 from typing import Any
 
 import numpy as np
 
 from .driver import driver
-from .launch import Source
-from .parts import WARPS, finish, formed, read_sums
+from .launch import WARP, Source
+from .parts import WARPS, WeightSum, apart, finish, launch_sharing, read_sums
 from .pointwise import mix, mix_back
 
-SOURCE = Source("convolution", "dense")
+SOURCE = Source("convolution", "reading", "dense", "tiles")
 PARTS = 5  # convolutions side by side in one launch
 RUN = 128  # pixels of a warp, of a map that is written
-STRETCH = 1024  # pixels that a warp adds up for the gradient of a weight
+FEW = 64  # warps for an image: if there are less, they have fewer channels
 HELD = 46 << 10  # bytes of shared memory at a time, of a map and of weights,
 STAGED = 2048  # which are as many at most
-SIDE = 5  # that many inputs by outputs have a warp for the gradient of a weight
+SIDE, TALL = 5, 10  # that many inputs by outputs has a warp for the gradient of a weight
+USUAL = 110 << 10  # bytes of shared memory of such a block: two are on a large GPU's multiprocessor
+WIDEST = 128  # pixels of a tile's row
+FEWEST = 7  # blocks per image, if there can be as many
 SAME = -1  # the padding that keeps the size
 
 
@@ -39,20 +44,27 @@ class Block:
 @dataclasses.dataclass(frozen=True)
 class Planes:
     """Some channels of a map: those from the first element of `raw` on, `stride` elements between images. Read as a
-    `Deferred` is."""
+    `Deferred` is; or, if `g` is not None, as the `DeferredGradient` of these channels of g."""
 
     raw: Any
     shape: tuple[int, int, int, int]
     stride: int
     coefficients: Any = None
+    g: Any = None
 
     @staticmethod
     def of(x):
-        """Of a `Deferred` or an array."""
+        """Of an array, a `Deferred`, or a `DeferredGradient`."""
         _, channels, height, width = x.shape
+        stride = channels * height * width
         if hasattr(x, "coefficients"):
-            return Planes(x.raw, x.shape, channels * height * width, x.coefficients)
-        return Planes(x, x.shape, channels * height * width)
+            return Planes(x.raw, x.shape, stride, x.coefficients, getattr(x, "g", None))
+        return Planes(x, x.shape, stride)
+
+    @property
+    def gradient(self):
+        """The arguments for a kernel that reads a gradient."""
+        return (self.raw, None, None) if self.g is None else (self.g, self.raw, self.coefficients)
 
 
 def conv2d(x, weight, bias, out, stride, padding, dilation, moments=None):
@@ -85,12 +97,14 @@ def dilated_conv2d_backward(grad, x, weights, dilations, grad_x, grad_weights, w
 
 
 def _backward(grad, x, weights, settings, grad_x, grad_weights, grad_bias, weight_scale=1.0):
-    d, blocks = Planes.of(formed(grad, [] if grad_x is None else [grad_x])), [Block.of(weight) for weight in weights]
+    d = Planes.of(apart(grad, [] if grad_x is None else [grad_x]))
+    blocks, jobs, sums = [Block.of(weight) for weight in weights], [], []
     if grad_bias is not None or any(target is not None for target in grad_weights):
         targets = [None if weight is None else Block.of(weight) for weight in grad_weights]
-        convolve_weights(d, Planes.of(x), targets, blocks, *settings, grad_bias, weight_scale)
+        jobs = convolve_weights(d, Planes.of(x), targets, blocks, *settings, grad_bias)
     if grad_x is not None:
-        convolve_back(d, blocks, x, grad_x, *settings, weight_scale)
+        sums = [convolve_back(d, blocks, x, grad_x, *settings, weight_scale)]
+    finish(sums, weights=jobs, weight_scale=weight_scale)
 
 
 def convolve(x, blocks, bias, out, stride, padding, dilations, moments=None, weight_scale=1.0):
@@ -105,12 +119,12 @@ def convolve(x, blocks, bias, out, stride, padding, dilations, moments=None, wei
     for k in range(0, len(blocks), PARTS):
         some = blocks[k : k + PARTS]
         outs = [block.outs for block in some]
-        size, across = shares(outs)
+        size, across = shares(outs, runs)
         held, shared = _held(out, (kh, kw), stride, dilations[k : k + PARTS], channels, size, across)
         SOURCE.launch(
             f"convolve_{size}", out.dtype, (images * -(-runs // (WARPS // across)), groups(outs, size * across)),
-            (32, WARPS), channels, height, width, np.int64(x.stride), x.raw, x.coefficients, first, some[0].row,
-            kh * kw, kh, kw, stride, padding, *five([block.array for block in some], None),
+            (32, WARPS), channels, height, width, np.int64(x.stride), x.raw, None, x.coefficients, first,
+            some[0].row, kh * kw, kh, kw, stride, padding, *five([block.array for block in some], None),
             *five(dilations[k : k + PARTS], 1), *five(outs, 0), bias, out_height, out_width, all_outs,
             np.int64(all_outs * out_height * out_width), out, 0, None, None, partial, across, held,
             float(weight_scale), shared_mem=shared,
@@ -126,17 +140,18 @@ def _held(out, kernel_size, stride, dilations, channels, size, across):
     rows = min((WARPS // across * RUN - 1) // width + 2, height)
     tile = max((rows + (kh - 1) * d) * (width + (kw - 1) * d) for d in dilations) * out.dtype.itemsize
     held = (HELD - STAGED * out.dtype.itemsize) // tile
-    held = min(held, STAGED // (kh * kw * size * across), channels) if stride == 1 else 0
+    held = min(held, STAGED // (kh * kw * (size * across | 1)), channels) if stride == 1 else 0
     return held, held * tile
 
 
 def convolve_back(d, blocks, x, target, stride, padding, dilations, weight_scale=1.0):
-    """The gradient of the input x, a `Deferred`, from the planes d of the output's gradient."""
+    """The gradient of the input x, a `Deferred`, from the planes d of the output's gradient. What `finish` takes for
+    its gradient sums, if they are wanted."""
     images, channels, height, width = x.shape
     _, all_outs, out_height, out_width = d.shape
     runs, sums = -(-height * width // RUN), target.gradient_sums
     kh, kw = blocks[0].kernel_size
-    size, across = shares([channels])
+    size, across = shares([channels], runs)
     first = 0
     for k in range(0, len(blocks), PARTS):
         some = blocks[k : k + PARTS]
@@ -147,43 +162,87 @@ def convolve_back(d, blocks, x, target, stride, padding, dilations, weight_scale
         SOURCE.launch(
             f"convolve_back_{size}", x.dtype,
             (images * -(-runs // (WARPS // across)), groups([channels], size * across)), (32, WARPS), all_outs,
-            out_height, out_width, np.int64(d.stride), d.raw, None, first, kh * kw, some[0].row, kh, kw, stride,
+            out_height, out_width, np.int64(d.stride), *d.gradient, first, kh * kw, some[0].row, kh, kw, stride,
             padding, *five([block.array for block in some], None), *five(dilations[k : k + PARTS], 1), *five(outs, 0),
             None, height, width, channels, np.int64(channels * height * width), target.array,
             target.accumulate or k > 0, x.raw, x.coefficients, partial, across, held, float(weight_scale),
             shared_mem=shared,
         )  # fmt: skip
         first += sum(outs)
-    finish([(partial, sums)])
+    return partial, sums
 
 
-def convolve_weights(d, x, targets, blocks, stride, padding, dilations, grad_bias=None, weight_scale=1.0):
-    """The gradients of weights shaped like blocks, `targets`, and of the bias, from the planes d of the output's
-    gradient and the planes x of the input; None for each that is not wanted."""
+def convolve_weights(d, x, targets, blocks, stride, padding, dilations, grad_bias=None):
+    """What `finish` takes for the gradients of weights shaped like blocks, `targets`, and of the bias; None for each
+    that is not wanted. From the planes d of the output's gradient and the planes x of the input."""
     images, channels, height, width = x.shape
-    _, _, out_height, out_width = d.shape
-    (kh, kw), pixels = blocks[0].kernel_size, out_height * out_width
-    stretches, columns = -(-pixels // STRETCH), channels * kh * kw
-    first = 0
+    (kh, kw), (out_height, out_width), jobs, first = blocks[0].kernel_size, d.shape[2:], [], 0
     for k in range(0, len(blocks), PARTS):
-        outs = [block.outs for block in blocks[k : k + PARTS]]
-        rows, jobs = sum(outs), sum(-(-n // SIDE) * (-(-channels // SIDE) * kh * kw + 1) for n in outs)
-        partial = driver().empty((images * stretches, rows * (columns + 1)), d.raw.dtype)
-        SOURCE.launch(
-            "weight_gradient", d.raw.dtype, (images * stretches, -(-jobs // WARPS)), (32, WARPS), channels, height,
-            width, np.int64(x.stride), x.raw, x.coefficients, kh, kw, stride, padding,
-            *five(dilations[k : k + PARTS], 1), *five(outs, 0), first, rows, out_height, out_width, np.int64(d.stride),
-            d.raw, stretches, STRETCH, partial,
+        outs, dilated = [block.outs for block in blocks[k : k + PARTS]], dilations[k : k + PARTS]
+        rows, reach = sum(outs), [(n - 1) * max(dilated) for n in (kh, kw)]
+        margins = [n // 2 * max(dilated) if padding < 0 else padding for n in (kh, kw)]
+        some, (tall, wide), (down, along), elements = _weight_tiles(
+            channels, rows, kh * kw, stride, *reach, height, width, out_height, out_width, d.raw.dtype.itemsize,
+            driver().shared_memory(),
         )  # fmt: skip
-        before, jobs = 0, []
+        tiles, groups = -(-out_height // tall) * -(-out_width // wide), -(-channels // SIDE)
+        size = (kh * kw * groups * SIDE + 1) * rows
+        work, parts = some // SIDE * kh * kw, max(-(-channels // some), 1)
+        warps = WARPS if work > WARPS * 3 // 2 else -(-work // -(-work // WARPS))  # few idle ones
+        partial = driver().empty((images * tiles, size), d.raw.dtype)
+        launch_sharing(
+            SOURCE, "weight_gradient", d.raw.dtype, (images * tiles, parts),
+            (32, warps), elements, channels, height, width, np.int64(x.stride), x.raw,
+            x.coefficients, some, kh, kw, stride, padding, *five(dilated, 1), *five(outs, 0), first, rows, out_height,
+            out_width, np.int64(d.stride), *d.gradient, d.shape[1], tall, wide, down, along, *margins,
+            grad_bias is not None, np.int64(size), partial,
+        )  # fmt: skip
+        before = 0
         for n, target in zip(outs, targets[k : k + PARTS], strict=True):
             if target is not None:
-                jobs.append((before * columns, n, columns, columns, target.array, target.row))
+                jobs.append(
+                    WeightSum(partial, before * SIDE, n, rows, channels, kh * kw, SIDE, target.array, target.row)
+                )
             before += n
         if grad_bias is not None:
-            jobs.append((rows * columns, rows, 1, 1, grad_bias, 1))
-        finish(weights=(partial, jobs), weight_scale=weight_scale)
+            jobs.append(WeightSum(partial, size - rows, rows, rows, 1, 1, 1, grad_bias, 1))
         first += rows
+    return jobs
+
+
+@functools.lru_cache(256)
+def _weight_tiles(
+    channels, outs, taps, stride, reach_y, reach_x, height, width, out_height, out_width, itemsize, most
+):
+    """How a launch for the gradient of a weight divides its work: inputs of a block, its tile of the output, how many
+    rows and columns it sees of the map (0 if that does not fit), and elements of shared memory. What is chosen loads
+    and stores least per pixel."""
+    best, least = None, np.inf
+    for limit in (min(USUAL, most), most):
+        for some, wide, tall in itertools.product(
+            (2 * SIDE, SIDE), _parts_of(out_width, WIDEST), _parts_of(out_height, out_height)
+        ):
+            some, pixels = min(some, max(-(-channels // SIDE), 1) * SIDE), tall * wide
+            down, along = min((tall - 1) * stride + reach_y + 1, height), min((wide - 1) * stride + reach_x + 1, width)
+            elements = min(some, channels) * down * along + min(TALL, outs) * pixels
+            if elements * itemsize > limit:
+                continue
+            parts = max(-(-channels // some), 1)
+            blocks = -(-out_height // tall) * -(-out_width // wide) * parts
+            loads = channels * down * along + parts * outs * 2 * pixels + 2 * outs * channels * taps
+            cost = loads / pixels * max(FEWEST / blocks, 1) * (-(-pixels // WARP) * WARP / pixels)
+            if cost < least:
+                best, least = (some, (tall, wide), (down, along), elements), cost
+        if best is not None:
+            return best
+    wide = min(out_width, WARP)
+    return SIDE, (1, wide), (0, 0), min(TALL, outs) * wide
+
+
+def _parts_of(size, most):
+    """How long the parts may be that an axis is divided into: whole sectors, if there are several."""
+    counts = (-(-size // most) * 2**k for k in range(size.bit_length()))
+    return sorted({size if count == 1 else -(-size // (8 * count)) * 8 for count in counts if count <= size})
 
 
 def five(values, missing):
@@ -196,8 +255,9 @@ def groups(outs, size):
     return sum(-(-n // size) for n in outs)
 
 
-def shares(outs):
+def shares(outs, runs):
     """How many channels a thread has, and how many warps divide the channels of a run of pixels: as little as possible
     is left over, as many channels as possible share what is read."""
-    choices = [(size, across) for size in (8, 5, 2) for across in (4, 2, 1)]
+    sizes = (10, 5, 2) if runs * sum(outs) >= 10 * FEW else (5, 2)
+    choices = [(size, across) for size in sizes for across in (4, 2, 1)]
     return min(choices, key=lambda choice: (groups(outs, choice[0] * choice[1]) * choice[0] * choice[1]))

@@ -1,34 +1,12 @@
 // What the dense and octave convolutions share.
 
-// A map that is read, see Deferred: coefficients are the rows scale, shift, slope of C channels each, or null.
-__device__ inline real activated(real raw, const real* coefficients, int channels, int c) {
-    if (!coefficients) return raw;
-    return prelu(raw * coefficients[c] + coefficients[channels + c], coefficients[2 * channels + c]);
-}
+#define SIDE 5  // inputs that are side by side in parts of a weight's gradient, see finish
 
-// The gradient of a raw map, see DeferredGradient: six rows of coefficients, or null.
-__device__ inline real differentiated(real g, real raw, const real* coefficients, int channels, int c) {
-    const real* k = coefficients + c;
-    bool positive = raw * k[0] + k[channels] > 0;
-    return k[3 * channels] * (positive ? g : k[2 * channels] * g) + k[4 * channels] * raw + k[5 * channels];
-}
-
-// Adds to three sums what an element of an activation's gradient adds to its gradient sums: raw is the map's element,
-// and coefficients are its four rows, or null.
-template <typename T>
-__device__ inline void add_gradient_sums(
-    T& sum_e, T& sum_about, T& sum_negative, real g, real raw, const real* coefficients, int channels, int c) {
-    real scale = 1, shift = 0, slope = 1, mean = 0;
-    if (coefficients) {
-        scale = coefficients[c], shift = coefficients[channels + c];
-        slope = coefficients[2 * channels + c], mean = coefficients[3 * channels + c];
-    }
-    real u = raw * scale + shift;
-    real e = u > 0 ? g : slope * g;
-    sum_e += e;
-    sum_about += T(e) * (T(raw) - T(mean));
-    if (!(u > 0)) sum_negative += g * u;
-}
+#if SINGLE
+typedef float2 pair;
+#else
+typedef double2 pair;
+#endif
 
 // Sums over the lanes of a warp of 2*HALF values each: afterwards, v[0] of lane k is the sum of all lanes' v[k].
 template <int HALF, typename T>

@@ -24,7 +24,7 @@ from .normalization import (
     launch_activate,
 )
 
-SOURCE, ANY = Source("depthwise", "maps"), Source("depthwise_any", "maps")
+SOURCE, ANY = Source("depthwise", "reading", "maps"), Source("depthwise_any", "reading", "maps")
 THREADS = 224  # of a block at most, here and in the sources
 SHARED = 46 << 10  # bytes for a strip, beside what the kernels take for themselves, of the 48 KiB that all GPUs have
 WHOLE = 4096  # pixels of the largest plane that is not cut

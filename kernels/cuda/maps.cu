@@ -1,4 +1,4 @@
-// What kernels share that read maps and gradients whose normalisation is deferred, and gather sums over them.
+// Sums over maps, and the coefficients of batch norm, for the kernels that gather and use them.
 
 // The sums of K values over the threads of a block, always in the same order: thread k gets that of values[k], in
 // double. Blocks are of whole warps in one dimension, and of at least K threads; `partial` is shared memory with a row
@@ -15,49 +15,6 @@ __device__ inline double block_sums(const T (&values)[K], double (*partial)[K]) 
     if (threadIdx.x < K)
         for (int warp = 0; warp < blockDim.x / 32; ++warp) total += partial[warp][threadIdx.x];
     return total;
-}
-
-// How a map is read, see Deferred: the activation is prelu(u, slope) with u = raw*scale + shift. `mean` is what sums of
-// gradients are taken about.
-struct Reading {
-    real scale, shift, slope, mean;
-
-    __device__ real normalised(real raw) const { return raw * scale + shift; }
-    __device__ real operator()(real raw) const { return prelu(normalised(raw), slope); }
-};
-
-// From coefficients (4, channels); null for a map that is read as it is.
-__device__ inline Reading reading_of(const real* coefficients, int channels, int channel) {
-    Reading read = {1, 0, 1, 0};
-    if (coefficients) {
-        const real* at = coefficients + channel;
-        read = {at[0], at[channels], at[2 * channels], at[3 * channels]};
-    }
-    return read;
-}
-
-// Adds to sums what an element contributes to the gradient sums of g, the gradient of an activation.
-__device__ inline void add_gradient_sums(real* sums, real g, real raw, Reading read) {
-    real u = read.normalised(raw), e = u > 0 ? g : read.slope * g;
-    sums[0] += e;
-    sums[1] += e * (raw - read.mean);
-    sums[2] += u > 0 ? real(0) : g * u;
-}
-
-// The gradient of a raw map, see DeferredGradient.
-struct RawGradient {
-    real scale, shift, slope, k0, k1, k2;
-
-    __device__ real operator()(real g, real raw) const {
-        real e = raw * scale + shift > 0 ? g : slope * g;
-        return k0 * e + k1 * raw + k2;
-    }
-};
-
-// From coefficients (6, channels).
-__device__ inline RawGradient raw_gradient_of(const real* coefficients, int channels, int channel) {
-    const real* at = coefficients + channel;
-    return {at[0], at[channels], at[2 * channels], at[3 * channels], at[4 * channels], at[5 * channels]};
 }
 
 // Sums over parts of maps: a part is an image, or a strip of its rows. Arrays of K sums to a channel are (parts, K,

@@ -6,7 +6,7 @@ import numpy as np
 
 from .launch import THREADS, WARP, Source
 
-SOURCE = Source("normalization", "maps")
+SOURCE = Source("normalization", "reading", "maps")
 MOST_THREADS = 1024
 MAPS = 4  # whose channels one launch treats
 

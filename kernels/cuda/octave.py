@@ -6,6 +6,8 @@ whose weights are blocks of the weight: its own input with the outputs of all sc
 the inputs of all finer ones.
 """
 
+import itertools
+
 import numpy as np
 
 from octsod.backend.deferred import Deferred, GradientTarget
@@ -20,12 +22,14 @@ from .convolution import (
 )
 from .driver import driver
 from .launch import Source
-from .parts import finish, formed, read_sums
+from .parts import finish, read_sums
 from .pointwise import mix, mix_back
 
-SOURCE = Source("octave", "dense")
-RUN = 256  # pixels of a block
-LAUNCHED = 3  # resampled maps that one launch adds up
+SOURCE = Source("octave", "reading", "dense")
+RUN = 256  # pixels, or squares of pixels, of a block
+JOBS = 4  # maps that one launch resamples
+LAUNCHED = 3  # upsampled maps that one launch adds up
+POOLED = 2  # pooled parts of a gradient that one launch adds up
 
 
 def octave_conv2d(inputs, weight, outputs, stride, moments=None):
@@ -33,18 +37,19 @@ def octave_conv2d(inputs, weight, outputs, stride, moments=None):
     if pointwise and mix(inputs, weight, None, outputs, moments or [None] * len(outputs)):
         return
     scales, noted, raised = _Scales(inputs, outputs, weight, stride, forward=True), [], {}
-    for i, x in enumerate(inputs):
-        finer = scales.rows[i]
-        if x is not None and finer:
-            raised[i] = scales.empty(finer, i)
-            convolve(scales.read(i, own=True), [scales.block(weight, 0, i, finer)], None, raised[i], 1, SAME, [1])
+    own = {i: scales.read(i, own=True) for i, x in enumerate(inputs) if x is not None and scales.rows[i]}
+    seen = {j: scales.read(j) for j, out in enumerate(outputs) if out is not None}
+    scales.launch()
+    for i, x in own.items():
+        raised[i] = scales.empty(scales.rows[i], i)
+        convolve(x, [scales.block(weight, 0, i, scales.rows[i])], None, raised[i], 1, SAME, [1])
     for j, out in enumerate(outputs):
         if out is None:
             continue
         sums = None if moments is None else moments[j]
         ups = [(channels(raised[i], scales.rows[j], out.shape[1]), 2 ** (i - j)) for i in raised if i > j]
         block = scales.block(weight, scales.rows[j], 0, out.shape[1])
-        noted.append(convolve(scales.read(j), [block], None, out, 1, SAME, [1], None if ups else sums))
+        noted.append(convolve(seen[j], [block], None, out, 1, SAME, [1], None if ups else sums))
         for k in range(0, len(ups), LAUNCHED):
             noted.append(_raise(ups[k : k + LAUNCHED], out, sums if k + LAUNCHED >= len(ups) else None))
     for i, x in enumerate(inputs):
@@ -58,38 +63,46 @@ def octave_conv2d_backward(grads, inputs, weight, stride, grad_inputs, grad_weig
     if pointwise and mix_back(grads, inputs, weight, grad_inputs, grad_weight):
         return
     scales = _Scales(inputs, grads, weight, stride)
-    targets = [target for target in grad_inputs if target is not None]
-    deltas = [None if grad is None else Planes.of(formed(grad, targets)) for grad in grads]
-    own, pooled, sums = {}, {}, []
+    # Targets are written last: so it does not matter whether gradients lie there.
+    deltas = [None if grad is None else Planes.of(grad) for grad in grads]
+    own, pooled, sums, jobs, stacked, alone, finer = {}, {}, [], [], {}, {}, {}
     for level in range(len(scales.sizes)):
         d, x = (side[level] if level < len(side) else None for side in (deltas, inputs))
         if x is not None and scales.rows[level + 1]:
-            stacked = scales.lowered(deltas, level)
+            stacked[level] = scales.lowered(deltas, level)
+            if grad_weight is not None:
+                alone[level] = scales.read(level, own=True)
+        if d is not None and scales.columns[level] and grad_weight is not None:
+            finer[level] = channels(scales.stack(level), 0, scales.columns[level])
+    scales.launch()
+    for level in range(len(scales.sizes)):
+        d, x = (side[level] if level < len(side) else None for side in (deltas, inputs))
+        if level in stacked:
             block = scales.block(weight, 0, level, scales.rows[level + 1])
             if grad_inputs[level] is not None:
                 own[level] = scales.empty(x.shape[1], level)
-                _back(stacked, block, own[level])
+                _back(stacked[level], block, own[level])
             if grad_weight is not None:
                 target = scales.block(grad_weight, 0, level, block.outs)
-                convolve_weights(stacked, scales.read(level, own=True), [target], [block], 1, SAME, [1])
-        finer = scales.columns[level]
-        if d is not None and finer:
+                jobs += convolve_weights(stacked[level], alone[level], [target], [block], 1, SAME, [1])
+        if d is not None and scales.columns[level]:
             block = scales.block(weight, scales.rows[level], 0, d.shape[1])
             if any(target is not None for target in grad_inputs[:level]):
-                pooled[level] = scales.empty(finer, level)
+                pooled[level] = scales.empty(scales.columns[level], level)
                 _back(d, block, pooled[level])
             if grad_weight is not None:
-                x = channels(scales.stack(level), 0, finer)
                 target = scales.block(grad_weight, scales.rows[level], 0, block.outs)
-                convolve_weights(d, x, [target], [block], 1, SAME, [1])
+                jobs += convolve_weights(d, finer[level], [target], [block], 1, SAME, [1])
+    spread = []
     for i, target in enumerate(grad_inputs):
         if target is not None:
             parts = [
                 (channels(a, scales.columns[i], inputs[i].shape[1]), 2 ** (level - i))
                 for level, a in pooled.items() if level > i
             ]  # fmt: skip
-            sums += _spread(inputs[i], own.get(i), parts, scales.halved, target)
-    finish(sums)
+            spread.append((inputs[i], own.get(i), parts, target))
+    sums += _spread(spread, scales.halved)
+    finish(sums, weights=jobs)
 
 
 class _Scales:
@@ -120,21 +133,43 @@ class _Scales:
         return Block(weight.reshape(-1)[start:], outs, weight.shape[2:], row_size)
 
     def stack(self, level):
-        """All inputs that get to a scale, those of finer scales first."""
+        """All inputs that get to a scale, those of finer scales first; there after `launch`."""
         if level not in self._stacks:
             self._stacks[level] = self.empty(self.columns[level + 1], level)
-            for i, x in enumerate(self.inputs[: level + 1]):
-                if x is None:
-                    continue
-                if i < level and self.halved and self.rows[i + 1]:
-                    self.stack(i)  # which is needed anyway, and less to read than x
-                ready = i < level and i in self._stacks
-                source = self._part(i, i) if ready else Planes.of(x)
-                claimed = x.claim_activation_sums() if i == level and self.forward and self.images else None
-                sums = _pool(source, self.halved and not ready, 2 ** (level - i), self._part(level, i), claimed)
-                if claimed is not None:
-                    self.summed[i] = sums, claimed
         return self._stacks[level]
+
+    def launch(self):
+        """Make the stacks. An input is read once for its own scale and the next one, and once for each one further."""
+        jobs = []
+        for i, x in enumerate(self.inputs):
+            levels = [level for level in self._stacks if level >= i] if x is not None else []
+            if i in levels:
+                claimed = x.claim_activation_sums() if self.forward and self.images else None
+                both = i + 1 in levels
+                jobs.append((x, i, 2 if both else 1, self._part(i, i), self._part(i + 1, i) if both else None, claimed))
+                levels = [level for level in levels if level > i + both]
+            jobs += [(x, i, 2 ** (level - i), None, self._part(level, i), None) for level in levels]
+        for k in range(0, len(jobs), JOBS):
+            self._pool(jobs[k : k + JOBS])
+
+    def _pool(self, jobs):
+        rows, most, images = [], 0, self.images
+        for x, i, window, own, pooled, claimed in jobs:
+            size, count = [n // (1 + self.halved) // window for n in x.shape[2:]], x.shape[1]
+            blocks = -(-size[0] * size[1] // RUN)
+            sums = None if claimed is None else driver().empty((images, blocks, 1, count), x.dtype)
+            if sums is not None:
+                self.summed[i] = sums, claimed
+            most = max(most, images * count * blocks)
+            rows.append((
+                *x.shape[1:], np.int64(x.shape[1] * x.shape[2] * x.shape[3]), x.raw, x.coefficients, window,
+                np.int64(own.stride if own else 0), own and own.raw, np.int64(pooled.stride if pooled else 0),
+                pooled and pooled.raw, sums,
+            ))  # fmt: skip
+        columns = zip(*rows, *rows[-1:] * (JOBS - len(rows)), strict=True)  # nobody looks at the last one's repetitions
+        SOURCE.launch(
+            "octave_pool", self.dtype, (most, len(rows)), RUN, images, self.halved, *itertools.chain(*columns)
+        )
 
     def _part(self, level, i):
         return channels(self._stacks[level], self.columns[i], self.inputs[i].shape[1])
@@ -153,9 +188,20 @@ class _Scales:
         if not self.rows[level]:
             return d
         stack = self.empty(self.rows[level + 1], level)
-        for j, delta in enumerate(deltas[: level + 1]):
-            if delta is not None:
-                _lower(delta, 2 ** (level - j), channels(stack, self.rows[j], delta.shape[1]))
+        rows = [
+            (delta.shape[1], 2 ** (level - j), np.int64(delta.stride), *delta.gradient,
+             channels(stack, self.rows[j], delta.shape[1]).raw)
+            for j, delta in enumerate(deltas[: level + 1]) if delta is not None
+        ]  # fmt: skip
+        pixels = self.sizes[level][0] * self.sizes[level][1]
+        for k in range(0, len(rows), JOBS):
+            some = rows[k : k + JOBS]
+            columns = zip(*some, *some[-1:] * (JOBS - len(some)), strict=True)
+            SOURCE.launch(
+                "octave_lower", self.dtype,
+                (self.images * max(row[0] for row in some) * -(-pixels // RUN), len(some)), RUN, self.images,
+                *self.sizes[level], np.int64(self.rows[level + 1] * pixels), *itertools.chain(*columns),
+            )  # fmt: skip
         return Planes.of(stack)
 
 
@@ -172,25 +218,6 @@ def _back(d, block, out):
 
 def _runs(planes):
     return -(-planes.shape[2] * planes.shape[3] // RUN)
-
-
-def _pool(x, halved, window, out, wanted):
-    """Planes max-pooled; and sums of what is read, in parts, if they are wanted."""
-    images, count, height, width = out.shape
-    sums = None if wanted is None else driver().empty((images, _runs(out), 1, count), out.raw.dtype)
-    SOURCE.launch(
-        "octave_pool", x.raw.dtype, images * count * _runs(out), RUN, count, *x.shape[2:], np.int64(x.stride), x.raw,
-        x.coefficients, halved, window, _runs(out), height, width, np.int64(out.stride), out.raw, sums,
-    )  # fmt: skip
-    return sums
-
-
-def _lower(grad, factor, out):
-    images, count, height, width = out.shape
-    SOURCE.launch(
-        "octave_lower", out.raw.dtype, images * count * _runs(out), RUN, count, height, width, factor,
-        np.int64(grad.stride), grad.raw, _runs(out), np.int64(out.stride), out.raw,
-    )  # fmt: skip
 
 
 def _three(parts):
@@ -212,17 +239,35 @@ def _raise(ups, out, moments):
     return partial, moments
 
 
-def _spread(x, own, parts, halved, target):
-    images, count, height, width = x.shape
-    height, width = (height // 2, width // 2) if halved else (height, width)
-    runs, noted = -(-height * width // RUN), []
-    for k in range(0, max(len(parts), 1), LAUNCHED):
-        sums = target.gradient_sums if k + LAUNCHED >= len(parts) else None
-        partial = None if sums is None else driver().empty((images, runs, 3, count), x.dtype)
+def _spread(jobs, halved):
+    """Gradients of inputs from their parts, (input, own, [(pooled, window)], target) each; more than two pooled parts
+    take several launches. What `finish` takes for gradient sums."""
+    noted = []
+    while jobs:
+        rows, most = [], 0
+        for x, own, parts, target in jobs[:JOBS]:
+            images, count, height, width = x.shape
+            height, width = (height // 2, width // 2) if halved else (height, width)
+            sides, last = 2 if parts else 1, len(parts) <= POOLED
+            blocks = -(-height * width // (sides * sides * RUN))
+            sums = target.gradient_sums if last else None
+            partial = None if sums is None else driver().empty((images, blocks, 3, count), x.dtype)
+            noted.append((partial, sums))
+            some = [*parts[:POOLED], *[(None, 1)] * (POOLED - len(parts))]
+            most = max(most, images * count * blocks)
+            rows.append((
+                count, height, width, sides, x.raw, x.coefficients, own, *[part and part.raw for part, _ in some],
+                *[window for _, window in some], *[np.int64(part.stride if part else 0) for part, _ in some],
+                target.accumulate, target.array, partial,
+            ))  # fmt: skip
+        columns = zip(*rows, *rows[-1:] * (JOBS - len(rows)), strict=True)
         SOURCE.launch(
-            "octave_spread", x.dtype, images * count * runs, RUN, count, height, width, halved, x.raw, x.coefficients,
-            None if k else own, *_three(parts[k : k + LAUNCHED]), runs, target.accumulate or k > 0, target.array,
-            partial,
+            "octave_spread", rows[0][4].dtype, (most, len(rows)), RUN, jobs[0][0].shape[0], halved,
+            *itertools.chain(*columns),
         )  # fmt: skip
-        noted.append((partial, sums))
+        rest = [
+            (x, None, parts[POOLED:], GradientTarget(target.array, True, target.gradient_sums))
+            for x, _, parts, target in jobs[:JOBS] if len(parts) > POOLED
+        ]  # fmt: skip
+        jobs = rest + jobs[JOBS:]
     return noted

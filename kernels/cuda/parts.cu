@@ -5,41 +5,42 @@
 #define OF_JOB(NAME)                                                                                \
     (job == 0 ? NAME##0 : job == 1 ? NAME##1 : job == 2 ? NAME##2 : job == 3 ? NAME##3 : job == 4 ? NAME##4 : NAME##5)
 
-// The gradient of a weight, out[r*row + k] = scale times the sum over `count` partial arrays, `size` elements apart, of
-// element first + r*pitch + k. Blocks are (32, 8): elements, and slices of the sum.
+// The gradient of a weight, out[r*row + c*taps + tap] = scale times the sum over `count` partial arrays, `size`
+// elements apart. They have its inputs c in groups of `side`: (taps, groups, all rows, side), from the element `first`
+// on; where a group is not full, nobody has written. Blocks are (32, 8): elements, and slices of the sum.
 __device__ inline void add_partials(
-    double (*slices)[32], int count, int64 size, real scale, const real* partial, int64 elements, int64 first,
-    int columns, int pitch, int row, real* out) {
-    int64 i = int64(blockIdx.x) * 32 + threadIdx.x;
+    double (*slices)[32], int count, int64 size, real scale, const real* partial, int64 first, int rows, int all_rows,
+    int columns, int taps, int side, int row, real* out) {
+    int64 i = int64(blockIdx.x) * 32 + threadIdx.x, group = i / side / rows;
+    int r = i / side % rows, groups = (columns + side - 1) / side, c = group % groups * side + i % side;
+    bool inside = c < columns && group < int64(taps) * groups;
+    int64 at = first + (group * all_rows + r) * side + i % side;
     double sum = 0;
-    if (i < elements) {
-        int64 at = first + i / columns * pitch + i % columns;
-        for (int k = threadIdx.y; k < count; k += 8) sum += partial[k * size + at];
-    }
+    for (int k = threadIdx.y; inside && k < count; k += 8) sum += partial[k * size + at];
     slices[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
-    if (threadIdx.y || i >= elements) return;
+    if (threadIdx.y || !inside) return;
     for (int k = 1; k < 8; ++k) sum += slices[k][threadIdx.x];
-    out[i / columns * row + i % columns] = real(sum * scale);
+    out[int64(r) * row + int64(c) * taps + group / groups] = real(sum * scale);
 }
 
 // The first `sums` rows of the grid have a target (images, rows, channels) each, from parts (images, runs, rows,
 // channels) of it: the sums over the runs. Or, where rows is 0, moments (images, 3, channels) from those of runs of
 // pixels, (images, runs, 4, channels), whose last row says how many pixels they are of. A run's sums are about its own
 // reference value; they come to be about that of the first run, which has pixels. Blocks are (32, 8): elements, and
-// slices of the runs. The other rows of the grid have a gradient of a weight each, from one array of parts.
+// slices of the runs. The other rows of the grid have a gradient of a weight each.
 extern "C" __global__ void __launch_bounds__(256) finish(
     int sums, OF_JOBS(int64, count), OF_JOBS(int, rows), OF_JOBS(int, channels), OF_JOBS(int, runs),
-    OF_JOBS(const real*, partial), OF_JOBS(double*, target), int weight_count, int64 weight_size, real weight_scale,
-    const real* weights, OF_JOBS(int64, elements), OF_JOBS(int64, first), OF_JOBS(int, columns), OF_JOBS(int, pitch),
-    OF_JOBS(int, row), OF_JOBS(real*, out)) {
+    OF_JOBS(const real*, partial), OF_JOBS(double*, target), real scale, OF_JOBS(const real*, part),
+    OF_JOBS(int, many), OF_JOBS(int64, size), OF_JOBS(int64, first), OF_JOBS(int, height), OF_JOBS(int, tall),
+    OF_JOBS(int, columns), OF_JOBS(int, taps), OF_JOBS(int, side), OF_JOBS(int, row), OF_JOBS(real*, out)) {
     __shared__ double slices[2][8][32];
     int job = blockIdx.y;
     if (job >= sums) {
         job -= sums;
         add_partials(
-            slices[0], weight_count, weight_size, weight_scale, weights, OF_JOB(elements), OF_JOB(first),
-            OF_JOB(columns), OF_JOB(pitch), OF_JOB(row), OF_JOB(out));
+            slices[0], OF_JOB(many), OF_JOB(size), scale, OF_JOB(part), OF_JOB(first), OF_JOB(height), OF_JOB(tall),
+            OF_JOB(columns), OF_JOB(taps), OF_JOB(side), OF_JOB(row), OF_JOB(out));
         return;
     }
     int rows = OF_JOB(rows), channels = OF_JOB(channels), runs = OF_JOB(runs);

@@ -1,6 +1,10 @@
 """What goes before and after other kernels' work: launches of parts.cu."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
+
+from octsod.backend.deferred import DeferredGradient
 
 from .driver import driver
 from .launch import Source
@@ -8,36 +12,50 @@ from .normalization import differentiate, launch_activate
 
 SOURCE = Source("parts")
 WARPS = 8  # of a block
-JOBS = 6  # sums and moments of one launch, and gradients of weights
+JOBS = 6  # sums and moments of one launch, and as many gradients of weights
 
 
-def finish(sums=(), moments=(), weights=(None, ()), weight_scale=1.0):
+class WeightSum(NamedTuple):
+    """A gradient of a weight that is yet to be added up: out[r*row + c*taps + tap] = the sum over the first axis of
+    `partial`, which has the columns c in groups of `side`, from its element `first` on: (taps, groups, all_rows, side).
+    """
+
+    partial: Any
+    first: int
+    rows: int
+    all_rows: int
+    columns: int
+    taps: int
+    side: int
+    out: Any
+    row: int
+
+
+def finish(sums=(), moments=(), weights=(), weight_scale=1.0):
     """Sums and moments from their parts, pairs of arrays (images, runs, rows, channels), with four rows for moments,
     and targets (images, rows, channels); rows may be left out of a target. Nothing happens where a target is None.
-
-    weights: an array partial (count, size), and of each gradient that is made of it, at most JOBS, (first, rows,
-    columns, pitch, out, row): out[r*row + c] = weight_scale times the sum over `count` of element first + r*pitch + c.
-    """
+    And gradients of weights, `WeightSum`s, times weight_scale."""
     jobs = [(partial, target, partial.shape[2]) for partial, target in sums if target is not None]
     jobs += [(partial, target, 0) for partial, target in moments if target is not None]
-    partial, gradients = weights
-    while jobs or gradients:
+    weights = [job for job in weights if job.rows and job.columns]
+    while jobs or weights:
         some, jobs = jobs[:JOBS], jobs[JOBS:]
+        gradients, weights = weights[:JOBS], weights[JOBS:]
         missing = [(None, None, 0)] * (JOBS - len(some))
         parts, targets, rows = zip(*some, *missing, strict=True)
         images, runs, _, channels = zip(*((0, 0, 0, 0) if p is None else p.shape for p in parts), strict=True)
         counts = [n * max(k, 1) * c for n, k, c in zip(images, rows, channels, strict=True)]
-        count, size = partial.shape if gradients else (0, 0)
-        unused = [(0, 0, 1, 1, None, 1)] * (JOBS - len(gradients))
-        first, heights, columns, pitch, out, row = zip(*gradients, *unused, strict=True)
-        elements = [height * width for height, width in zip(heights, columns, strict=True)]
+        unused = [WeightSum(None, 0, 1, 1, 0, 1, 1, None, 1)] * (JOBS - len(gradients))
+        columns = zip(*gradients, *unused, strict=True)
+        partials, first, heights, tall, widths, taps, sides, out, row = columns
+        many, sizes = zip(*((0, 0) if p is None else p.shape for p in partials), strict=True)
+        elements = [job.taps * -(-job.columns // job.side) * job.side * job.rows for job in gradients]
         SOURCE.launch(
-            "finish", (partial if gradients else parts[0]).dtype,
+            "finish", next(p for p in (*parts, *partials) if p is not None).dtype,
             (-(-max(*counts, *elements) // 32), len(some) + len(gradients)), (32, 8), len(some),
-            *map(np.int64, counts), *rows, *channels, *runs, *parts, *targets, count, np.int64(size),
-            float(weight_scale), partial, *map(np.int64, elements), *map(np.int64, first), *columns, *pitch, *row, *out,
+            *map(np.int64, counts), *rows, *channels, *runs, *parts, *targets, float(weight_scale), *partials, *many,
+            *map(np.int64, sizes), *map(np.int64, first), *heights, *tall, *widths, *taps, *sides, *row, *out,
         )  # fmt: skip
-        partial, gradients = None, ()
 
 
 def read_sums(x, out):
@@ -47,10 +65,17 @@ def read_sums(x, out):
         launch_activate(x, None, sums)
 
 
-def formed(grad, targets):
-    """A gradient as an array: its own, unless that is yet to be computed, or belongs to a target as well."""
-    if grad.coefficients is None and all(grad.g is not target.array for target in targets):
-        return grad.g
+def apart(grad, targets):
+    """A gradient that no target is written over while it is read: itself, or an array of its own."""
+    if all(grad.g is not target.array for target in targets):
+        return grad
     out = driver().empty(grad.shape, grad.dtype)
     differentiate(grad, out)
-    return out
+    return DeferredGradient.of(out)
+
+
+def launch_sharing(source, name, dtype, grid, block, elements, *arguments):
+    """Run a kernel whose blocks have so many elements of shared memory."""
+    shared = elements * np.dtype(dtype).itemsize
+    source.function(name, dtype).max_dynamic_shared_size_bytes = max(shared, 48 << 10)
+    source.launch(name, dtype, grid, block, *arguments, shared_mem=shared)

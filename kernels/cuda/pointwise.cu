@@ -100,7 +100,8 @@ __device__ inline void mix(
         Tile t = tile_of(s, index, tile_height, tile_width, halo, height, width);
         int count = AT(s, ins);
         const real* image = AT(s, map) + n * count * t.map_height * t.map_width;
-        if (count) read_tile(shared + AT(s, x_at), t, image, read_by + 4 * AT(s, columns.first), count, 0, count);
+        Map from = {image, read_by + 4 * AT(s, columns.first), count};
+        if (count) read_tile(shared + AT(s, x_at), t, from, 0, count);
     }
     for (int s = 1; s < SCALES; ++s) {
         int count = AT(s, ins), finer = AT(s, rows.group);
@@ -112,43 +113,59 @@ __device__ inline void mix(
         read_weights<GROUP, false>(weights, weight, columns.all, rows, 0, finer, AT(s, columns.first), count);
         __syncthreads();
         if (sum) sum_tile(x, t, count, sum + int64(blockIdx.x) * count);
-        if (s == 1 && outs2) pool_tile(x, t, count, 1, shared + v_at2 + ins0 * (t.pixels() / 4));
-        for (int item = threadIdx.y; item < finer * ((t.size + 63) / 64); item += blockDim.y) {
-            int group = item % finer, p = item / finer * 64 + threadIdx.x;
-            int at[2] = {p < t.size ? p : 0, p + 32 < t.size ? p + 32 : 0};
-            real total[GROUP][2] = {};
-            multiply(total, x, at, t.size, count, weights + group * PAD, finer * PAD);
+        if (s == 1 && outs2) pool_tile<1, false>(x, t, count, shared + v_at2 + ins0 * (t.pixels() / 4));
+        int pitch = weight_pitch<GROUP>(finer);
+        for (int item = threadIdx.y; item < finer * ((t.size + 32 * COARSE - 1) / (32 * COARSE)); item += blockDim.y) {
+            int group = item % finer, p = item / finer * 32 * COARSE + threadIdx.x, at[COARSE];
+#pragma unroll
+            for (int i = 0; i < COARSE; ++i) at[i] = p + 32 * i < t.size ? p + 32 * i : 0;
+            real total[GROUP][COARSE] = {};
+            multiply(total, x, at, t.size, count, weights + group * PAD, pitch);
 #pragma unroll
             for (int g = 0; g < GROUP; ++g) {
-                real* to = y + (group * GROUP + g) * t.size;
-                if (p < t.size) to[p] = total[g][0];
-                if (p + 32 < t.size) to[p + 32] = total[g][1];
+                real* to = y + (group * GROUP + g) * t.size + p;
+#pragma unroll
+                for (int i = 0; i < COARSE; ++i) {
+                    if (p + 32 * i < t.size) to[32 * i] = total[g][i];
+                }
             }
         }
     }
 
-    // The finest scale: a warp has one group of one part of the tile.
-    Tile t = tile_of(0, index, tile_height, tile_width, 0, height, width);
-    int parts = (t.pixels() + 32 * TAKE - 1) / (32 * TAKE), group = threadIdx.y / parts, part = threadIdx.y % parts;
-    int groups = rows.groups(0);
-    bool busy = group < groups;
-    int p[TAKE];
-    bool valid[TAKE];
-    own_pixels(t, part, p, valid);
-    real total[GROUP][TAKE] = {};
-    for (int c = 0; c < ins0; c += chunk) {
-        int count = c + chunk < ins0 ? chunk : ins0 - c;
-        __syncthreads();
-        read_weights<GROUP, false>(weights, weight, columns.all, rows, 0, groups, c, count);
-        read_tile(x0, t, map0 + n * ins0 * height * width, read_by, ins0, c, count);
-        __syncthreads();
-        if (busy) multiply(total, x0, p, t.size, count, weights + group * PAD, groups * PAD);
-        if (sums0) sum_tile(x0, t, count, sums0 + int64(blockIdx.x) * ins0 + c);
-        if (outs1) pool_tile(x0, t, count, 1, shared + v_at1 + c * (t.pixels() / 4));
-        if (outs2) pool_tile(x0, t, count, 2, shared + v_at2 + c * (t.pixels() / 16));
-    }
+    // The finest scale: a warp has one group of one part of the tile. Where all channels are there at a time, there may
+    // be more of these than warps.
+    __shared__ Tile kept;  // registers are scarce here: what is read after a barrier need not stay in any
+    if (thread_number() == 0) kept = tile_of(0, index, tile_height, tile_width, 0, height, width);
     __syncthreads();
-    if (busy) {
+    int parts = (kept.pixels() + 32 * TAKE - 1) / (32 * TAKE), groups = rows.groups(0);
+    int pitch = weight_pitch<GROUP>(groups);
+    read_weights<GROUP, false>(weights, weight, columns.all, rows, 0, groups, 0, ins0);
+    for (int item = threadIdx.y; item < groups * parts || item < blockDim.y; item += blockDim.y) {
+        int group = item / parts, part = item % parts, p[TAKE];
+        bool busy = group < groups, valid[TAKE];
+        real total[GROUP][TAKE] = {};
+        for (int c = 0; c < ins0; c += chunk) {
+            int count = c + chunk < ins0 ? chunk : ins0 - c;
+            if (item < blockDim.y) {
+                __syncthreads();
+                Tile t = kept;
+                read_tile(x0, t, Map{map0 + n * ins0 * height * width, read_by, ins0}, c, count);
+                __syncthreads();
+            }
+            Tile t = kept;
+            if (busy) {
+                own_pixels(t, part, p, valid);
+                multiply(total, x0, p, t.size, count, weights + c * pitch + group * PAD, pitch);
+            }
+            if (item >= blockDim.y) continue;
+            if (sums0) sum_tile(x0, t, count, sums0 + int64(blockIdx.x) * ins0 + c);
+            if (outs1) pool_tile<1, true>(x0, t, count, shared + v_at1 + c * (t.pixels() / 4));
+            if (outs2) pool_tile<2, true>(x0, t, count, shared + v_at2 + c * (t.pixels() / 16));
+        }
+        if (item < blockDim.y) __syncthreads();  // their sums have kept some warps longer than others
+        if (!busy) continue;
+        Tile t = kept;
+        own_pixels(t, part, p, valid);
         for (int s = 1; s < SCALES; ++s) {
             if (!AT(s, ins)) continue;
             Tile coarse = tile_of(s, index, tile_height, tile_width, halo, height, width);
@@ -175,6 +192,7 @@ __device__ inline void mix(
 
     for (int s = 1; s < SCALES; ++s) {
         int count = AT(s, outs), finer = AT(s, columns.first), groups = rows.groups(s);
+        int pitch = weight_pitch<GROUP>(groups);
         if (!count) continue;
         Tile t = tile_of(s, index, tile_height, tile_width, halo, height, width);
         __syncthreads();
@@ -182,25 +200,29 @@ __device__ inline void mix(
             weights, weight, columns.all, rows, AT(s, rows.group), groups, 0, finer + AT(s, ins));
         __syncthreads();
         Tile coarse = tile_of(2, index, tile_height, tile_width, halo, height, width);
-        int parts = (t.pixels() + 31) / 32;
+        int parts = (t.pixels() + 32 * COARSE - 1) / (32 * COARSE);
         real *to = AT(s, out) + n * count * t.map_height * t.map_width, *noted = AT(s, moments);
         for (int item = threadIdx.y; item < groups * parts; item += blockDim.y) {
-            int group = item % groups, p[1];
+            int group = item % groups, p[COARSE], at[COARSE];
             const real* w = weights + group * PAD;
-            bool valid[1];
+            bool valid[COARSE];
             own_pixels(t, item / groups, p, valid);
-            real total[GROUP][1] = {};
-            multiply(total, shared + AT(s, v_at), p, t.pixels(), finer, w, groups * PAD);
-            int at[1] = {t.at(p[0])};
-            multiply(total, shared + AT(s, x_at), at, t.size, AT(s, ins), w + finer * groups * PAD, groups * PAD);
+            real total[GROUP][COARSE] = {};
+            multiply(total, shared + AT(s, v_at), p, t.pixels(), finer, w, pitch);
+#pragma unroll
+            for (int i = 0; i < COARSE; ++i) at[i] = t.at(p[i]);
+            multiply(total, shared + AT(s, x_at), at, t.size, AT(s, ins), w + finer * pitch, pitch);
             if (s == 1 && ins2) {
                 add_upsampled(total, p, t, coarse, 1, shared + y_at2 + (rows.group1 + group) * GROUP * coarse.size);
             }
 #pragma unroll
             for (int g = 0; g < GROUP; ++g) {
                 int channel = group * GROUP + g;
-                if (valid[0] && channel < count) {
-                    to[int64(channel) * t.map_height * t.map_width + place(t, p[0])] = total[g][0];
+                if (channel >= count) break;
+                real* plane = to + int64(channel) * t.map_height * t.map_width;
+#pragma unroll
+                for (int i = 0; i < COARSE; ++i) {
+                    if (valid[i]) plane[place(t, p[i])] = total[g][i];
                 }
             }
             if (noted) note_moments(total, valid, item / groups, group, count, stats);
@@ -219,8 +241,8 @@ __device__ inline void mix(
         const real* bias, OF_SCALES(real*, out), OF_SCALES(real*, moments), OF_SCALES(real*, sums), int by_at,       \
         int stats_at, int chunk_at, int x_at1, int x_at2, int y_at1, int y_at2, int v_at1, int v_at2) {                \
         mix<GROUP>(height, width, tile_height, tile_width, halo, chunk, ALL(ins), ALL(outs), ALL(map), ALL(by),      \
-                   weight, bias, ALL(out), ALL(moments), ALL(sums), by_at, stats_at, chunk_at, x_at1, x_at2, y_at1, y_at2, \
-                   v_at1, v_at2);                                                                                    \
+                   weight, bias, ALL(out), ALL(moments), ALL(sums), by_at, stats_at, chunk_at, x_at1, x_at2, y_at1,  \
+                   y_at2, v_at1, v_at2);                                                                             \
     }
 MIX(mix_5, 5)
 #if SINGLE  // doubles would not all find room in registers

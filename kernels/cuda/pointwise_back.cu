@@ -4,79 +4,73 @@
 // Gradients of the finest output pass through shared memory `chunk` channels at a time, while each warp keeps what it
 // adds up of the finest input's gradient in registers; all else is there as a whole.
 
-// d (count, t.size) = channels `first` and following of the tile of a DeferredGradient; zero outside the map.
-__device__ inline void read_gradient(
-    real* d, const Tile& t, const real* g, const real* raw, const real* by, int channels, int first, int count) {
-    constexpr int AHEAD = 4;  // rows of which a warp loads pixels before it stores any
-    int rows = t.height + 2 * t.halo, left = t.left - t.halo;
-    for (int i = threadIdx.y; i < count * rows; i += AHEAD * blockDim.y) {
-        for (int x = (left & ~7) + int(threadIdx.x); x < left + t.pitch; x += 32) {
-            if (x < left) continue;
-            real v[AHEAD], u[AHEAD] = {};
+// to (count, pixels of a tile coarser by 2^TIMES) = the adjoint of upsampling, of channels d in shared memory; zero
+// outside the map. Lanes are columns of d, which they add up first, and then pixels of a row of `to`.
+template <int TIMES>
+__device__ inline void lower_tile(const real* d, const Tile& fine, int count, const Tile& coarse, real* to) {
+    constexpr int FACTOR = 1 << TIMES, WINDOW = 2 * FACTOR, PIXELS = (32 - WINDOW) / FACTOR + 1;
+    int steps = (coarse.width + PIXELS - 1) / PIXELS, lane = threadIdx.x;
+    for (int item = threadIdx.y; item < count * coarse.height * steps; item += blockDim.y) {
+        int c = item / (coarse.height * steps), y = item / steps % coarse.height, left = item % steps * PIXELS;
+        int column = left * FACTOR - FACTOR / 2 + lane, x = left + lane;
+        const real* top = d + c * fine.size + fine.at(y * FACTOR - FACTOR / 2, column);
+        real own = 0, total = 0;
+        if (column < fine.width + FACTOR / 2) {
 #pragma unroll
-            for (int k = 0; k < AHEAD; ++k) {
-                int row = i + k * blockDim.y, y = t.top - t.halo + row % rows;
-                bool inside = row < count * rows && y >= 0 && y < t.map_height && x >= 0 && x < t.map_width;
-                int64 at = (int64(first + row / rows) * t.map_height + y) * t.map_width + x;
-                v[k] = inside ? g[at] : real(0);
-                if (by) u[k] = inside ? raw[at] : real(0);
-            }
-#pragma unroll
-            for (int k = 0; k < AHEAD; ++k) {
-                int row = i + k * blockDim.y, y = t.top - t.halo + row % rows;
-                if (row >= count * rows) break;
-                bool inside = y >= 0 && y < t.map_height && x >= 0 && x < t.map_width;
-                if (by) v[k] = differentiated(v[k], u[k], by, channels, first + row / rows);
-                d[row / rows * t.size + row % rows * t.pitch + x - left] = inside ? v[k] : real(0);
+            for (int k = 0; k < WINDOW; ++k) {
+                own += returned(k, FACTOR, coarse.top + y, coarse.map_height) * top[k * fine.pitch];
             }
         }
+#pragma unroll
+        for (int k = 0; k < WINDOW; ++k) {
+            real other = __shfl_sync(0xffffffffu, own, lane * FACTOR + k & 31);
+            total += returned(k, FACTOR, coarse.left + x, coarse.map_width) * other;
+        }
+        bool inside = coarse.top + y < coarse.map_height && coarse.left + x < coarse.map_width;
+        real* own_place = to + c * coarse.pixels() + y * coarse.width + x;
+        if (lane < PIXELS && x < coarse.width) *own_place = inside ? total : real(0);
     }
 }
 
-// to (count, pixels of a tile coarser by 2^times) = the adjoint of upsampling, of channels d in shared
-// memory; zero outside the map.
-__device__ inline void lower_tile(
-    const real* d, const Tile& fine, int count, int times, const Tile& coarse, real* to) {
-    int factor = 1 << times, half = factor / 2, pixels = coarse.pixels();
+// winners (count, pixels of a tile coarser by 2^TIMES): which pixel of its window max-pooling has chosen, of channels
+// in shared memory.
+template <int TIMES>
+__device__ inline void find_winners(
+    const real* x, const Tile& fine, const real* by, int count, unsigned char* winners) {
+    int width = fine.width >> TIMES, pixels = fine.pixels() >> 2 * TIMES;
     for (int i = thread_number(); i < count * pixels; i += thread_count()) {
-        int y = i % pixels / coarse.width, x = i % pixels % coarse.width;
-        const real* corner = d + i / pixels * fine.size + fine.at(y * factor - half, x * factor - half);
-        real total = 0;
-        for (int k = 0; k < 2 * factor; ++k) {
-            real row = 0;
-            for (int l = 0; l < 2 * factor; ++l) {
-                row += returned(l, factor, coarse.left + x, coarse.map_width) * corner[k * fine.pitch + l];
-            }
-            total += returned(k, factor, coarse.top + y, coarse.map_height) * row;
-        }
-        to[i] = coarse.top + y < coarse.map_height && coarse.left + x < coarse.map_width ? total : real(0);
+        int c = i / pixels, p = i % pixels, at = fine.at(p / width << TIMES, p % width << TIMES);
+        winners[i] = winner_of<TIMES, true>(x + c * fine.size + at, fine.pitch, reading_of(by, count, c)).number;
     }
 }
 
-// total += gradients of max-pooled maps, coarser by 2^times, of channels `first` and following of `count`, where the
-// activation of x is the first of the largest.
-template <int GROUP, int PIXELS>
+// to (count, pixels of the coarser tile) = what max-pooling has chosen.
+template <int TIMES>
+__device__ inline void read_winners(
+    const real* x, const Tile& fine, const real* by, int count, const unsigned char* winners, real* to) {
+    int width = fine.width >> TIMES, pixels = fine.pixels() >> 2 * TIMES;
+    for (int i = thread_number(); i < count * pixels; i += thread_count()) {
+        int c = i / pixels, p = i % pixels, k = winners[i];
+        int y = (p / width << TIMES) + (k >> TIMES), left = (p % width << TIMES) + (k & (1 << TIMES) - 1);
+        to[i] = reading_of(by, count, c)(x[c * fine.size + fine.at(y, left)]);
+    }
+}
+
+// total += gradients of max-pooled maps, coarser by 2^TIMES, of channels `first` and following of `count`, where
+// max-pooling has chosen a pixel.
+template <int TIMES, int GROUP, int PIXELS>
 __device__ inline void add_unpooled(
-    real (&total)[GROUP][PIXELS], const int (&p)[PIXELS], const Tile& t, const real* x, const real* by, int first,
-    int count, int times, const real* pooled) {
-    int window = 1 << times, pixels = t.pixels() >> 2 * times;
+    real (&total)[GROUP][PIXELS], const int (&p)[PIXELS], const Tile& t, int first, int count, const real* pooled,
+    const unsigned char* winners) {
+    int pixels = t.pixels() >> 2 * TIMES;
 #pragma unroll
     for (int i = 0; i < PIXELS; ++i) {
-        int y = p[i] / t.width, left = p[i] % t.width, rank = (y & window - 1) * window + (left & window - 1);
-        const real* corner = x + t.at(y >> times << times, left >> times << times);
-        int at = (y >> times) * (t.width >> times) + (left >> times);
+        int y = p[i] / t.width, x = p[i] % t.width, mask = (1 << TIMES) - 1, number = (y & mask) << TIMES | (x & mask);
+        int at = first * pixels + (y >> TIMES) * (t.width >> TIMES) + (x >> TIMES);
 #pragma unroll
         for (int g = 0; g < GROUP; ++g) {
             if (first + g >= count) break;
-            const real* own = corner + (first + g) * t.size;
-            real mine = activated(own[(rank >> times) * t.pitch + (rank & window - 1)], by, count, first + g);
-            bool wins = true;
-#pragma unroll 1
-            for (int k = 0; k < window * window; ++k) {
-                real other = activated(own[(k >> times) * t.pitch + (k & window - 1)], by, count, first + g);
-                if (k != rank) wins = wins && (k < rank ? larger(mine, other) : !larger(other, mine));
-            }
-            if (wins) total[g][i] += pooled[(first + g) * pixels + at];
+            if (winners[at + g * pixels] == number) total[g][i] += pooled[at + g * pixels];
         }
     }
 }
@@ -86,25 +80,31 @@ __device__ inline void add_unpooled(
 template <int GROUP, int PIXELS>
 __device__ inline void write_gradient(
     real (&total)[GROUP][PIXELS], const int (&p)[PIXELS], const bool (&valid)[PIXELS], const Tile& t, int part, int own,
-    int count, int64 n, real* out, int accumulate, const real* x, const real* by, real* stats) {
+    int count, int n, real* out, int accumulate, const real* x, const real* by, real* stats) {
+    int64 places[PIXELS];
+#pragma unroll
+    for (int i = 0; i < PIXELS; ++i) places[i] = place(t, p[i]);
+    real* to = out + (int64(n) * count + own * GROUP) * t.map_height * t.map_width;
 #pragma unroll
     for (int g = 0; g < GROUP; ++g) {
+        if (own * GROUP + g >= count) break;
+#pragma unroll
+        for (int i = 0; i < PIXELS; ++i) {
+            if (accumulate && valid[i]) total[g][i] += to[places[i]];
+            if (valid[i]) to[places[i]] = total[g][i];
+        }
+        to += int64(t.map_height) * t.map_width;
+    }
+#pragma unroll
+    for (int g = 0; stats && g < GROUP; ++g) {
         int channel = own * GROUP + g;
         if (channel >= count) break;
-        int64 plane = (n * count + channel) * t.map_height * t.map_width;
+        Reading read = reading_of(by, count, channel);
         real sums[3] = {};
 #pragma unroll
         for (int i = 0; i < PIXELS; ++i) {
-            if (!valid[i]) continue;
-            int64 at = plane + place(t, p[i]);
-            if (accumulate) total[g][i] += out[at];
-            out[at] = total[g][i];
-            if (stats) {
-                real raw = x[channel * t.size + p[i]];
-                add_gradient_sums(sums[0], sums[1], sums[2], total[g][i], raw, by, count, channel);
-            }
+            if (valid[i]) add_gradient_sums(sums, total[g][i], x[channel * t.size + p[i]], read);
         }
-        if (!stats) continue;
 #pragma unroll
         for (int k = 0; k < 3; ++k) {
             real sum = warp_sum(sums[k]);
@@ -121,73 +121,98 @@ __device__ inline void write_sums(const real* stats, int parts, int count, real*
     }
 }
 
-// A side of a product for the gradient of a weight: channels of a tile in shared memory.
-struct Side {
+// The sides of a product for the gradient of a weight: channels in shared memory of the pixels of a tile that has a
+// border, and of one that has none. The latter's are activated by its coefficients, if it has any.
+struct Bordered {
     const real* from;
-    int count, pitch, origin, step;  // how many channels; from row to row, to the first pixel, from channel to channel
-    const real* by;                  // coefficients of what is activated first, or null
+    int count;
+    Tile t;
+};
+struct Inputs {
+    const real *from, *by;
+    int count;
 };
 
-// grad[i*row + j] = the sum over a tile of channel i of a times channel j of b; where `ones`, b has one more, of ones.
-// Warps take SIDE times SIDE of them; `job` counts warps' jobs, and is where the last product has left it.
+// grad = the sums over a tile of channel i of a times channel j of b; where `ones`, b has one more, of ones. It is
+// (groups of SIDE channels of b, rows, SIDE), and begins with the row that a does, and with a group. Warps take a group
+// and TIMES*SIDE rows; `job` counts warps' jobs, and is where the last product has left it.
+template <int TIMES>
 __device__ inline void multiply_weights(
-    const Tile& t, const Side& a, const Side& b, bool ones, real* grad, int row, int& job) {
-    int across = (b.count + ones + SIDE - 1) / SIDE, jobs = (a.count + SIDE - 1) / SIDE * across;
+    const Bordered& a, const Inputs& b, bool ones, real* grad, int rows, int& job) {
+    constexpr int TALL = TIMES * SIDE;
+    int across = (b.count + ones + SIDE - 1) / SIDE, jobs = (a.count + TALL - 1) / TALL * across;
     for (; job < jobs; job += blockDim.y) {
-        int first = job / across * SIDE, second = job % across * SIDE;
-        real total[32] = {}, scale[SIDE], shift[SIDE], slope[SIDE];
+        int first = job / across * TALL, second = job % across * SIDE, pixels = a.t.pixels();
+        int last = a.count - 1 - first;
+        real total[TIMES][32] = {}, scale[SIDE], shift[SIDE], slope[SIDE];
 #pragma unroll
         for (int k = 0; k < SIDE; ++k) {
-            bool there = b.by && second + k < b.count;
-            const real* by = b.by + second + k;
-            scale[k] = there ? by[0] : real(1), shift[k] = there ? by[b.count] : real(0);
-            slope[k] = there ? by[2 * b.count] : real(1);
+            Reading read = reading_of(second + k < b.count ? b.by : nullptr, b.count, second + k);
+            scale[k] = read.scale, shift[k] = read.shift, slope[k] = read.slope;
         }
 #pragma unroll 1
-        for (int p = threadIdx.x; p < t.pixels(); p += 32) {
-            int y = p / t.width, x = p % t.width;
-            real v[SIDE], w[SIDE];
+        for (int p = threadIdx.x; p < pixels; p += 32) {
+            const real *from = a.from + first * a.t.size + a.t.at(p), *other = b.from + second * pixels + p;
+            real w[SIDE];
 #pragma unroll
             for (int k = 0; k < SIDE; ++k) {
-                // Past the last channel, the last one again: nobody looks at that.
-                v[k] = a.from[min(first + k, a.count - 1) * a.step + a.origin + y * a.pitch + x];
-                w[k] = second + k < b.count ? b.from[(second + k) * b.step + b.origin + y * b.pitch + x] : real(ones);
+                w[k] = second + k < b.count ? *other : real(ones);
                 w[k] = prelu(w[k] * scale[k] + shift[k], slope[k]);
+                other += pixels;
             }
 #pragma unroll
-            for (int k = 0; k < SIDE * SIDE; ++k) total[k] += v[k / SIDE] * w[k % SIDE];
+            for (int n = 0; n < TIMES; ++n) {
+                if (first + n * SIDE >= a.count) break;
+#pragma unroll
+                for (int k = 0; k < SIDE; ++k) {
+                    real v = *from;
+                    // Past the last channel, the last one again: nobody looks at that.
+                    if (n * SIDE + k < last) from += a.t.size;
+#pragma unroll
+                    for (int l = 0; l < SIDE; ++l) total[n][k * SIDE + l] += v * w[l];
+                }
+            }
         }
-        transposed_sums<16>(total);
-        int i = first + threadIdx.x / SIDE, j = second + threadIdx.x % SIDE;
-        if (threadIdx.x < SIDE * SIDE && i < a.count && j < b.count + ones) grad[int64(i) * row + j] = total[0];
+        real* to = grad + (int64(second / SIDE) * rows + first) * SIDE + threadIdx.x;
+#pragma unroll
+        for (int n = 0; n < TIMES; ++n) {
+            transposed_sums<16>(total[n]);
+            bool there = threadIdx.x < SIDE * SIDE && first + n * SIDE + threadIdx.x / SIDE < a.count;
+            if (there) to[n * SIDE * SIDE] = total[n][0];
+        }
     }
     job -= jobs;
 }
 
 // Shared memory begins with weights; from places that are given on it holds coefficients, of inputs and of gradients;
 // stats; of scale 0, the input x and `chunk` channels of the output's gradient, with a border of halo0; for scales s >
-// 0: x; d, the output's gradient, scale 1 with a border of halo1; e, what has come down of finer outputs' gradients;
-// and q, the gradients of finer inputs that were max-pooled (groups*GROUP, pixels), and later on these inputs.
+// 0: x; d, the output's gradient, scale 1 with a border of halo1; e, what has come down of finer outputs' gradients; q,
+// the gradients of finer inputs that were max-pooled (groups*GROUP, pixels), and later on these inputs; and w, which
+// pixel was chosen, a byte for each.
 //
-// sums: gradient sums (images*tiles, 3, channels), or null. grad_weight: per tile, (outs, ins + 1), or null; the last
-// column is the sum of a finest output's gradient, if `ones`. A target of an input is null where it is not wanted.
+// sums: gradient sums (images*tiles, 3, channels), or null. grad_weight: per tile, (groups of SIDE inputs, outs, SIDE),
+// or null; each scale's inputs begin with a group, and the finest ones are one more if `ones`, for the sum of a finest
+// output's gradient. A target of an input is null where it is not wanted.
 template <int GROUP>
 __device__ inline void mix_back(
     int height, int width, int tile_height, int tile_width, int halo0, int halo1, int chunk, OF_SCALES(int, ins),
     OF_SCALES(int, outs), OF_SCALES(const real*, map), OF_SCALES(const real*, by), OF_SCALES(const real*, g),
     OF_SCALES(const real*, raw), OF_SCALES(const real*, coefficients), const real* weight, OF_SCALES(real*, target),
     OF_SCALES(int, accumulate), OF_SCALES(real*, sums), real* grad_weight, int ones, int by_at, int stats_at, int x_at0,
-    int d_at0, int x_at1, int d_at1, int e_at1, int q_at1, int x_at2, int d_at2, int e_at2, int q_at2) {
+    int d_at0, int x_at1, int d_at1, int e_at1, int q_at1, int x_at2, int d_at2, int e_at2, int q_at2, int w_at1,
+    int w_at2) {
     constexpr int PAD = PADDED(GROUP);
     Groups<GROUP> columns(ins0, ins1, ins2);
     Groups<1> rows(outs0, outs1, outs2);
     int tiles = ((height + tile_height - 1) / tile_height) * ((width + tile_width - 1) / tile_width);
-    int index = blockIdx.x % tiles, line = columns.all + 1;
-    int64 n = blockIdx.x / tiles;
+    int index = blockIdx.x % tiles;
+    int n = blockIdx.x / tiles;
     real *weights = shared, *read_by = shared + by_at, *stats = shared + stats_at,
          *read_of_raw = shared + by_at + 4 * columns.all, *d0 = shared + d_at0;
+    unsigned char *winners1 = (unsigned char*)(shared + w_at1), *winners2 = (unsigned char*)(shared + w_at2);
     const int halo2 = 0, e_at0 = 0, q_at0 = 0;
-    if (grad_weight) grad_weight += int64(blockIdx.x) * rows.all * line;
+    Groups<SIDE> sides(ins0 + ones, ins1, ins2);
+    if (grad_weight) grad_weight += int64(blockIdx.x) * rows.all * (sides.group2 + sides.groups(2)) * SIDE;
 
     for (int s = 0; s < SCALES; ++s) {
         read_coefficients(read_by + 4 * AT(s, columns.first), AT(s, by), AT(s, ins));
@@ -199,14 +224,25 @@ __device__ inline void mix_back(
     for (int s = 0; s < SCALES; ++s) {
         Tile t = tile_of(s, index, tile_height, tile_width, 0, height, width);
         int count = AT(s, ins);
-        int64 plane = n * t.map_height * t.map_width;
-        if (count) read_tile(shared + AT(s, x_at), t, AT(s, map) + plane * count, nullptr, count, 0, count);
+        int64 plane = int64(n) * t.map_height * t.map_width;
+        if (count) read_tile(shared + AT(s, x_at), t, Map{AT(s, map) + plane * count, nullptr, count}, 0, count);
         count = AT(s, outs);
         if (!s || !count) continue;
         t = tile_of(s, index, tile_height, tile_width, AT(s, halo), height, width);
-        const real *first = AT(s, g) + plane * count, *second = AT(s, raw) + plane * count;
         const real* c = AT(s, coefficients) ? read_of_raw + 6 * AT(s, rows.first) : nullptr;
-        read_gradient(shared + AT(s, d_at), t, first, second, c, count, 0, count);
+        Gradient from = {AT(s, g) + plane * count, AT(s, raw) + plane * count, c, count};
+        read_tile(shared + AT(s, d_at), t, from, 0, count);
+    }
+    Tile t0 = tile_of(0, index, tile_height, tile_width, 0, height, width);
+    Tile t1 = tile_of(1, index, tile_height, tile_width, halo1, height, width);
+    Tile t2 = tile_of(2, index, tile_height, tile_width, 0, height, width);
+    Tile inner1 = tile_of(1, index, tile_height, tile_width, 0, height, width);
+    __syncthreads();
+    if (outs1) find_winners<1>(shared + x_at0, t0, read_by, ins0, winners1);
+    if (outs2) {
+        find_winners<2>(shared + x_at0, t0, read_by, ins0, winners2);
+        unsigned char* winners = winners2 + ins0 * t2.pixels();
+        find_winners<1>(shared + x_at1, inner1, read_by + 4 * columns.first1, ins1, winners);
     }
     for (int s = 1; s < SCALES; ++s) {  // gradients of finer inputs, max-pooled
         int count = AT(s, outs), finer = AT(s, columns.group);
@@ -216,56 +252,62 @@ __device__ inline void mix_back(
         __syncthreads();
         read_weights<GROUP, true>(weights, weight, columns.all, columns, 0, finer, AT(s, rows.first), count);
         __syncthreads();
-        for (int item = threadIdx.y; item < finer * ((t.pixels() + 31) / 32); item += blockDim.y) {
-            int group = item % finer, number = item / finer * 32 + threadIdx.x, p = number < t.pixels() ? number : 0;
-            int at[1] = {t.at(p)};
-            real total[GROUP][1] = {};
-            multiply(total, shared + AT(s, d_at), at, t.size, count, weights + group * PAD, finer * PAD);
-            real* q = shared + AT(s, q_at) + group * GROUP * t.pixels() + p;
+        int pitch = weight_pitch<GROUP>(finer), parts = (t.pixels() + 32 * COARSE - 1) / (32 * COARSE);
+        for (int item = threadIdx.y; item < finer * parts; item += blockDim.y) {
+            int group = item % finer, p[COARSE], at[COARSE], number = item / finer * 32 * COARSE + threadIdx.x;
+#pragma unroll
+            for (int i = 0; i < COARSE; ++i) {
+                p[i] = number + 32 * i < t.pixels() ? number + 32 * i : 0;
+                at[i] = t.at(p[i]);
+            }
+            real total[GROUP][COARSE] = {};
+            multiply(total, shared + AT(s, d_at), at, t.size, count, weights + group * PAD, pitch);
+            real* q = shared + AT(s, q_at) + group * GROUP * t.pixels();
 #pragma unroll
             for (int k = 0; k < GROUP; ++k) {
-                if (number < t.pixels()) q[k * t.pixels()] = total[k][0];
+#pragma unroll
+                for (int i = 0; i < COARSE; ++i) {
+                    if (number + 32 * i < t.pixels()) q[k * t.pixels() + p[i]] = total[k][i];
+                }
             }
         }
     }
 
     // The finest scale: a warp has one group of one part of the tile.
-    Tile t0 = tile_of(0, index, tile_height, tile_width, 0, height, width);
-    Tile t1 = tile_of(1, index, tile_height, tile_width, halo1, height, width);
-    Tile t2 = tile_of(2, index, tile_height, tile_width, 0, height, width);
     Tile border = tile_of(0, index, tile_height, tile_width, halo0, height, width);
     int parts = (t0.pixels() + 32 * TAKE - 1) / (32 * TAKE), group = threadIdx.y / parts, part = threadIdx.y % parts;
-    int groups = columns.groups(0), p[TAKE];
+    int groups = columns.groups(0), pitch = weight_pitch<GROUP>(groups), p[TAKE];
     bool busy = target0 && group < groups, valid[TAKE];
     real total[GROUP][TAKE] = {};
-    Side x0 = {shared + x_at0, ins0, t0.pitch, 0, t0.size, read_by};
+    __syncthreads();
+    if (target0) read_weights<GROUP, true>(weights, weight, columns.all, columns, 0, groups, 0, outs0);
     for (int o = 0; o < outs0; o += chunk) {
         int count = o + chunk < outs0 ? chunk : outs0 - o;
         __syncthreads();
-        read_weights<GROUP, true>(weights, weight, columns.all, columns, 0, groups, o, count);
-        int64 image = n * outs0 * height * width;
-        read_gradient(d0, border, g0 + image, raw0 + image, coefficients0 ? read_of_raw : nullptr, outs0, o, count);
+        int64 image = int64(n) * outs0 * height * width;
+        Gradient from = {g0 + image, raw0 + image, coefficients0 ? read_of_raw : nullptr, outs0};
+        read_tile(d0, border, from, o, count);
         __syncthreads();
         if (busy) {  // its pixels are found anew each time: registers are scarce meanwhile
             int at[TAKE];
             own_pixels(t0, part, p, valid);
 #pragma unroll
             for (int i = 0; i < TAKE; ++i) at[i] = border.at(p[i]);
-            multiply(total, d0, at, border.size, count, weights + group * PAD, groups * PAD);
+            multiply(total, d0, at, border.size, count, weights + o * pitch + group * PAD, pitch);
         }
-        if (ins1) lower_tile(d0, border, count, 1, t1, shared + e_at1 + o * t1.pixels());
-        if (ins2) lower_tile(d0, border, count, 2, t2, shared + e_at2 + o * t2.pixels());
-        Side d = {d0, count, border.pitch, border.at(0, 0), border.size, nullptr};
+        if (ins1) lower_tile<1>(d0, border, count, t1, shared + e_at1 + o * t1.pixels());
+        if (ins2) lower_tile<2>(d0, border, count, t2, shared + e_at2 + o * t2.pixels());
         int job = threadIdx.y;
-        if (grad_weight) multiply_weights(t0, d, x0, ones, grad_weight + int64(o) * line, line, job);
+        Inputs x = {shared + x_at0, read_by, ins0};
+        if (grad_weight) multiply_weights<1>({d0, count, border}, x, ones, grad_weight + o * SIDE, rows.all, job);
     }
-    if (outs1 && ins2) lower_tile(shared + d_at1, t1, outs1, 1, t2, shared + e_at2 + outs0 * t2.pixels());
+    if (outs1 && ins2) lower_tile<1>(shared + d_at1, t1, outs1, t2, shared + e_at2 + outs0 * t2.pixels());
     __syncthreads();
     if (busy) {
         const real* x = shared + x_at0;
         own_pixels(t0, part, p, valid);
-        if (outs1) add_unpooled(total, p, t0, x, read_by, group * GROUP, ins0, 1, shared + q_at1);
-        if (outs2) add_unpooled(total, p, t0, x, read_by, group * GROUP, ins0, 2, shared + q_at2);
+        if (outs1) add_unpooled<1>(total, p, t0, group * GROUP, ins0, shared + q_at1, winners1);
+        if (outs2) add_unpooled<2>(total, p, t0, group * GROUP, ins0, shared + q_at2, winners2);
         real* noted = sums0 ? stats : nullptr;
         write_gradient(total, p, valid, t0, part, group, ins0, n, target0, accumulate0, x, read_by, noted);
     }
@@ -279,7 +321,7 @@ __device__ inline void mix_back(
         if (!count || !AT(s, target)) continue;
         Tile t = tile_of(s, index, tile_height, tile_width, 0, height, width);
         Tile border = tile_of(s, index, tile_height, tile_width, AT(s, halo), height, width);
-        int parts = (t.pixels() + 31) / 32;
+        int parts = (t.pixels() + 32 * COARSE - 1) / (32 * COARSE), pitch = weight_pitch<GROUP>(groups);
         real* noted = AT(s, sums);
         const real *x = shared + AT(s, x_at), *c = read_by + 4 * AT(s, columns.first);
         __syncthreads();
@@ -287,17 +329,18 @@ __device__ inline void mix_back(
             weights, weight, columns.all, columns, AT(s, columns.group), groups, 0, finer + AT(s, outs));
         __syncthreads();
         for (int item = threadIdx.y; item < groups * parts; item += blockDim.y) {
-            int group = item % groups, p[1];
-            bool valid[1];
+            int group = item % groups, p[COARSE], at[COARSE];
+            bool valid[COARSE];
             own_pixels(t, item / groups, p, valid);
             const real* w = weights + group * PAD;
-            real total[GROUP][1] = {};
-            multiply(total, shared + AT(s, e_at), p, t.pixels(), finer, w, groups * PAD);
-            int at[1] = {border.at(p[0])};
-            multiply(total, shared + AT(s, d_at), at, border.size, AT(s, outs), w + finer * groups * PAD, groups * PAD);
+            real total[GROUP][COARSE] = {};
+            multiply(total, shared + AT(s, e_at), p, t.pixels(), finer, w, pitch);
+#pragma unroll
+            for (int i = 0; i < COARSE; ++i) at[i] = border.at(p[i]);
+            multiply(total, shared + AT(s, d_at), at, border.size, AT(s, outs), w + finer * pitch, pitch);
             if (s == 1 && outs2) {
                 const real* q = shared + q_at2 + columns.group1 * GROUP * t2.pixels();
-                add_unpooled(total, p, t, x, c, group * GROUP, count, 1, q);
+                add_unpooled<1>(total, p, t, group * GROUP, count, q, winners2 + ins0 * t2.pixels());
             }
             write_gradient(total, p, valid, t, item / groups, group, count, n, AT(s, target), AT(s, accumulate), x,
                            c, noted ? stats : nullptr);
@@ -310,12 +353,12 @@ __device__ inline void mix_back(
 
     if (!grad_weight) return;
     __syncthreads();
-    if (outs1) pool_tile(shared + x_at0, t0, ins0, 1, shared + q_at1, read_by);
+    if (outs1) read_winners<1>(shared + x_at0, t0, read_by, ins0, winners1, shared + q_at1);
     if (outs2) {
-        pool_tile(shared + x_at0, t0, ins0, 2, shared + q_at2, read_by);
-        Tile inner = tile_of(1, index, tile_height, tile_width, 0, height, width);
+        read_winners<2>(shared + x_at0, t0, read_by, ins0, winners2, shared + q_at2);
+        int before = ins0 * t2.pixels();
         const real* c = read_by + 4 * columns.first1;
-        pool_tile(shared + x_at1, inner, ins1, 1, shared + q_at2 + ins0 * t2.pixels(), c);
+        read_winners<1>(shared + x_at1, inner1, c, ins1, winners2 + before, shared + q_at2 + before);
     }
     __syncthreads();
     int job = threadIdx.y;
@@ -323,28 +366,32 @@ __device__ inline void mix_back(
         Tile t = tile_of(s, index, tile_height, tile_width, 0, height, width);
         Tile border = tile_of(s, index, tile_height, tile_width, AT(s, halo), height, width);
         int first = AT(s, rows.first), column = AT(s, columns.first);
-        Side e = {shared + AT(s, e_at), first, t.pitch, 0, t.size, nullptr};
-        Side d = {shared + AT(s, d_at), AT(s, outs), border.pitch, border.at(0, 0), border.size, nullptr};
-        Side x = {shared + AT(s, x_at), AT(s, ins), t.pitch, 0, t.size, read_by + 4 * column};
-        Side pooled = {shared + AT(s, q_at), AT(s, outs) ? column : 0, t.pitch, 0, t.size, nullptr};
-        multiply_weights(t, e, x, false, grad_weight + column, line, job);
-        multiply_weights(t, d, x, false, grad_weight + int64(first) * line + column, line, job);
-        multiply_weights(t, d, pooled, false, grad_weight + int64(first) * line, line, job);
+        real* own = grad_weight + int64(AT(s, sides.group)) * rows.all * SIDE;
+        Inputs x = {shared + AT(s, x_at), read_by + 4 * column, AT(s, ins)};
+        Bordered e = {shared + AT(s, e_at), first, t}, d = {shared + AT(s, d_at), AT(s, outs), border};
+        multiply_weights<2>(e, x, false, own, rows.all, job);
+        multiply_weights<2>(d, x, false, own + first * SIDE, rows.all, job);
+        for (int k = 0; k < s; ++k) {
+            int before = AT(k, columns.first), count = AT(s, outs) ? AT(k, ins) : 0;
+            Inputs pooled = {shared + AT(s, q_at) + before * t.pixels(), nullptr, count};
+            real* grad = grad_weight + (int64(AT(k, sides.group)) * rows.all + first) * SIDE;
+            multiply_weights<2>(d, pooled, false, grad, rows.all, job);
+        }
     }
 }
 
 #define MIX_BACK(NAME, GROUP)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(SINGLE ? 512 : 256, 1) NAME(                                        \
+    extern "C" __global__ void __launch_bounds__(SINGLE ? 512 : 256, 1) NAME(                                         \
         int height, int width, int tile_height, int tile_width, int halo0, int halo1, int chunk, OF_SCALES(int, ins), \
-        OF_SCALES(int, outs), OF_SCALES(const real*, map), OF_SCALES(const real*, by), OF_SCALES(const real*, g),    \
-        OF_SCALES(const real*, raw), OF_SCALES(const real*, coefficients), const real* weight,                       \
-        OF_SCALES(real*, target), OF_SCALES(int, accumulate), OF_SCALES(real*, sums), real* grad_weight, int ones,   \
-        int by_at, int stats_at, int x_at0, int d_at0, int x_at1, int d_at1, int e_at1, int q_at1, int x_at2,        \
-        int d_at2, int e_at2, int q_at2) {                                                                           \
-        mix_back<GROUP>(height, width, tile_height, tile_width, halo0, halo1, chunk, ALL(ins), ALL(outs), ALL(map),  \
-                        ALL(by), ALL(g), ALL(raw), ALL(coefficients), weight, ALL(target), ALL(accumulate),          \
-                        ALL(sums), grad_weight, ones, by_at, stats_at, x_at0, d_at0, x_at1, d_at1, e_at1, q_at1,     \
-                        x_at2, d_at2, e_at2, q_at2);                                                                 \
+        OF_SCALES(int, outs), OF_SCALES(const real*, map), OF_SCALES(const real*, by), OF_SCALES(const real*, g),     \
+        OF_SCALES(const real*, raw), OF_SCALES(const real*, coefficients), const real* weight,                        \
+        OF_SCALES(real*, target), OF_SCALES(int, accumulate), OF_SCALES(real*, sums), real* grad_weight, int ones,    \
+        int by_at, int stats_at, int x_at0, int d_at0, int x_at1, int d_at1, int e_at1, int q_at1, int x_at2,         \
+        int d_at2, int e_at2, int q_at2, int w_at1, int w_at2) {                                                      \
+        mix_back<GROUP>(height, width, tile_height, tile_width, halo0, halo1, chunk, ALL(ins), ALL(outs), ALL(map),   \
+                        ALL(by), ALL(g), ALL(raw), ALL(coefficients), weight, ALL(target), ALL(accumulate),           \
+                        ALL(sums), grad_weight, ones, by_at, stats_at, x_at0, d_at0, x_at1, d_at1, e_at1, q_at1,      \
+                        x_at2, d_at2, e_at2, q_at2, w_at1, w_at2);                                                    \
     }
 MIX_BACK(mix_back_5, 5)
 #if SINGLE  // doubles would not all find room in registers

@@ -1,7 +1,7 @@
 // Octave convolutions 1x1: tiles of pixels of up to three scales, and products of them in shared memory.
 //
-// Channels are taken in groups of GROUP, whose weights lie together in shared memory, padded for loads of 16 bytes. A
-// warp multiplies one group for 32*TAKE pixels at a time. Maps of the finest scale pass through shared memory `chunk`
+// Channels are taken in groups of GROUP, whose weights lie together in shared memory, padded for loads of pairs. A warp
+// multiplies one group for 32*TAKE pixels at a time. Maps of the finest scale pass through shared memory `chunk`
 // channels at a time, while each warp keeps what it adds up in registers; those of the coarser scales are there as a
 // whole.
 
@@ -9,9 +9,9 @@
 #define OF_SCALES(T, NAME) T NAME##0, T NAME##1, T NAME##2
 #define AT(SCALE, NAME) ((SCALE) == 0 ? NAME##0 : (SCALE) == 1 ? NAME##1 : NAME##2)
 #define ALL(NAME) NAME##0, NAME##1, NAME##2
-#define PADDED(GROUP) ((GROUP + 3) / 4 * 4)
-#define TAKE 4
-#define SIDE 5  // a warp's share of a weight gradient: SIDE outputs times SIDE inputs
+#define PADDED(GROUP) ((GROUP + 1) / 2 * 2)
+#define TAKE 4    // pixels of a thread, on the finest scale
+#define COARSE 2  // and on the others
 
 extern __shared__ __align__(16) real shared[];
 
@@ -45,30 +45,38 @@ __device__ inline void read_coefficients(real* to, const real* coefficients, int
     }
 }
 
-// to (count, t.size) = channels `first` and following of the tile; zero outside the map. Activated, if `by` is not
-// null, the map's coefficients in shared memory. Lanes read along rows, from a multiple of 8 pixels on, which is where
-// sectors begin.
-__device__ inline void read_tile(
-    real* to, const Tile& t, const real* image, const real* by, int channels, int first, int count) {
-    constexpr int AHEAD = 4;  // rows of which a warp loads pixels before it stores any
-    int rows = t.height + 2 * t.halo, left = t.left - t.halo;
-    for (int i = threadIdx.y; i < count * rows; i += AHEAD * blockDim.y) {
-        for (int x = (left & ~7) + int(threadIdx.x); x < left + t.pitch; x += 32) {
-            if (x < left) continue;
-            real v[AHEAD];
+// to (count, t.size) = channels `first` and following of the tile; zero outside the map. Lanes read along rows, from a
+// multiple of 8 pixels on, which is where sectors begin. All of them load, some a neighbour's pixel: they stay
+// together.
+template <typename Source>
+__device__ inline void read_tile(real* to, const Tile& t, const Source& from, int first, int count) {
+    constexpr int ROWS = 3;  // of a channel, of which a warp has values under way before it stores any
+    int rows = t.height + 2 * t.halo, left = t.left - t.halo, groups = (rows + ROWS - 1) / ROWS;
+    int begin = max(left, 0), end = min(left + t.pitch, t.map_width);
+    for (int i = threadIdx.y; i < count * groups; i += blockDim.y) {
+        int c = i / groups, top = i % groups * ROWS, y = t.top - t.halo + top;
+        auto reader = from.reader(first + c);
+        int64 at = (int64(first + c) * t.map_height + y) * t.map_width;
+        real* line = to + c * t.size + top * t.pitch;
+        for (int start = begin & ~7; start < end; start += 32) {
+            int x = start + int(threadIdx.x), near = min(max(x, begin), end - 1);
+            typename Source::Value v[ROWS];
 #pragma unroll
-            for (int k = 0; k < AHEAD; ++k) {
-                int row = i + k * blockDim.y, y = t.top - t.halo + row % rows;
-                bool inside = row < count * rows && y >= 0 && y < t.map_height && x >= 0 && x < t.map_width;
-                v[k] = inside ? image[(int64(first + row / rows) * t.map_height + y) * t.map_width + x] : real(0);
+            for (int k = 0; k < ROWS; ++k) {
+                if (top + k < rows && y + k >= 0 && y + k < t.map_height) v[k] = from.load(at + k * t.map_width + near);
             }
+            if (x != near) continue;
 #pragma unroll
-            for (int k = 0; k < AHEAD; ++k) {
-                int row = i + k * blockDim.y, y = t.top - t.halo + row % rows, c = first + row / rows;
-                if (row >= count * rows) break;
-                bool inside = y >= 0 && y < t.map_height && x >= 0 && x < t.map_width;
-                if (by && inside) v[k] = prelu(v[k] * by[c] + by[channels + c], by[2 * channels + c]);
-                to[row / rows * t.size + row % rows * t.pitch + x - left] = v[k];
+            for (int k = 0; k < ROWS; ++k) {
+                if (top + k >= rows) break;
+                bool inside = y + k >= 0 && y + k < t.map_height;
+                line[k * t.pitch + x - left] = inside ? Source::read(reader, v[k]) : real(0);
+            }
+        }
+        for (int x = threadIdx.x; x < t.pitch - (end - begin); x += 32) {
+#pragma unroll
+            for (int k = 0; k < ROWS; ++k) {
+                if (top + k < rows) line[k * t.pitch + (x < begin - left ? x : x + end - begin)] = 0;
             }
         }
     }
@@ -84,42 +92,49 @@ __device__ inline void sum_tile(const real* from, const Tile& t, int count, real
     }
 }
 
-// to (count, pixels of a tile coarser by 2^times) = channels in shared memory, max-pooled; activated first, if `by` is
-// not null, by its coefficients.
-__device__ inline void pool_tile(
-    const real* from, const Tile& fine, int count, int times, real* to, const real* by = nullptr) {
-    int width = fine.width >> times, pixels = fine.pixels() >> 2 * times, window = 1 << times;
-    for (int i = thread_number(); i < count * pixels; i += thread_count()) {
-        int p = i % pixels;
-        const real* corner = from + i / pixels * fine.size + fine.at(p / width << times, p % width << times);
-        real best = activated(corner[0], by, count, i / pixels);
-        for (int k = 1; k < window * window; ++k) {
-            real value = activated(corner[(k >> times) * fine.pitch + (k & window - 1)], by, count, i / pixels);
-            if (larger(value, best)) best = value;
-        }
-        to[i] = best;
+// The first of the largest activations of a window of pixels of a tile, whose sides are 2^TIMES: its number, row by
+// row, and its value. PAIRS: the window begins at an even place.
+struct Winner {
+    real value;
+    int number;
+};
+template <int TIMES, bool PAIRS>
+__device__ inline Winner winner_of(const real* corner, int pitch, Reading read) {
+    Winner best = {0, -1};
+#pragma unroll
+    for (int k = 0; k < 1 << 2 * TIMES; k += 2) {
+        const real* at = corner + (k >> TIMES) * pitch + (k & (1 << TIMES) - 1);
+        pair v = PAIRS ? *(const pair*)at : pair{at[0], at[1]};
+        real first = read(v.x), second = read(v.y);
+        if (best.number < 0 || larger(first, best.value)) best = {first, k};
+        if (larger(second, best.value)) best = {second, k + 1};
     }
+    return best;
 }
 
-#if SINGLE
-typedef float4 vector;
-#else
-typedef double2 vector;
-#endif
-__device__ inline void unpack(float4 v, float* to) { to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w; }
-__device__ inline void unpack(double2 v, double* to) { to[0] = v.x, to[1] = v.y; }
+// to (count, pixels of a tile coarser by 2^TIMES) = channels in shared memory, max-pooled.
+template <int TIMES, bool PAIRS>
+__device__ inline void pool_tile(const real* from, const Tile& fine, int count, real* to) {
+    int width = fine.width >> TIMES, pixels = fine.pixels() >> 2 * TIMES;
+    for (int i = thread_number(); i < count * pixels; i += thread_count()) {
+        int c = i / pixels, p = i % pixels, at = fine.at(p / width << TIMES, p % width << TIMES);
+        to[i] = winner_of<TIMES, PAIRS>(from + c * fine.size + at, fine.pitch, {1, 0, 1, 0}).value;
+    }
+}
 
 // total[g][i] += the sum over `count` channels k of weights[k*pitch + g] * x[k*step + at[i]], all in shared memory.
 template <int GROUP, int PIXELS>
 __device__ inline void multiply(
     real (&total)[GROUP][PIXELS], const real* x, const int (&at)[PIXELS], int step, int count, const real* weights,
     int pitch) {
-    constexpr int SIZE = 16 / sizeof(real);
 #pragma unroll 2  // more would take registers that there are not
     for (int k = 0; k < count; ++k) {
         real w[PADDED(GROUP)], v[PIXELS];
 #pragma unroll
-        for (int i = 0; i < PADDED(GROUP); i += SIZE) unpack(*(const vector*)(weights + k * pitch + i), w + i);
+        for (int i = 0; i < PADDED(GROUP); i += 2) {
+            pair two = *(const pair*)(weights + k * pitch + i);
+            w[i] = two.x, w[i + 1] = two.y;
+        }
 #pragma unroll
         for (int i = 0; i < PIXELS; ++i) v[i] = x[k * step + at[i]];
 #pragma unroll
@@ -148,19 +163,26 @@ struct Groups {
     }
 };
 
-// to (count, groups, PADDED(GROUP)) = the weights of channels `first` and following of one side with some groups of the
-// other side's, zero where a group is not full. The weight has rows of `columns`; BACK: the groups are those of
-// columns.
+// How many weights lie between those of a channel and of the next one, of so many groups: twice an odd number, so that
+// the lanes of a warp that write those of 32 channels meet in few banks.
+template <int GROUP>
+__device__ inline int weight_pitch(int groups) {
+    return (groups * PADDED(GROUP) / 2 | 1) * 2;
+}
+
+// to (count, weight_pitch) = the weights of channels `first` and following of one side with some groups of the other
+// side's, zero where a group is not full. The weight has rows of `columns`; BACK: the groups are those of columns.
 template <int GROUP, bool BACK>
 __device__ inline void read_weights(
     real* to, const real* weight, int columns, const Groups<GROUP>& side, int first_group, int groups, int first,
     int count) {
     constexpr int PAD = PADDED(GROUP);
+    int pitch = weight_pitch<GROUP>(groups);
     for (int i = thread_number(); i < count * groups * PAD; i += thread_count()) {
         int slot = BACK ? i % (groups * PAD) : i / count, k = BACK ? i / (groups * PAD) : i % count;
         int channel = side.channel(first_group + slot / PAD, slot % PAD);
         int64 at = BACK ? int64(first + k) * columns + channel : int64(channel) * columns + first + k;
-        to[k * groups * PAD + slot] = channel >= 0 ? weight[at] : real(0);
+        to[k * pitch + slot] = channel >= 0 ? weight[at] : real(0);
     }
 }
 
