@@ -38,6 +38,14 @@ extern "C" __global__ void sums(float* y, const float* x, int n) {
   for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(0xffffffff, v, d);
   if (threadIdx.x % 32 == 0) atomicAdd(y, v);  // 29
 }
+extern "C" __global__ void rounds(float* y, const float* x) {
+  float v = 0;
+  for (int i = 0; i < 8; ++i) {
+    v = __shfl_xor_sync(0xffffffff, v, 1) + x[32 * i + threadIdx.x];  // 34
+    if (i & 1) v += __shfl_down_sync(threadIdx.x & 8 ? 0xff00ff00 : 0x00ff00ff, v, 8);
+  }
+  y[threadIdx.x] = v;
+}
 extern "C" __global__ void polynomial(float* y, const float* x, int n) {
   float v = 0;
   for (int i = 0; i < n; ++i) v = v * x[threadIdx.x] + 1.f;
@@ -128,6 +136,15 @@ def test_loops_and_atomics(count):
     assert (atomic.line, atomic.warps, atomic.moved, atomic.partial) == (29, 2, 2, 2)
 
 
+@pytest.mark.parametrize("schedule", ["forward", "reverse", "random"])
+def test_lanes_stay_together_after_shuffles(cuda_module, schedule):
+    module = cuda_module(SOURCE, mode="count", schedules=(schedule,))
+    module.get_function("rounds")((1,), (32,), (zeros(), zeros(256)))
+    reads, writes = module.counts[-1].sites
+    assert (reads.line, reads.warps, reads.lanes, reads.partial) == (34, 8, 256, 0)
+    assert (writes.warps, writes.lanes, writes.partial) == (1, 32, 0)
+
+
 def test_arithmetic(count):
     assert count("polynomial", 32, zeros(), zeros(), i32(7), grid=1).flops == 32 * 7 * 2 + 5
     assert count("copy", 32, zeros(), zeros(), i32(1), i32(0)).flops == 0
@@ -176,7 +193,8 @@ def test_prediction(count):
 def test_what_the_real_compiler_says():
     source = SOURCE + "template <class T> __global__ void fill(T* x) { x[threadIdx.x] = 1; }"
     needs = nvrtc.resources(source, "sm_80", name_expressions=("fill<double>",))
-    assert set(needs) == {"copy", "copy4", "banks", "branch", "halo", "sums", "polynomial", "fused", "fill<double>"}
+    names = {"copy", "copy4", "banks", "branch", "halo", "sums", "rounds", "polynomial", "fused", "fill<double>"}
+    assert set(needs) == names
     assert needs["banks"].shared == 33 * 32 * 4 and needs["copy"].registers > 4 and needs["copy"].spills == 0
     with pytest.raises(nvrtc.KernelError, match="do not compile for sm_80"):
         nvrtc.resources("__global__ void f() { wrong }", "sm_80")

@@ -196,7 +196,7 @@ static uint64_t wait_in_warp(int kind, uint32_t mask, uint64_t in, int source, i
   t.state = AT_WARP, t.kind = kind, t.mask = mask, t.in = in, t.source = source, t.line = line;
   waiting_lanes[t.warp] |= 1u << t.lane;
   if (!(mask & alive_lanes[t.warp] & ~waiting_lanes[t.warp])) release_warp(t.warp);
-  if (t.state == AT_WARP) yield();
+  yield();  // also the last to arrive: lanes go on together, see `pass`
   return t.out;
 }
 
@@ -279,15 +279,17 @@ static void shuffle(int* numbers, int count) {
   }
 }
 
-// Runs all threads from `first` on that can run, once. Whether there were any.
+// Runs all threads from `first` on that can run, once. Whether there were any. What a thread lets go on meanwhile has to
+// wait for the next pass, or some lanes of a warp would run ahead of others, and mode `count` would count them apart.
 static bool pass(int first, int count) {
-  int order[MOST_THREADS];
-  for (int i = 0; i < count; ++i) order[i] = first + (launch.order == REVERSE ? count - 1 - i : i);
-  if (launch.order == RANDOM) shuffle(order, count);
-  bool ran = false;
-  for (int i = 0; i < count && !failed; ++i)
-    if (threads[order[i]].state == READY) ran = true, resume(threads[order[i]]);
-  return ran;
+  int order[MOST_THREADS], ready = 0;
+  for (int i = 0; i < count; ++i) {
+    const int number = first + (launch.order == REVERSE ? count - 1 - i : i);
+    if (threads[number].state == READY) order[ready++] = number;
+  }
+  if (launch.order == RANDOM) shuffle(order, ready);
+  for (int i = 0; i < ready && !failed; ++i) resume(threads[order[i]]);
+  return ready > 0 && !failed;
 }
 
 static void run_block(Index index, uint32_t number) {
