@@ -70,7 +70,8 @@ def find_pictures(
                 found.not_taken.append(place / entry.name)
             elif fault is not None and recursive:  # it may have been a folder
                 found.failures.append(_failure(place / entry.name, fault))
-    return Found(*map(sorted, found[:3]), sorted(found.failures, key=str))
+    pictures, not_taken, not_searched = (sorted(paths) for paths in found[:3])
+    return Found(pictures, not_taken, not_searched, sorted(found.failures, key=str))
 
 
 def describe_not_taken(paths: Sequence[pathlib.Path], most: int | None = 3) -> str:
