@@ -147,7 +147,7 @@ def empty(shape, dtype=float):
 
 def asarray(values):
     assert isinstance(values, np.ndarray) and not _capturing()
-    assert values.ndim, "CuPy would compile a kernel of its own, which needs CUDA's headers"
+    assert values.ndim, "CuPy would compile a kernel of its own"
     out = empty(values.shape, values.dtype)
     out._values[...] = values
     return out

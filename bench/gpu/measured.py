@@ -126,8 +126,8 @@ def measured(device, free_memory, keep, budget=BUDGET, compiling=COMPILING, case
     """(rows, failures).
 
     device: octsod's. free_memory: a function that returns how many bytes of the GPU nobody holds. keep: called with all
-    rows so far, whenever there are more. cases: `Contest`s;
-    singles: by name, what samples single kernels: (build, arguments).
+    rows so far, whenever there are more. cases: `Contest`s; singles: by name, what samples single kernels: (build,
+    arguments).
     """
     start = time.monotonic()
     cases = contests() if cases is None else cases

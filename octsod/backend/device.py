@@ -213,15 +213,16 @@ def chosen_device(name: str, worth: bool = True) -> Device:
     """As `get_device`; "auto" stands for the device that OCTSOD_DEVICE names, if it is set, else for the first GPU, if
     there is one that can be used and it is worth it, else for the CPU. Raises OctsodError if OCTSOD_DEVICE is no name
     of a device."""
-    from . import cuda  # only here, since it imports this module
-
-    if name == "auto":
-        name = os.environ.get("OCTSOD_DEVICE", "").strip() or "auto"
-        if name not in ("auto", "cpu") and not cuda.NAME.fullmatch(name):
-            raise OctsodError(f"OCTSOD_DEVICE (={shortened(repr(name))}) must be cpu, cuda, cuda:N or auto.")
     if name != "auto":
         return get_device(name)
-    return get_device("cuda" if worth and cuda.available() else "cpu")
+    from . import cuda  # only here, since it imports this module
+
+    name = os.environ.get("OCTSOD_DEVICE", "").strip() or "auto"
+    if name == "auto":
+        name = "cuda" if worth and cuda.available() else "cpu"
+    elif name != "cpu" and not cuda.NAME.fullmatch(name):
+        raise OctsodError(f"OCTSOD_DEVICE (={shortened(repr(name))}) must be cpu, cuda, cuda:N or auto.")
+    return get_device(name)
 
 
 def default_device() -> Device:

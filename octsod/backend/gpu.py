@@ -120,7 +120,7 @@ def put(array: np.ndarray) -> Any:
     """A NumPy array on CuPy's current device, by way of pinned memory: it may be changed at once."""
     array = compact(array)
     with _named_memory(array.nbytes):
-        # For an array without axes, CuPy would compile a kernel of its own, which needs CUDA's headers.
+        # For an array without axes, CuPy would compile a kernel of its own.
         return cupy().asarray(array.reshape(-1)).reshape(array.shape)
 
 
