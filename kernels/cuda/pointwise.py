@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 
 import numpy as np
 
@@ -17,12 +18,14 @@ GROUPS = 10, 5  # channels that a thread has
 PART, COARSE = 128, 64  # pixels of a tile that a warp has, on the finest scale and on the others
 SIDE = 5  # inputs that are side by side in parts of a weight's gradient
 LEAST_WARPS, MOST_WARPS = 8, 16  # of a block; half as many where doubles take twice the registers
-CHUNKS = 10, 20, 5  # channels of the finest scale that are in shared memory at a time, at most
-WIDEST = 128  # pixels of a tile's row
+CHUNKS = 10, 20, 5, 40  # channels of the finest scale that are in shared memory at a time, at most
 SECTOR = 8  # pixels that memory moves at once, of float32
-HEIGHTS = 16, 8, 4, 2, 1  # of tiles
+HEIGHTS = 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2, 1  # of tiles
+# And widths, besides those that divide maps evenly. Sectors at both sides of a tile are read twice if it has a border;
+# if it ends in the middle of one, that is the only one.
+WIDEST, WIDTHS = 128, (96, 64, 60, 56, 52, 48, 40, 36, 32, 28, 24)
 FEWEST = 4  # tiles that a column of them has, or as many as there can be: blocks for all multiprocessors
-USUAL = 110 << 10  # bytes of shared memory of a block: two of them are on a large GPU's multiprocessor
+USUAL = 113 << 10  # bytes of shared memory of a block: two of them are on a large GPU's multiprocessor
 ALONE, BRIEF = 1.05, 1.02  # how much longer a block takes that is alone there, or reads five channels at a time
 
 
@@ -31,17 +34,18 @@ class Plan:
     """How a launch divides the maps: tiles of the finest scale, the channels of a thread, warps, channels of the finest
     scale that are in shared memory at a time, where there is what, and how much that is together, in elements.
 
-    moved: (scale, channels, border) of maps that are read or written. alone: whether there is room for no other block
-    on a multiprocessor."""
+    moved: (scale, channels, border) of maps that are read or written. weights: how many elements of weights, and of
+    parts of their gradients, a block moves. alone: whether there is room for no other block on a multiprocessor."""
 
     group: int
     tile: tuple[int, int]
     halos: tuple[int, ...]
-    chunk: int
+    chunks: list[int]
     warps: int
     places: dict
     elements: int
     moved: list
+    weights: int
     alone: bool
 
 
@@ -62,7 +66,7 @@ def mix(inputs, weight, bias, outputs, moments):
     parts = [None if a is None else driver().empty((images, tiles, 1, a.shape[1]), weight.dtype) for a in sums]
     launch_sharing(
         SOURCE, f"mix_{plan.group}", weight.dtype, images * tiles, (32, plan.warps), plan.elements, height,
-        width, *plan.tile, *plan.halos, plan.chunk, *ins, *outs, *(x and x.raw for x in inputs),
+        width, *plan.tile, *plan.halos, *plan.chunks, *ins, *outs, *(x and x.raw for x in inputs),
         *(x and x.coefficients for x in inputs), weight, bias, *outputs,
         *noted, *parts, *plan.places.values(),
     )  # fmt: skip
@@ -93,7 +97,7 @@ def mix_back(grads, inputs, weight, targets, grad_weight, grad_bias=None):
         partial = driver().empty((images * tiles, rows * sum(groups)), weight.dtype)
     launch_sharing(
         BACK, f"mix_back_{plan.group}", weight.dtype, images * tiles, (32, plan.warps), plan.elements,
-        height, width, *plan.tile, *plan.halos, plan.chunk, *ins, *outs, *(x and x.raw for x in inputs),
+        height, width, *plan.tile, *plan.halos, *plan.chunks, *ins, *outs, *(x and x.raw for x in inputs),
         *(x and x.coefficients for x in inputs), *(d and d.g for d in grads), *(d and d.raw for d in grads),
         *(d and d.coefficients for d in grads), weight,
         *(target and target.array for target in targets), *(bool(target and target.accumulate) for target in targets),
@@ -132,71 +136,76 @@ def _plan(layout, ins, outs, size, dtype, shared):
     height, width = size
     step = 1 << max(s for side in (ins, outs) for s, n in enumerate(side) if n)
     most = -(-width // WIDEST)
-    widths = dict.fromkeys(-(-width // (most * step << k)) * step for k in range(5))
-    heights = [rows for rows in HEIGHTS if rows == step or (step < rows and height / rows > FEWEST - 1)] or [step]
+    widths = [-(-width // (most * step << k)) * step for k in range(5)] + [n for n in WIDTHS if n < width]
+    heights = [n for n in HEIGHTS if n == step or (n % step == 0 and height / n > FEWEST - 1)] or [step]
     groups = GROUPS if dtype == np.float32 else GROUPS[1:]
     written = list(enumerate(ins if layout is _backward else outs))
     work = {group: 1 + sum(_slots(n, group) / 4**s for s, n in written) for group in groups}
     best, least = None, float("inf")
-    for group, wide, tall, chunk in itertools.product(groups, widths, heights, CHUNKS):
-        plan = layout(group, ins, outs, tall, wide, chunk, dtype)
+    for group, wide, tall, chunk in itertools.product(groups, dict.fromkeys(widths), heights, CHUNKS):
+        plan = layout(group, ins, outs, width, tall, wide, chunk, dtype)
         if plan.elements * dtype.itemsize > shared or plan.warps > MOST_WARPS * 4 // dtype.itemsize:
             continue
-        cost = -(-height // tall) * -(-width // wide) * sum(ins) * sum(outs) / SECTOR
+        cost = -(-height // tall) * -(-width // wide) * plan.weights / SECTOR
         for s, count, halo in plan.moved:
             if not count:
                 continue
             rows = _touched(height >> s, tall >> s, halo, 1)
             cost += count * rows * _touched(width >> s, wide >> s, halo, SECTOR)
-        cost *= (ALONE if plan.alone else 1) * (BRIEF if chunk == CHUNKS[-1] else 1) * work[group] / min(work.values())
+        cost *= (ALONE if plan.alone else 1) * (BRIEF if chunk == min(CHUNKS) else 1)
+        cost *= work[group] / min(work.values())
         if cost < least:
             best, least = plan, cost
     return best
 
 
+@functools.lru_cache(4096)
 def _touched(size, part, halo, sector):
     """How many sectors of an axis, of so many pixels each, its parts and their borders touch in all."""
     starts = range(0, size, part)
     return sum(-(-min(start + part + halo, size) // sector) - max(start - halo, 0) // sector for start in starts)
 
 
-def _forward(group, ins, outs, height, width, most, dtype):
+def _forward(group, ins, outs, map_width, height, width, most, dtype):
     groups, pixels = [-(-n // group) for n in outs], [height * width >> 2 * s for s in range(SCALES)]
     halo = int(any(ins[s] and any(outs[:s]) for s in range(1, SCALES)))
     bordered = [((height >> s) + 2 * halo) * ((width >> s) + 2 * halo) for s in range(SCALES)]
-    parts = [-(-pixels[0] // PART), *(-(-n // COARSE) for n in pixels[1:])]
-    chunk = min(most, ins[0])
+    parts = _parts(height, width, map_width)
+    chunks = [min(most << 2 * s, n) for s, n in enumerate(ins)]
     stats = max(4 * k * n for k, n in zip(parts, outs, strict=True))
-    sizes = {"by": 4 * sum(ins), "stats": stats, "chunk": chunk * pixels[0]}
+    sizes = {"by": 5 * sum(ins), "stats": stats}
     for s in range(1, SCALES):
-        sizes[f"x{s}"] = ins[s] * bordered[s]
-    for s in range(1, SCALES):
-        sizes[f"y{s}"] = sum(groups[:s]) * group * bordered[s] if ins[s] else 0
-    for s in range(1, SCALES):
-        sizes[f"v{s}"] = sum(ins[:s]) * pixels[s] if outs[s] else 0
+        sizes[f"y{s}"] = sum(groups[: s + 1]) * group * bordered[s] if ins[s] else 0
+    pooled = [sum(ins[:s]) * pixels[s] if outs[s] else 0 for s in range(SCALES)]
+    under_way = [n * bordered[s] for s, n in enumerate(chunks)]
+    under_way[0] = chunks[0] * pixels[0] + pooled[1]
+    sizes |= {"v2": pooled[2], "x": max(under_way)}
     weights = [(ins[0], groups[0])]
-    weights += [(ins[s], sum(groups[:s])) for s in range(1, SCALES)]
-    weights += [(sum(ins[: s + 1]), groups[s]) for s in range(1, SCALES)]
+    weights += [(chunks[s], sum(groups[: s + 1])) for s in range(1, SCALES)]
+    weights += [(sum(ins[:s]), groups[s]) for s in range(1, SCALES)]
     moved = [(s, ins[s], halo if s else 0) for s in range(SCALES)] + [(s, outs[s], 0) for s in range(SCALES)]
     warps, limit = parts[0] * groups[0], MOST_WARPS * 4 // dtype.itemsize
-    if chunk == ins[0]:  # then they may come again
+    if chunks[0] == ins[0]:  # then they may come again
         warps = -(-warps // max(-(-warps // limit), 1))
-    return _planned(group, (height, width), (halo,), chunk, warps, weights, sizes, moved, dtype)
+    moved_weights = sum(ins) * sum(outs)
+    return _planned(group, (height, width), (halo,), chunks, warps, weights, sizes, moved, moved_weights, dtype)
 
 
-def _backward(group, ins, outs, height, width, most, dtype):
+def _backward(group, ins, outs, map_width, height, width, most, dtype):
     groups, pixels = [-(-n // group) for n in ins], [height * width >> 2 * s for s in range(SCALES)]
     halos = 2 * (outs[0] and ins[2] > 0) or int(outs[0] and ins[1] > 0), int(outs[1] and ins[2] > 0), 0
     bordered = [((height >> s) + 2 * h) * ((width >> s) + 2 * h) for s, h in enumerate(halos)]
-    parts = [-(-pixels[0] // PART), *(-(-n // COARSE) for n in pixels[1:])]
+    parts = _parts(height, width, map_width)
     chunk = min(most, outs[0])
     weights = [(outs[0], groups[0])]
     weights += [(outs[s], sum(groups[:s])) for s in range(1, SCALES)]
     weights += [(sum(outs[: s + 1]), groups[s]) for s in range(1, SCALES)]
     sizes = {
         "by": 4 * sum(ins) + 6 * sum(outs), "stats": max(3 * k * n for k, n in zip(parts, ins, strict=True)),
-        "x0": ins[0] * pixels[0], "d0": chunk * bordered[0],
+        "f": outs[0] * -(-(ins[0] + 1) // SIDE) * SIDE, "x0": ins[0] * pixels[0],
     }  # fmt: skip
+    whole = sum(outs) * (-(-(ins[0] + 1) // SIDE) + sum(-(-n // SIDE) for n in ins[1:])) * SIDE
+    sizes["d0"] = max(chunk * bordered[0], whole - sizes["x0"])
     for s in range(1, SCALES):
         sizes[f"x{s}"], sizes[f"d{s}"] = ins[s] * pixels[s], outs[s] * bordered[s]
         sizes[f"e{s}"] = sum(outs[:s]) * pixels[s] if ins[s] else 0
@@ -204,10 +213,24 @@ def _backward(group, ins, outs, height, width, most, dtype):
     for s in range(1, SCALES):
         sizes[f"w{s}"] = -(-sum(ins[:s]) * pixels[s] // dtype.itemsize) if outs[s] else 0
     moved = [(s, 2 * ins[s], 0) for s in range(SCALES)] + [(s, 2 * outs[s], halos[s]) for s in range(SCALES)]
-    return _planned(group, (height, width), halos[:2], chunk, parts[0] * groups[0], weights, sizes, moved, dtype)
+    moved_weights = sum(ins) * sum(outs) + 2 * whole
+    return _planned(
+        group, (height, width), halos[:2], [chunk], parts[0] * groups[0], weights, sizes, moved, moved_weights, dtype
+    )
 
 
-def _planned(group, tile, halos, chunk, warps, weights, sizes, moved, dtype):
+def _parts(height, width, map_width):
+    """Of each scale, how many warps a tile's pixels take: in lines as in tiles.cu."""
+    parts = []
+    for s in range(SCALES):
+        own, whole = width >> s, map_width >> s
+        late = SECTOR - math.gcd(own, SECTOR)
+        line = -(-(own + late) // SECTOR) * SECTOR if own < whole and whole % SECTOR == 0 else own
+        parts.append(-(-(height >> s) * line // (COARSE if s else PART)))
+    return parts
+
+
+def _planned(group, tile, halos, chunks, warps, weights, sizes, moved, moved_weights, dtype):
     """A plan in which arrays of these sizes lie one after the other in shared memory, behind weights: the largest of
     so many channels times so many groups. warps: that the finest scale takes."""
     pair = -(-group // 2)
@@ -217,7 +240,7 @@ def _planned(group, tile, halos, chunk, warps, weights, sizes, moved, dtype):
         end += -(-size // 2) * 2
     alone = end * dtype.itemsize > USUAL
     warps = max(warps, MOST_WARPS * 4 // dtype.itemsize if alone else LEAST_WARPS)
-    return Plan(group, tile, halos, chunk, warps, places, end, moved, alone)
+    return Plan(group, tile, halos, chunks, warps, places, end, moved, moved_weights, alone)
 
 
 def _slots(count, group):

@@ -113,6 +113,19 @@ __device__ inline void write_gradient(
     }
 }
 
+// to (groups of SIDE inputs, rows, SIDE) = a block's weight gradient: `first` has the first rows of the first groups,
+// and `others` all else, where it is in the whole. Lanes begin where sectors of memory do.
+__device__ inline void write_weights(
+    const real* first, int first_rows, int first_groups, const real* others, int rows, int groups, real* to) {
+    int size = groups * rows * SIDE, aligned = -int(int64(blockIdx.x) * size & SECTOR - 1);
+    to += int64(blockIdx.x) * size;
+    for (int i = aligned + thread_number(); i < size; i += thread_count()) {
+        int group = i / (rows * SIDE), at = i % (rows * SIDE);
+        bool early = group < first_groups && at < first_rows * SIDE;
+        if (i >= 0) to[i] = early ? first[group * first_rows * SIDE + at] : others[i];
+    }
+}
+
 __device__ inline void write_sums(const real* stats, int parts, int count, real* sums) {
     for (int i = thread_number(); i < 3 * count; i += thread_count()) {
         real sum = 0;
@@ -133,9 +146,9 @@ struct Inputs {
     int count;
 };
 
-// grad = the sums over a tile of channel i of a times channel j of b; where `ones`, b has one more, of ones. It is
-// (groups of SIDE channels of b, rows, SIDE), and begins with the row that a does, and with a group. Warps take a group
-// and TIMES*SIDE rows; `job` counts warps' jobs, and is where the last product has left it.
+// grad, in shared memory, = the sums over a tile of channel i of a times channel j of b; where `ones`, b has one more,
+// of ones. It is (groups of SIDE channels of b, rows, SIDE), and begins with the row that a does, and with a group.
+// Warps take a group and TIMES*SIDE rows; `job` counts warps' jobs, and is where the last product has left it.
 template <int TIMES>
 __device__ inline void multiply_weights(
     const Bordered& a, const Inputs& b, bool ones, real* grad, int rows, int& job) {
@@ -152,11 +165,12 @@ __device__ inline void multiply_weights(
         }
 #pragma unroll 1
         for (int p = threadIdx.x; p < pixels; p += 32) {
-            const real *from = a.from + first * a.t.size + a.t.at(p), *other = b.from + second * pixels + p;
+            // Numbers of places: pointers would take registers that there are not.
+            int from = first * a.t.size + a.t.at(p), other = second * pixels + p;
             real w[SIDE];
 #pragma unroll
             for (int k = 0; k < SIDE; ++k) {
-                w[k] = second + k < b.count ? *other : real(ones);
+                w[k] = second + k < b.count ? b.from[other] : real(ones);
                 w[k] = prelu(w[k] * scale[k] + shift[k], slope[k]);
                 other += pixels;
             }
@@ -165,7 +179,7 @@ __device__ inline void multiply_weights(
                 if (first + n * SIDE >= a.count) break;
 #pragma unroll
                 for (int k = 0; k < SIDE; ++k) {
-                    real v = *from;
+                    real v = a.from[from];
                     // Past the last channel, the last one again: nobody looks at that.
                     if (n * SIDE + k < last) from += a.t.size;
 #pragma unroll
@@ -173,12 +187,12 @@ __device__ inline void multiply_weights(
                 }
             }
         }
-        real* to = grad + (int64(second / SIDE) * rows + first) * SIDE + threadIdx.x;
+        int to = (second / SIDE * rows + first) * SIDE + threadIdx.x;
 #pragma unroll
         for (int n = 0; n < TIMES; ++n) {
             transposed_sums<16>(total[n]);
             bool there = threadIdx.x < SIDE * SIDE && first + n * SIDE + threadIdx.x / SIDE < a.count;
-            if (there) to[n * SIDE * SIDE] = total[n][0];
+            if (there) grad[to + n * SIDE * SIDE] = total[n][0];
         }
     }
     job -= jobs;
@@ -188,7 +202,8 @@ __device__ inline void multiply_weights(
 // stats; of scale 0, the input x and `chunk` channels of the output's gradient, with a border of halo0; for scales s >
 // 0: x; d, the output's gradient, scale 1 with a border of halo1; e, what has come down of finer outputs' gradients; q,
 // the gradients of finer inputs that were max-pooled (groups*GROUP, pixels), and later on these inputs; and w, which
-// pixel was chosen, a byte for each.
+// pixel was chosen, a byte for each; and f, the weight gradient of the finest inputs and outputs. The others' takes the
+// place of x and the gradient of scale 0.
 //
 // sums: gradient sums (images*tiles, 3, channels), or null. grad_weight: per tile, (groups of SIDE inputs, outs, SIDE),
 // or null; each scale's inputs begin with a group, and the finest ones are one more if `ones`, for the sum of a finest
@@ -198,9 +213,9 @@ __device__ inline void mix_back(
     int height, int width, int tile_height, int tile_width, int halo0, int halo1, int chunk, OF_SCALES(int, ins),
     OF_SCALES(int, outs), OF_SCALES(const real*, map), OF_SCALES(const real*, by), OF_SCALES(const real*, g),
     OF_SCALES(const real*, raw), OF_SCALES(const real*, coefficients), const real* weight, OF_SCALES(real*, target),
-    OF_SCALES(int, accumulate), OF_SCALES(real*, sums), real* grad_weight, int ones, int by_at, int stats_at, int x_at0,
-    int d_at0, int x_at1, int d_at1, int e_at1, int q_at1, int x_at2, int d_at2, int e_at2, int q_at2, int w_at1,
-    int w_at2) {
+    OF_SCALES(int, accumulate), OF_SCALES(real*, sums), real* grad_weight, int ones, int by_at, int stats_at, int f_at,
+    int x_at0, int d_at0, int x_at1, int d_at1, int e_at1, int q_at1, int x_at2, int d_at2, int e_at2, int q_at2,
+    int w_at1, int w_at2) {
     constexpr int PAD = PADDED(GROUP);
     Groups<GROUP> columns(ins0, ins1, ins2);
     Groups<1> rows(outs0, outs1, outs2);
@@ -212,7 +227,6 @@ __device__ inline void mix_back(
     unsigned char *winners1 = (unsigned char*)(shared + w_at1), *winners2 = (unsigned char*)(shared + w_at2);
     const int halo2 = 0, e_at0 = 0, q_at0 = 0;
     Groups<SIDE> sides(ins0 + ones, ins1, ins2);
-    if (grad_weight) grad_weight += int64(blockIdx.x) * rows.all * (sides.group2 + sides.groups(2)) * SIDE;
 
     for (int s = 0; s < SCALES; ++s) {
         read_coefficients(read_by + 4 * AT(s, columns.first), AT(s, by), AT(s, ins));
@@ -275,7 +289,7 @@ __device__ inline void mix_back(
 
     // The finest scale: a warp has one group of one part of the tile.
     Tile border = tile_of(0, index, tile_height, tile_width, halo0, height, width);
-    int parts = (t0.pixels() + 32 * TAKE - 1) / (32 * TAKE), group = threadIdx.y / parts, part = threadIdx.y % parts;
+    int parts = t0.warps(TAKE), group = threadIdx.y / parts, part = threadIdx.y % parts;
     int groups = columns.groups(0), pitch = weight_pitch<GROUP>(groups), p[TAKE];
     bool busy = target0 && group < groups, valid[TAKE];
     real total[GROUP][TAKE] = {};
@@ -299,7 +313,7 @@ __device__ inline void mix_back(
         if (ins2) lower_tile<2>(d0, border, count, t2, shared + e_at2 + o * t2.pixels());
         int job = threadIdx.y;
         Inputs x = {shared + x_at0, read_by, ins0};
-        if (grad_weight) multiply_weights<1>({d0, count, border}, x, ones, grad_weight + o * SIDE, rows.all, job);
+        if (grad_weight) multiply_weights<1>({d0, count, border}, x, ones, shared + f_at + o * SIDE, outs0, job);
     }
     if (outs1 && ins2) lower_tile<1>(shared + d_at1, t1, outs1, t2, shared + e_at2 + outs0 * t2.pixels());
     __syncthreads();
@@ -321,7 +335,7 @@ __device__ inline void mix_back(
         if (!count || !AT(s, target)) continue;
         Tile t = tile_of(s, index, tile_height, tile_width, 0, height, width);
         Tile border = tile_of(s, index, tile_height, tile_width, AT(s, halo), height, width);
-        int parts = (t.pixels() + 32 * COARSE - 1) / (32 * COARSE), pitch = weight_pitch<GROUP>(groups);
+        int parts = t.warps(COARSE), pitch = weight_pitch<GROUP>(groups);
         real* noted = AT(s, sums);
         const real *x = shared + AT(s, x_at), *c = read_by + 4 * AT(s, columns.first);
         __syncthreads();
@@ -366,7 +380,7 @@ __device__ inline void mix_back(
         Tile t = tile_of(s, index, tile_height, tile_width, 0, height, width);
         Tile border = tile_of(s, index, tile_height, tile_width, AT(s, halo), height, width);
         int first = AT(s, rows.first), column = AT(s, columns.first);
-        real* own = grad_weight + int64(AT(s, sides.group)) * rows.all * SIDE;
+        real* own = shared + x_at0 + AT(s, sides.group) * rows.all * SIDE;
         Inputs x = {shared + AT(s, x_at), read_by + 4 * column, AT(s, ins)};
         Bordered e = {shared + AT(s, e_at), first, t}, d = {shared + AT(s, d_at), AT(s, outs), border};
         multiply_weights<2>(e, x, false, own, rows.all, job);
@@ -374,10 +388,13 @@ __device__ inline void mix_back(
         for (int k = 0; k < s; ++k) {
             int before = AT(k, columns.first), count = AT(s, outs) ? AT(k, ins) : 0;
             Inputs pooled = {shared + AT(s, q_at) + before * t.pixels(), nullptr, count};
-            real* grad = grad_weight + (int64(AT(k, sides.group)) * rows.all + first) * SIDE;
+            real* grad = shared + x_at0 + (AT(k, sides.group) * rows.all + first) * SIDE;
             multiply_weights<2>(d, pooled, false, grad, rows.all, job);
         }
     }
+    __syncthreads();
+    write_weights(shared + f_at, outs0, sides.groups(0), shared + x_at0, rows.all, sides.group2 + sides.groups(2),
+                  grad_weight);
 }
 
 #define MIX_BACK(NAME, GROUP)                                                                                         \
@@ -386,12 +403,12 @@ __device__ inline void mix_back(
         OF_SCALES(int, outs), OF_SCALES(const real*, map), OF_SCALES(const real*, by), OF_SCALES(const real*, g),     \
         OF_SCALES(const real*, raw), OF_SCALES(const real*, coefficients), const real* weight,                        \
         OF_SCALES(real*, target), OF_SCALES(int, accumulate), OF_SCALES(real*, sums), real* grad_weight, int ones,    \
-        int by_at, int stats_at, int x_at0, int d_at0, int x_at1, int d_at1, int e_at1, int q_at1, int x_at2,         \
-        int d_at2, int e_at2, int q_at2, int w_at1, int w_at2) {                                                      \
+        int by_at, int stats_at, int f_at, int x_at0, int d_at0, int x_at1, int d_at1, int e_at1, int q_at1,          \
+        int x_at2, int d_at2, int e_at2, int q_at2, int w_at1, int w_at2) {                                           \
         mix_back<GROUP>(height, width, tile_height, tile_width, halo0, halo1, chunk, ALL(ins), ALL(outs), ALL(map),   \
                         ALL(by), ALL(g), ALL(raw), ALL(coefficients), weight, ALL(target), ALL(accumulate),           \
-                        ALL(sums), grad_weight, ones, by_at, stats_at, x_at0, d_at0, x_at1, d_at1, e_at1, q_at1,      \
-                        x_at2, d_at2, e_at2, q_at2, w_at1, w_at2);                                                    \
+                        ALL(sums), grad_weight, ones, by_at, stats_at, f_at, x_at0, d_at0, x_at1, d_at1, e_at1,       \
+                        q_at1, x_at2, d_at2, e_at2, q_at2, w_at1, w_at2);                                             \
     }
 MIX_BACK(mix_back_5, 5)
 #if SINGLE  // doubles would not all find room in registers

@@ -1,9 +1,7 @@
 // Octave convolutions 1x1: tiles of pixels of up to three scales, and products of them in shared memory.
 //
 // Channels are taken in groups of GROUP, whose weights lie together in shared memory, padded for loads of pairs. A warp
-// multiplies one group for 32*TAKE pixels at a time. Maps of the finest scale pass through shared memory `chunk`
-// channels at a time, while each warp keeps what it adds up in registers; those of the coarser scales are there as a
-// whole.
+// multiplies one group for 32*TAKE pixels of the finest scale at a time, and for 32*COARSE of the others.
 
 #define SCALES 3
 #define OF_SCALES(T, NAME) T NAME##0, T NAME##1, T NAME##2
@@ -12,14 +10,18 @@
 #define PADDED(GROUP) ((GROUP + 1) / 2 * 2)
 #define TAKE 4    // pixels of a thread, on the finest scale
 #define COARSE 2  // and on the others
+#define SECTOR 8  // pixels that memory moves at once, of float32
 
 extern __shared__ __align__(16) real shared[];
 
-// Where a block is on a scale: its pixels, and in shared memory, `halo` more on each side.
+// Where a block is on a scale: its pixels, and in shared memory, `halo` more on each side. Lanes that have a pixel each
+// take its rows in lines of `line`, so that these begin where sectors of memory do: `lead` pixels before a row.
 struct Tile {
-    int top, left, height, width, halo, pitch, size, map_height, map_width;
+    int top, left, height, width, halo, pitch, size, map_height, map_width, line, lead;
 
     __device__ int pixels() const { return height * width; }
+    // How many warps take its pixels, of which a lane takes so many.
+    __device__ int warps(int of_lane) const { return (height * line + 32 * of_lane - 1) / (32 * of_lane); }
     // Where in shared memory pixel (y, x) of the tile is, or its pixel number p.
     __device__ int at(int y, int x) const { return (y + halo) * pitch + x + halo; }
     __device__ int at(int p) const { return at(p / width, p % width); }
@@ -32,6 +34,10 @@ __device__ inline Tile tile_of(int scale, int index, int tile_height, int tile_w
     t.top = index / across * t.height, t.left = index % across * t.width;
     t.pitch = t.width + 2 * halo, t.size = t.pitch * (t.height + 2 * halo);
     t.map_height = height >> scale, t.map_width = width >> scale;
+    // Rows begin up to `late` pixels behind a sector's start, all of a tile at the same place.
+    int step = t.width | SECTOR, late = SECTOR - (step & -step);
+    bool apart = t.width < t.map_width && t.map_width % SECTOR == 0;
+    t.line = apart ? (t.width + late + SECTOR - 1) / SECTOR * SECTOR : t.width, t.lead = apart ? t.left % SECTOR : 0;
     return t;
 }
 
@@ -82,7 +88,7 @@ __device__ inline void read_tile(real* to, const Tile& t, const Source& from, in
     }
 }
 
-// sums[c] = the sum of a channel over the tile, of `count` channels in shared memory.
+// sums[c] = the sum of a channel over the tile, of `count` channels; all in shared memory.
 __device__ inline void sum_tile(const real* from, const Tile& t, int count, real* sums) {
     for (int c = threadIdx.y; c < count; c += blockDim.y) {
         real sum = 0;
@@ -171,14 +177,17 @@ __device__ inline int weight_pitch(int groups) {
 }
 
 // to (count, weight_pitch) = the weights of channels `first` and following of one side with some groups of the other
-// side's, zero where a group is not full. The weight has rows of `columns`; BACK: the groups are those of columns.
+// side's, zero where a group is not full. The weight has rows of `columns`; BACK: the groups are those of columns. A
+// warp reads no row in two pieces that it could read at once: each piece may cost a sector more.
 template <int GROUP, bool BACK>
 __device__ inline void read_weights(
     real* to, const real* weight, int columns, const Groups<GROUP>& side, int first_group, int groups, int first,
     int count) {
     constexpr int PAD = PADDED(GROUP);
-    int pitch = weight_pitch<GROUP>(groups);
-    for (int i = thread_number(); i < count * groups * PAD; i += thread_count()) {
+    int pitch = weight_pitch<GROUP>(groups), line = BACK ? groups * PAD : count;  // of what lies side by side
+    int lanes = line < 32 ? 32 / max(line, 1) * line : 32;
+    for (int i = threadIdx.y * lanes + threadIdx.x; i < count * groups * PAD; i += blockDim.y * lanes) {
+        if (threadIdx.x >= lanes) break;
         int slot = BACK ? i % (groups * PAD) : i / count, k = BACK ? i / (groups * PAD) : i % count;
         int channel = side.channel(first_group + slot / PAD, slot % PAD);
         int64 at = BACK ? int64(first + k) * columns + channel : int64(channel) * columns + first + k;
@@ -191,10 +200,10 @@ template <int PIXELS>
 __device__ inline void own_pixels(const Tile& t, int part, int (&p)[PIXELS], bool (&valid)[PIXELS]) {
 #pragma unroll
     for (int i = 0; i < PIXELS; ++i) {
-        int number = (part * PIXELS + i) * 32 + threadIdx.x;
-        p[i] = number < t.pixels() ? number : 0;
-        int y = t.top + p[i] / t.width, x = t.left + p[i] % t.width;
-        valid[i] = number < t.pixels() && y < t.map_height && x < t.map_width;
+        int number = (part * PIXELS + i) * 32 + threadIdx.x, y = number / t.line, x = number % t.line - t.lead;
+        bool inside = y < t.height && x >= 0 && x < t.width;
+        p[i] = inside ? y * t.width + x : 0;
+        valid[i] = inside && t.top + y < t.map_height && t.left + x < t.map_width;
     }
 }
 
