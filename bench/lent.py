@@ -4,16 +4,19 @@
     python -m bench.lent train PACK.zip RUN.tar     # on the machine: the paper's recipe, as far as the minutes go
     python -m bench.lent train PACK.zip RUN.tar     # again, on the next machine: goes on where it stopped
 
-RUN.tar holds the run folder, which `octsod train --resume` goes on with anywhere, too.
+RUN.tar holds the run folder, `run`, which `octsod train --resume run --data DIR` goes on with anywhere, too.
 """
 
 import contextlib
+import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import zipfile
 
 import click
@@ -125,20 +128,32 @@ def train(ctx, pictures, output, minutes, recipe, size, options):
         else:
             arguments = ["--recipe", recipe, "--size", size, "-o", run]
         arguments += ["--data", root / "data", "--save-minutes", 1, *options]
-        process = subprocess.Popen([sys.executable, "-m", "octsod", "train", *map(str, arguments)])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "octsod", "train", *map(str, arguments)], text=True, errors="replace",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
         for number in (signal.SIGINT, signal.SIGTERM):  # whoever ends this ends the training, and the run is kept
             signal.signal(number, lambda *_: process.send_signal(signal.SIGTERM))
+        again = ["python", "-m", "bench.lent", "train", pictures, output]
+        if ctx.get_parameter_source("minutes").name == "COMMANDLINE":
+            again += ["--minutes", f"{minutes:g}"]
+        # It speaks of a folder that will be gone: what it says should be true of what is kept.
+        gone = f"octsod train --resume {shlex.quote(str(run))}"
+        end = threading.Timer(60 * minutes, process.send_signal, [signal.SIGTERM])
+        end.start()
         try:
-            code = process.wait(60 * minutes)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
+            for line in process.stdout:
+                line = line.replace(gone, shlex.join(again)).replace(f"{root}{os.sep}", "")
+                click.echo(line, nl=False, err=True)
             code = process.wait()
+        finally:
+            end.cancel()
         if (run / "state").is_dir():
             with replaced(output) as part, tarfile.open(part, "w") as archive:
                 archive.add(run, "run")
         if code not in (0, RESUMABLE):
             raise SystemExit(code)
-        click.echo(f"{output}: {'finished' if code == 0 else 'to be gone on with by the same command'}", err=True)
+        click.echo(f"{output}: {'finished' if code == 0 else 'holds the run so far'}", err=True)
 
 
 if __name__ == "__main__":

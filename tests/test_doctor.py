@@ -10,7 +10,8 @@ import sys
 import fake_cupy
 import numpy as np
 import pytest
-from commands import ROOT, run
+from commands import ROOT, refused, run
+from PIL import Image
 
 import octsod
 from octsod.cli import doctor
@@ -92,6 +93,44 @@ def test_without_a_gpu(monkeypatch):
     assert doctor._cuda("cuda")["detail"].startswith("cuda: CuPy is not installed; ")
 
 
+def row_of_default(done):
+    (row,) = (line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("  default "))
+    return row
+
+
+def test_the_default_device(monkeypatch, weights, tmp_path):
+    """It is named; where there is none, in the words of the commands that would use it."""
+    monkeypatch.setattr(doctor, "_is_warm", lambda: False)
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    with fake_cupy.installed(driver=0):
+        done = run("doctor")
+        assert done.exit_code == 0 and row_of_default(done) == "cpu (as OCTSOD_DEVICE says)"
+        for odd in ("cuda:1", "gpu"):
+            monkeypatch.setenv("OCTSOD_DEVICE", odd)
+            done = run("doctor")
+            said = refused("predict", "--model", weights, picture, "-q")
+            assert done.exit_code == 1 and said == f"Error: {row_of_default(done)}"
+            assert run("doctor", "--device", "cpu").exit_code == 0
+        assert "OCTSOD_DEVICE (='gpu') must be" in said
+        monkeypatch.delenv("OCTSOD_DEVICE")
+        done = run("doctor", "--json")
+        assert json.loads(done.stdout)["default"] == {"device": "cpu", "detail": "OCTSOD_DEVICE changes it"}
+
+
+@pytest.mark.skipif(bool(cusim.unavailable()), reason=cusim.unavailable() or "-")
+def test_the_default_device_must_work(monkeypatch):
+    monkeypatch.setattr(doctor, "_speed", lambda gpu: None)
+    with fake_cupy.installed():
+        monkeypatch.setenv("OCTSOD_DEVICE", "cuda:1")
+        done = run("doctor", "--json")
+        report = json.loads(done.stdout)
+        assert done.exit_code == 0 and report["default"]["device"] == report["backends"]["cuda"]["device"] == "cuda:1"
+        monkeypatch.setattr(doctor, "_cuda", lambda name: {"works": False, "detail": name, "device": None})
+        assert run("doctor").exit_code == 1
+        assert run("doctor", "--device", "cpu").exit_code == 0
+
+
 @pytest.mark.skipif(bool(cusim.unavailable()), reason=cusim.unavailable() or "-")
 def test_with_a_gpu(monkeypatch):
     with fake_cupy.installed():
@@ -145,7 +184,7 @@ def test_the_cache_and_what_lies_beside_it(tmp_path, monkeypatch):
         "folder": str(ours), "problem": "something is wrong", "writable": True, "files": 1, "bytes": 10,
         "other_folders": 2, "other_bytes": 3200,
     }  # fmt: skip
-    report = {"versions": {}, "backends": {}, "cache": facts, "speed": None,
+    report = {"versions": {}, "backends": {}, "default": {"device": "cpu", "detail": ""}, "cache": facts, "speed": None,
               "machine": {"platform": "a", "processor": "b", "cores": 1, "available_cores": 1,
                           "cpu_quota": None}}  # fmt: skip
     rows = dict(dict(doctor._sections(report))["Kernel cache"])

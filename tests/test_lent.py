@@ -1,9 +1,11 @@
 """Training on a machine that is lent: what is trained is kept, however it ends."""
 
 import pathlib
+import shlex
 import signal
 import subprocess
 import tarfile
+import threading
 import zipfile
 
 import pytest
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from test_data import write_pairs
 
 from bench import lent
+from octsod.cli.train import _resumption
 
 
 @pytest.fixture
@@ -26,24 +29,55 @@ def test_a_signal_stops_the_training_and_its_run_is_kept(number, tmp_path, monke
     sent = []
 
     class Training:
-        def __init__(self, command):
+        def __init__(self, command, **_):
             self.run = pathlib.Path(command[command.index("-o") + 1])
+            self.stdout = self.says()
 
-        def wait(self, seconds=None):
+        def says(self):
+            yield f"run folder {self.run}\n"
             signal.raise_signal(number)
             (self.run / "state").mkdir(parents=True)
+            yield f"Interrupted. Go on with: {_resumption(self.run)}\n"
+
+        def wait(self):
             return lent.RESUMABLE
 
         send_signal = staticmethod(sent.append)
 
     monkeypatch.setattr(subprocess, "Popen", Training)
-    with zipfile.ZipFile(tmp_path / "pack.zip", "w"):
+    with zipfile.ZipFile(tmp_path / "a pack.zip", "w"):
         pass
-    result = CliRunner().invoke(lent.lent, ["train", str(tmp_path / "pack.zip"), str(tmp_path / "run.tar")])
+    names = [str(tmp_path / name) for name in ("a pack.zip", "run.tar")]
+    result = CliRunner().invoke(lent.lent, ["train", *names, "--recipe", "paper", "--minutes", "5"])
     assert result.exit_code == 0, result.output
     assert sent == [signal.SIGTERM]
+    again = f"python -m bench.lent train {shlex.join(names)} --minutes 5"
+    said = ["run folder run", f"Interrupted. Go on with: {again}", f"{names[1]}: holds the run so far"]
+    assert result.stderr.splitlines() == said
     with tarfile.open(tmp_path / "run.tar") as archive:
         assert "run/state" in archive.getnames()
+
+
+def test_the_training_is_stopped_when_time_is_up(tmp_path, monkeypatch, handlers):
+    stopped = threading.Event()
+
+    class Training:
+        def __init__(self, command, **_):
+            self.stdout = (f"{stopped.wait(60)}\n" for _ in range(1))
+
+        def wait(self):
+            return lent.RESUMABLE
+
+        def send_signal(self, number):
+            assert number == signal.SIGTERM
+            stopped.set()
+
+    monkeypatch.setattr(subprocess, "Popen", Training)
+    with zipfile.ZipFile(tmp_path / "pack.zip", "w"):
+        pass
+    names = [str(tmp_path / name) for name in ("pack.zip", "run.tar")]
+    result = CliRunner().invoke(lent.lent, ["train", *names, "--minutes", "1e-9"])
+    assert result.exit_code == 0 and result.stderr.splitlines()[0] == "True"
 
 
 def test_a_damaged_archive_is_named_and_kept(tmp_path):

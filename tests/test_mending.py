@@ -23,9 +23,9 @@ from test_training import (  # noqa: F401
 
 import octsod
 from octsod.errors import FileError
-from octsod.tensor_files import pack, read_arrays
+from octsod.tensor_files import checksum, pack, read_arrays
 from octsod.training import Recipe, fit, logs, runs, train
-from octsod.training.checkpoints import CHECKPOINT, FORMAT, _checksum, read_checkpoint
+from octsod.training.checkpoints import CHECKPOINT, FORMAT, read_checkpoint
 
 SMALL = ("-b", 2, "--size", 32, "--width", 0.2)
 
@@ -161,7 +161,7 @@ def rewritten(folder, change, state=None, kind=FORMAT):
     change(facts)
     text = json.dumps(facts)
     arrays = {**arrays, **(state or {})}
-    whole = {"format": kind, "run": text, "crc32": _checksum(arrays, text)}
+    whole = {"format": kind, "run": text, "crc32": checksum(arrays, text)}
     (folder / CHECKPOINT).write_bytes(pack(arrays, whole))
 
 

@@ -16,6 +16,7 @@ from octsod.errors import FileError
 from octsod.models import shipped
 from octsod.models.shipped import networks
 from octsod.models.weights import weight_file
+from octsod.tensor_files import read_arrays
 
 BEST = networks()[0]
 
@@ -43,6 +44,16 @@ class TestEach:
             assert all(f"{value:.4f}" in network.card for value in values.values())
         assert f"{network.parameters:,}" in network.card and "licence" in network.card.lower()
 
+    def test_its_card_is_whole_without_the_repository(self, network):
+        """It comes with octsod, unlike docs/: links lead to files beside it, such as its pictures."""
+        targets = re.findall(r"\]\((.*?)\)", network.card)
+        for target in targets:
+            assert (shipped.FOLDER / target).parent == shipped.FOLDER and (shipped.FOLDER / target).is_file(), target
+        assert {f"{network.name}-run.png", f"{network.name}-failures.jpg"} <= set(targets)
+
+    def test_its_file_has_a_checksum(self, network):
+        assert "crc32" in read_arrays(network.file)[0]
+
     def test_it_scores_what_is_said(self, network):
         folder = pathlib.Path(os.environ.get("OCTSOD_ECSSD", "missing"))
         if not folder.is_dir():
@@ -58,7 +69,8 @@ def test_the_best_comes_first():
 
 
 def test_folder_holds_these_networks_and_nothing_else():
-    names = {f"{network.name}.{suffix}" for network in networks() for suffix in ("safetensors", "md")}
+    ends = ".safetensors", ".md", "-run.png", "-failures.jpg"
+    names = {network.name + end for network in networks() for end in ends}
     assert {path.name for path in shipped.FOLDER.iterdir()} == names | {"models.toml"}
 
 
@@ -97,6 +109,33 @@ def test_an_unknown_name_is_told_from_a_missing_file(tmp_path, monkeypatch):
     with pytest.raises(FileError, match=r"^csnet-x9\.safetensors: No such file"):
         octsod.load("csnet-x9.safetensors")
     assert "csnet-x9: no such file, and no network" in refused("train", "--init", "csnet-x9")
+
+
+@pytest.mark.parametrize("near", [
+    "csnet-x1/", "csnet-x1//", "CSNet-x1", "csnet_x1", "csnetX1", "csnet x1", "csnet-x1.safetensors",
+    "CSNET_X1.safetensors",
+])  # fmt: skip
+def test_a_name_that_is_nearly_right(near, picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = f"{near}: no such file; a network that comes with octsod is named csnet-x1."
+    with pytest.raises(FileError, match=f"^{re.escape(said)}$"):
+        octsod.load(near)
+    assert refused("predict", "--model", near, picture) == f"Error: {said}"
+    assert refused("train", "--init", near) == f"Error: {said}"
+
+
+@pytest.mark.parametrize("far", ["runs/csnet-x1", "csnet-x1.pth", "x1.safetensors", "weights/csnet-x1.safetensors"])
+def test_a_file_that_is_missing_is_no_name(far, picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match=f"^{re.escape(far)}: No such file or directory"):
+        octsod.load(far)
+    assert "comes with" not in refused("predict", "--model", far, picture)
+
+
+def test_a_file_with_nearly_such_a_name_is_used(tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("csnet_x1").write_bytes(weights.read_bytes())
+    assert octsod.load("csnet_x1").configuration == octsod.load(weights).configuration
 
 
 def test_predict_needs_nothing_but_a_picture(picture, tmp_path, monkeypatch):

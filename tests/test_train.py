@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import time
 
@@ -239,6 +240,40 @@ def test_validation_folder(tmp_path, data):
     names = json.loads((tmp_path / "run" / "data.json").read_text())
     assert names == {"training": [*"abcdefg"], "validation": ["x", "y"]}
     assert "--val needs --data" in refused("train", "--val", other)
+
+
+def test_validation_on_pictures_that_are_trained_on(tmp_path, data):
+    """It is said, for links as well; equal copies are other files."""
+    (tmp_path / "link").symlink_to(data)
+    mixed = write_pairs(tmp_path / "mixed", stems="xyz")
+    (mixed / "images" / "x.jpg").unlink()
+    (mixed / "images" / "x.jpg").symlink_to(data / "images" / "a.jpg")
+    other = shutil.copytree(data, tmp_path / "other")
+    for val, count, of, such in (
+        (data, 7, 7, "a.jpg"), (tmp_path / "link", 7, 7, "a.jpg"), (mixed, 1, 3, "a.jpg"), (other, 0, 7, ""),
+    ):
+        result = run("train", "--data", data, "--val", val, *SMALL, "--steps", 1, "-o", tmp_path / "run", "-q")
+        assert result.exit_code == 0, result.output
+        said = (
+            f"Warning: {val}: {count} of the {of} pictures to validate on are also trained on, such as "
+            f"{os.path.realpath(data / 'images' / such)}; their scores say little about other pictures.\n"
+        )
+        assert result.stderr == (said if count else "")
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_a_longer_run_may_go_back_to_a_smaller_size(tmp_path, data):
+    options = ("--data", data, *SMALL, "--size", "32:0,48:0.5", "--epochs", 2)
+    assert run("train", *options, "-o", tmp_path / "run").exit_code == 0
+    longer = run("train", "--resume", tmp_path / "run", "--epochs", 6, "-q")
+    assert longer.exit_code == 0, longer.output
+    said = "goes on with pictures of 32 pixels, not 48: the shares of its sizes are of its new length, 18 steps."
+    assert longer.stderr == f"Warning: {tmp_path / 'run'}: {said}\n"
+    again = run("train", "--resume", tmp_path / "run", "--epochs", 7, "-q")  # 18 of 21 steps are made
+    assert again.exit_code == 0 and again.stderr == ""
+    lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    sizes = {line["step"]: line["size"] for line in lines if "size" in line}
+    assert sizes == {3: 32, 6: 48, 9: 32, 12: 48, 15: 48, 18: 48, 21: 48}
 
 
 def test_init(tmp_path, data, finished):

@@ -26,10 +26,15 @@ def tiny(seed=0):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Header and numbers of a good file."""
+    """Header and numbers of a good file, without its checksum: whoever changes them would change that as well."""
     path = tmp_path_factory.mktemp("good") / "w.safetensors"
     octsod.save(tiny(), path)
-    data = path.read_bytes()
+    header, numbers = apart(path.read_bytes())
+    del header["__metadata__"]["crc32"]
+    return header, numbers
+
+
+def apart(data):
     (length,) = struct.unpack("<Q", data[:8])
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
@@ -152,6 +157,37 @@ def test_load_into_a_network_takes_honest_files_only(tmp_path, parts):
     with pytest.raises(FileError, match="not finite"):
         octsod.load(path, model)
     assert all((model.state_dict()[name] == array).all() for name, array in before.items())
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path, model = tmp_path / "w.safetensors", octsod.csnet(0.2, classes=2)
+    model.labels = ("cat", "dog")
+    octsod.save(model, path)
+    octsod.load(path)
+    data = path.read_bytes()
+    header = 8 + struct.unpack("<Q", data[:8])[0]
+    for place in (header, (header + len(data)) // 2, len(data) - 1, data.index(b"dog")):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        for arguments in ((path,), (path, octsod.csnet(0.2, classes=2))):
+            with pytest.raises(FileError) as caught:
+                octsod.load(*arguments)
+            assert str(caught.value).startswith(f"{path}: is damaged: its contents do not match their checksum; ")
+    line = refused("info", "--model", path)
+    assert f"Error: {path}: is damaged: its contents do not match their checksum; get or make it again." in line
+
+
+def test_a_checksum_is_of_contents_and_not_of_how_they_are_written(tmp_path):
+    path = tmp_path / "w.safetensors"
+    octsod.save(tiny(), path)
+    header, numbers = apart(path.read_bytes())
+    path.write_bytes(joined(dict(reversed(header.items())), numbers))
+    octsod.load(path)
+    header["__metadata__"]["crc32"] = "0123456789"
+    path.write_bytes(joined(header, numbers))
+    with pytest.raises(FileError, match="do not match their checksum"):
+        octsod.load(path)
 
 
 def test_a_new_network_takes_its_size():

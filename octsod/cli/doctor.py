@@ -29,21 +29,26 @@ PACKAGES = {
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-@device_option(help="What must work; auto: the CPU. A GPU, the first one unless another is named, is always tried.")
+@device_option(help="What must work besides the CPU; auto: what commands use by default, as OCTSOD_DEVICE says. A GPU, "
+                    "the first one unless another is named, is always tried.")  # fmt: skip
 @click.pass_context
 def doctor(ctx, as_json, device):
     """Show what is installed, what works, and how fast this machine is.
 
-    Exits with 0 if the CPU backend works, and the GPU if --device names one, else with 1.
+    Exits with 0 if the CPU backend works, and the device that --device names or that commands use by default, else
+    with 1.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report covers what they would say
-        cpu, wanted = _cpu(), device.startswith("cuda")
-        cuda = _cuda(device if wanted else "cuda")
+        cpu, default = _cpu(), _default()
+        asked = default["device"] if device == "auto" else device
+        wanted = asked is not None and asked.startswith("cuda")
+        cuda = _cuda(asked if wanted else "cuda")
         works = cpu["works"]
         report = {
             "versions": _versions(),
             "backends": {"cpu": cpu, "cuda": cuda},
+            "default": default,
             "cache": _cache() if works else None,
             "machine": _machine(works),
             "speed": _speed(cuda["device"]) if works else None,
@@ -53,7 +58,7 @@ def doctor(ctx, as_json, device):
     else:
         sections = [[title, *(f"  {name:<12}  {text}" for name, text in rows)] for title, rows in _sections(report)]
         click.echo("\n\n".join("\n".join(lines) for lines in sections))
-    if not works or (wanted and not cuda["works"]):
+    if not works or asked is None or (wanted and not cuda["works"]):
         ctx.exit(1)
 
 
@@ -102,6 +107,19 @@ def _cuda(name):
         return {"works": False, "detail": str(error).rstrip("."), "device": None}
     except Exception as error:
         return {"works": False, "detail": f"{type(error).__name__}: {error}", "device": None}
+
+
+def _default():
+    """The device that commands use if --device does not say which, and why; or None, and what they say instead."""
+    from ..backend import chosen_device
+    from ..errors import OctsodError
+
+    try:
+        device = chosen_device("auto").name
+    except OctsodError as error:
+        return {"device": None, "detail": str(error)}
+    chosen = os.environ.get("OCTSOD_DEVICE", "").strip() not in ("", "auto")
+    return {"device": device, "detail": "as OCTSOD_DEVICE says" if chosen else "OCTSOD_DEVICE changes it"}
 
 
 _DISAGREES = "a compiled kernel gives other numbers than the reference"
@@ -215,6 +233,7 @@ def _is_warm():
 def _sections(report):
     """The report for people: (title, rows of name and text)."""
     uses = {names[-1]: use for names, use in PACKAGES.items()}
+    default = report["default"]
     yield "Installed", [
         (name, f"{version or 'not installed':<14}  {uses.get(name, '')}".rstrip())
         for name, version in report["versions"].items()
@@ -222,7 +241,7 @@ def _sections(report):
     yield "Backends", [
         (name, f"{'works' if backend['works'] else 'does not work'}: {backend['detail']}")
         for name, backend in report["backends"].items()
-    ]
+    ] + [("default", f"{default['device']} ({default['detail']})" if default["device"] else default["detail"])]
     cache, machine, speed = report["cache"], report["machine"], report["speed"]
     if cache:
         writable = "" if cache["writable"] else "   not writable: kernels that it lacks are compiled in every process"

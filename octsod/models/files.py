@@ -12,7 +12,7 @@ from ..checks import require, require_integer, shortened
 from ..errors import FileError, detail
 from ..files import parse_json, write_atomically
 from ..nn import Module
-from ..tensor_files import pack, read_arrays
+from ..tensor_files import checksum, pack, read_arrays
 from .configuration import Configuration
 from .network import CSNet
 from .shapes import require_as_described
@@ -167,7 +167,7 @@ def _deployed(model):
 
 def save(model: Module, path: str | os.PathLike[str]) -> None:
     """Write a network's parameters, running statistics, architecture, configuration, size and labels to a safetensors
-    file, all or nothing. What a CSNet has in training only is left out.
+    file, all or nothing, with a checksum. What a CSNet has in training only is left out.
 
     Raises ValueError for what `load` would not read: numbers that are not finite, and a CSNet whose arrays are not
     those that its configuration describes.
@@ -178,7 +178,13 @@ def save(model: Module, path: str | os.PathLike[str]) -> None:
     if isinstance(model, CSNet):
         require_as_described(model, model.configuration.layers(), "save")
         require_integer(model.size, "save", "model.size", 1)
-    write_atomically(path, pack(state, {"format": FORMAT, **describe(model)}))
+    facts = {"format": FORMAT, **describe(model)}
+    write_atomically(path, pack(state, {**facts, "crc32": _checksum(facts, state)}))
+
+
+def _checksum(facts, state):
+    """That of all a file holds but the checksum itself."""
+    return checksum(state, json.dumps(facts, sort_keys=True))
 
 
 def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
@@ -187,13 +193,16 @@ def load(path: str | os.PathLike[str], model: Module | None = None) -> Any:
     path: a weight file; the folder of a run, which stands for its best weights (`weights.weight_file`); or the name of
     a network that comes with octsod (`shipped.networks`), unless there is a file or folder of that name. model: a
     network to copy the weights into and return instead; the file must hold one of its architecture and configuration.
-    Raises FileError, which names the file, for anything else.
+    Raises FileError, which names the file, for anything else, and if the file has a checksum that does not fit.
     """
     path = weight_file(path)
     facts, state = read_arrays(path, "weight file")
     if facts.get("format") != FORMAT:
         raise FileError(f"{path}: holds no network of octsod's (its metadata do not name {FORMAT!r}).")
     try:
+        known = facts.pop("crc32", None)  # other tools write none
+        if known is not None and known != _checksum(facts, state):
+            raise ValueError("is damaged: its contents do not match their checksum; get or make it again")
         if model is None:
             return build(facts, state)
         own = _deployed(model)

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from ..checks import shortened
 from ..errors import FileError
 from ..files import parse_json
 from ..models.files import build, describe
-from ..tensor_files import pack, read_arrays
+from ..tensor_files import checksum, pack, read_arrays
 from .logs import finite
 from .trainer import Trainer
 
@@ -96,7 +95,7 @@ def pack_checkpoint(trainer: Trainer, **facts: Any) -> bytes:
     given, current = trainer.group_settings()
     every = {"facts": _facts(trainer), "total": trainer.total, "given": given, "current": current, **facts}
     text = json.dumps(finite(every), sort_keys=True, allow_nan=False)
-    return pack(state, {"format": FORMAT, "run": text, "crc32": _checksum(state, text)})
+    return pack(state, {"format": FORMAT, "run": text, "crc32": checksum(state, text)})
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -113,7 +112,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         other = f"of another version of octsod ({shortened(kind, 50)}, not {FORMAT})" if text else "none of a training"
         raise FileError(f"{path}: is {other}.")
     try:
-        if metadata.get("crc32") != _checksum(state, text or ""):
+        if metadata.get("crc32") != checksum(state, text or ""):
             raise ValueError("its contents do not match their checksum")
         return _checked(Checkpoint(path, state, **parse_json(text or "")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -145,13 +144,6 @@ def _checked(found):
     if not all(isinstance(name, str) for name in names):
         raise ValueError("its names are no text")
     return found
-
-
-def _checksum(state, facts):
-    value = zlib.crc32(facts.encode())
-    for name in sorted(state):
-        value = zlib.crc32(state[name].tobytes(), zlib.crc32(name.encode(), value))
-    return f"{value:08x}"
 
 
 def _facts(trainer):

@@ -1,5 +1,6 @@
 """The pictures of a training: found, looked through, and divided into those to train on and those held out."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -46,7 +47,8 @@ def open_data(
     folders that cannot be read and, of a run that is resumed, pictures that are gone. before: of such a run, what
     `runs.read_pictures` returns; it says how pictures are divided. on_progress: called with how many pictures have been
     read, and how many are to be.
-    Raises FileError if a folder is not a data set, SetupError if it has too few pictures, or broken ones.
+    Warns if pictures are both to train on and in `val`. Raises FileError if a folder is not a data set, SetupError if
+    it has too few pictures, or broken ones.
     """
     if draws(settings):
         drawn = SyntheticDataset(EMBEDDED_PICTURES, EMBEDDED_SIZE, settings["seed"])
@@ -83,6 +85,8 @@ def open_data(
         for n, source in enumerate(parts) if skipped.get(source)
     ]  # fmt: skip
     training, held_out, note = _divided(parts, sets, settings, before)
+    if len(sets) == 2:
+        _warn_of_shared(training, held_out)
     return Data(training, held_out, [*notes, note], classes, skipped)
 
 
@@ -196,6 +200,24 @@ def _divided(parts, sets, settings, before):
         raise SetupError(f"{part.dataset.root}: too few of the run's pictures are left.")
     note = f"{len(training)} pictures to train on, {len(held_out)} held out to validate on (data.json)"
     return training, held_out, note
+
+
+def _warn_of_shared(training, held_out):
+    """Warn if there are pictures both to train on and to validate on: links are followed, contents not compared."""
+    known = set(_files(training))
+    if shared := [path for path in _files(held_out) if path in known]:
+        warnings.warn(
+            f"{held_out.dataset.root}: {len(shared)} of the {len(held_out)} pictures to validate on are also trained "
+            f"on, such as {shared[0]}; their scores say little about other pictures.",
+            stacklevel=3,
+        )
+
+
+def _files(part):
+    """The files of a part's pictures."""
+    dataset = part.dataset
+    paths = dataset.paths if isinstance(dataset, ClassDataset) else [picture for picture, _ in dataset.pairs]
+    return [os.path.realpath(paths[index]) for index in part.indices]
 
 
 def _select(part, wanted):

@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -225,6 +226,19 @@ class Session:
             Run(folder, settings, checkpoint).require_same(pictures, self.data.skipped)
             checkpoint.restore(self.trainer)
             self.run = Run.resume(folder, settings, pictures, checkpoint, self.data.skipped)
+            self._warn_of_smaller_pictures(checkpoint)
+
+    def _warn_of_smaller_pictures(self, checkpoint):
+        """The sizes of a run have shares of its length, as its learning rates have: if it is made longer, it may go
+        back."""
+        steps, total = checkpoint.steps, self.trainer.total
+        before = [side for first, side in _starts(self.settings["size"], checkpoint.total) if first <= steps][-1]
+        if (now := self.loader.side(steps)) < before:
+            warnings.warn(
+                f"{self.run.folder}: goes on with pictures of {now} pixels, not {before}: the shares of its sizes are "
+                f"of its new length, {total} steps.",
+                stacklevel=3,
+            )
 
     def __enter__(self):
         self.run.__enter__()
@@ -291,16 +305,13 @@ def _total(settings, steps_per_epoch):
 
 
 def _loader(settings, pictures, model, task, total):
-    multiple = model.configuration.multiple
-    starts = {}  # the first batch of each size; of sizes that begin with the same batch, the last
-    for side, share in sizes(settings["size"]):
+    multiple, starts = model.configuration.multiple, _starts(settings["size"], total)
+    for side, _ in sizes(settings["size"]):
         if side % multiple:
             raise SettingsError(f"{side} is not a multiple of {multiple}, as this network needs.", "size")
-        starts[math.ceil(share * total)] = side
     threads = min(LOADER_THREADS, settings["threads"])
     options = {
-        "batch_size": batch_size(settings, pictures), "size": list(starts.items()), "seed": settings["seed"],
-        "threads": threads,
+        "batch_size": batch_size(settings, pictures), "size": starts, "seed": settings["seed"], "threads": threads,
     }  # fmt: skip
     if isinstance(model.device, Host) or type(task).prepare is not PictureTask.prepare:
         return Loader(pictures, prepare=task.prepare, **options)
@@ -308,6 +319,11 @@ def _loader(settings, pictures, model, task, total):
     return DeviceLoader(
         pictures, model.device, parts=task.parts, choices=task.choices, dtype=model.dtype, budget=budget, **options
     )
+
+
+def _starts(size, total):
+    """(first batch, side) of each size in a run of `total` steps; of sizes that begin with the same batch, the last."""
+    return list({math.ceil(share * total): side for side, share in sizes(size)}.items())
 
 
 def _model(settings, data, checkpoint) -> CSNet:

@@ -48,10 +48,13 @@ def build(metadata: dict, arrays: dict[str, tuple[str, list[int], bytes]], rng: 
 
 
 def seal(metadata: dict, arrays: dict) -> dict:
-    """The metadata of a checkpoint whose checksum fits: whoever wants to deceive writes that, too."""
-    if "crc32" not in metadata or not isinstance(metadata.get("run"), str):
+    """The metadata of a file whose checksum fits: whoever wants to deceive writes that, too."""
+    if "crc32" not in metadata:
         return metadata
-    value = zlib.crc32(metadata["run"].encode("utf-8", "surrogatepass"))
+    text = metadata.get("run")  # of a checkpoint
+    if not isinstance(text, str):
+        text = json.dumps({name: value for name, value in metadata.items() if name != "crc32"}, sort_keys=True)
+    value = zlib.crc32(text.encode("utf-8", "surrogatepass"))
     for name in sorted(arrays):
         value = zlib.crc32(arrays[name][2], zlib.crc32(name.encode("utf-8", "surrogatepass"), value))
     return {**metadata, "crc32": f"{value:08x}"}
