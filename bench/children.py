@@ -92,7 +92,8 @@ def _serve(connection, build, arguments):
     except (EOFError, KeyboardInterrupt):
         sys.exit(1)
     except Exception as error:
-        connection.send(("error", " ".join([f"{type(error).__name__}:", *str(error).split("\n")[:1]])))
+        reason = str(error).split("\n")[0].removesuffix(".")  # part of a sentence, like all of `ChildError`'s
+        connection.send(("error", f"{type(error).__name__}: {reason}"))
 
 
 def _first_results(block):

@@ -1,5 +1,6 @@
 """Profiles of Hypothesis: the same examples every time in CI (CI=true), fresh ones elsewhere. Common fixtures."""
 
+import contextlib
 import os
 import re
 
@@ -24,6 +25,20 @@ BACKEND = os.environ.get("OCTSOD_TEST_BACKEND", "cpu")
 # What runs on any device. OCTSOD_TEST_BACKEND=cuda runs all of it on a GPU; other devices run parts of it beside the
 # tests of the CPU, see test_devices.py and test_cuda.py.
 ON_ANY_DEVICE = re.compile(r"test_(kernels_(?!cache|fingerprints)|ops_(?!errors)|layers|device_steps|golden).*\.py")
+
+
+def pytest_configure(config):
+    """OCTSOD_TEST_CUPY=fake rehearses what OCTSOD_TEST_BACKEND=cuda runs without a GPU, on the stand-in for CuPy."""
+    chosen = os.environ.get("OCTSOD_TEST_CUPY")
+    if chosen is None:
+        return
+    if (chosen, BACKEND) != ("fake", "cuda"):
+        raise pytest.UsageError("OCTSOD_TEST_CUPY must be fake, and OCTSOD_TEST_BACKEND then cuda.")
+    import fake_cupy
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(fake_cupy.installed(memory=1 << 33))
+    config.add_cleanup(stack.close)
 
 
 def pytest_ignore_collect(collection_path):

@@ -34,27 +34,40 @@ class OutOfMemoryError(MemoryError):
 class Machine:
     """What there is: GPUs, the driver's and CuPy's versions of CUDA, bytes of memory, NVRTC."""
 
+    name = "Pretend GPU"
+
     def __init__(self, gpus=2, driver=12080, needed=12040, memory=1 << 30, capability="90", nvrtc=True):
         self.gpus, self.driver, self.needed, self.memory = gpus, driver, needed, memory
         self.capability, self.nvrtc, self.used = capability, nvrtc, 0
 
 
-class _Memory:
-    def __init__(self, block, device_id):
-        self.block, self.device_id, self.ptr = block, device_id, block.ctypes.data
+class MemoryPointer:
+    """Where bytes of a block lie, which is kept from its pool as long as its lease lives."""
+
+    def __init__(self, block, lease, device_id):
+        self.block, self.lease, self.device_id, self.ptr = block, lease, device_id, block.ctypes.data
+
+    def __add__(self, offset):
+        return MemoryPointer(self.block[offset:], self.lease, self.device_id)
 
     def copy_from_device_async(self, source, nbytes, stream=None):
+        assert nbytes <= min(self.block.size, source.block.size)
         target, origin = self.block[:nbytes], source.block[:nbytes]
         _do(lambda: np.copyto(target, origin))
 
 
 def _do(work):
     """Do something that a stream does in its turn: now, or whenever the graph that is being captured is launched."""
+
+    def done():
+        work()
+        cupy.done += 1
+
     stream = _current("stream", None)
     if stream is not None and stream.nodes is not None:
-        stream.nodes.append(work)
+        stream.nodes.append(done)
     else:
-        work()
+        done()
 
 
 class _Flags:
@@ -63,20 +76,30 @@ class _Flags:
 
 
 class ndarray:  # noqa: N801 (CuPy's name)
-    def __init__(self, values, lease, device_id):
+    def __init__(self, shape, dtype, memptr):
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        assert size <= memptr.block.size and memptr.ptr % np.dtype(dtype).itemsize == 0
+        self._set(memptr.block[:size].view(dtype).reshape(shape), memptr.lease, memptr.device_id)
+
+    def _set(self, values, lease, device_id):
         self._values, self._lease, self._device_id = values, lease, device_id
         self.shape, self.dtype, self.ndim, self.size = values.shape, values.dtype, values.ndim, values.size
         self.nbytes, self.flags = values.nbytes, _Flags(values)
 
+    def _view(self, values):
+        out = object.__new__(ndarray)
+        out._set(values, self._lease, self._device_id)
+        return out
+
     @property
     def data(self):
-        return _Memory(self._values.reshape(-1).view(np.uint8), self._device_id)
+        return MemoryPointer(self._values.reshape(-1).view(np.uint8), self._lease, self._device_id)
 
     def reshape(self, *shape):
-        return ndarray(self._values.reshape(*shape), self._lease, self._device_id)
+        return self._view(self._values.reshape(*shape))
 
     def __getitem__(self, index):
-        return ndarray(np.asarray(self._values[index]), self._lease, self._device_id)
+        return self._view(np.asarray(self._values[index]))
 
     def get(self):
         assert not _capturing(), "a copy to the host during capture"
@@ -139,10 +162,15 @@ _pool = MemoryPool()
 def empty(shape, dtype=float):
     shape, dtype = ((shape,) if isinstance(shape, int) else tuple(shape)), np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not size:
-        return ndarray(np.empty(shape, dtype), None, Device().id)
-    lease, block = _current("allocator", _pool.malloc)(-(-size // 512) * 512)
-    return ndarray(block[:size].view(dtype).reshape(shape), lease, Device().id)
+    lease, block = _current("allocator", _pool.malloc)(-(-size // 512) * 512) if size else (None, np.empty(0, np.uint8))
+    return ndarray(shape, dtype, MemoryPointer(block, lease, Device().id))
+
+
+def zeros(shape, dtype=float):
+    out = empty(shape, dtype)
+    values = out._values
+    _do(lambda: values.fill(0))
+    return out
 
 
 def asarray(values):
@@ -178,6 +206,21 @@ class Device:
 
     def synchronize(self):
         pass
+
+
+class Event:
+    """Time is how much has been done: a millisecond for each launch and each copy."""
+
+    def record(self, stream=None):
+        assert not _capturing()
+        self.at = cupy.done
+
+    def synchronize(self):
+        assert not _capturing()
+
+
+def get_elapsed_time(start, stop):
+    return float(stop.at - start.at)
 
 
 class Graph:
@@ -229,6 +272,8 @@ def using_allocator(allocator):
 
 
 class _Kernel:
+    nothing: np.uint64  # what stands for no array; other numbers may be equal to it
+
     def __init__(self, kernel):
         self._kernel, self.shared_size_bytes, self.max_dynamic_shared_size_bytes = kernel, 0, 48 << 10
 
@@ -239,7 +284,7 @@ class _Kernel:
         devices = {a._device_id for a in args if type(a) is ndarray and a.size}
         assert devices <= {Device().id}, "a kernel was launched on another device than its arrays'"
         # Addresses: views of the memory, which do not keep it from being used again.
-        args = tuple(a._values if type(a) is ndarray else None if type(a) is np.uint64 and a == 0 else a for a in args)
+        args = tuple(a._values if type(a) is ndarray else None if a is self.nothing else a for a in args)
         cupy.launches += not _capturing()
         _do(lambda: self._kernel(grid, block, args, shared_mem=shared_mem))
 
@@ -280,24 +325,25 @@ def _module():
     runtime = types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError, getDeviceCount=_device_count, getDevice=lambda: Device().id,
         driverGetVersion=lambda: cupy.machine.driver, runtimeGetVersion=lambda: cupy.machine.needed,
-        getDeviceProperties=lambda index: {"name": b"Pretend GPU"}, memGetInfo=_memory_info,
+        getDeviceProperties=lambda index: {"name": cupy.machine.name.encode()}, memGetInfo=_memory_info,
         streamCaptureModeRelaxed=2,
     )  # fmt: skip
     cuda = types.SimpleNamespace(
-        Device=Device, Stream=Stream, MemoryPool=MemoryPool, using_allocator=using_allocator, runtime=runtime,
+        Device=Device, Stream=Stream, Event=Event, get_elapsed_time=get_elapsed_time, MemoryPool=MemoryPool,
+        using_allocator=using_allocator, runtime=runtime,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         nvrtc=types.SimpleNamespace(getVersion=_nvrtc_version),
     )  # fmt: skip
     module = types.ModuleType("cupy")
     module.__dict__.update(
-        ndarray=ndarray, empty=empty, asarray=asarray, ascontiguousarray=ascontiguousarray, RawModule=RawModule,
-        get_default_memory_pool=lambda: _pool, cuda=cuda, __version__="14.0", machine=Machine(), compiled=[], graphs=[],
-        launches=0,
+        ndarray=ndarray, empty=empty, zeros=zeros, asarray=asarray, ascontiguousarray=ascontiguousarray,
+        RawModule=RawModule, get_default_memory_pool=lambda: _pool, cuda=cuda, __version__="14.0", machine=Machine(),
+        compiled=[], graphs=[], launches=0, done=0,
     )  # fmt: skip
     return module
 
 
-cupy = _module()  # machine, and what was done: `compiled`, `graphs`, `launches`
+cupy = _module()  # machine, and what happened: `compiled`, `graphs`, `launches` from the host, all that was `done`
 
 
 @contextlib.contextmanager
@@ -306,8 +352,9 @@ def installed(**machine):
     from octsod.backend import cuda, device
 
     driver = importlib.import_module("octsod.kernels.cuda.driver")
+    _Kernel.nothing = driver.NOTHING
     before = sys.modules.get("cupy"), driver.driver(), dict(device._devices), dict(device._array_types)
-    cupy.machine, cupy.compiled, cupy.graphs, cupy.launches = Machine(**machine), [], [], 0
+    cupy.machine, cupy.compiled, cupy.graphs, cupy.launches, cupy.done = Machine(**machine), [], [], 0, 0
     _pool.free_all_blocks()
     cupy.machine.used = 0
     sys.modules["cupy"] = cupy

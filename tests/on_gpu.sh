@@ -2,6 +2,8 @@
 # On a machine with a GPU and CuPy: the tests of devices, NVIDIA's checkers on two training steps, the benchmark.
 # tests/on_gpu.sh [FOLDER [PART ...]]: writes doctor.txt, suite.txt, memcheck.txt, racecheck.txt, bench.txt and bench.json
 # there. Parts are suite (3 minutes), check (2) and bench (5); all of them by default.
+# Rehearse without a GPU what has changed, on the stand-in for CuPy; it needs g++, and takes ten minutes for all of it:
+# OCTSOD_TEST_BACKEND=cuda OCTSOD_TEST_CUPY=fake OCTSOD_TEST_EXAMPLES=2 python3 -m pytest tests
 set -u
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-gpu-results}")

@@ -93,7 +93,7 @@ def test_launches_differ_by_shapes_and_shared_memory_not_by_numbers():
 
 
 def test_arguments_are_like_those_of_the_launch():
-    whole, table = recorded.device.full((64,), 1, "float32"), np.array([[0, 5, 1]], np.int64)
+    whole, table = recorded.device.empty((64,), "float32"), np.array([[0, 5, 1]], np.int64)
     recorder = recorded._Recorder(SHARED)
     recorder.add('#line 1 "a.cu"\n', (), "f", (1,), (32,), (whole[8:40], whole, table, None, np.float32(7)), 0)
     table[...] = 0  # later
@@ -102,6 +102,22 @@ def test_arguments_are_like_those_of_the_launch():
     assert np.shares_memory(part, all_) and np.array_equal(part, all_[8:40]) and len(set(all_)) == 64
     assert integers.tolist() == [[0, 5, 1]] and nothing is None and number == 7
     assert np.array_equal(launch.given()[1], all_) and not np.array_equal(launch.given(seed=1)[1], all_)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_numbers_that_the_host_brings_are_kept(again):
+    """Where things lie may be said in floating point, too, as in the table of the pictures that a batch is made of."""
+    rows, device = np.array([[3.0, 2, 2, 0, 0, 2, 2, 0, 1]]), recorded.device
+    with recorded.recording(SHARED) as recorder:
+        kept, fresh = device.put(np.arange(16, dtype=np.uint8)), device.empty((0,), "uint8")
+        x = device.empty((1, 3, 2, 2), "float32")
+        table = device.put(rows, device.empty(rows.shape, "float64") if again else None)
+        device.kernels.prepare_pictures(kept, fresh, table, (0.5,) * 3, (1.0,) * 3, x, None)
+    device.put(0 * rows, table)  # later
+    (launch,) = recorder.found.values()
+    found = [a for a in launch.given() if isinstance(a, np.ndarray)]
+    assert found[0].tolist() == list(range(16)) and np.array_equal(found[2], rows)
+    assert len(np.unique(found[3])) == 12  # made by the kernel, so anything will do
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 from .recorded import Array
 
 FLUSHED = 1 << 30  # bytes that are read before each sample: that takes longer than the host takes to launch a kernel
+BLOCKS = 2048  # that read them
 _ALIGNMENT = 512
 
 # Reading leaves nothing behind that has to be written back, as setting memory would.
@@ -34,7 +35,7 @@ class CupyClock:
         function()
         events = [(self._cuda.Event(), self._cuda.Event()) for _ in range(samples)]
         for start, stop in events:
-            self._read((2048,), (256,), (self._memory, np.int64(FLUSHED // 16), self._memory))
+            self._read((BLOCKS,), (256,), (self._memory, np.int64(FLUSHED // 16), self._memory))
             start.record()
             function()
             stop.record()
@@ -74,19 +75,27 @@ class Noise:
             (self._memory.data + at).copy_from_device_async(first.data, block.nbytes)
 
     def arguments(self, launch):
-        """Arguments for a `recorded.Launch`, whose arrays share memory as those of the launch do. What it writes to
-        is as it was left by others."""
-        starts, at = [], 0
-        for start, stop in launch.places:
-            starts.append(at + start)
-            at += -(-stop // _ALIGNMENT) * _ALIGNMENT
+        """Arguments for a `recorded.Launch`, whose arrays share memory as those of the launch do, and have its contents
+        where they are known. What it writes to is as it was left by others."""
+        pointers, at = [], 0
+        for (start, stop), contents in zip(launch.places, launch.contents, strict=True):
+            if contents is None:
+                pointers.append(self._memory.data + (at + start))
+                at += -(-stop // _ALIGNMENT) * _ALIGNMENT
+            else:
+                pointers.append(self._holding(start, contents))
         if at > self._memory.nbytes:
             raise ValueError(f"{launch.kernel} needs {at} bytes of noise; there are {self._memory.nbytes}.")
-        return tuple(self._array(a, starts) if isinstance(a, Array) else a for a in launch.arguments)
+        return tuple(self._array(a, pointers) if isinstance(a, Array) else a for a in launch.arguments)
 
-    def _array(self, array, starts):
-        if array.integers is not None:
-            return self._cupy.asarray(array.integers)
+    def _holding(self, start, contents):
+        """Where bytes lie in memory of their own, from byte `start` of it."""
+        pointer = self._cupy.empty(start + contents.nbytes, np.uint8).data + start
+        if contents.size:
+            pointer.copy_from_device_async(self._cupy.asarray(contents).data, contents.nbytes)
+        return pointer
+
+    def _array(self, array, pointers):
         if not math.prod(array.shape):
             return self._cupy.empty(array.shape, array.dtype)
-        return self._cupy.ndarray(array.shape, array.dtype, self._memory.data + (starts[array.buffer] + array.start))
+        return self._cupy.ndarray(array.shape, array.dtype, pointers[array.buffer] + array.start)

@@ -1,6 +1,7 @@
 """What CSNet launches on a GPU: a step, or an inference, runs with a driver that executes nothing and notes everything.
 
 Maps are NumPy's, and nobody writes to them; so what decides on launches must not depend on their numbers, as on a GPU.
+Numbers that the host brings are kept, since a table of where things lie may be among them, in whichever type.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import dataclasses
 import importlib
 import math
 import re
+import weakref
 
 import numpy as np
 
@@ -27,14 +29,13 @@ _driver = importlib.import_module("octsod.kernels.cuda.driver")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array of a launch, without its numbers. buffer: which of the launch's pieces of memory it lies in, and `start`
-    at which of its bytes. integers: its contents, if they are such: tables of ranges, states, and the like."""
+    """An array of a launch. buffer: which of the launch's pieces of memory it lies in, and `start` at which of its
+    bytes."""
 
     buffer: int
     start: int
     shape: tuple[int, ...]
     dtype: np.dtype
-    integers: np.ndarray | None
 
 
 @dataclasses.dataclass
@@ -42,8 +43,9 @@ class Launch:
     """Equal launches of a kernel; `key` is what they are equal in.
 
     file: the .cu file that the kernel is in. code, options: what is compiled. arguments: an `Array` for each array.
-    places: (start, stop) of the launch's pieces of memory, in bytes from where an allocation begins. parts: how many
-    there are in the calls of each kernel of the contract, by that one's title.
+    places: (start, stop) of the launch's pieces of memory, in bytes from where an allocation begins. contents: the
+    bytes of each piece; None where they are floating-point numbers that kernels compute, which decide on nothing.
+    parts: how many there are in the calls of each kernel of the contract, by that one's title.
     """
 
     key: tuple
@@ -56,6 +58,7 @@ class Launch:
     shared: int
     arguments: tuple
     places: tuple[tuple[int, int], ...]
+    contents: tuple[np.ndarray | None, ...]
     parts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -78,16 +81,21 @@ class Launch:
         return "float32" if "-DSINGLE=1" in self.options else "float64"
 
     def given(self, seed=0):
-        """Arguments like those of the launch, with random numbers. What lay in the same memory does so again."""
+        """Arguments like those of the launch: with its contents, or random numbers where they are not known. What lay
+        in the same memory does so again."""
         rng = np.random.default_rng(seed)
         buffers = [np.empty(stop, np.uint8) for _, stop in self.places]
+        for (start, _), buffer, contents in zip(self.places, buffers, self.contents, strict=True):
+            if contents is not None:
+                buffer[start:] = contents
         arguments = []
         for value in self.arguments:
             if isinstance(value, Array):
                 start = self.places[value.buffer][0] + value.start
                 stop = start + math.prod(value.shape) * value.dtype.itemsize
                 array = buffers[value.buffer][start:stop].view(value.dtype).reshape(value.shape)
-                array[...] = rng.standard_normal(value.shape) if value.integers is None else value.integers
+                if self.contents[value.buffer] is None:
+                    array[...] = rng.standard_normal(value.shape)
                 value = array
             arguments.append(value)
         return tuple(arguments)
@@ -135,15 +143,16 @@ class _Recorder:
             self.title = before
 
     def add(self, code, options, kernel, grid, block, given, shared):
-        arguments, places = _described(given)
+        arguments, places, contents = _described(given)
         # How far from a sector's start memory begins makes a difference to what moves; how far from an allocation's
-        # does not. Numbers in floating point decide on nothing.
+        # does not. Numbers in floating point, given as such, decide on nothing.
         starts = tuple(start % SECTOR for start, _ in places)
-        key = code, options, kernel, grid, block, shared, tuple(map(_compared, arguments)), starts
+        known = tuple(bytes_ is not None for bytes_ in contents)
+        key = code, options, kernel, grid, block, shared, tuple(map(_compared, arguments)), starts, known
         launch = self.found.get(key)
         if launch is None:
             file = re.findall(r'^#line 1 "(.*)"$', code, re.M)[-1]
-            launch = Launch(key, file, kernel, code, options, grid, block, shared, arguments, places)
+            launch = Launch(key, file, kernel, code, options, grid, block, shared, arguments, places, contents)
             self.found[key] = launch
         self.order.append(launch)
         launch.parts[self.title] = launch.parts.get(self.title, 0) + 1
@@ -174,26 +183,40 @@ class _Function:
 
 
 def _described(given):
-    """(arguments with an `Array` for each array, places of their pieces of memory). Arrays that overlap share one."""
-    pieces = []  # [start, stop]
-    for start, stop in sorted((address(a), address(a) + a.nbytes) for a in given if isinstance(a, np.ndarray)):
+    """(arguments with an `Array` for each array, places of their pieces of memory, contents of these). Arrays that
+    overlap share one."""
+    pieces = []  # [start, stop, arrays]
+    arrays = (value for value in given if isinstance(value, np.ndarray))
+    for start, stop, array in sorted(((address(a), address(a) + a.nbytes, a) for a in arrays), key=lambda p: p[:2]):
         if pieces and start < pieces[-1][1]:
             pieces[-1][1] = max(pieces[-1][1], stop)
+            pieces[-1][2].append(array)
         else:
-            pieces.append([start, stop])
-    numbers = {}  # of pieces, in the order in which the arguments name them
+            pieces.append([start, stop, [array]])
+    named = {}  # pieces, in the order in which the arguments name them: (start, stop) -> (number, arrays)
 
     def described(value):
         if not isinstance(value, np.ndarray):
             return value
         at = address(value)
-        start, stop = next((start, stop) for start, stop in pieces if start <= at and at + value.nbytes <= stop)
-        buffer = numbers.setdefault((start, stop), len(numbers))
-        integers = None if value.dtype.kind == "f" else value.copy()
-        return Array(buffer, at - start, value.shape, value.dtype, integers)
+        start, stop, inside = next(p for p in pieces if p[0] <= at and at + value.nbytes <= p[1])
+        number, _ = named.setdefault((start, stop), (len(named), inside))
+        return Array(number, at - start, value.shape, value.dtype)
 
     arguments = tuple(map(described, given))
-    return arguments, tuple((start % ALIGNMENT, start % ALIGNMENT + stop - start) for start, stop in numbers)
+    places = tuple((start % ALIGNMENT, start % ALIGNMENT + stop - start) for start, stop in named)
+    contents = tuple(_contents(*place, inside) for place, (_, inside) in named.items())
+    return arguments, places, contents
+
+
+def _contents(start, stop, arrays):
+    """The bytes of a piece of memory, see `Launch`."""
+    if all(map(device.computed, arrays)):
+        return None
+    contents = np.zeros(stop - start, np.uint8)
+    for array in arrays:
+        contents[address(array) - start :][: array.nbytes] = array.reshape(-1).view(np.uint8)
+    return contents
 
 
 def _compared(argument):
@@ -208,23 +231,41 @@ class _Device(Host):
     def __init__(self):
         super().__init__("recorded")
         self.kernels = Kernels("cuda")
+        self._untouched = set()  # identities of memory that the host has written nothing to
 
     def empty(self, shape, dtype):
         dtype = np.dtype(dtype)
         size = math.prod(shape) * dtype.itemsize
         memory = np.zeros(size + ALIGNMENT, np.uint8)  # which takes no memory before somebody writes there
+        self._untouched.add(id(memory))
+        weakref.finalize(memory, self._untouched.discard, id(memory))
         start = -address(memory) % ALIGNMENT
         return memory[start : start + size].view(dtype).reshape(shape)
 
     def full(self, shape, value, dtype):
         out = self.empty(shape, dtype)
+        self._untouched.discard(id(_memory(out)))
         if value:
             out.fill(value)
         return out
 
     def put(self, values, out=None, dtype=None):
-        values = super().put(values, out, dtype)
-        return values if out is not None else super().put(values, self.empty(values.shape, values.dtype))
+        if out is not None:
+            self._untouched.discard(id(_memory(out)))
+            return super().put(values, out, dtype)
+        values = super().put(values, dtype=dtype)
+        return self.put(values, self.empty(values.shape, values.dtype))
+
+    def computed(self, array):
+        """Whether an array's numbers are floating-point ones that nobody but kernels computes."""
+        return array.dtype.kind == "f" and id(_memory(array)) in self._untouched
+
+
+def _memory(array):
+    """The array that owns an array's memory."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 device = _Device()
