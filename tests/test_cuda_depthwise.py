@@ -7,10 +7,10 @@ import kernel_contract
 import numpy as np
 import pytest
 import simulated
+import test_kernels_convolution as contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_contract import both_dtypes, verify
-from test_kernels_convolution import test_depthwise_chain, test_depthwise_chain_backward  # noqa: F401 (run here, too)
 
 from octsod.backend.deferred import Deferred, DeferredGradient, GradientTarget
 from octsod.testing import strategies
@@ -36,6 +36,11 @@ def usual(case):
 
 CASES = strategies.convolutions(depthwise=True).map(usual)
 few = settings(max_examples=8)
+
+# The contract's own, with fewer examples than there.
+some, chains = settings(max_examples=20), given(case=strategies.depthwise_chains())
+test_depthwise_chain = both_dtypes(some(chains(contract.test_depthwise_chain.hypothesis.inner_test)))
+test_depthwise_chain_backward = both_dtypes(some(chains(contract.test_depthwise_chain_backward.hypothesis.inner_test)))
 
 
 @both_dtypes
