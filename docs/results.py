@@ -10,7 +10,7 @@ import pathlib
 import click
 
 import octsod
-from octsod.studies.figures import COLOURS
+from octsod.studies.figures import COLOURS, require_matplotlib
 
 ROWS = {  # what `Evaluation.all_scores` has, as papers call it
     "s_measure": "S-measure",
@@ -79,6 +79,8 @@ def draw(results, path):
 def main(data, size, curves, networks):
     """Score networks on a data set, and print a table of their scores."""
     try:
+        if curves:
+            require_matplotlib()
         models = {name: octsod.load(path) for name, path in networks.items()}
         results = {name: octsod.evaluate(model, data, size, all_scores=True) for name, model in models.items()}
     except (octsod.errors.OctsodError, ValueError) as error:

@@ -28,17 +28,24 @@ ON_ANY_DEVICE = re.compile(r"test_(kernels_(?!cache|fingerprints)|ops_(?!errors)
 
 
 def pytest_configure(config):
-    """OCTSOD_TEST_CUPY=fake rehearses what OCTSOD_TEST_BACKEND=cuda runs without a GPU, on the stand-in for CuPy."""
+    """OCTSOD_TEST_CUPY=fake rehearses what OCTSOD_TEST_BACKEND=cuda runs without a GPU, on the stand-in for CuPy. Where
+    there is neither, it is said once, not by each test."""
     chosen = os.environ.get("OCTSOD_TEST_CUPY")
-    if chosen is None:
-        return
-    if (chosen, BACKEND) != ("fake", "cuda"):
-        raise pytest.UsageError("OCTSOD_TEST_CUPY must be fake, and OCTSOD_TEST_BACKEND then cuda.")
-    import fake_cupy
+    if chosen is not None:
+        if (chosen, BACKEND) != ("fake", "cuda"):
+            raise pytest.UsageError("OCTSOD_TEST_CUPY must be fake, and OCTSOD_TEST_BACKEND then cuda.")
+        import fake_cupy
 
-    stack = contextlib.ExitStack()
-    stack.enter_context(fake_cupy.installed(memory=1 << 33))
-    config.add_cleanup(stack.close)
+        stack = contextlib.ExitStack()
+        stack.enter_context(fake_cupy.installed(memory=1 << 33))
+        config.add_cleanup(stack.close)
+    elif BACKEND == "cuda":
+        from octsod.backend import gpu
+
+        try:
+            gpu.require(0)
+        except gpu.DeviceError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_ignore_collect(collection_path):

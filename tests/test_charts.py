@@ -1,9 +1,12 @@
 """Charts show what they are given."""
 
+import itertools
+
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
-from octsod.training.charts import BLUE, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, chart, ticks, training_curves
+from octsod.training.charts import BLUE, HEIGHT, LEFT, RIGHT, SCALE, TOP, WIDTH, Line, chart, ticks, training_curves
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,26 @@ def test_chart():
     assert rows[columns == columns.min()].mean() > rows[columns == columns.max()].mean()
     empty = chart("nothing", [Line(np.zeros(0), np.zeros(0), BLUE)])
     assert empty.shape == (HEIGHT, WIDTH, 3) and not is_drawn(empty, BLUE)[0].size
+
+
+@pytest.mark.parametrize("last", [1, 7, 999, 2500, 9_000, 42_000, 50_000, 131_700, 999_999, 12_345_678, 9.9e9, 2e14])
+def test_labels_do_not_touch(last, monkeypatch):
+    """Neither each other nor the picture's edge at the right; the first and the last step always have theirs."""
+    boxes, write = {}, ImageDraw.ImageDraw.text
+
+    def text(draw, place, words, fill, font, anchor):
+        boxes[words, anchor] = np.array(draw.textbbox(place, words, font, anchor)) / SCALE
+        write(draw, place, words, fill, font, anchor)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    chart("Loss", [Line(np.array([0.0, last]), np.array([0.0123, 0.6789]), BLUE)])
+    labels = [words for words, _ in boxes]
+    (end,) = (words for words in labels if words.endswith(" steps"))
+    assert end == f"{ticks(0, last, 5)[-1]:.6g} steps" and "0" in labels and len(labels) >= 5
+    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
+        apart = a[2] + 3 < b[0] or b[2] + 3 < a[0] or a[3] < b[1] or b[3] < a[1]
+        assert apart, (one, other)
+    assert max(box[2] for box in boxes.values()) <= WIDTH
 
 
 def test_training_curves():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from octsod.testing import cusim
-from octsod.testing.cusim import compiler
+from octsod.testing.cusim import compiler, nvrtc
 
 SOURCE = """
 extern "C" __global__ void __launch_bounds__(64) axpy(float* y, const float* __restrict__ x, float a, int n) {
@@ -151,11 +151,16 @@ def test_lines_of_named_files(cuda_module):
     assert (caught.value.file, caught.value.line) == ("norm.cu", 41)
 
 
-def test_the_example(cuda_module, capsys):
+def test_the_examples(cuda_module, capsys):
+    """The blocks of the page, one after the other, print what it shows."""
     text = (pathlib.Path(__file__).parents[1] / "docs" / "cusim.md").read_text(encoding="utf-8")
-    code, shown = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S).groups()
-    exec(compile(code, "cusim.md", "exec"), {})
-    assert capsys.readouterr().out == shown
+    blocks, names = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.M | re.S), {}
+    assert len(blocks) == 3
+    for code, shown in blocks:
+        if "nvrtc" in code and (reason := nvrtc.unavailable()):
+            pytest.skip(reason)
+        exec(compile(code, "cusim.md", "exec"), names)
+        assert capsys.readouterr().out == shown
 
 
 # --- The cache. ------------------------------------------------------------------------------------------------------

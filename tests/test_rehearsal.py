@@ -60,6 +60,16 @@ def test_a_rehearsal_is_one_of_a_gpu():
     assert "OCTSOD_TEST_CUPY must be fake, and OCTSOD_TEST_BACKEND then cuda." in done.stderr
 
 
+def test_without_cupy_it_is_said_once():
+    code = "import sys; sys.modules['cupy'] = None; import pytest; sys.exit(pytest.main(['tests/test_layers.py']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "OCTSOD_TEST_BACKEND": "cuda"}, cwd=TESTS.parent,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout[-1000:]
+    assert done.stderr.startswith("ERROR: cuda: CuPy is not installed; ") and done.stderr.count("\n") < 4
+
+
 def _has_gnu_timeout():
     if not (shutil.which("bash") and shutil.which("timeout")):
         return False

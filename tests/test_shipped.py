@@ -122,6 +122,27 @@ def test_a_name_that_is_nearly_right(near, picture, tmp_path, monkeypatch):
         octsod.load(near)
     assert refused("predict", "--model", near, picture) == f"Error: {said}"
     assert refused("train", "--init", near) == f"Error: {said}"
+    assert refused("models", near) == f"Error: {near}: a network that comes with octsod is named csnet-x1."
+
+
+@pytest.mark.parametrize("near", ["csnet-x", "csnet-x2", "CNSet-X1", "cset-x1"])
+def test_a_name_that_is_mistyped(near, picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = f"no network that comes with octsod: {', '.join(n.name for n in networks())}; did you mean csnet-x1?"
+    assert refused("predict", "--model", near, picture) == f"Error: {near}: no such file, and {said}"
+    assert refused("models", near) == f"Error: {near}: {said}"
+
+
+def test_a_name_in_place_of_a_path(tmp_path, monkeypatch):
+    """An argument that is a path takes no name; it is said which option does."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("csnet-x1", "csnet_x1"):
+        said = f"Path {name!r} does not exist; the network that comes with octsod is --model csnet-x1."
+        assert refused("prune", name, "--ratio", 0.2, "-o", "w.safetensors").endswith(said)
+        assert refused("predict", name).endswith(said)
+    assert refused("prune", "none", "-o", "w.safetensors").endswith("Path 'none' does not exist.")
+    pathlib.Path("csnet-x1").write_bytes(b"\x89PNG")
+    assert refused("predict", "csnet-x1", code=1).startswith("Error: csnet-x1: ")
 
 
 @pytest.mark.parametrize("far", ["runs/csnet-x1", "csnet-x1.pth", "x1.safetensors", "weights/csnet-x1.safetensors"])
@@ -184,4 +205,4 @@ def test_models_lists_them_and_prints_cards():
     assert json.loads(run("models", "--json").stdout)[0] == BEST.as_dict()
     assert run("models", BEST.name).stdout == BEST.card
     assert json.loads(run("models", BEST.name, "--json").stdout)["name"] == BEST.name
-    assert refused("models", "vgg").startswith("Error: vgg: no network that comes with octsod; these do: csnet-")
+    assert refused("models", "vgg").startswith("Error: vgg: no network that comes with octsod: csnet-")

@@ -19,8 +19,8 @@ from . import measured, predicted, resources, section
 def gpu(predict, table, json_file):
     """CSNet-x1 at 224x224 on a GPU: results, then times, against PyTorch's on the same GPU.
 
-    A training step at batch 24, predictions of 1 and 64 pictures, single kernels. Takes at most five minutes. Prints
-    the part of RESULTS.md that is about GPUs.
+    A training step at batch 24, predictions of 1 and 64 pictures, single kernels. Takes at most five minutes of a GPU;
+    --predict takes a minute or two of a CPU. Prints the part of RESULTS.md that is about GPUs.
     """
     if predict and table:
         raise click.UsageError("--predict and --table are two commands.")

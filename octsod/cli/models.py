@@ -15,14 +15,13 @@ def models(name, as_json):
 
     --model NAME uses one of them, in predict, eval, export, prune and info; --init NAME, in train, begins with it.
     """
-    from ..models.shipped import networks
+    from ..models.shipped import networks, unknown
 
     found = networks()
     if name is not None:
         found = [network for network in found if network.name == name]
         if not found:
-            known = ", ".join(network.name for network in networks())
-            raise Failure(f"{name}: no network that comes with octsod; these do: {known}.")
+            raise Failure(f"{name}: {unknown(name)}")
     if as_json:
         facts = [network.as_dict() for network in found]
         click.echo(json.dumps(facts if name is None else facts[0]))

@@ -231,6 +231,23 @@ def existing_file(**arguments):
     return click.Path(exists=True, dir_okay=False, **arguments)
 
 
+class GivenPath(click.Path):
+    """A path that exists, as an argument of a command with --model, which is told where a name of ours is given."""
+
+    def __init__(self, **arguments):
+        super().__init__(exists=True, **arguments)
+
+    def convert(self, value, param, ctx):
+        if not os.path.lexists(value):
+            from ..models.shipped import meant
+
+            if name := meant(value):
+                self.fail(
+                    f"Path {value!r} does not exist; the network that comes with octsod is --model {name}.", param, ctx
+                )
+        return super().convert(value, param, ctx)
+
+
 class WeightFile(click.Path):
     """A path of weights, or the name of a network that comes with octsod. The folder of a run becomes the file of its
     best weights, and it is said which one that is."""

@@ -11,6 +11,7 @@ import click
 from . import Failure, one_line, report, say, tell
 from .options import (
     MOST_PIXELS,
+    GivenPath,
     Number,
     check_folder,
     check_output,
@@ -33,7 +34,7 @@ AHEAD = 64  # how many pictures may be begun or done before the one whose turn i
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True), metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=GivenPath(allow_dash=True), metavar="IMAGE...")
 @model_option
 @click.option("-o", "--output", type=click.Path(), metavar="OUT",
               help="For one picture, a .png file, or - for standard output; otherwise a folder.  [default: of "

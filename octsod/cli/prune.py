@@ -10,6 +10,7 @@ from . import Failure, report, tell
 from .options import (
     MOST_PIXELS,
     THRESHOLD,
+    GivenPath,
     Number,
     WeightFile,
     check_output,
@@ -26,7 +27,7 @@ PICTURES = 8  # on which the effect of pruning is measured
 
 
 @click.command()
-@click.argument("source", required=False, type=click.Path(exists=True), metavar="[RUN|WEIGHTS]")
+@click.argument("source", required=False, type=GivenPath(), metavar="[RUN|WEIGHTS]")
 @click.option("--model", type=WeightFile(exists=True), metavar="NAME|FILE|RUN",
               help="Instead: a network that comes with octsod (see octsod models), a weight file, or the folder of a "
                    "run: its best weights.")  # fmt: skip

@@ -1,8 +1,10 @@
 """The networks that come with octsod: weight files in octsod/shipped, each with a card, and facts about them."""
 
+import difflib
 import functools
 import os
 import pathlib
+import re
 import warnings
 from typing import Any, NamedTuple
 
@@ -55,6 +57,27 @@ def networks() -> tuple[Shipped, ...]:
     if not found:
         raise FileError(f"{path}: does not describe the networks that come with octsod; install octsod anew.")
     return found
+
+
+def meant(name: str) -> str | None:
+    """The name of the network that comes with octsod that `name` spells in its own way, perhaps exactly, such as
+    CSNet_X1 or csnet-x1.safetensors; None if there is none."""
+
+    def letters(text):
+        return re.sub(r"[\W_]", "", text.removesuffix(".safetensors").casefold())
+
+    if pathlib.PurePath(name).name != name.rstrip("/\\"):  # in a folder, so it was meant as a file
+        return None
+    return next((network.name for network in networks() if letters(network.name) == letters(name)), None)
+
+
+def unknown(name: str) -> str:
+    """The end of a sentence that says that no network has this name: which one is meant, or which there are."""
+    if known := meant(name):
+        return f"a network that comes with octsod is named {known}."
+    names = [network.name for network in networks()]
+    near = difflib.get_close_matches(name.casefold(), names, 1)
+    return f"no network that comes with octsod: {', '.join(names)}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
 def shipped_file(name: str | bytes | os.PathLike) -> pathlib.Path | None:

@@ -2,12 +2,11 @@
 
 import os
 import pathlib
-import re
 import shlex
 
 from ..errors import FileError
 from ..files import named, open_file, read_from
-from .shipped import networks, shipped_file
+from .shipped import meant, shipped_file, unknown
 
 _IN_A_RUN = ("weights/best.safetensors", "weights/last.safetensors")  # the first that is there
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
@@ -21,7 +20,7 @@ def weight_file(path: str | bytes | os.PathLike) -> pathlib.Path:
 
     Raises FileError, which names `path`, if there is no such file, if a folder has neither, and if the file is a
     checkpoint as PyTorch writes them: `octsod convert` reads those of CSNet's authors. If a file is missing, but
-    `path` is nearly the name of a network that comes with octsod, the error says that name.
+    `path` is nearly the name of a network that comes with octsod, the error says that name (`shipped.unknown`).
     """
     if (file := shipped_file(path)) is not None:
         return file
@@ -32,28 +31,17 @@ def weight_file(path: str | bytes | os.PathLike) -> pathlib.Path:
         if found is None:
             raise FileError(f"{path}: is no run folder: it has no {' or '.join(_IN_A_RUN)}.")
         return found
-    if not os.path.lexists(path) and (meant := _nearly(text)):
-        raise FileError(f"{named(text)}: no such file; a network that comes with octsod is named {meant}.")
-    if path.name == text and not path.suffix and not os.path.lexists(path):
-        known = ", ".join(network.name for network in networks())
-        raise FileError(f"{path}: no such file, and no network that comes with octsod: {known}.")
+    if not os.path.lexists(path):
+        if meant(text):
+            raise FileError(f"{named(text)}: no such file; {unknown(text)}")
+        if path.name == text and not path.suffix:
+            raise FileError(f"{path}: no such file, and {unknown(text)}")
     if os.path.isfile(path) and _is_checkpoint(path):
         ending = next((ending for ending in _CHECKPOINTS if path.name.lower().endswith(ending)), path.suffix)
         target = f"{path.name[: len(path.name) - len(ending)]}.safetensors"
         command = f"octsod convert {shlex.quote(str(path))} -o {shlex.quote(target)} --config LAYERS.bin"
         raise FileError(f"{path}: is a checkpoint, not a weight file; if it is the authors', `{command}` converts it.")
     return path
-
-
-def _nearly(text):
-    """The name of the network that comes with octsod that `text` spells in another way; None if there is none."""
-
-    def letters(name):
-        return re.sub(r"[\W_]", "", name.removesuffix(".safetensors").casefold())
-
-    if pathlib.PurePath(text).name != text.rstrip("/\\"):  # in a folder, so it was meant as a file
-        return None
-    return next((network.name for network in networks() if letters(network.name) == letters(text)), None)
 
 
 def _is_checkpoint(path):

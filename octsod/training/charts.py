@@ -1,6 +1,7 @@
 """Line charts of a training's log, drawn with Pillow alone."""
 
 import array
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 SCALE = 3  # drawn this much larger, then averaged down for smooth lines
 WIDTH, HEIGHT = 460, 280  # of a chart, in pixels
 LEFT, TOP, RIGHT, BOTTOM = 62, 40, 18, 34  # around its plot
+APART = 6  # pixels between two labels of an axis, at least
 
 INK, PALE, GRID = (40, 44, 52), (130, 136, 146), (228, 231, 236)
 LARGEST, LEAST = 1e39, 1e-300  # of numbers that are drawn: float32 holds none above; of what an axis spans
@@ -83,8 +85,9 @@ def chart(title: str, lines: Sequence[Line]) -> np.ndarray:
     """Lines over steps from 0, on a common grid: a picture (HEIGHT, WIDTH, 3) uint8. Without any points, it says so."""
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
     draw = ImageDraw.Draw(image)
+    font = functools.cache(lambda size: ImageFont.load_default(size * SCALE))
     text = lambda x, y, words, anchor, size=12, fill=PALE: draw.text(  # noqa: E731
-        (x * SCALE, y * SCALE), words, fill, ImageFont.load_default(size * SCALE), anchor
+        (x * SCALE, y * SCALE), words, fill, font(size), anchor
     )
     text(LEFT, TOP / 2, title, "lm", 14, INK)
     if not any(len(line.x) for line in lines):
@@ -103,9 +106,14 @@ def chart(title: str, lines: Sequence[Line]) -> np.ndarray:
     for y in y_ticks:
         draw.line([place(x_ticks[0], y), place(x_ticks[-1], y)], GRID, SCALE)
         text(LEFT - 8, place(0, y)[1] / SCALE, f"{y:.6g}", "rm")
-    for x in x_ticks[:-1]:
-        text(place(x, 0)[0] / SCALE, HEIGHT - BOTTOM + 14, f"{x:.6g}", "mm")
-    text(WIDTH - RIGHT, HEIGHT - BOTTOM + 14, f"{x_ticks[-1]:.6g} steps", "rm")
+    free = math.inf  # where the label to the right begins: from the last one, others are left out that do not fit
+    for x in reversed(x_ticks):
+        words = f"{x:.6g}" if x < x_ticks[-1] else f"{x:.6g} steps"
+        length = font(12).getlength(words) / SCALE
+        right = min(place(x, 0)[0] / SCALE + length / 2, WIDTH - RIGHT)
+        if right + APART <= free:
+            text(right, HEIGHT - BOTTOM + 14, words, "rm")
+            free = right - length
     for line in lines:
         xs, ys = place(line.x, line.y)
         path = list(zip(xs.tolist(), ys.tolist(), strict=True))
