@@ -34,8 +34,8 @@ def available_cpus() -> int:
     return max(math.ceil(min(count, cpu_quota())), 1)
 
 
-def _default_threads() -> int:
-    """Raises OctsodError if OCTSOD_THREADS is no number of threads."""
+def default_threads() -> int:
+    """The number of threads by the environment and the machine: see `get_num_threads`."""
     wanted = os.environ.get("OCTSOD_THREADS", "").strip()
     if wanted:
         if not wanted.isdecimal() or not 1 <= int(wanted[:9]) <= MOST_THREADS:
@@ -56,7 +56,7 @@ def get_num_threads() -> int:
     are processors that this process may use. Raises OctsodError if OCTSOD_THREADS is no number from 1 to 1024."""
     global _threads
     if _threads is None:
-        _threads = _default_threads()
+        _threads = default_threads()
     return _threads
 
 

@@ -61,6 +61,28 @@ def test_labels_do_not_touch(last, monkeypatch):
     assert max(box[2] for box in boxes.values()) <= WIDTH
 
 
+def test_marks():
+    """A thin vertical line, over the whole plot, as far as it goes."""
+    rise = [Line(np.array([0.0, 100]), np.array([0.0, 1]), BLUE)]
+    plain, marked = chart("", rise), chart("", rise, [(25, "64 px"), (101, "96 px"), (-1, "32 px")])
+    changed = (plain != marked).any(axis=2)
+    columns = np.flatnonzero(changed.mean(axis=0) > 0.5)
+    place = LEFT + (WIDTH - LEFT - RIGHT) // 4
+    assert 1 <= len(columns) <= 2 and abs(columns.mean() - place) <= 1
+    assert not changed[:, : place - 2].any() and changed[TOP : TOP + 12, place + 3 :].any()
+
+
+def test_sizes_are_marked_in_curves():
+    steps = [{"step": n, "loss": 1 / n, "lr": 1e-3} for n in range(1, 101)]
+    scores = [{"step": 100, "mae": 0.5, "best": [""]}]
+    plain = training_curves(steps + scores, {"mae": "MAE"})
+    steps[49]["resized"] = [32, 64]
+    marked = training_curves(steps + scores, {"mae": "MAE"})
+    for rows in np.split((plain != marked).any(axis=2), 2):
+        assert rows[:, :WIDTH].any()
+    assert (plain != marked)[:HEIGHT, WIDTH:].any()
+
+
 def test_training_curves():
     steps = [{"step": n, "loss": 1 / n, "lr": 1e-3} for n in range(1, 1001)]
     scores = [
@@ -83,13 +105,14 @@ ODD = (None, True, "x", [], {}, -1, 0, 2**64 - 1, 1e308, -1e308, 1e38, 5e-324, 1
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["step", "epoch", "loss", "lr", "best", "mae", "average", "size"])
+@pytest.mark.parametrize("name", ["step", "epoch", "loss", "lr", "best", "mae", "average", "size", "resized"])
 def test_odd_logs(name):
     """Whatever a damaged log holds, or lacks, curves are drawn."""
     steps = [{"step": n, "epoch": 1, "loss": 0.5, "lr": 1e-3, "size": 32} for n in (1, 2)]
     scores = {"step": 2, "epoch": 1, "mae": 0.5, "best": [""], "average": {"mae": 0.25}}
     for odd in ODD:
-        for lines in ([*steps, {**scores, name: odd}], [{**steps[0], name: odd}, steps[1], scores], [{name: odd}]):
+        first, pair = {**steps[0], name: odd}, {**steps[0], name: [32, odd]}
+        for lines in ([*steps, {**scores, name: odd}], [first, steps[1], scores], [{name: odd}], [pair]):
             assert training_curves(lines, {"mae": "MAE"}).shape[1] == 2 * WIDTH
     assert training_curves([*steps, {**scores, "average": {"mae": []}}]).any()
     lacking = [{key: value for key, value in line.items() if key != name} for line in (*steps, scores)]

@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import fake_cupy
 import numpy as np
 import pytest
 from commands import ROOT, octsod_process, refused, run
+from PIL import Image
+from test_data import write_pairs
 
 import octsod
 from octsod.cli import options
@@ -188,6 +191,30 @@ def test_info_blames_the_option_that_is_at_fault(monkeypatch):
 
     monkeypatch.setattr(Configuration, "standard", refuse)
     assert refused("info") == "Error: Invalid value for --split: is (1, 2); expected another one."
+
+
+@pytest.mark.parametrize("device", ["cuda", "banana"])
+def test_where_nothing_runs_on_a_device_of_choice_none_is_asked_for(monkeypatch, tmp_path, weights, device):
+    monkeypatch.setenv("OCTSOD_DEVICE", device)
+    out = tmp_path / "small.safetensors"
+    for command in (("info",), ("info", "--model", weights), ("models",), ("prune", weights, "-o", out, "--size", 32)):
+        assert run(*command).exit_code == 0
+
+
+def test_the_variable_that_chose_the_device_is_blamed(monkeypatch, tmp_path, weights):
+    picture, data = tmp_path / "a.png", write_pairs(tmp_path / "set", stems="ab")
+    Image.new("RGB", (32, 32)).save(picture)
+    commands = [
+        ("predict", picture, "--model", weights, "-q"), ("eval", "--data", data, "--model", weights, "-q"),
+        ("train", "--print-config"),
+    ]  # fmt: skip
+    with fake_cupy.installed(driver=0):
+        for command in commands:
+            monkeypatch.setenv("OCTSOD_DEVICE", "cuda:1")
+            assert refused(*command).startswith("Error: OCTSOD_DEVICE (='cuda:1'): cuda: there is no NVIDIA driver")
+            monkeypatch.setenv("OCTSOD_DEVICE", "banana")
+            assert refused(*command) == "Error: OCTSOD_DEVICE (='banana') must be cpu, cuda, cuda:N or auto."
+        assert "Invalid value for --device: cuda" in refused("train", "--print-config", "--device", "cuda")
 
 
 # --- networks that find no objects ------------------------------------------------------------------------------------

@@ -91,6 +91,9 @@ def test_names(gpu, monkeypatch):
         monkeypatch.setenv("OCTSOD_DEVICE", odd)
         with pytest.raises(OctsodError, match=rf"OCTSOD_DEVICE \(='{odd}'\) must be cpu, cuda, cuda:N or auto"):
             chosen_device("auto")
+    monkeypatch.setenv("OCTSOD_DEVICE", "cuda:2")
+    with pytest.raises(DeviceError, match=r"^OCTSOD_DEVICE \(='cuda:2'\): cuda:2: there are 2 GPUs"):
+        chosen_device("auto")
     with pytest.raises(DeviceError, match=r"^cuda:2: there are 2 GPUs, cuda:0 to cuda:1\.$"):
         get_device("cuda:2")
     for odd in ("cuda:", "cuda:x", "cuda:-1", "cudas", "gpu", ["cuda"]):

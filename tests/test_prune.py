@@ -490,6 +490,28 @@ def test_prune(weights, tmp_path):
     assert rows["zero gammas"][2:] == ["0.0e+00"] * 2 and float(rows["borders"][-1]) > 0
 
 
+def test_it_is_said_if_nothing_is_removed(tmp_path):
+    """And what would remove something."""
+    file, out = tmp_path / "w.safetensors", tmp_path / "small.safetensors"
+    model = random_model(Configuration.standard(0.3), np.random.default_rng(6), "float32")
+    octsod.save(model, file)
+    count = sum(mask.size for masks in prune.plan(model, threshold=1e-20).kept.values() for mask in masks)
+    would = f"--ratio 0.1 would remove {round(0.1 * count)} of {count} channels.\n"
+    small = ("prune", file, "-o", out, "--size", 32, "--overwrite")
+    done = run(*small)
+    assert done.exit_code == 0 and octsod.load(out).configuration == model.configuration
+    assert done.stderr == f"Nothing was removed: no channel that may go scores below 1e-20; {would}"
+    assert run(*small, "--json").stderr == "" and run(*small, "--ratio", 0.5).stderr == ""
+    assert f"1e-09 of {count} channels is less than one; {would}" in run(*small, "--ratio", 1e-9).stderr
+    assert f"no more than 1,000,000,000 MACs at 224x224 as it is; {would}" in run(*small, "--macs", 1e9).stderr
+    model.extractor.stages[1][0].depthwise[1].norms[0].weight.data[1:] = 1e-3
+    octsod.save(model, file)
+    assert f"; --threshold 0.01 would remove 2, {would}" in run(*small).stderr
+    tiny = tmp_path / "tiny.safetensors"
+    assert run(*small[:3], tiny, "--size", 32, "--ratio", 0.999).exit_code == 0
+    assert "since each layer keeps its best one" in run("prune", tiny, "-o", out, "--size", 32, "--overwrite").stderr
+
+
 def test_prune_a_run_with_scores(weights, tmp_path):
     folder = tmp_path / "run"
     (folder / "weights").mkdir(parents=True)

@@ -10,6 +10,7 @@ from test_training import HELD_OUT, PICTURES, SETTINGS, loader, log_of, small_tr
 
 from octsod.errors import FileError
 from octsod.training import Recipe, loop, read_recipe, recipe_names, resolve, runs, train
+from octsod.training.recipes import WARMUP
 from octsod.training.settings import SETTINGS as ALL
 
 try:
@@ -33,6 +34,12 @@ def test_recipes_of_octsod():
         recipe = read_recipe(name)
         assert not {"data", "images", "masks", "val", "init", "width", "threads", "seed"} & recipe.keys()
         assert recipe.items() <= resolve({"data": "x"}, recipe).items()
+
+
+def test_the_warm_up_in_help_is_that_of_the_cosine():
+    said = " ".join(run("train", "--help").stdout.split())
+    assert f"rises for a twentieth of the run, at most {WARMUP} steps, then falls along half a cosine (cosine)" in said
+    assert [Recipe(lr=1, schedule="cosine").rate(k, 200) for k in (0, 9, 10, 200)] == pytest.approx([0.1, 1, 1, 0])
 
 
 def test_the_papers_recipe_is_the_default():
@@ -102,6 +109,10 @@ def test_faults_of_recipes_name_their_file(tmp_path, monkeypatch):
         with pytest.raises(FileError, match=words):
             read_recipe(name)
     assert "t.toml: `decay_strength` is of no use" in refused("train", "--recipe", "t.toml")
+    (tmp_path / "x.toml").write_text('recipe = "fast"\n')
+    for option in ("--recipe", "-c"):
+        words = "Error: x.toml: `recipe` is no setting: a file of settings cannot build on a recipe; `octsod train "
+        assert refused("train", option, "x.toml").startswith(words)
     (tmp_path / "v.toml").write_text("decay_strength = 1.0\n")  # drawn pictures are trained on without decay
     assert "v.toml: `decay_strength` is of no use with `decay` none" in refused("train", "-c", "v.toml")
     assert "--decay-strength is of no use with --decay none" in refused("train", "--decay-strength", "1")

@@ -4,10 +4,11 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
-from commands import ROOT
+from commands import ROOT, run
 from test_data import write_pairs
 
 import octsod
@@ -88,6 +89,39 @@ def test_conduct(data, tmp_path):
         assert session.loader.batch_size == 6 and session.settings["batch_size"] == 24
 
 
+@pytest.mark.parametrize(("schedule", "rates"), [
+    ("cosine", "0.00075, not 0.000146"), ("one-cycle", "0.000962, not 1e-07"), ("milestones", "0.001, not 0.0001"),
+    ("constant", None),
+])  # fmt: skip
+def test_a_longer_run_may_go_back_to_a_higher_rate(data, tmp_path, schedule, rates):
+    """Which is told; not so if the run goes on as it was to."""
+    folder = tmp_path / "run"
+    settings = resolve({"data": data, **SMALL, "schedule": schedule, "lr": 1e-3, "steps": 4})
+    assert training.conduct(settings, folder)
+    checkpoint = training.read_checkpoint(folder)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for steps in (4, 12):
+            longer = resolve({"steps": steps}, checkpoint.settings)
+            training.Session(longer, folder, checkpoint=checkpoint).__exit__()
+    why = "sizes and schedule go by the length of a run, now 12 steps"
+    expected = [f"{folder}: goes on with a learning rate of {rates}: {why}."] if rates else []
+    assert [str(warning.message) for warning in said] == expected
+
+
+def test_what_is_for_saliency_is_left_out_with_a_note(tmp_path):
+    given = {"task": "classify", "data": tmp_path}
+    note = "settings that are for saliency only are left out: loss, colour"
+    with pytest.warns(UserWarning, match=note):
+        assert "loss" not in resolve(given, training.read_recipe("fast"))
+    said = run("train", "--task", "classify", "--data", tmp_path, "--recipe", "fast", "--print-config")
+    assert said.exit_code == 0 and said.stderr == f"Warning: {note}.\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve({}, resolve(given))
+        resolve(given, training.read_recipe("paper"))
+
+
 def test_sweep(data, tmp_path):
     given = {"data": data, **SMALL, "steps": 1}
     sweep = Sweep(tmp_path / "sweep", "weight_decay", [0.1, 0], ["dynamic", "standard"], given, threshold=1)
@@ -135,7 +169,9 @@ def test_what_cannot_vanish_is_not_pruned(data, tmp_path):
 
 def test_a_base_of_another_kind_is_no_hindrance(data):
     base = resolve({"data": data, "learn_channels": 3, "loss": "bce+iou"})
-    assert "threshold" in base and "threshold" not in resolve({"task": "classify", "data": data}, base)
+    with pytest.warns(UserWarning, match="for saliency only are left out: loss, learn_channels"):
+        classify = resolve({"task": "classify", "data": data}, base)
+    assert "threshold" in base and "threshold" not in classify
     for wrong in ({"momentum": -1.0}, {"clip": -1.0}, {"average": 2.0}, {"lr": 0.0}, {"weight_decay": -1.0}):
         (name,) = wrong
         with pytest.raises(ValueError, match=f"Recipe: `{name}` is "):

@@ -4,18 +4,21 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 from commands import refused, run
 from PIL import Image
+from test_data import write_pairs
 
 import octsod
 from octsod.errors import FileError
 from octsod.models import shipped
 from octsod.models.shipped import networks
 from octsod.models.weights import weight_file
+from octsod.studies.sweep import Sweep
 from octsod.tensor_files import read_arrays
 
 BEST = networks()[0]
@@ -194,8 +197,40 @@ def test_commands_know_the_names(picture, tmp_path):
     assert "Name the network: RUN or WEIGHTS, or else --model" in refused("prune", "-o", tmp_path / "x")
     assert "Name the network" in refused("prune", pruned, "--model", BEST.name, "-o", tmp_path / "x")
     printed = run("train", "--print-config", "--init", BEST.name).stdout
-    assert f'init = "{BEST.file}"' in printed
-    assert octsod.training.resolve({"init": BEST.name})["init"] == str(BEST.file)
+    assert f'init = "{BEST.name}"' in printed
+    assert octsod.training.resolve({"init": BEST.name})["init"] == BEST.name
+
+
+def test_a_run_that_starts_from_one_travels(tmp_path, monkeypatch):
+    """Its settings have the name. A run in a folder of that name can be resumed; another run would start from it."""
+    monkeypatch.chdir(tmp_path)
+    data = write_pairs(tmp_path / "set", stems="abc")
+    options = ("train", "--data", data, "--size", 32, "-b", 1, "-q")
+    started = run(*options, "--init", BEST.name, "--steps", 1, "-o", BEST.name)
+    assert started.exit_code == 0, started.output
+    config = pathlib.Path(BEST.name, "config.toml")
+    assert f'init = "{BEST.name}"' in config.read_text()
+    resumed = run("train", "--resume", BEST.name, "--steps", 2, "-q")
+    assert (resumed.exit_code, resumed.stderr) == (0, ""), resumed.output
+    assert f'init = "{BEST.name}"' in config.read_text()
+    other = run("train", "-c", config, "--print-config")
+    best = tmp_path / BEST.name / "weights" / "best.safetensors"
+    assert f'init = "{best}"' in other.stdout and "is a path here, which is used instead" in other.stderr
+    said = refused("train", "--resume", BEST.name, "--init", best)
+    assert f"was started with init = '{BEST.name}', not '{best}'; other settings need a new run" in said
+    config.rename("c.toml")
+    shutil.rmtree(BEST.name)
+    again = run(*options, "-c", "c.toml", "-o", "again")
+    assert (again.exit_code, again.stderr) == (0, ""), again.output
+
+
+def test_a_sweep_may_be_called_as_the_network_that_it_starts_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = write_pairs(tmp_path / "set", stems="abc")
+    settings = {"data": data, "size": 32, "batch_size": 1, "steps": 1, "init": BEST.name}
+    sweep = Sweep(BEST.name, "weight_decay", [1e-3], given=settings)
+    assert sweep.folder.is_dir() and sweep.settings(sweep.points[0])["init"] == BEST.name
+    assert sweep.run(sweep.points[0])["settings"]["init"] == BEST.name
 
 
 def test_models_lists_them_and_prints_cards():

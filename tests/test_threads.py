@@ -151,4 +151,6 @@ def test_a_number_that_cannot_be_set(count):
 
 def test_commands_name_the_variable(monkeypatch, environment):
     environment(OCTSOD_THREADS="abc")
-    assert "OCTSOD_THREADS" in refused("warmup")
+    said = "Error: OCTSOD_THREADS (='abc') must be a number of threads from 1 to 1024."
+    assert refused("warmup") == refused("train", "--print-config") == refused("sweep", "-o", "s", "--lambda", 1) == said
+    assert "Invalid value for '--threads'" in refused("train", "--threads", "abc")

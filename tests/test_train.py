@@ -22,7 +22,8 @@ from PIL import Image
 from test_data import write_pairs
 
 import octsod
-from octsod import nn
+from octsod import nn, training
+from octsod.cli.interruption import INTERRUPTED, RESUMABLE
 from octsod.cli.progress import Progress, compilation, duration
 from octsod.threads import available_cpus
 from octsod.training import pictures, runs, settings
@@ -262,12 +263,36 @@ def test_validation_on_pictures_that_are_trained_on(tmp_path, data):
         shutil.rmtree(tmp_path / "run")
 
 
+def test_larger_pictures_are_announced(tmp_path, data):
+    """In the log, on the screen, and again by a run that is resumed just there."""
+    options = ("--data", data, *SMALL, "--size", "32:0,48:0.5", "--save-every", 1)
+    result = run("train", *options, "--steps", 4, "-o", tmp_path / "run")
+    said = "epoch 1: pictures of 48x48 pixels from here on; earlier scores no longer count"
+    assert result.exit_code == 0 and result.stderr.count(said) == 1, result.output
+    lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert {line["step"]: line["resized"] for line in lines if "resized" in line} == {3: [32, 48]}
+
+    seen = []
+    given = training.resolve({"data": data, "size": "32:0,48:0.5", "batch_size": 2, "width": 0.2, "steps": 4})
+    assert not training.conduct(given, tmp_path / "cut", on_line=seen.append, stop=lambda: len(seen) >= 2)
+    assert runs.read_checkpoint(tmp_path / "cut").steps == 2
+    resumed = run("train", "--resume", tmp_path / "cut")
+    assert resumed.exit_code == 0 and resumed.stderr.count(said) == 1, resumed.output
+
+
+def test_smaller_pictures_are_announced(tmp_path, data):
+    options = ("--data", data, *SMALL, "--size", "48:0,32:0.5", "--steps", 2)
+    said = run("train", *options, "-o", tmp_path / "run").stderr
+    assert "pictures of 32x32 pixels from here on; scores at larger sizes count for more" in said
+
+
 def test_a_longer_run_may_go_back_to_a_smaller_size(tmp_path, data):
     options = ("--data", data, *SMALL, "--size", "32:0,48:0.5", "--epochs", 2)
     assert run("train", *options, "-o", tmp_path / "run").exit_code == 0
     longer = run("train", "--resume", tmp_path / "run", "--epochs", 6, "-q")
     assert longer.exit_code == 0, longer.output
-    said = "goes on with pictures of 32 pixels, not 48: the shares of its sizes are of its new length, 18 steps."
+    changes = "pictures of 32 pixels, not 48, and a learning rate of 0.0001, not 1e-06"
+    said = f"goes on with {changes}: sizes and schedule go by the length of a run, now 18 steps."
     assert longer.stderr == f"Warning: {tmp_path / 'run'}: {said}\n"
     again = run("train", "--resume", tmp_path / "run", "--epochs", 7, "-q")  # 18 of 21 steps are made
     assert again.exit_code == 0 and again.stderr == ""
@@ -457,11 +482,18 @@ def test_interruption(tmp_path, data, number, code):
     assert found == code, err
     assert err.endswith(f"Interrupted. Go on with: octsod train --resume {tmp_path / 'run'}\n")
     assert "Finishing this step" in err
+    by_hand = number == signal.SIGINT
+    assert ("a second Ctrl-C stops at once" in err, "SIGTERM: Finishing" in err) == (by_hand, not by_hand), err
     checkpoint = runs.read_checkpoint(tmp_path / "run")
     steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert checkpoint.steps == max(line["step"] for line in steps) > 0
     result = run("train", "--resume", tmp_path / "run", "--steps", checkpoint.steps + 1)
     assert result.exit_code == 0, result.output
+
+
+def test_exit_codes_are_told():
+    said = " ".join(run("train", "--help").stdout.split())
+    assert f"{INTERRUPTED}, stopped by Ctrl-C; {RESUMABLE}, stopped by SIGTERM" in said
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path, data, monkeypatch):

@@ -211,18 +211,21 @@ def get_device(device: str | Device) -> Device:
 
 def chosen_device(name: str, worth: bool = True) -> Device:
     """As `get_device`; "auto" stands for the device that OCTSOD_DEVICE names, if it is set, else for the first GPU, if
-    there is one that can be used and it is worth it, else for the CPU. Raises OctsodError if OCTSOD_DEVICE is no name
-    of a device."""
+    there is one that can be used and it is worth it, else for the CPU. Raises OctsodError, which names OCTSOD_DEVICE,
+    if that is no name of a device, or of one that cannot be used."""
     if name != "auto":
         return get_device(name)
     from . import cuda  # only here, since it imports this module
 
     name = os.environ.get("OCTSOD_DEVICE", "").strip() or "auto"
     if name == "auto":
-        name = "cuda" if worth and cuda.available() else "cpu"
-    elif name != "cpu" and not cuda.NAME.fullmatch(name):
+        return get_device("cuda" if worth and cuda.available() else "cpu")
+    if name != "cpu" and not cuda.NAME.fullmatch(name):
         raise OctsodError(f"OCTSOD_DEVICE (={shortened(repr(name))}) must be cpu, cuda, cuda:N or auto.")
-    return get_device(name)
+    try:
+        return get_device(name)
+    except OctsodError as error:
+        raise type(error)(f"OCTSOD_DEVICE (={name!r}): {error}") from error
 
 
 def default_device() -> Device:

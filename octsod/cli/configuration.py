@@ -26,6 +26,9 @@ def read_configuration(path, ctx, names) -> dict:
     options = {option.name: option for option in ctx.command.params if option.name in names}
     settings = {}
     for key, value in read_toml(path).items():
+        if key == "recipe":
+            raise FileError(f"{path}: `recipe` is no setting: a file of settings cannot build on a recipe; "
+                            "`octsod train --recipe NAME -c FILE` lays the file over one.")  # fmt: skip
         if key not in options:
             import difflib
 

@@ -43,10 +43,10 @@ def info(ctx, width, split, variant, fused, weights, size, as_json):
             raise click.UsageError(f"--model already determines the network; leave {options} and --{own[-1]} out.")
         model, facts = load_csnet(weights, finds_objects=False), {"weights": weights}
     else:
-        from ..training import resolve
+        from ..training.session import require_network
 
         with as_options():
-            resolve({"width": width, "split": split, "variant": variant, "fused": fused})
+            require_network({"width": width, "split": split, "variant": variant, "fused": fused})
         model = octsod.csnet(width, split, variant, fused)
         facts = {
             "width": width, "split": [share / sum(split) for share in split], "variant": variant,

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the like while training: the first one asks for a stop, a second Ctrl-C stops at once."""
+"""Ctrl-C, SIGTERM and the like while training: the first one asks for a stop, a Ctrl-C after it stops at once."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SI
 class Interruption:
     """`with Interruption() as interruption:` notes signals; `interruption.code` is the exit code they ask for.
 
-    It is None until a signal arrives. A second Ctrl-C raises KeyboardInterrupt. quiet: do not acknowledge signals.
+    It is None until a signal arrives. A Ctrl-C after that raises KeyboardInterrupt. quiet: do not acknowledge signals.
     """
 
     def __init__(self, quiet=False):
@@ -37,12 +37,15 @@ class Interruption:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
-        self.code = INTERRUPTED if number == signal.SIGINT else RESUMABLE
+        by_hand = number == signal.SIGINT
+        self.code = INTERRUPTED if by_hand else RESUMABLE
         if not self.quiet:
+            first = "" if by_hand else f"{signal.Signals(number).name}: "
+            last = "; a second Ctrl-C stops at once" if by_hand else ""
             # Not through sys.stderr: the signal may have interrupted its own code. And whoever reads it may be gone: a
             # Ctrl-C ends `tee` as well.
             with contextlib.suppress(OSError):
-                os.write(2, b"\nFinishing this step, then writing a checkpoint; Ctrl-C stops at once.\n")
+                os.write(2, f"\n{first}Finishing this step, then writing a checkpoint{last}.\n".encode())
 
 
 def _ignored(number):

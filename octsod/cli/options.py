@@ -11,6 +11,7 @@ import tempfile
 import click
 from click.core import ParameterSource
 
+from ..threads import MOST_THREADS, default_threads
 from ..training.settings import LEAST_SIDE, MOST_SIDE, SETTINGS
 from . import Failure, say
 
@@ -208,8 +209,17 @@ def _use_threads(ctx, param, count):
     return count
 
 
+class _Threads(click.IntRange):
+    """A number of threads; an error in that of the environment names the variable, not the option."""
+
+    def convert(self, value, param, ctx):
+        if ctx and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+            return default_threads()
+        return super().convert(value, param, ctx)
+
+
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), envvar="OCTSOD_THREADS", show_envvar=True, callback=_use_threads,
+    "--threads", type=_Threads(1, MOST_THREADS), envvar="OCTSOD_THREADS", show_envvar=True, callback=_use_threads,
     metavar="N", help="Threads for computing.  [default: OMP_NUM_THREADS, or all cores]",
 )  # fmt: skip
 

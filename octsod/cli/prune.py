@@ -6,7 +6,7 @@ import pathlib
 
 import click
 
-from . import Failure, report, tell
+from . import Failure, report, say, tell
 from .options import (
     MOST_PIXELS,
     THRESHOLD,
@@ -24,6 +24,7 @@ from .options import (
 from .progress import Progress
 
 PICTURES = 8  # on which the effect of pruning is measured
+LOW, SHARE = 1e-2, 0.1  # thresholds and shares that are worth a try
 
 
 @click.command()
@@ -109,7 +110,33 @@ def prune(
     tell(f"\n{answer} by (mean, greatest), on {len(prepared)} pictures:")
     for what, (mean, greatest) in zip(("zero gammas", "borders"), change, strict=True):
         tell(f"{what:<18}{mean:>24.1e}{greatest:>24.1e}")
+    if not _removed(plan):
+        say(_nothing_removed(model, plan, criterion, given))
     ctx.exit(1 if failures else 0)
+
+
+def _removed(plan):
+    """How many channels go."""
+    return sum(int((~mask).sum()) for masks in plan.kept.values() for mask in masks)
+
+
+def _nothing_removed(model, plan, criterion, given):
+    """That no channel went, and which options would remove some, in words."""
+    from .. import prune
+
+    ((name, value),) = given.items()
+    total = sum(mask.size for masks in plan.kept.values() for mask in masks)
+    few, many = (_removed(prune.plan(model, criterion, **how)) for how in ({"threshold": LOW}, {"ratio": SHARE}))
+    if not few and not many:
+        return f"Nothing was removed: hardly any of the {total:,} channels may go, since each layer keeps its best one."
+    why = {
+        "threshold": f"no channel that may go scores below {value:g}",
+        "ratio": f"{value:g} of {total:,} channels is less than one",
+        "macs": f"the network has no more than {value:,.0f} MACs at 224x224 as it is",
+    }[name]
+    options = [(f"--threshold {LOW:g}", few), (f"--ratio {SHARE:g}", many)]
+    would = ", ".join(f"{option} would remove {count:,}" for option, count in options if count)
+    return f"Nothing was removed: {why}; {would} of {total:,} channels."
 
 
 def _weights(source):

@@ -38,8 +38,8 @@ def _use_file(ctx, param, path):
     if path is None:
         return None
     if param.name == "resume":
-        ctx.meta[RESUMING] = True
         path, known = _run_to_resume(path)
+        ctx.meta[RESUMING] = known
         file = path / "config.toml"
         settings = _settings_of_run(file, ctx, known)
         file = file if file.exists() else path
@@ -89,7 +89,8 @@ def _listed(defaults):
 
 LABELS = {"max_f": "max F", "mae": "MAE", "top1": "top-1", "cross_entropy": "cross-entropy"}
 AVERAGE = 0.999  # decay of the moving average, if none is named
-# In a context's meta: that a run is being resumed; by option, the file that it stands for and the settings there.
+# In a context's meta: the settings in the checkpoint of the run to be resumed; by option, the file that it stands for
+# and the settings there.
 RESUMING, FILES = "octsod.resuming", "octsod.files"
 
 
@@ -97,8 +98,19 @@ class _Existing(click.Path):
     """A path that exists; that of a run to be resumed may be gone, since another one may be given."""
 
     def convert(self, value, param, ctx):
-        self.exists = not (ctx and ctx.meta.get(RESUMING))
+        self.exists = not (ctx and RESUMING in ctx.meta)
         return super().convert(value, param, ctx)
+
+
+class _Initial(WeightFile):
+    """As `WeightFile`, but the name of a network that comes with octsod stays a name, which means the same on other
+    machines. What a run to be resumed was started from is not looked for again."""
+
+    def convert(self, value, param, ctx):
+        from ..models.shipped import shipped_file
+
+        known = ctx and value == ctx.meta.get(RESUMING, {}).get("init")
+        return value if known or shipped_file(value) is not None else super().convert(value, param, ctx)
 
 
 _existing, _existing_folder = _Existing(), _Existing(file_okay=False)
@@ -122,7 +134,7 @@ _existing, _existing_folder = _Existing(), _Existing(file_okay=False)
 @split_option
 @variant_option
 @fused_option
-@click.option("--init", type=WeightFile(), metavar="NAME|FILE|RUN",
+@click.option("--init", type=_Initial(), metavar="NAME|FILE|RUN",
               help="Network to start from: one that comes with octsod (see octsod models), a weight file, or the "
                    "folder of a run: its best weights. It determines the network, except for a classifier's last "
                    "layer.")  # fmt: skip
@@ -136,14 +148,17 @@ _existing, _existing_folder = _Existing(), _Existing(file_okay=False)
 @setting_option("-b", "--batch-size", metavar="N")
 @setting_option("--loss", help="For saliency: binary cross-entropy, alone or with a loss of the region.")
 @setting_option("--side-outputs", is_flag=True, help="In training, each fused stage has an output and a loss.")
-@setting_option("--scale-crop", metavar="S", help="Augmentation: keep a part with sides of a random share from S to 1.")
+@setting_option("--scale-crop", metavar="S",
+                help="Augmentation, for saliency: keep a part with sides of a random share from S to 1.")  # fmt: skip
 @setting_option("--colour", metavar="C",
-                help="Augmentation: change brightness, contrast and saturation by up to this share.")  # fmt: skip
+                help="Augmentation, for saliency: change brightness, contrast and saturation by up to this "
+                     "share.")  # fmt: skip
 @setting_option("--optimizer", help="Adam with coupled L2, AdamW, or SGD with momentum.")
 @setting_option("--lr", metavar="RATE", help="Learning rate.")
 @setting_option("--schedule", help="How the learning rate changes: it falls to a tenth after 2/3 and again after 5/6 "
-                                   "of the run (milestones), falls along half a cosine, rises and falls (one-cycle), "
-                                   "or stays.")  # fmt: skip
+                                   "of the run (milestones); rises for a twentieth of the run, at most 500 steps, then "
+                                   "falls along half a cosine (cosine); rises and falls (one-cycle); or stays "
+                                   "(constant).")  # fmt: skip
 @setting_option("--momentum", metavar="M", default=None,
                 help=f"Momentum of SGD.  [default: {SETTINGS['momentum'].default}]")  # fmt: skip
 @setting_option("--clip", metavar="NORM", help="Scale all gradients down together if their norm is larger.")
@@ -198,6 +213,10 @@ def train(ctx, recipe, config, print_config, resume, skip_broken, output, quiet,
     weights/last.safetensors and best.safetensors (by the held-out pictures' max F or top-1), plots of the log and of
     what the network finds, and what --resume needs; its path is printed at the end. Ctrl-C finishes the step, writes a
     checkpoint and says how to continue.
+
+    Exit codes: 0, the run is done; 1, the training diverged or failed unexpectedly; 2, an option, a file or the machine
+    does not allow it; 130, stopped by Ctrl-C; 75, stopped by SIGTERM, SIGHUP or a limit of processor time. After 130
+    and 75, --resume goes on from the checkpoint.
     """
     if resume and (recipe or config or output):
         named = "leave --recipe, --config and --output out"
@@ -205,7 +224,7 @@ def train(ctx, recipe, config, print_config, resume, skip_broken, output, quiet,
     from .. import training
 
     with as_options(ctx):
-        settings = training.resolve(*given_settings(ctx))
+        settings = training.resolve(*given_settings(ctx), ctx.meta.get(RESUMING))
     if print_config:
         import tomli_w
 
@@ -341,6 +360,10 @@ class _Display:
             costs = (f"{line[name][0]:,} -> {line[name][1]:,} {name}" for name in ("parameters", "macs"))
             self.progress.message(f"{epoch}: pruned, {', '.join(costs)}".replace("macs", "MACs"))
             return
+        if "resized" in line:
+            before, side = line["resized"]
+            count = "earlier scores no longer count" if side > before else "scores at larger sizes count for more"
+            self.progress.message(f"{epoch}: pictures of {side}x{side} pixels from here on; {count}")
         seconds, waited = self.batch_size / line["img_s"], line["data_wait_ms"] / 1000
         if self.steps:  # the first step compiles, so its time says nothing about the others
             self.seconds += seconds

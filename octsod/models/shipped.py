@@ -80,13 +80,17 @@ def unknown(name: str) -> str:
     return f"no network that comes with octsod: {', '.join(names)}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
+def own_file(name: str) -> pathlib.Path | None:
+    """The weight file of the network that comes with octsod under this name; None if there is none."""
+    return next((network.file for network in networks() if network.name == name), None)
+
+
 def shipped_file(name: str | bytes | os.PathLike) -> pathlib.Path | None:
-    """The weight file of the network that comes with octsod under this name; None if there is none, or if a file or
-    folder has this name, which then is meant. Warns in that case."""
+    """As `own_file`, but None also if a file or folder has this name, which then is meant. Warns in that case."""
     text = os.fsdecode(name)
     if os.path.basename(text) != text:
         return None
-    found = next((network.file for network in networks() if network.name == text), None)
+    found = own_file(text)
     if found is not None and os.path.lexists(text):
         warnings.warn(f"{named(name)}: is a path here, which is used instead of octsod's own network.", stacklevel=3)
         return None

@@ -74,7 +74,9 @@ class Sweep:
         self.points = [Point(f"{decay}-{value:.12g}", decay, value) for value in values for decay in decays]
         if not self.points:
             raise SettingsError("is empty; expected at least one number.", "values")
+        self._before: dict[str, Any] | None = None
         first, *_ = map(self.settings, self.points)  # check them all
+        self._before = first  # `init` has been looked for: the folder that is made next may have its name
         if first["task"] != "saliency":
             raise SettingsError("a sweep trains for saliency only.", "task")
         if first.get("variant") == "vanilla":
@@ -104,7 +106,8 @@ class Sweep:
         """All settings of the training of a point."""
         given, base, finetune = self._settings
         names = {self.varied, "decay_strength"} if point.decay == "standard" else {self.varied}
-        return resolve({**given, "decay": point.decay, **dict.fromkeys(names, point.value)}, base, finetune)
+        given = {**given, "decay": point.decay, **dict.fromkeys(names, point.value)}
+        return resolve(given, base, finetune, self._before)
 
     def run(
         self,

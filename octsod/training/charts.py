@@ -35,14 +35,16 @@ def training_curves(lines: Iterable[Mapping[str, Any]], titles: Mapping[str, str
     """Loss, learning rate, and a chart per score of validation, over the steps: a picture (H, W, 3) uint8.
 
     lines: of a run's log (`logs.each_line`), which are not kept. titles: what to call the loss and scores, by their
-    names. The scores of a moving average are drawn as a pale line.
+    names. The scores of a moving average are drawn as a pale line. Where the size of pictures changes, there is a mark.
     """
     titles = titles or {}
-    validations, columns = [], {name: array.array("d") for name in ("step", "loss", "lr")}
+    marks, validations, columns = [], [], {name: array.array("d") for name in ("step", "loss", "lr")}
     for line in lines:
         if _known(line, "step"):
             if "best" in line:
                 validations.append(line)
+            if (side := _new_side(line)) is not None:
+                marks.append((line["step"], f"{side:.6g} px"))
             if _known(line, "lr") and _known(line, "loss"):
                 for name, column in columns.items():
                     column.append(line[name])
@@ -54,8 +56,8 @@ def training_curves(lines: Iterable[Mapping[str, Any]], titles: Mapping[str, str
 
     x, loss = _thinned(steps, losses)
     charts = [
-        chart(titles.get("loss", "Loss"), [Line(x, loss, _pale(BLUE), 1.2), Line(x, _smoothed(loss), BLUE)]),
-        chart("Learning rate", [Line(*_thinned(steps, rates), ORANGE)]),
+        chart(titles.get("loss", "Loss"), [Line(x, loss, _pale(BLUE), 1.2), Line(x, _smoothed(loss), BLUE)], marks),
+        chart("Learning rate", [Line(*_thinned(steps, rates), ORANGE)], marks),
     ]
     names = names or [name for name in titles if name != "loss"]
     for name, colour in zip(names, itertools.cycle((GREEN, PURPLE)), strict=False):
@@ -65,7 +67,7 @@ def training_curves(lines: Iterable[Mapping[str, Any]], titles: Mapping[str, str
         drawn = [Line(*points(known, name), colour, marked=True)]
         if averaged:
             drawn.insert(0, Line(*points(averaged, name), _pale(colour), marked=True))
-        charts.append(chart(f"Validation: {titles.get(name, name)}", drawn))
+        charts.append(chart(f"Validation: {titles.get(name, name)}", drawn, marks))
     if len(charts) % 2:
         charts.append(np.full_like(charts[0], 255))
     pairs = zip(charts[::2], charts[1::2], strict=True)
@@ -77,12 +79,21 @@ def _known(line, name):
     return isinstance(line.get(name), (int, float)) and abs(line[name]) < LARGEST  # which nan is not
 
 
+def _new_side(line):
+    """The side of pictures, where a line of a log says that it changes; else None."""
+    sides = line.get("resized")
+    return sides[1] if isinstance(sides, list) and len(sides) == 2 and _known({"side": sides[1]}, "side") else None
+
+
 def _pale(colour):
     return tuple((c + 2 * 255) // 3 for c in colour)
 
 
-def chart(title: str, lines: Sequence[Line]) -> np.ndarray:
-    """Lines over steps from 0, on a common grid: a picture (HEIGHT, WIDTH, 3) uint8. Without any points, it says so."""
+def chart(title: str, lines: Sequence[Line], marks: Sequence[tuple[float, str]] = ()) -> np.ndarray:
+    """Lines over steps from 0, on a common grid: a picture (HEIGHT, WIDTH, 3) uint8. Without any points, it says so.
+
+    marks: (step, words) of thin vertical lines, drawn as far as the other lines go.
+    """
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
     draw = ImageDraw.Draw(image)
     font = functools.cache(lambda size: ImageFont.load_default(size * SCALE))
@@ -114,6 +125,12 @@ def chart(title: str, lines: Sequence[Line]) -> np.ndarray:
         if right + APART <= free:
             text(right, HEIGHT - BOTTOM + 14, words, "rm")
             free = right - length
+    for x, words in marks:
+        if 0 <= x <= x_ticks[-1]:
+            ends = [place(x, y_ticks[0]), place(x, y_ticks[-1])]
+            draw.line(ends, PALE, 1)
+            left = ends[0][0] / SCALE
+            text(*((left - 3, TOP, words, "ra") if left > WIDTH / 2 else (left + 3, TOP, words, "la")), 10)
     for line in lines:
         xs, ys = place(line.x, line.y)
         path = list(zip(xs.tolist(), ys.tolist(), strict=True))

@@ -124,9 +124,9 @@ def _checked(found):
     steps = found.state.get("steps")
     if steps is None or steps.shape != () or steps.dtype != np.int64 or not 0 <= steps < MOST:
         raise ValueError("its `steps` are no count of steps")
-    for name, most in (("total", MOST), ("logged", MOST), ("validated", found.steps)):
+    for name, least, most in (("total", 1, MOST), ("logged", 0, MOST), ("validated", 0, found.steps)):
         value = getattr(found, name)
-        if type(value) is not int or not 0 <= value <= most:
+        if type(value) is not int or not least <= value <= most:
             raise ValueError(f"its `{name}` is {shortened(repr(value), 50)}")
     if not isinstance(found.since, (int, float)) or not 0 <= found.since < MOST:
         raise ValueError(f"its `since` is {shortened(repr(found.since), 50)}")

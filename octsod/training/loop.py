@@ -27,9 +27,10 @@ def train(
 
     loader: a `data.Loader`; a trainer that has made n steps gets its batch n next. run: a `runs.Run`. It logs a line
     per step (step and epoch, both from 1; loss; the terms of task and hooks; lr; img_s, samples per second, waiting
-    included; data_wait_ms; at the end of an epoch and of the run also what hooks add), per validation, and what hooks
-    log. It writes a checkpoint every `save_every` steps, once `save_minutes` have passed since the last one, after each
-    validation and at the end.
+    included; data_wait_ms; in the first step with pictures of another size, resized, its sides before and now;
+    at the end of an epoch and of the run also what hooks add), per validation, and what hooks log. It writes a
+    checkpoint every `save_every` steps, once `save_minutes` have passed since the last one, after each validation and
+    at the end.
     held_out: a data set to validate on, by the trainer's task: after each epoch or, if `validate_minutes` is given,
     once that many minutes of training have passed since the last time, interruptions left out, wherever in an epoch
     that is; and at the end. If `stop()` cuts a validation short, it is made up for when the run is resumed. on_line:
@@ -190,8 +191,9 @@ def _steps(trainer, loader, epoch, position, pace, stop):
                 raise
             if batch is None:
                 break
-            under_way.arrived(batch[0].shape[0])
-            trainer.resize(loader.side(trainer.steps))
+            sides = [trainer.size, loader.side(trainer.steps)]
+            under_way.arrived(batch[0].shape[0], {} if sides[0] == sides[1] else {"resized": sides})
+            trainer.resize(sides[1])
             last = trainer.steps + 1 == trainer.total or (trainer.steps + 1) % len(loader) == 0
             due = pace.begin(trainer.steps + 1) or last
             try:
@@ -219,7 +221,7 @@ class _UnderWay:
 
     def __init__(self, trainer, epoch):
         self.trainer, self.epoch = trainer, epoch
-        self._waiting = collections.deque()  # samples and milliseconds of waiting for data, per step
+        self._waiting = collections.deque()  # per step: samples, milliseconds of waiting for data, what else to log
         self._start = self._asked = 0.0
 
     def begin(self):
@@ -228,18 +230,18 @@ class _UnderWay:
         if not self._waiting:
             self._start = self._asked
 
-    def arrived(self, samples):
-        """The batch has arrived."""
-        self._waiting.append((samples, round(1000 * (time.perf_counter() - self._asked), 2)))
+    def arrived(self, samples, notes):
+        """The batch has arrived. notes: what else the line of its step has."""
+        self._waiting.append((samples, round(1000 * (time.perf_counter() - self._asked), 2), notes))
 
     def lines(self, results):
         """A line for each of the steps that have been read; the elapsed time is divided among them."""
         seconds, lines = time.perf_counter() - self._start, []
         rate = sum(self._waiting[k][0] for k in range(len(results))) / seconds
         for step in results:
-            _, wait = self._waiting.popleft()
+            _, wait, notes = self._waiting.popleft()
             lines.append({
                 "step": step.number, "epoch": self.epoch, "loss": step.loss, **step.terms, "lr": step.lr,
-                "img_s": float(f"{rate:.4g}"), "data_wait_ms": wait,
+                "img_s": float(f"{rate:.4g}"), "data_wait_ms": wait, **notes,
             })  # fmt: skip
         return lines

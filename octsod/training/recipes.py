@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,9 @@ class Recipe:
     """What is minimised, and how; the defaults are the paper's.
 
     schedule: "milestones" divides lr by 10 after two thirds and again after five sixths of the run (the paper's epochs
-    200 and 250 of 300), "cosine" warms up linearly, then lets lr fall to zero along half a cosine, "one-cycle" rises to
-    lr over three tenths of the run and falls again, "constant" keeps it.
+    200 and 250 of 300), "cosine" warms up linearly over a twentieth of the run, at most `WARMUP` steps, then lets lr
+    fall to zero along half a cosine, "one-cycle" rises to lr over three tenths of the run and falls again, "constant"
+    keeps it.
     optimizer: "adam" (with betas and coupled L2), "adamw" (likewise, decoupled) or "sgd" (with momentum). clip: the
     largest norm of all gradients together; None for no limit.
     weight_decay: ordinary L2, on all but the scales of the ILBlocks' norms. decay: that of these scales, "dynamic"
@@ -114,6 +116,11 @@ class Recipe:
         if self.schedule == "one-cycle":
             return OneCycleLR(optimizer, total)
         return CosineLR(optimizer, total, warmup=min(total // 20, WARMUP))
+
+    def rate(self, step: int, total: int | None) -> float:
+        """The learning rate of a step, counted from 0, of `total` steps."""
+        alone: Any = types.SimpleNamespace(groups=[{"lr": self.lr}])  # all that a schedule asks of an optimiser
+        return self.lr * self.schedule_for(alone, total).factor(step)
 
     def scale_decay(self, model: Module) -> DynamicWeightDecay:
         """What decays the scales of the ILBlocks' norms; without decay, it still gives the penalty of dynamic decay."""

@@ -24,6 +24,7 @@ from ..data.loader import Loader
 from ..errors import FileError
 from ..models import Configuration, CSNet, csnet, load
 from ..models.files import architecture_of
+from ..models.shipped import own_file
 from ..nn import NormAct
 from ..optim.decay import decayed_norms
 from ..prune import prunable
@@ -56,20 +57,27 @@ from .trainer import Trainer
 
 LOADER_THREADS = 2  # at most
 PICTURES_SHARE = 0.4  # of a device's memory, that the pictures of a data set may take; a step needs the rest
+NOTABLE = 1.1  # times the learning rate: what goes on with more is told
 MOST_BUDGET = 1 << 40  # bytes, of a device that does not know what it has
 
 
-def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, finetune: bool = False) -> dict[str, Any]:
+def resolve(
+    given: Mapping[str, Any], base: Mapping[str, Any] | None = None, finetune: bool = False,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """All settings of a training, as config.toml holds them, completed from the given ones.
 
     given: values by the names in `settings.SETTINGS`; None stands for a value that is not given. base: likewise, such
     as the contents of another run's config.toml: `given` takes precedence over it, and it takes precedence over the
     defaults; see `settings.overlaid`.
     finetune: use `settings.FINETUNE` as defaults, to recover from pruning; it needs `init`.
-    Settings that a run does not have (`val`, `init`, ...) are left out of the result. Paths become absolute.
-    Raises SettingsError, which names the setting, if a value is not of its kind or settings conflict.
+    before: the settings of the run that is to go on, if there is one: its `init` is not looked for again.
+    Settings that a run does not have (`val`, `init`, ...) are left out of the result; it is said which ones of `base`
+    are no use to a classifier. Paths become absolute; the name of a network that comes with octsod stays a name.
+    Raises SettingsError, which names the setting, if a value is not of its kind or settings conflict; OctsodError if
+    `device` is auto and OCTSOD_DEVICE names none that can be used.
     """
-    given, base = checked(given), checked(base or {})
+    given, base = checked(given, before), checked(base or {}, before)
     known = overlaid(given, base)
     classify = known.get("task") == "classify"
     _require_one_source(known)
@@ -84,7 +92,7 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
         for name in SALIENCY_ONLY:
             if given.get(name, SETTINGS[name].default) != SETTINGS[name].default:
                 raise SettingsError(f"`{name}` is for saliency; leave it out with `task` classify.")
-            values[name] = None
+        _leave_out(values)
     if values["optimizer"] != "sgd":
         if "momentum" in given:
             raise SettingsError(f"`momentum` is of no use with `optimizer` {values['optimizer']}.")
@@ -96,7 +104,7 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
                 raise SettingsError(f"`init` says what the network is; leave `{name}` out.")
             values[name] = None
     else:
-        _require_network(values)
+        require_network(values)
     if values["decay"] == "none":
         if values["decay_strength"] is not None:
             raise SettingsError("`decay_strength` is of no use with `decay` none.")
@@ -116,11 +124,20 @@ def resolve(given: Mapping[str, Any], base: Mapping[str, Any] | None = None, fin
     return {name: values[name] for name in SETTINGS if values[name] is not None}
 
 
+def _leave_out(values):
+    """Remove from the settings of a classifier what is for saliency alone; warn of what was not just a default."""
+    if lost := [name for name in SALIENCY_ONLY if values[name] != SETTINGS[name].default]:
+        warnings.warn(f"settings that are for saliency only are left out: {', '.join(lost)}.", stacklevel=3)
+    values.update(dict.fromkeys(SALIENCY_ONLY))
+
+
 def _device(name, before):
     """The name of the device that a setting stands for. before: whether a run was on it already."""
     try:
         return chosen_device(name).name
     except DeviceError as error:
+        if name == "auto":  # the environment is to blame
+            raise
         hint = "; `device` cpu trains on the processor" if before else ""
         raise SettingsError(f"{str(error).rstrip('.')}{hint}.", "device") from error
 
@@ -137,8 +154,8 @@ def _require_one_source(known):
             raise SettingsError(f"`{name}` needs `data`, or `images` and `masks`.")
 
 
-def _require_network(values):
-    """Raise SettingsError unless there is such a network."""
+def require_network(values: Mapping[str, Any]) -> None:
+    """Raise SettingsError unless there is a network of these settings, those of `settings.NETWORK`."""
     try:
         Configuration.standard(*(values[name] for name in NETWORK))
     except ValueError as error:
@@ -154,12 +171,14 @@ def _lengths(finetune, known):
             return {name: source.get(name) for name in LENGTHS}
 
 
-def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as config.toml holds them, without those that are None. Raises SettingsError if a name is no setting's
-    or a value not of its kind."""
+def checked(values: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings as config.toml holds them, without those that are None. before: see `resolve`. Raises SettingsError if a
+    name is no setting's or a value not of its kind."""
     if odd := [name for name in values if name not in SETTINGS]:
         raise SettingsError(f"`{odd[0]}` is no setting; known are {', '.join(SETTINGS)}.")
-    return {name: _value(name, value) for name, value in values.items() if value is not None}
+    found = {name: value for name, value in values.items() if value is not None}
+    kept = {"init"} if before and before.get("init") == found.get("init") else set()
+    return {name: value if name in kept else _value(name, value) for name, value in found.items()}
 
 
 def _value(name, value):
@@ -226,19 +245,24 @@ class Session:
             Run(folder, settings, checkpoint).require_same(pictures, self.data.skipped)
             checkpoint.restore(self.trainer)
             self.run = Run.resume(folder, settings, pictures, checkpoint, self.data.skipped)
-            self._warn_of_smaller_pictures(checkpoint)
+            if not self.finished:
+                self._warn_of_going_back(checkpoint)
 
-    def _warn_of_smaller_pictures(self, checkpoint):
-        """The sizes of a run have shares of its length, as its learning rates have: if it is made longer, it may go
-        back."""
+    def _warn_of_going_back(self, checkpoint):
+        """Sizes and learning rates of a run go by shares of its length: if it is made longer, it may go back to smaller
+        pictures and to higher rates."""
         steps, total = checkpoint.steps, self.trainer.total
+        changes = []
         before = [side for first, side in _starts(self.settings["size"], checkpoint.total) if first <= steps][-1]
         if (now := self.loader.side(steps)) < before:
-            warnings.warn(
-                f"{self.run.folder}: goes on with pictures of {now} pixels, not {before}: the shares of its sizes are "
-                f"of its new length, {total} steps.",
-                stacklevel=3,
-            )
+            changes.append(f"pictures of {now} pixels, not {before}")
+        recipe = Recipe(lr=self.settings["lr"], schedule=self.settings["schedule"])
+        last = recipe.rate(min(steps, checkpoint.total - 1), checkpoint.total)
+        if (rate := recipe.rate(steps, total)) > NOTABLE * last:
+            changes.append(f"a learning rate of {rate:.3g}, not {last:.3g}")
+        if changes:
+            why = f"sizes and schedule go by the length of a run, now {total} steps"
+            warnings.warn(f"{self.run.folder}: goes on with {', and '.join(changes)}: {why}.", stacklevel=3)
 
     def __enter__(self):
         self.run.__enter__()
@@ -378,9 +402,9 @@ def _require_memory(settings, model, data, checkpoint):
 
 
 def _initial(path, classes, kinds):
-    """The network in a weight file; if it is for another task, or lacks side outputs, one with its layers where they
-    are the same, and new ones for the rest."""
-    model = load(path)
+    """The network in a weight file, or that comes with octsod under this name; if it is for another task, or lacks side
+    outputs, one with its layers where they are the same, and new ones for the rest."""
+    model = load(own_file(path) or path)
     if not isinstance(model, CSNet):
         raise FileError(f"{path}: holds a network of the architecture {architecture_of(model)!r}; expected a CSNet.")
     configuration = dataclasses.replace(model.configuration, **kinds)

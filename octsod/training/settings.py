@@ -91,9 +91,12 @@ def _path(value):
 
 
 def _network(value):
+    import os
+
+    from ..models.shipped import shipped_file
     from ..models.weights import weight_file
 
-    return _path(weight_file(value))
+    return os.fsdecode(value) if shipped_file(value) is not None else _path(weight_file(value))
 
 
 def _device(value):

@@ -26,7 +26,7 @@ class DivergenceError(OctsodError):
 
 
 # What a log line has anyway: no term, score or network may be called so.
-RESERVED = ("step", "epoch", "size", "lr", "img_s", "data_wait_ms", "best")
+RESERVED = ("step", "epoch", "size", "lr", "img_s", "data_wait_ms", "best", "resized")
 
 
 def require_names(names: Iterable[str], taken: Iterable[str], what: str) -> None:
