@@ -31,8 +31,9 @@ ALONE, BRIEF = 1.05, 1.02  # how much longer a block takes that is alone there, 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a launch divides the maps: tiles of the finest scale, the channels of a thread, warps, channels of the finest
-    scale that are in shared memory at a time, where there is what, and how much that is together, in elements.
+    """How a launch divides the maps: the channels of a thread, tiles of the finest scale and their borders, channels
+    that pass through shared memory at a time (forward, of each scale; backward, of the finest output), warps, where
+    there is what, and how much that is together, in elements.
 
     moved: (scale, channels, border) of maps that are read or written. weights: how many elements of weights, and of
     parts of their gradients, a block moves. alone: whether there is room for no other block on a multiprocessor."""
