@@ -9,7 +9,7 @@ import numpy as np
 
 from .driver import driver
 from .launch import WARP, Source
-from .parts import WARPS, WeightSum, apart, finish, launch_sharing, read_sums
+from .parts import USUAL, WARPS, WeightSum, apart, finish, launch_sharing, read_sums
 from .pointwise import mix, mix_back
 
 SOURCE = Source("convolution", "reading", "dense", "tiles")
@@ -19,7 +19,6 @@ FEW = 64  # warps for an image: if there are less, they have fewer channels
 HELD = 46 << 10  # bytes of shared memory at a time, of a map and of weights,
 STAGED = 2048  # which are as many at most
 SIDE, TALL = 5, 10  # that many inputs by outputs has a warp for the gradient of a weight
-USUAL = 110 << 10  # bytes of shared memory of such a block: two are on a large GPU's multiprocessor
 WIDEST = 128  # pixels of a tile's row
 FEWEST = 7  # blocks per image, if there can be as many
 SAME = -1  # the padding that keeps the size

@@ -9,7 +9,7 @@ import numpy as np
 
 from .driver import driver
 from .launch import Source
-from .parts import WeightSum, apart, finish, launch_sharing
+from .parts import USUAL, WeightSum, apart, finish, launch_sharing
 
 SOURCE = Source("pointwise", "reading", "dense", "tiles")
 BACK = Source("pointwise_back", "reading", "dense", "tiles")
@@ -25,7 +25,6 @@ HEIGHTS = 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2, 1  # of tiles
 # if it ends in the middle of one, that is the only one.
 WIDEST, WIDTHS = 128, (96, 64, 60, 56, 52, 48, 40, 36, 32, 28, 24)
 FEWEST = 4  # tiles that a column of them has, or as many as there can be: blocks for all multiprocessors
-USUAL = 113 << 10  # bytes of shared memory of a block: two of them are on a large GPU's multiprocessor
 ALONE, BRIEF = 1.05, 1.02  # how much longer a block takes that is alone there, or reads five channels at a time
 
 
