@@ -1,0 +1,87 @@
+"""What a profile holds, and its file."""
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofs:
+    """What the machine can do at most, measured in the same run. device: name of the device. threads: at work.
+    bandwidth: bytes per second copied. arithmetic: floating-point operations per second, in multiply-adds. launch:
+    seconds that a kernel takes that has nothing to do."""
+
+    device: str
+    threads: int
+    bandwidth: float
+    arithmetic: float
+    launch: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Equal launches of a kernel, or what an op does in Python besides.
+
+    kernel: its name, such as "conv2d" or "mine.swish"; "" for time that an op, or no op, spends outside of kernels.
+    title: the shapes that a reader wants to know. op, layer: what launched it, "" if nothing did; a layer is named by
+    its path in the network. phase: "forward", "backward", "step" (optimiser and hooks), "predict" or "". thread: its
+    name. calls: per round. seconds: of all calls together, for each round. flops, bytes: of all calls of a round
+    together (see `octsod.ops.Cost`); None if nobody knows.
+    """
+
+    kernel: str
+    title: str
+    op: str
+    layer: str
+    phase: str
+    device: str
+    thread: str
+    calls: float
+    seconds: Sequence[float]
+    flops: int | None = None
+    bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerMemory:
+    """bytes: what the layer's calls made and kept for backward, at most. at_peak: how much of it was alive when the
+    whole was largest."""
+
+    layer: str
+    bytes: int
+    at_peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """An interval, for traces. kind: "kernel", "op", "layer", "step" or "compile". start, end: in nanoseconds, of one
+    clock for all devices."""
+
+    kind: str
+    name: str
+    thread: str
+    device: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What `octsod.profile` found.
+
+    subject: what was profiled, in words. machine: facts as `bench` reports them. rounds: wall time of each round
+    (step, prediction, or the whole block), in seconds; the rows' seconds of a round add up to it. captured: wall times
+    of rounds that were replayed from a captured graph, on devices that capture. compiled: seconds of compiling, which
+    are in no round. lost: how many events the ring buffer no longer holds; they are in the rows all the same.
+    """
+
+    subject: str
+    machine: dict
+    roofs: Sequence[Roofs]
+    rounds: Sequence[float]
+    rows: Sequence[Row]
+    memory: Sequence[LayerMemory] = ()
+    peak_bytes: int = 0
+    captured: Sequence[float] = ()
+    compiled: float = 0.0
+    events: Sequence[Event] = ()
+    lost: int = 0
