@@ -9,9 +9,8 @@ import os
 
 import pytest
 
-from octsod.backend import Host, register
-from octsod.backend.device import Kernels
-from octsod.testing import cusim
+from octsod.backend import register
+from octsod.testing import cusim, simulation
 
 if reason := cusim.unavailable():
     pytest.skip(reason, allow_module_level=True)
@@ -19,35 +18,7 @@ if reason := cusim.unavailable():
 kernels = importlib.import_module("octsod.kernels.cuda")
 _driver = importlib.import_module("octsod.kernels.cuda.driver")
 
-
-class Simulator:
-    """A driver of octsod's kernels."""
-
-    def __init__(self, mode):
-        self.mode = mode
-
-    def module(self, code, options):
-        return cusim.RawModule(code=code, options=options, mode=self.mode)
-
-    def prepare(self, modules):
-        """Nothing: compiling takes long, and few of them are needed."""
-
-    def empty(self, shape, dtype):
-        return cusim.empty(shape, dtype)
-
-    def shared_memory(self):
-        return 227 << 10
-
-
-class SimulatedDevice(Host):
-    """Arrays are NumPy's, kernels those of CUDA."""
-
-    def __init__(self):
-        super().__init__("simulated")
-        self.kernels = Kernels("cuda")
-
-
-simulator = Simulator(os.environ.get("OCTSOD_CUSIM_MODE", "check"))
+simulator = simulation.Simulator(os.environ.get("OCTSOD_CUSIM_MODE", "check"))
+device = simulation.DEVICE
 _driver.use_driver(simulator)
-device = SimulatedDevice()
-register(device, SimulatedDevice)  # no array is of this type: NumPy's belong to whichever host computes
+register(device, simulation.Simulator)  # no array is of this type: NumPy's belong to whichever host computes

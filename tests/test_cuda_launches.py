@@ -9,7 +9,7 @@ import pytest
 
 import octsod
 from octsod.backend import Device, Host, register
-from octsod.backend.device import Kernels, launch_with
+from octsod.backend.device import launch_with
 from octsod.training import Recipe, Saliency
 from octsod.training.recipe_files import read_recipe, recipe_names
 
@@ -23,8 +23,7 @@ class Idle(Host):
     full = Device.full
 
     def __init__(self):
-        super().__init__("idle")
-        self.kernels = Kernels("cuda")
+        super().__init__("idle", "cuda")
 
     def empty(self, shape, dtype):
         return np.zeros(shape, dtype)

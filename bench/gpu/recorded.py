@@ -16,7 +16,6 @@ import numpy as np
 import octsod
 from octsod import inference, training
 from octsod.backend import Host, launch_with, register
-from octsod.backend.device import Kernels
 from octsod.testing.cusim.arguments import ALIGNMENT
 from octsod.testing.cusim.arrays import address
 from octsod.testing.cusim.counts import SECTOR
@@ -229,8 +228,7 @@ class _Device(Host):
     """Arrays are NumPy's, each where an allocation on a GPU could begin; kernels are CUDA's."""
 
     def __init__(self):
-        super().__init__("recorded")
-        self.kernels = Kernels("cuda")
+        super().__init__("recorded", "cuda")
         self._untouched = set()  # identities of memory that the host has written nothing to
 
     def empty(self, shape, dtype):

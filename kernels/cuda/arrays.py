@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from .launch import MOST_BLOCKS, THREADS, TYPES, Source
+from .launch import MOST_BLOCKS, THREADS, TYPES, source
 
-SOURCE = Source("arrays", "many")
+SOURCE = source("arrays", "many")
 ANY = np.float32  # the floating-point type that arrays.cu is compiled for: it does not matter
 MOST_AXES = 8
 TILE = 32

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from .driver import driver
-from .launch import WARP, Source
+from .launch import WARP, source
 from .parts import USUAL, WARPS, WeightSum, apart, finish, launch_sharing, read_sums
 from .pointwise import mix, mix_back
 
-SOURCE = Source("convolution", "reading", "dense", "tiles")
+SOURCE = source("convolution", "reading", "dense", "tiles")
 PARTS = 5  # convolutions side by side in one launch
 RUN = 128  # pixels of a warp, of a map that is written
 FEW = 64  # warps for an image: if there are less, they have fewer channels

@@ -14,7 +14,7 @@ from octsod.backend.arrays import overlap
 from octsod.backend.deferred import Deferred, DeferredGradient, GradientTarget
 
 from .driver import driver
-from .launch import WARP, Source
+from .launch import WARP, source
 from .normalization import (
     batch_norm,
     batch_norm_backward,
@@ -24,7 +24,7 @@ from .normalization import (
     launch_activate,
 )
 
-SOURCE, ANY = Source("depthwise", "reading", "maps"), Source("depthwise_any", "reading", "maps")
+SOURCE, ANY = source("depthwise", "reading", "maps"), source("depthwise_any", "reading", "maps")
 THREADS = 224  # of a block at most, here and in the sources
 SHARED = 46 << 10  # bytes for a strip, beside what the kernels take for themselves, of the 48 KiB that all GPUs have
 WHOLE = 4096  # pixels of the largest plane that is not cut

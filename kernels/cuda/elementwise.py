@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .launch import Source
+from .launch import source
 
-SOURCE = Source("elementwise")
+SOURCE = source("elementwise")
 _MASK = (1 << 64) - 1
 
 

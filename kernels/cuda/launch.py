@@ -27,19 +27,25 @@ TYPES = {
 }
 
 
-SOURCES: list["Source"] = []  # all of them
+SOURCES: list["Source"] = []  # octsod's own
+
+
+def source(name: str, *before: str) -> "Source":
+    """The file `NAME.cu` of this folder, after others of it."""
+    SOURCES.append(Source(*(FOLDER / f"{part}.cu" for part in (*before, name))))
+    return SOURCES[-1]
 
 
 class Source:
-    """A file of kernels, `NAME.cu`, compiled for float32 and for float64 when it is first needed.
+    """A file of kernels, compiled for float32 and for float64 when it is first needed.
 
-    before: files whose text comes before that of the file, after common.cu's. They are not included, since caches of
-    compiled code look at the source alone, not at what it includes. `real` stands for the floating-point type.
+    files: what is compiled: common.cu, and these, of which the last one names the whole. They are not included, since
+    caches of compiled code look at the source alone, not at what it includes. `real` stands for the floating-point
+    type.
     """
 
-    def __init__(self, name: str, *before: str):
-        self.name, self.files = name, [f"{part}.cu" for part in ("common", *before, name)]
-        SOURCES.append(self)
+    def __init__(self, *files: pathlib.Path):
+        self.name, self.files = files[-1].stem, [FOLDER / "common.cu", *files]
         self._functions: dict[tuple[str, str], Any] = {}
         self._modules: dict[str, Any] = {}
         self._lock = new_lock()
@@ -54,7 +60,7 @@ class Source:
     def code(self) -> str:
         """The text that is compiled."""
         return "\n".join(
-            f'#line 1 "{file}"\n{(FOLDER / file).read_text(encoding="utf-8")}'
+            f'#line 1 "{file.name}"\n{file.read_text(encoding="utf-8")}'
             for file in self.files
         )
 
@@ -68,7 +74,8 @@ class Source:
         key = name, np.dtype(dtype).name
         found = self._functions.get(key)
         if found is None:
-            driver().prepare([(source.name, source.code, source.options(dtype)) for source in SOURCES])
+            needed = SOURCES if self in SOURCES else [self]
+            driver().prepare([(one.name, one.code, one.options(dtype)) for one in needed])
             with self._lock:
                 module = self._modules.get(key[1])
                 if module is None:

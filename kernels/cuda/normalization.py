@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
-from .launch import THREADS, WARP, Source
+from .launch import THREADS, WARP, source
 
-SOURCE = Source("normalization", "reading", "maps")
+SOURCE = source("normalization", "reading", "maps")
 MOST_THREADS = 1024
 MAPS = 4  # whose channels one launch treats
 

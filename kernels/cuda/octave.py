@@ -21,11 +21,11 @@ from .convolution import (
     convolve_weights,
 )
 from .driver import driver
-from .launch import Source
+from .launch import source
 from .parts import finish, read_sums
 from .pointwise import mix, mix_back
 
-SOURCE = Source("octave", "reading", "dense")
+SOURCE = source("octave", "reading", "dense")
 RUN = 256  # pixels, or squares of pixels, of a block
 JOBS = 4  # maps that one launch resamples
 LAUNCHED = 3  # upsampled maps that one launch adds up

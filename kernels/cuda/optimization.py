@@ -6,9 +6,9 @@ import math
 import numpy as np
 
 from .driver import driver
-from .launch import THREADS, TYPES, Source, by_many
+from .launch import THREADS, TYPES, by_many, source
 
-SOURCE = Source("optimization", "many")
+SOURCE = source("optimization", "many")
 METRICS = {"average_pooling": 0, "constant": 1}
 GIVEN = 2
 MOST_ROWS = 65535  # of a grid
@@ -81,9 +81,9 @@ def count_step(state):
 
 def average(sources, targets, weight, state):
     rows = []
-    for source, target in zip(sources, targets, strict=True):
-        wide = (source.dtype == np.float64) + 2 * (target.dtype == np.float64)
-        rows.append((source, target, np.int64(target.size * 4 + wide)))
+    for one, target in zip(sources, targets, strict=True):
+        wide = (one.dtype == np.float64) + 2 * (target.dtype == np.float64)
+        rows.append((one, target, np.int64(target.size * 4 + wide)))
     sizes = [target.size for target in targets]
     SOURCE.over_arrays("average", np.float64, rows, sizes, np.float64(weight), state)
 

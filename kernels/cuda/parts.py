@@ -7,10 +7,10 @@ import numpy as np
 from octsod.backend.deferred import DeferredGradient
 
 from .driver import driver
-from .launch import Source
+from .launch import source
 from .normalization import differentiate, launch_activate
 
-SOURCE = Source("parts")
+SOURCE = source("parts")
 WARPS = 8  # of a block
 USUAL = 113 << 10  # bytes of shared memory of a block: two of them are on a large GPU's multiprocessor
 JOBS = 6  # sums and moments of one launch, and as many gradients of weights

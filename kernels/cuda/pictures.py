@@ -3,9 +3,9 @@
 import numpy as np
 
 from .driver import driver
-from .launch import THREADS, Source
+from .launch import THREADS, source
 
-SOURCE = Source("pictures")
+SOURCE = source("pictures")
 PIXELS = 4  # that a thread makes
 MOST_SHARES = 1024  # blocks per image, each of which adds up a share of the image's greys
 

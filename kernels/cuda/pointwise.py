@@ -8,11 +8,11 @@ import math
 import numpy as np
 
 from .driver import driver
-from .launch import Source
+from .launch import source
 from .parts import USUAL, WeightSum, apart, finish, launch_sharing
 
-SOURCE = Source("pointwise", "reading", "dense", "tiles")
-BACK = Source("pointwise_back", "reading", "dense", "tiles")
+SOURCE = source("pointwise", "reading", "dense", "tiles")
+BACK = source("pointwise_back", "reading", "dense", "tiles")
 SCALES = 3
 GROUPS = 10, 5  # channels that a thread has
 PART, COARSE = 128, 64  # pixels of a tile that a warp has, on the finest scale and on the others

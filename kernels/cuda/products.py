@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .launch import Source
+from .launch import source
 
-SOURCE = Source("products")
+SOURCE = source("products")
 SIDE = 64  # of a block's tile
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from .driver import driver
-from .launch import THREADS, WARP, Source
+from .launch import THREADS, WARP, source
 
-SOURCE = Source("reductions")
+SOURCE = source("reductions")
 ENOUGH = 512  # blocks, to keep a GPU busy
 
 

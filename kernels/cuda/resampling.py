@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .launch import THREADS, WARP, Source
+from .launch import THREADS, WARP, source
 
-SOURCE = Source("resampling")
+SOURCE = source("resampling")
 MOST_ROWS = 8  # that a thread of upsample_bilinear treats
 MOST_TURNS = 8  # threads that share the rows of a pixel of its gradient
 ENOUGH = 1 << 17  # threads, to keep a GPU busy

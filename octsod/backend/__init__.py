@@ -23,15 +23,18 @@ from .device import (
     zeros,
 )
 from .gpu import DeviceError, OutOfMemoryError
+from .namespaces import Namespace, cuda_source, kernel_on
 
 __all__ = [
     "Device",
     "DeviceError",
     "Host",
     "MissingKernelError",
+    "Namespace",
     "OutOfMemoryError",
     "chosen_device",
     "common_device",
+    "cuda_source",
     "current",
     "default_device",
     "device_of",
@@ -40,6 +43,7 @@ __all__ = [
     "get_device",
     "host",
     "is_array",
+    "kernel_on",
     "kernels",
     "launch_with",
     "now",

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from . import gpu
 from .arrays import numbers
-from .device import Device, Kernels, register
+from .device import Device, register
 
 NAME = re.compile(r"cuda(?::([0-9]{1,3}))?")
 
@@ -24,11 +24,23 @@ class CudaDevice(Device):
     def __init__(self, index: int):
         gpu.require(index)
         self.index = index
-        super().__init__(f"cuda:{index}", _Kernels(index))
+        super().__init__(f"cuda:{index}", "cuda")
 
     def _here(self) -> contextlib.AbstractContextManager[Any]:
         """Within it, this is CuPy's current device."""
         return _on(self.index)
+
+    def launchable(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As `Device.launchable`: on this GPU, whichever is CuPy's current device."""
+        launch = super().launchable(name, function)
+        if gpu.cupy().cuda.runtime.getDevice() == self.index:
+            return launch
+
+        def there(*arguments: Any) -> None:
+            with _other(self.index):
+                launch(*arguments)
+
+        return there
 
     @property
     def title(self) -> str:
@@ -96,25 +108,6 @@ _SAME = contextlib.nullcontext()
 def _on(index):
     """Within it, CuPy's current device is that of this number."""
     return _SAME if gpu.cupy().cuda.runtime.getDevice() == index else _other(index)
-
-
-class _Kernels(Kernels):
-    """Kernels of a GPU, whichever is CuPy's current device."""
-
-    def __init__(self, index: int):
-        super().__init__("cuda")
-        self._index = index
-
-    def __getattr__(self, name: str) -> Any:
-        function = super().__getattr__(name)
-        if not callable(function) or gpu.cupy().cuda.runtime.getDevice() == self._index:
-            return function
-
-        def there(*arguments: Any) -> None:
-            with _other(self._index):
-                function(*arguments)
-
-        return there
 
 
 _devices: dict[int, CudaDevice] = {}

@@ -36,10 +36,10 @@ class MissingKernelError(NotImplementedError, AttributeError):
 
 
 class Kernels:
-    """A backend's kernels by name; the backend is a module that is imported on first use."""
+    """octsod's kernels on a device by name; its backend is a module that is imported on first use."""
 
-    def __init__(self, backend: str):
-        self._backend = backend
+    def __init__(self, device: "Device"):
+        self._device, self._backend = device, device.backend
         self._module: Any = None
 
     def __getattr__(self, name: str) -> Any:
@@ -50,24 +50,28 @@ class Kernels:
             function = getattr(self._module, name)
         except AttributeError:
             raise MissingKernelError(f"The backend `{self._backend}` has no kernel `{name}`.") from None
-        if _launcher is None or not callable(function):  # such as facts about the backend
-            return function
-        return functools.partial(_launcher, name, function)
+        return self._device.launchable(name, function) if callable(function) else function  # a fact about the backend
 
 
 class Device:
     """Where arrays live, and what computes on them.
 
-    name: as in `Tensor.to(name)`. kernels: its kernels by name. steps_ahead: how many training steps may be under way
-    before the host reads their results. captures: whether it can `capture` work.
+    name: as in `Tensor.to(name)`. backend: which kernels run on it ("cpu", "reference", "cuda"), its name by default.
+    kernels: octsod's own of them by name. steps_ahead: how many training steps may be under way before the host reads
+    their results. captures: whether it can `capture` work.
     """
 
     steps_ahead = 20
     captures = False
     kernels: "Contract"
 
-    def __init__(self, name: str, kernels: Any):
-        self.name, self.kernels = name, kernels
+    def __init__(self, name: str, backend: str | None = None):
+        self.name, self.backend = name, backend or name
+        self.kernels = Kernels(self)  # type: ignore[assignment]
+
+    def launchable(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A kernel of this device as it is to be called: by the launcher that `launch_with` has set, if any."""
+        return function if _launcher is None else functools.partial(_launcher, name, function)
 
     def __repr__(self):
         return f"<device {self.name}>"
@@ -135,9 +139,6 @@ class Host(Device):
 
     def shares_memory_with(self, other):
         return isinstance(other, Host)
-
-    def __init__(self, name: str):
-        super().__init__(name, Kernels(name))
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
         return memory.empty(shape, dtype)
@@ -340,7 +341,8 @@ def use_backend(device: str | Device) -> Iterator[None]:
 @contextlib.contextmanager
 def launch_with(launcher: Callable[..., Any]) -> Iterator[None]:
     """Within `with launch_with(f):`, a kernel is run by calling `f(name, function, *arguments)`, which must call
-    `function(*arguments)`: to count, time or check what ops launch, in all threads."""
+    `function(*arguments)`: to count, time or check what ops launch, in all threads. A kernel of a `Namespace` has the
+    name "NAMESPACE.KERNEL"."""
     global _launcher
     before, _launcher = _launcher, launcher
     try:
