@@ -70,6 +70,11 @@ class Function:
     same tensor. So neither forward nor backward changes it. Where a device has read-only views, as hosts do, an op gets
     such views, and NumPy raises "destination is read-only". Results are checked like any array that enters: see
     `Tensor` for dtypes and layouts; what forward or backward returns of its arguments is copied.
+
+    Kernels of an op, one per backend, live in a `Namespace` (octsod.backend). With a static method `cost`, profiles
+    tell how far the op is from what the machine can do: `cost(*shapes, itemsize=4, backward=False, **params)` returns
+    a `Cost` (octsod.ops) from what `apply` was given, with an array's shape in the place of the array, and the size of
+    an element in bytes.
     """
 
     deferred = False
