@@ -45,6 +45,7 @@ EXCEPTIONS = {
     "octsod/cli/prune.py": {"json.loads": "of text that a configuration has just made"},
     "octsod/profiling/roofs.py": {"read_text": "of /proc/cpuinfo"},
     "kernels/cpu/plan.py": {"read_text": "of /sys; kernels import nothing of the library but what describes them"},
+    "kernels/cpu/clock.py": {"read_text": "of /sys, likewise"},
     "kernels/cpu/cache.py": {
         "open": "the door of compiled kernels, which have rules of their own",
         "fdopen": "the same door",

@@ -23,6 +23,7 @@ PRINT_FINGERPRINTS = """
     import sys
     import octsod.kernels.cpu
     import octsod.kernels.cpu.peak
+    import octsod.kernels.cpu.timed
     from numba.core.dispatcher import Dispatcher
     from octsod.kernels.cpu.fingerprints import fingerprint
     found = {}
@@ -88,6 +89,10 @@ def of(folder):
             "hooks", "return lambda clock, k: None", "return lambda clock, k: k",
             {"programs._run", "network._pictures"}, {"elementwise._add", "products.multiply", "steps.activate"},
             id="overload",
+        ),
+        pytest.param(
+            "clock", "return lambda clock, k: stamp(clock, k)", "return lambda clock, k: stamp(clock, k + 1)",
+            {"timed._timed", "clock.begin", "clock.stamp", "clock.read"}, None, id="a profiler's overload",
         ),
         pytest.param("cache", "MOST = 1 << 28", "MOST = 1 << 27", set(), None, id="the cache itself"),
         pytest.param("elementwise", "@kernel\ndef _add", "# Why\n\n@kernel\ndef _add", set(), None, id="comment"),

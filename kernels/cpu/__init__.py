@@ -9,7 +9,8 @@ inference_steps.py, barrier.py).
 normalization.py, resampling.py, elementwise.py, matrices.py, classification.py and optimization.py hold the rest. What
 is as fast in plain NumPy comes from the reference. bodies.py holds what loops share. tiles.py, simd.py and vector.py
 give access to the machine's registers, compile.py to the compiler, parallel.py to the cores. cache.py keeps what was
-compiled: cache_folder.py says where, fingerprints.py under which name. hooks.py is for profilers.
+compiled: cache_folder.py says where, fingerprints.py under which name. hooks.py, clock.py and timed.py are for the
+profiler, which alone imports the last two.
 """
 
 from ..reference.arrays import (

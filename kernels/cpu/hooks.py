@@ -5,16 +5,11 @@ from numba.core import types
 from numba.extending import overload
 
 
-def before_step(clock, k):
-    """Does nothing. A profiler overloads this and `after_step` for a clock type of its own, which compiles a variant of
+def after_step(clock, k):
+    """Does nothing. A profiler overloads this for a clock type of its own (clock.py), which compiles a variant of
     `interpreter.take` that records the time of each step."""
 
 
-def after_step(clock, k):
-    """Likewise."""
-
-
-@overload(before_step, inline="always")
 @overload(after_step, inline="always")
 def _not_timed(clock, k):
     if isinstance(clock, types.NoneType):

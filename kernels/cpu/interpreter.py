@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from . import inference_steps, scales, steps
 from .barrier import wait
 from .compile import spliced
-from .hooks import after_step, before_step
+from .hooks import after_step
 from .operations import (
     ACTIVATE,
     ACTIVATE_AVERAGE,
@@ -111,10 +111,9 @@ def _decoded(program, k, arrays):
 def take(program, first, last, arrays, training, meeting, clock):
     """Execute steps first..last of `program` (steps, FIELDS) on `arrays`, with a `Training` or a `Meeting`.
 
-    clock: None, or what a profiler's `before_step` and `after_step` read.
+    clock: None, or what a profiler's `after_step` works on.
     """
     for k in range(first, last):
-        before_step(clock, k)
         step = _decoded(program, k, arrays)
         operation, extent, x, y = step.operation, step.extent, step.x, step.y
         if operation == FILL:

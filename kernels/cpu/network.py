@@ -14,7 +14,7 @@ from octsod.backend.memory import empty
 from octsod.threads import available_cpus, new_lock
 
 from . import parallel
-from .compile import kernel
+from .compile import kernel, spliced
 from .drafts import IMAGES, LOGITS, MEMORY, SCRATCH
 from .interpreter import Arrays, Meeting, take
 from .plan import make_plan
@@ -43,12 +43,12 @@ def _address(stack, number):
     return stack.array.ctypes.data + number * stack.size * stack.array.itemsize
 
 
-@kernel
-def _pictures(slot, start, stop, program, bounds, batch, memory, scratch, images, logits, arrays, threads):
+@spliced
+def pictures(slot, start, stop, program, bounds, batch, memory, scratch, images, logits, arrays, threads, clock):
     """Take pictures start..stop through the network, each in this thread's memory. If there is more than one program,
     execute programs start..stop instead, for all pictures, in memory that the threads share.
 
-    arrays: its places are replaced by this thread's part of `threads`, filled in here.
+    arrays: its places are replaced by this thread's part of `threads`, filled in here. clock: see `take`.
     """
     together = bounds.size - 1
     places = threads.places[PLACES * slot : PLACES * (slot + 1)]
@@ -62,7 +62,12 @@ def _pictures(slot, start, stop, program, bounds, batch, memory, scratch, images
         for n in range(task if alone else 0, task + 1 if alone else batch):
             places[IMAGES] = _address(images, n)
             places[LOGITS] = _address(logits, n)
-            take(program, bounds[which], bounds[which + 1], own, None, meeting, None)
+            take(program, bounds[which], bounds[which + 1], own, None, meeting, clock)
+
+
+@kernel
+def _pictures(slot, start, stop, program, bounds, batch, memory, scratch, images, logits, arrays, threads):
+    pictures(slot, start, stop, program, bounds, batch, memory, scratch, images, logits, arrays, threads, None)
 
 
 _plans = weakref.WeakKeyDictionary()  # network -> its plans, those used last at the end; no plan refers to its network
@@ -82,18 +87,28 @@ def _plan(frozen, *key):
 def csnet(frozen, x, out):
     """out (N, 1, H, W) = the logits of the network `octsod.inference.Frozen` for normalised pictures x (N, 3, H, W)."""
     batch, _, height, width = x.shape
+    run(_pictures, _plan(frozen, height, width, sharing(batch)), x, out)
+
+
+def sharing(batch):
+    """How many threads share a picture; 1 if there are enough pictures that each thread takes whole ones."""
     threads = min(parallel.most_threads(), available_cpus())  # those without a processor would keep the rest waiting
-    together = threads if batch < threads else 1
-    plan = _plan(frozen, height, width, together)
+    return threads if batch < threads else 1
+
+
+def run(function, plan, x, out, *more):
+    """Execute a plan that was made for pictures like x. function: the kernel, as `_pictures`; more: its last arguments.
+    """
+    batch, together = len(x), len(plan.bounds) - 1
     counter = np.zeros(1, np.int64)
     slots = parallel.parts(batch) if together == 1 else together
     memory = empty((slots if together == 1 else 1, plan.memory_size), x.dtype)
     scratch = empty((slots, plan.scratch_size), x.dtype)
     parallel.run(
-        _pictures, batch if together == 1 else together, plan.program, plan.bounds, batch,
+        function, batch if together == 1 else together, plan.program, plan.bounds, batch,
         Stack(memory.reshape(-1), plan.memory_size), Stack(scratch.reshape(-1), plan.scratch_size),
         Stack(parallel.flat(x), x[0].size), Stack(parallel.flat_out(out), out[0].size),
         Arrays(None, plan.parameters, plan.table, parallel.flat(x)),
-        Threads(np.zeros(PLACES * slots, np.int64), np.zeros(slots, np.int64), counter), slots=slots,
+        Threads(np.zeros(PLACES * slots, np.int64), np.zeros(slots, np.int64), counter), *more, slots=slots,
         barrier=counter if together > 1 else None,
     )  # fmt: skip

@@ -51,11 +51,16 @@ def _serve(inbox):
         del task  # a waiting worker must not keep buffers alive
 
 
+def thread_name(slot: int) -> str:
+    """The name of the thread that has this slot in launches of the calling thread."""
+    return f"octsod-kernel-{slot - 1}" if slot else threading.current_thread().name
+
+
 def _start_workers(count):
     """The inboxes of `count` workers, who are started if needed; a plain queue wakes them faster than a future does."""
     while len(_inboxes) < count:
         inbox = queue.SimpleQueue()
-        threading.Thread(target=_serve, args=(inbox,), name=f"octsod-kernel-{len(_inboxes)}", daemon=True).start()
+        threading.Thread(target=_serve, args=(inbox,), name=thread_name(len(_inboxes) + 1), daemon=True).start()
         _inboxes.append(inbox)
     return _inboxes[:count]
 

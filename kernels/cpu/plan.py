@@ -87,12 +87,15 @@ def _blocks(layers):
 
 def make_plan(frozen, height, width, threads):
     """The `Plan` of a network (`octsod.inference.Frozen`) for pictures of one size and `threads` threads."""
-    return _NetworkDraft(frozen, height, width, threads).finish()
+    return NetworkDraft(frozen, height, width, threads).finish()
 
 
-class _NetworkDraft(Draft):
+class NetworkDraft(Draft):
+    """layer: the `Layer` that steps belong to from now on, for whoever wants to know; None for the image."""
+
     def __init__(self, frozen, height, width, threads):
         super().__init__(frozen.dtype, threads)
+        self.layer = None
         self._blocks = _blocks(frozen.layers)
         self._build(height, width)
 
@@ -103,6 +106,7 @@ class _NetworkDraft(Draft):
         for block in self._blocks:
             layer = block.last
             size = height >> layer.scale, width >> layer.scale
+            self.layer = layer
             if layer.kind == "conv":
                 self._classifier(block, size, (height, width))
                 continue
@@ -114,6 +118,7 @@ class _NetworkDraft(Draft):
                 self._il_block(block, size, outputs, derived, multiples)
             else:
                 self._octave(block, size, outputs, derived, multiples)
+            self.layer = layer
             self._barrier()
             kept = [entry for read, entry in zip(block.first.reads, block.raw, strict=True) if last[read] is not block]
             self._retire(block, kept)
@@ -125,6 +130,7 @@ class _NetworkDraft(Draft):
             self._step(thread, TRANSFER, 3, end - begin, width, source.at(begin), image.at(begin), a=1)
             self._zeros_behind(thread, image.at(begin), 3, end - begin)
             self._derive(thread, derived, 0, begin, end - begin)
+            self.layer = None
         self._barrier()
 
     def _outputs(self, layer, size):
@@ -150,9 +156,9 @@ class _NetworkDraft(Draft):
     def _feed(self, name, outputs):
         """Reserve what all blocks read of a layer's outputs, (map, channels) or None per branch.
 
-        Returns (derived, multiples). derived lists, in order, the (branch, operation, factor, from, to, channels) that
-        whoever writes the outputs has to carry out for its rows. A branch's rows are written in multiples of its entry
-        in `multiples`.
+        Returns (derived, multiples). derived lists, in order, the (branch, operation, factor, from, to, channels,
+        layer) that whoever writes the outputs has to carry out for its rows, for the layer that reads them. A branch's
+        rows are written in multiples of its entry in `multiples`.
         """
         derived, multiples = [], [1] * len(outputs)
         for block in self._blocks:
@@ -172,14 +178,14 @@ class _NetworkDraft(Draft):
             if layer.stride == 2:
                 whole, channels = block.raw[i]
                 half = self._map(channels, whole.height // 2, whole.width // 2)
-                derived.append((branch, AVERAGE, 2, whole, half, channels))
+                derived.append((branch, AVERAGE, 2, whole, half, channels, layer))
                 block.own[i] = half, channels
                 multiples[branch] = max(multiples[branch], 2)
         fresh = []
         for level, sources in enumerate(block.sources):
             for i, branch in here.items():
                 if i < level < len(layer.outputs) and layer.outputs[level]:
-                    pooled = self._pooled(block.own[i], branch, level - i, layer.stride, derived, multiples, finer)
+                    pooled = self._pooled(block.own[i], branch, level - i, layer, derived, multiples, finer)
                     fresh.append((pooled, block.own[i][1]))
                 elif i == level:
                     fresh.append(block.own[i])
@@ -190,24 +196,25 @@ class _NetworkDraft(Draft):
             for map_, channels in fresh:
                 self._zero_borders(map_, channels)
 
-    def _pooled(self, entry, branch, halvings, stride, derived, multiples, finer):
-        """The map of `entry` (map, channels), halved `halvings` times by max-pooling, starting from the most halved one
-        made so far. finer: (branch, halvings) -> map."""
+    def _pooled(self, entry, branch, halvings, layer, derived, multiples, finer):
+        """The map of `entry` (map, channels), halved `halvings` times by max-pooling for `layer`, starting from the
+        most halved one made so far. finer: (branch, halvings) -> map."""
         whole, channels = entry
         before = max((h for b, h in finer if b == branch), default=0)
         source = finer.get((branch, before), whole)
         factor = 1 << (halvings - before)
         pooled = self._map(channels, source.height // factor, source.width // factor)
-        derived.append((branch, MAX_POOL, factor, source, pooled, channels))
-        multiples[branch] = max(multiples[branch], (1 << halvings) * stride)
+        derived.append((branch, MAX_POOL, factor, source, pooled, channels, layer))
+        multiples[branch] = max(multiples[branch], (1 << halvings) * layer.stride)
         finer[branch, halvings] = pooled
         return pooled
 
     def _derive(self, thread, derived, branch, row, rows):
         """Pool and average rows of a branch's output; a step reads what an earlier one has written."""
         done = {}
-        for i, operation, factor, source, target, channels in derived:
+        for i, operation, factor, source, target, channels, layer in derived:
             if i == branch:
+                self.layer = layer
                 first, count = done.get(id(source), (row, rows))
                 done[id(target)] = first // factor, count // factor
                 self._step(
@@ -259,6 +266,7 @@ class _NetworkDraft(Draft):
 
     def _rows(self, thread, octave, level, row, rows, y, height, scratch):
         """Rows row..row+rows of output `level` to y; `scratch` is where products of coarser inputs may go."""
+        self.layer = octave.block.first
         coarser, same, depth, ends = octave.levels[level]
         source = octave.block.sources[level][0][0] if depth else y._replace(height=height)
         self._product(thread, y, source, rows, row if depth else 0, same, depth)
@@ -282,7 +290,7 @@ class _NetworkDraft(Draft):
         layer, depthwise = block.first, block.layers[1:]
         octave = self._compile(block)
         filters = [
-            [None if w is None else (self._parameter(w), self._ends(f))
+            [None if w is None else (part.layer, self._parameter(w), self._ends(f))
              for w, f in zip(part.weights, part.finish, strict=True)]
             for part in depthwise
         ]  # fmt: skip
@@ -295,6 +303,7 @@ class _NetworkDraft(Draft):
         )  # fmt: skip
         band = _band_rows(row_bytes, multiple)
         for thread, begin, end in self._shares(size[0], multiple):
+            self.layer = layer
             place, buffers = 0, {}
             for j in branches:
                 map_, channels = outputs[j]
@@ -322,6 +331,7 @@ class _NetworkDraft(Draft):
         for number, buffer in enumerate(buffers):
             reach = len(buffers) - number
             top = row - reach
+            self.layer = octave.block.layers[number].layer
             if first:
                 begin = max(top, 0)
                 self._step(thread, FILL, channels, begin - top, buffer.pitch, y=buffer)
@@ -344,7 +354,7 @@ class _NetworkDraft(Draft):
         self._filter(thread, filters[-1], buffers[-1].at(1), target.at(row), channels, rows)
 
     def _filter(self, thread, parameters, x, y, channels, rows):
-        weight, ends = parameters
+        self.layer, weight, ends = parameters
         self._step(thread, DEPTHWISE, channels, rows, y.width, x, y, a=weight, b=ends)
 
     def _octave(self, block, size, outputs, derived, multiples):
@@ -380,6 +390,7 @@ class _NetworkDraft(Draft):
                 rows = slice(first, first + count)
                 ends = self._parameter(finish.scale[rows], finish.shift[rows], finish.slope[rows])
                 packed = self._parameter(weight.reshape(count, ins, 9).transpose(2, 1, 0))
+                self.layer = part.layer
                 for thread, begin, end in shares:
                     y = target.at(begin, channel=first)
                     self._product(thread, y, source, end - begin, begin, (count, packed, ends, table), 9 * ins)
@@ -406,6 +417,7 @@ class _NetworkDraft(Draft):
                     self._rows(thread, octave, 0, row, rows, y, size[0], self._buffer_size(channels, rows, size[1]))
                 else:
                     y = block.raw[0][0].at(row)
+                self.layer = block.last
                 table = self._offsets([i * y.stride for i in range(channels)])
                 self._product(thread, small.at(row), y, rows, 0, (1, *final, table), channels)
         self._barrier()
