@@ -10,7 +10,7 @@ import pathlib
 import click
 
 import octsod
-from octsod.studies.figures import COLOURS, require_matplotlib
+from octsod.pictures.plots import COLOURS, require_matplotlib
 
 ROWS = {  # what `Evaluation.all_scores` has, as papers call it
     "s_measure": "S-measure",

@@ -45,6 +45,7 @@ _ROOMS = (
     "ops",
     "optim",
     "pictures",
+    "profiling",
     "prune",
     "random",
     "studies",

@@ -21,6 +21,11 @@ def shortened(value, most=200):
     return text[:head] + gap + text[len(text) - (most - len(gap) - head) :]
 
 
+def printable(text):
+    """`text` made safe for a terminal: names may hold line breaks, escape sequences or half a character."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 def described(value):
     """What an argument is, as text for `require`: an array's dtype and shape, or else a type."""
     array = hasattr(value, "dtype") and hasattr(value, "shape")

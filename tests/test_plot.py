@@ -14,6 +14,7 @@ import octsod
 from octsod.models import Configuration, files
 from octsod.models.configuration import block_layer
 from octsod.optim import decayed_norms
+from octsod.pictures import plots
 from octsod.prune import scales as distributions
 from octsod.studies import figures
 from octsod.studies.history import History, block_channels, read_history
@@ -179,7 +180,7 @@ def test_names_are_shown_as_they_are(runs, tmp_path):
     """Neither as mathematics, nor hidden as matplotlib hides what starts with an underscore."""
     histories = [read_history(runs[0], name) for name in (r"_a$\b$", "b")]
     for draw in (figures.gammas, figures.spreads, figures.channels, figures.mae):
-        figures.write(tmp_path / "x.png", draw, histories)
+        plots.write(tmp_path / "x.png", draw, histories)
     legend = figures.mae(histories).axes[0].get_legend()
     assert [text.get_text().strip() for text in legend.get_texts()] == [r"_a\$\b\$", "b"]
 

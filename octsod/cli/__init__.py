@@ -10,7 +10,7 @@ import warnings
 import click
 
 from .. import __version__
-from ..checks import shortened
+from ..checks import printable, shortened
 from ..errors import MOST
 from .streams import lasting, silence_output
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "prune": "prune",
     "plot": "plot",
     "sweep": "sweep",
+    "profile": "profile",
     "convert": "convert",
     "export": "export",
     "warmup": "warmup",
@@ -66,9 +67,8 @@ def tell(text):
 
 
 def one_line(text):
-    """`text` made safe for a terminal: file names may hold line breaks, escape sequences or half a character, and
-    arguments any amount of text."""
-    return shortened("".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)), MOST)
+    """`text` made safe for a terminal, and not long: arguments may hold any amount of text."""
+    return shortened(printable(text), MOST)
 
 
 @contextlib.contextmanager

@@ -96,10 +96,11 @@ def evaluate(
     from ..data.datasets import FolderDataset
     from ..data.images import write_png
     from ..files import write_atomically
+    from ..pictures import plots
     from ..studies import figures
 
     if any(_suffix(path) == ".png" for path in curves):
-        figures.require_matplotlib()
+        plots.require_matplotlib()
     limit = max_pixels or MOST_PIXELS
     model = load_csnet(weights, finds_objects=False)
     size = side_for(model, size)
@@ -139,7 +140,7 @@ def evaluate(
     for path in curves:
         with _noting(lost, path):
             if _suffix(path) == ".png":
-                figures.write(path, figures.curves, result.scores)
+                plots.write(path, figures.curves, result.scores)
             else:
                 write_atomically(path, _curves(result.scores))
     scores, others = result.scores, result.all_scores or {}

@@ -31,10 +31,11 @@ def plot(runs, output, threshold, as_json):
     if output is None and len(runs) > 1:
         raise click.UsageError("Several runs need -o, the folder for their figures.")
 
+    from ..pictures import plots
     from ..studies import figures
     from ..studies.history import read_history
 
-    figures.require_matplotlib()
+    plots.require_matplotlib()
     histories = [read_history(run, name, threshold) for run, name in zip(runs, _names(runs), strict=True)]
     folder = pathlib.Path(runs[0], "plots") if output is None else pathlib.Path(output)
     drawn = {"gammas": figures.gammas, "spread": figures.spreads, "channels": figures.channels, "mae": figures.mae}
@@ -47,7 +48,7 @@ def plot(runs, output, threshold, as_json):
         if shown := [history for history, recorded in zip(histories, has, strict=True) if recorded[name]]:
             folder.mkdir(parents=True, exist_ok=True)
             paths.append(folder / f"{name}.png")
-            figures.write(paths[-1], draw, shown)
+            plots.write(paths[-1], draw, shown)
     if not paths:
         raise Failure(f"{', '.join(runs)}: nothing is recorded yet that could be drawn.")
     summaries = [{"run": run, **history.summary()} for run, history in zip(runs, histories, strict=True)]

@@ -59,10 +59,11 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
         raise click.UsageError("--lambda-d is the strength of dynamic decay alone; leave --decay out.")
 
     from .. import training
+    from ..pictures import plots
     from ..studies import figures
     from ..studies.sweep import Sweep
 
-    figures.require_matplotlib()
+    plots.require_matplotlib()
     settings, skip_broken, source = _settings(ctx, options, varied)
     with as_options(source), inspection(quiet) as watch:
         found = Sweep(output, varied, values, decays, *settings, threshold, skip_broken, watch)
@@ -89,7 +90,7 @@ def sweep(ctx, options, weight_decays, strengths, decays, output, threshold, as_
                 ctx.exit(interruption.code)
     picture = found.folder / "sweep.png"
     if found.rows:
-        figures.write(picture, figures.sweep, found.rows, varied)
+        plots.write(picture, figures.sweep, found.rows, varied)
         if not quiet:
             click.echo(f"results in {found.path}, drawn in {picture}", err=True)
     for line in [json.dumps(found.facts)] if as_json else _table(found.rows):

@@ -25,7 +25,8 @@ class Row:
     title: the shapes that a reader wants to know. op, layer: what launched it, "" if nothing did; a layer is named by
     its path in the network. phase: "forward", "backward", "step" (optimiser and hooks), "predict" or "". thread: its
     name. calls: per round. seconds: of all calls together, for each round. flops, bytes: of all calls of a round
-    together (see `octsod.ops.Cost`); None if nobody knows.
+    together (see `octsod.ops.Cost`); None if nobody knows. beside: whether that time passed beside the rounds', in
+    another thread or while a GPU computed, so that it is not among the seconds that add up to theirs.
     """
 
     kernel: str
@@ -39,6 +40,7 @@ class Row:
     seconds: Sequence[float]
     flops: int | None = None
     bytes: int | None = None
+    beside: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

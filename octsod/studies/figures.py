@@ -1,79 +1,35 @@
 """The paper's figures of networks in training, and curves of scores, drawn with matplotlib (`pip install matplotlib`).
 
 Each function takes `history.History`s, a sweep's points or `metrics.Scores`, and returns a `matplotlib.figure.Figure`;
-`write` applies the common style and writes it. No display is needed, and the same input gives the same picture.
+`plots.write` applies the common style and writes it.
 """
 
-import io
 import itertools
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import OctsodError
 from ..evaluation.metrics import Scores
-from ..files import write_atomically
 from ..models.configuration import block_layer
+from ..pictures.plots import COLOURS, GREY, PALE, escaped, new_figure
 from ..prune.scales import HIGHEST, LOWEST, bin_edges
 from .history import POWERS, History, block_channels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
-GREY, PALE, INK = "#d4d7dc", "#8a909a", "#282c34"
 LAMBDAS = {
     "weight_decay": r"Numbers: $\lambda$ of ordinary weight decay",
     "decay_strength": r"Numbers: $\lambda_d$ of dynamic weight decay",
 }
 SCALES = ("High resolution", "Low resolution")
-STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "axes.titlelocation": "left",
-    "axes.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e6e8ec", "grid.linewidth": 0.8, "axes.edgecolor": PALE,
-    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "xtick.major.size": 3, "ytick.major.size": 3, "legend.frameon": False, "lines.linewidth": 1.6,
-    "lines.markersize": 4, "savefig.dpi": 200, "figure.facecolor": "white",
-}  # fmt: skip
-
-
-def require_matplotlib() -> Any:
-    """The matplotlib package; if it is missing, raises OctsodError, which says how to get it."""
-    try:
-        import matplotlib.figure
-        import matplotlib.style
-    except ImportError as error:
-        raise OctsodError("figures need the matplotlib package; `pip install matplotlib` brings it.") from error
-    return matplotlib
-
-
-def write(path: str | os.PathLike[str], draw: Callable[..., "Figure"], *arguments: Any) -> None:
-    """Write the figure that `draw(*arguments)` makes as a PNG file, all or nothing. Raises OSError if that fails."""
-    with require_matplotlib().style.context(["default", STYLE]):  # regardless of the user's own defaults
-        data = io.BytesIO()
-        draw(*arguments).savefig(data, format="png")
-    write_atomically(path, data.getvalue())
-
-
-def _figure(width, height, *grid, **options):
-    """A figure of `width` by `height` inches, and an array of its plots."""
-    figure = require_matplotlib().figure.Figure((width, height), layout="constrained")
-    return figure, figure.subplots(*grid, squeeze=False, **options)
 
 
 def _looks():
     """Colour and marker of each run."""
     return zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-
-
-def _plain(name):
-    """A run's name, escaped so that matplotlib shows it as it is: no mathematics, and not hidden from legends."""
-    name = name.replace("$", r"\$")
-    return f" {name}" if name.startswith("_") else name
 
 
 def gammas(histories: Sequence[History]) -> "Figure":
@@ -82,7 +38,7 @@ def gammas(histories: Sequence[History]) -> "Figure":
     Each run needs a record of scales: `History.counts`.
     """
     edges = bin_edges()
-    figure, plots = _figure(9, 0.6 + 2.3 * len(histories), len(histories), 2, sharex=True, width_ratios=(1.5, 1))
+    figure, plots = new_figure(9, 0.6 + 2.3 * len(histories), len(histories), 2, sharex=True, width_ratios=(1.5, 1))
     everything = np.array([counts for h in histories for counts in h.gammas.values()])
     used, most = np.flatnonzero(everything.any(axis=0)), max(everything.max(), 10)
     low, high = max(min(edges[used[0]] / 10, 1e-4), edges[0]), min(max(edges[used[-1] + 1] * 10, 1e1), edges[-1])
@@ -95,7 +51,7 @@ def gammas(histories: Sequence[History]) -> "Figure":
         final.minorticks_off()
         below = history.summary()["below"]
         shares = ",  ".join(f"{100 * below[f'1e{power}']:.1f} % below $10^{{{power}}}$" for power in POWERS)
-        _head(final, _plain(history.name), shares)
+        _head(final, escaped(history.name), shares)
         for power in POWERS:
             final.axvline(10.0**power, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)))
         epochs, counts = list(history.gammas), np.array(list(history.gammas.values()))
@@ -127,11 +83,11 @@ def spreads(histories: Sequence[History]) -> "Figure":
     layers = list(dict.fromkeys(layer for h in histories for layer, _ in h.spreads))
     layers.sort(key=lambda layer: block_layer(layer) or ())
     branches = sorted({branch for h in histories for _, branch in h.spreads})
-    figure, plots = _figure(9, 0.8 + 2.1 * len(branches), len(branches), 1, sharex=True, sharey=True)
+    figure, plots = new_figure(9, 0.8 + 2.1 * len(branches), len(branches), 1, sharex=True, sharey=True)
     for plot, branch in zip(plots[:, 0], branches, strict=True):
         for history, (colour, marker) in zip(histories, _looks(), strict=False):
             y = [history.spreads.get((layer, branch), np.nan) for layer in layers]
-            label = f"{_plain(history.name)} (mean of all {history.summary()['spread']:.3g})"
+            label = f"{escaped(history.name)} (mean of all {history.summary()['spread']:.3g})"
             plot.plot(y, color=colour, marker=marker, markersize=3.2, linewidth=1.3, label=label)
         plot.set(title=_scale(branch, branches), ylabel="standard deviation\namong channels")
     plots[0, 0].set_ylim(bottom=0)
@@ -172,7 +128,7 @@ def channels(histories: Sequence[History]) -> "Figure":
     before, after = ([block_channels(getattr(h, name)) for h in histories] for name in ("full", "learned"))
     blocks = sorted({place for run in before for place in run})
     branches = range(max(len(counts) for run in before for counts in run.values()))
-    figure, plots = _figure(9, 0.9 + 1.9 * len(branches), len(branches), 1, sharex=True, sharey=True)
+    figure, plots = new_figure(9, 0.9 + 1.9 * len(branches), len(branches), 1, sharex=True, sharey=True)
     width = 0.8 / len(histories)
     for plot, branch in zip(plots[:, 0], branches, strict=True):
         for i, (history, (colour, _)) in enumerate(zip(histories, _looks(), strict=False)):
@@ -180,7 +136,7 @@ def channels(histories: Sequence[History]) -> "Figure":
             full, left = ([_count(run[i].get(block, ()), branch) for block in blocks] for run in (before, after))
             plot.bar(at, full, width, color=GREY, label=None if i else "full network")
             whole, rest = history.summary()["channels"]
-            plot.bar(at, left, 0.86 * width, color=colour, label=f"{_plain(history.name)} ({rest} of {whole})")
+            plot.bar(at, left, 0.86 * width, color=colour, label=f"{escaped(history.name)} ({rest} of {whole})")
         plot.set(title=_scale(branch, branches), ylabel="channels")
     plots[0, 0].locator_params(axis="y", integer=True)
     _mark_stages(plots[:, 0], [stage for stage, _ in blocks])
@@ -195,11 +151,11 @@ def _count(channels, branch):
 
 def mae(histories: Sequence[History]) -> "Figure":
     """Mean absolute error in validation, per epoch (paper, figure 14). Each run needs at least one validated epoch."""
-    figure, ((plot,),) = _figure(6.5, 3.8)
+    figure, ((plot,),) = new_figure(6.5, 3.8)
     for history, (colour, marker) in zip(histories, _looks(), strict=False):
         epochs, values = list(history.mae), list(history.mae.values())
         every = max(len(epochs) // 15, 1)
-        plot.plot(epochs, values, color=colour, marker=marker, markevery=every, label=_plain(history.name))
+        plot.plot(epochs, values, color=colour, marker=marker, markevery=every, label=escaped(history.name))
         if history.pruned is not None:
             plot.axvline(history.pruned + 0.5, color=colour, linewidth=1, linestyle=":", label="pruned")
     plot.set(xlabel="epoch", ylabel="mean absolute error of validation")
@@ -214,7 +170,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], varied: str) -> "Figure":
 
     rows: points of a sweep, dicts with decay, lambda, macs, parameters and max_f. varied: the setting that lambda is.
     """
-    figure, (plots,) = _figure(9, 3.6, 1, 2, sharey=True)
+    figure, (plots,) = new_figure(9, 3.6, 1, 2, sharey=True)
     kinds = list(dict.fromkeys(row["decay"] for row in rows))
     for kind, (colour, marker) in zip(kinds, _looks(), strict=False):
         points = sorted((row for row in rows if row["decay"] == kind), key=lambda row: row["lambda"])
@@ -238,7 +194,7 @@ def curves(scores: Scores) -> "Figure":
 
     scores: a data set's, such as `Evaluation.scores`, or a picture's.
     """
-    figure, ((plane, course),) = _figure(9, 4.2, 1, 2)
+    figure, ((plane, course),) = new_figure(9, 4.2, 1, 2)
     best = scores.threshold
     precision, recall, f = (float(curve[best]) for curve in (scores.precision, scores.recall, scores.f))
     # Where no map has anything above the threshold, as at 255, precision is 1: a line to that point would promise more

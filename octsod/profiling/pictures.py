@@ -1,0 +1,227 @@
+"""A profile as pictures, drawn with matplotlib (`pip install matplotlib`): kernels under their roofs, shares of layers.
+
+Both functions return a `matplotlib.figure.Figure`; `octsod.pictures.plots.write` writes it as PNG or SVG. They are made
+to be read at 900 pixels of width.
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import printable, require, shortened
+from ..pictures.plots import COLOURS, GREY, INK, PALE, escaped, new_figure
+from .groups import ARITHMETIC, LAUNCHES, MEMORY, Group, added, grouped, matching, median, require_whole, typical
+from .results import Profile, Roofs, Row
+from .verdicts import milliseconds, percent, round_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELLED = 12  # points
+MOST_BARS = 24
+LARGEST = 1500  # area of the largest point, in square points
+HEIGHT = 6.8  # of a roofline's plot with all that belongs to it, in inches
+WIDTH, PLOT, LABELS = 9.0, 0.52, 0.575  # of the figure in inches; where the plot ends, where labels begin
+LINE = 54  # characters that fit in a label's line
+SIZE, SPACING = 8, 1.2  # of a label's letters, in points; of its lines, in letters
+SMALL = 0.002  # of a round: kernels that take less are no points
+
+OF_BOUND = {MEMORY: COLOURS[0], ARITHMETIC: COLOURS[1], LAUNCHES: COLOURS[2]}
+OF_PHASE = {
+    "forward": COLOURS[0], "backward": COLOURS[1], "predict": COLOURS[5], "step": COLOURS[2], "": COLOURS[3],
+    "outside of kernels": GREY,
+}  # fmt: skip
+
+
+def roofline(profile: Profile, filter: str = "") -> "Figure":
+    """Kernels under the roofs that were measured: operations per second over operations per byte, a plot per device.
+
+    A point is a kernel with its shapes, as large as its share; the dozen with the largest shares are labelled. Kernels
+    without arithmetic, those whose cost nobody knows, and those whose cost is wrong have no place there; how much time
+    they take is said. filter: only rows that hold this text. Raises ValueError if no device's roofs were measured.
+    """
+    require(len(profile.roofs) > 0, "roofline", "profile", "has no roofs", "those that were measured with it")
+    found = grouped(profile, "kernel", "time", filter)
+    devices = {roof.device: roof for roof in profile.roofs}
+    on = {device: [group for group in found if [*group.devices] == [device]] for device in devices}
+    on = {device: own for device, own in on.items() if own} or {device: [] for device in [*devices][:1]}
+    height = HEIGHT * len(on)
+    figure, plots = new_figure(WIDTH, height, len(on), 1, layout=None)
+    figure.subplots_adjust(0.075, 0.6 / height, PLOT, 1 - 0.62 / height, hspace=0.22)
+    for plot, (device, own) in zip(plots[:, 0], on.items(), strict=True):
+        _roofline(plot, devices[device], own, round_name(profile))
+    figure.text(0.012, 1 - 0.1 / height, _head(profile), fontsize=10, weight="bold", va="top")
+    return figure
+
+
+def _head(profile):
+    return escaped(textwrap.fill(shortened(printable(profile.subject), 200), 110))
+
+
+def _roofline(plot, roof: Roofs, found: Sequence[Group], whole: str):
+    known = [g for g in found if g.gain is not None and g.flops and g.bytes and g.share >= SMALL]
+    intensities = [group.intensity or 0 for group in known]
+    rates = [group.flop_rate or 0 for group in known]
+    ridge = roof.arithmetic / roof.bandwidth
+    low, high = min([*intensities, ridge / 16]) / 2, max([*intensities, ridge * 2]) * 2
+    bottom = min([*rates, roof.bandwidth * low, roof.arithmetic / 100]) / 1e9 / 2
+    top = roof.arithmetic / 1e9
+    plot.set(xscale="log", yscale="log", xlim=(low, high), ylim=(bottom, top * 2.2))
+    plot.set(xlabel="floating-point operations per byte", ylabel="GFLOP/s")
+    plot.grid(True, which="major", axis="both")
+    plot.minorticks_off()
+    plot.plot([low, ridge, high], [roof.bandwidth * low / 1e9, top, top], color=INK, linewidth=1.4)
+    threads = f", {roof.threads} threads" if roof.threads > 1 else ""
+    plot.set_title(escaped(f"{printable(roof.device)}{threads}: kernels under their roofs"), pad=6)
+    plot.text(high, top * 1.06, f"{top:.3g} GFLOP/s in multiply-adds ", ha="right", va="bottom", fontsize=9)
+    _along(plot, low, ridge, roof, bottom)
+    sizes = [max(LARGEST * group.share, 12) for group in known]
+    colours = [OF_BOUND.get(group.bound, PALE) for group in known]
+    plot.scatter(
+        intensities, np.divide(rates, 1e9), sizes, colours, alpha=0.75, linewidths=0.8, edgecolors="white", zorder=3
+    )
+    _label(plot, known[:LABELLED], whole)
+    _legend(plot, {group.bound for group in known})
+    if left := [group for group in found if group not in known]:
+        seconds = milliseconds(math.fsum(group.time for group in left))
+        wrong = sum(1 for group in left if group.wrong)
+        words = f"Not shown: {seconds} in Python, in small kernels, or of a cost that is unknown or without arithmetic"
+        words += f"; {wrong} kernel{'s' * (wrong > 1)} with an error of the cost" if wrong else ""
+        plot.text(LABELS, -0.02, textwrap.fill(words, LINE), fontsize=8, color=PALE, va="top", transform=_across(plot))
+
+
+def _across(plot):
+    """Coordinates: x of the whole figure, y of a plot."""
+    from matplotlib.transforms import blended_transform_factory
+
+    return blended_transform_factory(plot.figure.transFigure, plot.transAxes)
+
+
+def _along(plot, low, ridge, roof, bottom):
+    """Write the bandwidth along its roof, above it."""
+    start = max(low, bottom * 1e9 / roof.bandwidth)
+    x = start * (ridge / start) ** 0.42
+    plot.annotate(
+        f"{roof.bandwidth / 1e9:.3g} GB/s copied", (x, roof.bandwidth * x / 1e9), (-5, 5), fontsize=9,
+        textcoords="offset points", ha="center", va="bottom", rotation=45, rotation_mode="anchor",
+        transform_rotates_text=True,
+    )  # fmt: skip
+
+
+def _label(plot, shown: Sequence[Group], whole):
+    """Write labels in a column beside the plot, each with a line to its point, and as near to its height as there is
+    room."""
+    shown = sorted(shown, key=lambda group: (-(group.flop_rate or 0), -(group.intensity or 0)))
+    labels, points = [], [(group.intensity or 0, (group.flop_rate or 0) / 1e9) for group in shown]
+    for group in shown:
+        name = textwrap.wrap(shortened(printable(group.name), 2 * LINE - 10), LINE)[:2]
+        time = f"{milliseconds(group.time)}, {percent(group.share)} of the {whole}"
+        labels.append([*map(escaped, name), f"{time}; {percent(group.roof_share or 0)} of its roof"])
+    low, high = np.log(plot.get_ylim())
+    height = 72 * plot.figure.get_figheight() * plot.get_position().height
+    heights = [(SIZE * SPACING * len(label) + 4) / height for label in labels]
+    places = apart([(math.log(rate) - low) / (high - low) for _, rate in points], heights)
+    across = _across(plot)
+    for group, label, point, y in zip(shown, labels, points, places, strict=True):
+        line = {"arrowstyle": "-", "color": OF_BOUND.get(group.bound, PALE), "linewidth": 0.7, "alpha": 0.6}
+        plot.annotate(
+            "", point, (LABELS - 0.008, y), textcoords=across, annotation_clip=False,
+            arrowprops={**line, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip
+        plot.text(LABELS, y, "\n".join(label), transform=across, va="center", fontsize=SIZE, linespacing=SPACING)
+
+
+def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Where to put the middles of labels between 0 and 1, so that they don't overlap: as wanted, as far as there is
+    room. wanted: from the top to the bottom."""
+    places, above = [], 1.0
+    for middle, height in zip(wanted, heights, strict=True):
+        places.append(min(middle, above - height / 2))
+        above = places[-1] - height / 2
+    below = 0.0
+    for i in reversed(range(len(places))):  # what has been pushed below the bottom pushes others up again
+        places[i] = max(places[i], below + heights[i] / 2)
+        below = places[i] + heights[i] / 2
+    return places
+
+
+def _legend(plot, bounds):
+    from matplotlib.lines import Line2D
+
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=colour, label=bound, markersize=6)
+        for bound, colour in OF_BOUND.items()
+        if bound in bounds
+    ]
+    if marks:
+        plot.legend(
+            handles=marks, title="bound by", loc="lower left", bbox_to_anchor=(LABELS, 1.0), ncols=3, borderpad=0,
+            bbox_transform=_across(plot), handletextpad=0, columnspacing=1, alignment="left", borderaxespad=0.2,
+        )  # fmt: skip
+
+
+def shares(profile: Profile, filter: str = "") -> "Figure":
+    """What share of a round each group of layers takes, in the order of their first launches: a bar per group, forward
+    and backward beside each other.
+
+    Layers are put together by the beginnings of their paths, as far as there is room. filter: only rows that hold this
+    text.
+    """
+    require_whole(profile)
+    rows = [row for row in matching(profile.rows, filter) if not row.beside]
+    bars = _bars(rows)
+    whole = typical(profile, profile.rounds)
+    times = {
+        name: {phase: typical(profile, added(own, len(profile.rounds))) / whole for phase, own in parts.items()}
+        for name, parts in bars.items()
+    }
+    figure, ((plot,),) = new_figure(WIDTH, 1.3 + 0.27 * max(len(times), 2))
+    left = np.zeros(len(times))
+    used = [phase for phase in OF_PHASE if any(phase in parts for parts in times.values())]
+    others = dict.fromkeys(phase for parts in times.values() for phase in parts if phase not in OF_PHASE)
+    for phase in [*used, *others]:
+        widths = np.array([parts.get(phase, 0.0) for parts in times.values()])
+        label = {"step": "optimiser and hooks", "": "no phase"}.get(phase, phase)
+        colour = OF_PHASE.get(phase, PALE)
+        plot.barh(range(len(times)), 100 * widths, 0.74, 100 * left, color=colour, label=escaped(label))
+        left += widths
+    for i, share in enumerate(left):
+        plot.text(100 * share, i, f" {percent(share)}, {milliseconds(share * whole)}", va="center", fontsize=8.5)
+    plot.set_yticks(range(len(times)), [escaped(shortened(printable(name), 40)) for name in times])
+    plot.set(ylim=(len(times) - 0.4, -0.6), xlim=(0, 118 * max([*left, 1e-9])))
+    plot.set_xlabel(f"% of the {round_name(profile)} ({milliseconds(whole)})")
+    plot.grid(True, axis="x")
+    plot.grid(False, axis="y")
+    plot.tick_params(axis="y", length=0)
+    plot.set_title(_head(profile), pad=20)
+    if times:
+        plot.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, borderpad=0, columnspacing=1.5, handlelength=1.2)
+    return figure
+
+
+def _bars(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Name of a group of layers -> phase -> rows."""
+    depth = max((row.layer.count(".") + 1 for row in rows), default=1)
+    while depth > 1 and len({_beginning(row, depth) for row in rows}) > MOST_BARS:
+        depth -= 1
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        phase = row.phase if row.kernel else "outside of kernels"
+        found.setdefault(_beginning(row, depth), {}).setdefault(phase, []).append(row)
+    if len(found) > MOST_BARS:  # even by the first words of their paths
+        rest: dict[str, list[Row]] = {}
+        by_size = sorted(found, key=lambda name: -sum(median(r.seconds) for own in found[name].values() for r in own))
+        for name in by_size[MOST_BARS - 1 :]:
+            for phase, own in found.pop(name).items():
+                rest.setdefault(phase, []).extend(own)
+        found[f"{len(by_size) - MOST_BARS + 1} others"] = rest
+    return found
+
+
+def _beginning(row, depth):
+    if not row.layer:
+        return "optimiser and hooks" if row.phase == "step" else "outside of layers"
+    return ".".join(row.layer.split(".")[:depth])

@@ -1,0 +1,218 @@
+"""A profile as text, for terminals of any kind and for files."""
+
+import math
+import textwrap
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from ..checks import printable
+from .groups import (
+    BESIDE,
+    PYTHON,
+    added,
+    group_name,
+    group_of,
+    grouped,
+    iqr,
+    kernel_name,
+    matching,
+    median,
+    require_whole,
+    typical,
+)
+from .results import Profile, Row
+from .verdicts import milliseconds, percent, round_name, verdict
+
+WIDTH = 100  # columns
+LAYERS = 10  # of the list of memory, if not all are asked for
+
+COLUMNS = (
+    ("ms", 9), ("share", 8), ("calls", 7), ("each, ms", 10), ("IQR, ms", 9), ("FLOP", 8), ("bytes", 8), ("FLOP/B", 8),
+    ("GFLOP/s", 9), ("GB/s", 8), ("of roof", 9),
+)  # fmt: skip
+"""The numbers of a group, and their widths. Of its time per call: median and interquartile range over the rounds."""
+
+
+def table(
+    profile: Profile, by: str = "kernel", sort: str = "time", filter: str = "", top: int | None = None,
+    width: int = WIDTH,
+) -> str:  # fmt: skip
+    """A profile as text: two lines for each kernel, op, layer or row (`by`), its name with a verdict and its numbers;
+    then sums, roofs, and memory by layer. Times are those of a typical round, the mean of those in the middle.
+
+    sort: one of `groups.SORTS`. filter: only rows that hold this text in a name or in their shapes. top: how many
+    groups are shown; the others are added up. width: columns; names that are wider are wrapped. Raises ValueError for
+    unknown words, and for a profile without rounds.
+    """
+    return "\n".join(line.plain.rstrip() for line in lines(profile, by, sort, filter, top, width))
+
+
+def lines(
+    profile: Profile, by: str = "kernel", sort: str = "time", filter: str = "", top: int | None = None,
+    width: int = WIDTH,
+) -> Iterator[Text]:  # fmt: skip
+    """The lines of `table`, with styles for a terminal."""
+    found, held = grouped(profile, by, sort, filter), matching(profile.rows, filter)
+    shown, others = (found, []) if top is None else (found[:top], found[top:])
+    whole = round_name(profile)
+    yield from _paragraph(printable(profile.subject), width, "bold")
+    yield Text()
+    yield _named(by, "verdict", width, "dim")
+    yield Text("".join(f"{name:>{size}}" for name, size in COLUMNS), "dim")
+    for group in shown:
+        yield from _group(group, verdict(group, whole), width)
+    names = {group.name for group in others}
+    for beside in (False, True):
+        rest = [row for row in held if group_name(row, by) in names and row.beside == beside]
+        if rest:
+            count = len({group_name(row, by) for row in rest})
+            group = group_of(profile, f"{count} other{'s' * (count > 1)}" + BESIDE * beside, rest)
+            yield from _group(group, verdict(group, whole), width)
+    if not found:
+        yield Text(f"No row holds {printable(filter)!r}." if profile.rows else "Nothing was launched.")
+    elif filter:
+        seconds = typical(profile, added([row for row in held if not row.beside], len(profile.rounds)))
+        yield Text()
+        yield Text(f"All that hold {printable(filter)!r}: {milliseconds(seconds)}, {_of(seconds, profile)}")
+    yield Text()
+    yield from _sums(profile, width)
+    yield from _memory(profile, filter, top, width)
+
+
+def _group(group, words, width):
+    wrong = bool(group.wrong) and group.gain is None
+    yield from _wrapped(group.name, words, width, "red" if wrong else "")
+    style = "bold red" if wrong else "green" if (group.roof_share or 0) >= 0.7 else "yellow"
+    yield Text("").join((Text("".join(_numbers(group))), Text(f"{_roof(group):>{COLUMNS[-1][1]}}", style)))
+
+
+def _wrapped(name, words, width, style):
+    """A name on the left and a verdict on the right; if they don't fit on one line, the verdict comes below."""
+    name = printable(name)
+    if len(name) + len(words) + 2 <= width:
+        yield _named(name, words, width, "bold", style)
+        return
+    yield from _paragraph(name, width, "bold")
+    for part in textwrap.wrap(words, width - 4):
+        yield Text(f"{part:>{width}}", style)
+
+
+def _paragraph(text, width, style=""):
+    for part in textwrap.wrap(text, width, subsequent_indent="    "):
+        yield Text(part, style)
+
+
+def _named(name, words, width, *styles):
+    return Text("").join((Text(name, styles[0]), Text(words.rjust(width - len(name)), styles[-1])))
+
+
+def _numbers(group):
+    cells = (
+        f"{1e3 * group.time:.3f}", percent(group.share), f"{group.calls:.6g}", _milli(group.each),
+        _milli(group.each_iqr), _large(group.flops), _large(group.bytes), _number(group.intensity),
+        _number(group.flop_rate, 1e-9), _number(group.byte_rate, 1e-9),
+    )  # fmt: skip
+    return (f" {cell:>{size - 1}}" for cell, (_, size) in zip(cells, COLUMNS, strict=False))
+
+
+def _roof(group):
+    if group.roof_share is None:
+        return "-"
+    return percent(group.roof_share) + ("!" if group.roof_share > 1 else "")
+
+
+def _milli(seconds):
+    return "-" if seconds is None else f"{1e3 * seconds:.3f}"
+
+
+def _number(value, unit=1.0):
+    if value is None:
+        return "-"
+    value *= unit
+    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.3g}"
+
+
+def _large(count):
+    """A count as text, such as 12.3 G."""
+    if count is None:
+        return "-"
+    for power, unit in ((12, " T"), (9, " G"), (6, " M"), (3, " k")):
+        if count >= 0.9995 * 10**power:
+            return f"{count / 10**power:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def _of(seconds, profile):
+    return f"{percent(seconds / typical(profile, profile.rounds))} of the {round_name(profile)}"
+
+
+def _sums(profile, width):
+    """The whole, its parts, and what no row accounts for."""
+    require_whole(profile)
+    rounds = len(profile.rounds)
+    parts: dict[str, list[Row]] = {"kernels": [], PYTHON: []}
+    for row in profile.rows:
+        if not row.beside:
+            parts.setdefault("kernels" if row.kernel else kernel_name(row), []).append(row)
+    seconds = {name: added(rows, rounds) for name, rows in parts.items()}
+    left = [whole - math.fsum(own) for whole, *own in zip(profile.rounds, *seconds.values(), strict=True)]
+    whole = round_name(profile)
+    yield _sum(f"the {whole}", typical(profile, profile.rounds), None, _spread(profile.rounds, f"{whole}s"))
+    for name, own in seconds.items():
+        yield _sum(f"{PYTHON} between kernels" if name == PYTHON else printable(name), typical(profile, own), profile)
+    yield _sum("unaccounted for", typical(profile, left), profile)
+    if beside := [row for row in profile.rows if row.beside]:
+        seconds = typical(profile, added(beside, rounds))
+        yield _sum(f"beside the {whole}", seconds, None, "in other threads, or while a GPU computes")
+    if profile.captured:
+        note = f"replayed from a captured graph, {_spread(profile.captured, f'{whole}s')}"
+        yield _sum(f"the {whole}, captured", median(profile.captured), None, note)
+    yield _sum("compiling", profile.compiled, None, f"in no {whole}")
+    for roof in profile.roofs:
+        name = f"roofs of {printable(roof.device)}" + (f", {roof.threads} threads" if roof.threads > 1 else "")
+        yield from _paragraph(
+            f"{name}: {_number(roof.bandwidth, 1e-9)} GB/s copied, {_number(roof.arithmetic, 1e-9)} GFLOP/s in "
+            f"multiply-adds, {1e6 * roof.launch:.3g} us for an empty launch", width,
+        )  # fmt: skip
+    if profile.lost:
+        yield Text(f"{profile.lost:,} older events are not in traces; the table has them all.")
+
+
+def _sum(name, seconds, profile, note=""):
+    note = note or (profile and _of(seconds, profile)) or ""
+    return Text(f"{name:<28}{f'{round(1e3 * seconds, 4) + 0.0:,.3f} ms':>16}   {note}")  # no -0.000
+
+
+def _spread(seconds, rounds):
+    return f"IQR {1e3 * iqr(seconds):.3f} ms of {len(seconds)} {rounds[:-1] if len(seconds) == 1 else rounds}"
+
+
+def _memory(profile, filter, top, width):
+    if not profile.memory and not profile.peak_bytes:
+        return
+    yield Text()
+    yield Text(f"memory at its peak: {_bytes(profile.peak_bytes)}", "bold")
+    held = [layer for layer in profile.memory if filter.casefold() in layer.layer.casefold()] or profile.memory
+    held = sorted(held, key=lambda layer: (-layer.at_peak, -layer.bytes))
+    shown = held[: LAYERS if top is None else top]
+    if shown:
+        yield Text(f"{'kept at most':>14}{'at the peak':>14}{'share':>9}   layer", "dim")
+    for layer in shown:
+        yield from _memory_line(profile, layer.layer or "(no layer)", layer.bytes, layer.at_peak, width)
+    if rest := held[len(shown) :]:
+        yield from _memory_line(profile, f"{len(rest)} others", None, sum(layer.at_peak for layer in rest), width)
+
+
+def _memory_line(profile, name, most, at_peak, width):
+    share = percent(at_peak / profile.peak_bytes) if profile.peak_bytes else "-"
+    head = f"{_bytes(most):>14}{_bytes(at_peak):>14}{share:>9}   "
+    first, *others = textwrap.wrap(printable(name), width - len(head)) or [""]
+    yield Text(head + first)
+    for part in others:
+        yield Text(" " * len(head) + part)
+
+
+def _bytes(count):
+    return "-" if count is None else f"{count / 1e6:,.2f} MB"
+

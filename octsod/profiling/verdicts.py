@@ -1,0 +1,75 @@
+"""What a group of rows says in words: what binds it, and how much there is to gain."""
+
+from .groups import ARITHMETIC, LAUNCHES, MEMORY, Group
+from .results import Profile
+
+NEAR = 1.05  # times as fast at its roof: not worth mentioning
+SOME = 0.1  # of a group's time: the least that is told of besides what binds most of it
+
+
+def round_name(profile: Profile) -> str:
+    """What a round is."""
+    phases = {row.phase for row in profile.rows}
+    return "step" if phases & {"backward", "step"} else "prediction" if "predict" in phases else "round"
+
+
+def milliseconds(seconds: float) -> str:
+    """Seconds as text, such as 12.3 ms."""
+    value = 1e3 * seconds
+    return f"{value:.3g} ms" if abs(value) < 100 else f"{value:,.0f} ms"
+
+
+def percent(share: float) -> str:
+    """A share as text, such as 12.3 %; what is just above the whole does not look like it."""
+    value = round(100 * share, 3) + 0.0  # no -0.0
+    return f"{value:.1f} %" if abs(value) < 100 or 100 < value < 100.5 else f"{value:,.0f} %"
+
+
+def verdict(group: Group, whole: str = "round") -> str:
+    """What binds a group: memory, arithmetic, launches or Python; how many times as fast it would be at its roof, and
+    how much of the whole that would save. Where costs are unknown or wrong, it says so instead.
+
+    whole: what a round is called, such as "step"; see `round_name`.
+    """
+    if group.outside and group.bound in outside(group):
+        return f"{group.bound}; {milliseconds(group.times[group.bound])} of the {whole} outside of kernels"
+    said = [_main(group, whole)]
+    if group.time and group.outside >= SOME * group.time:
+        said.append(f"{percent(group.outside / group.time)} of it outside of kernels")
+    if group.gain is not None and group.wrong:
+        said.append(f"error of the cost: {_worst(group)}")
+    elif group.gain is not None and group.bound and group.times.get("", 0.0) >= SOME * group.time:
+        said.append(f"the cost of {percent(group.times[''] / group.time)} of it is unknown")
+    return "; ".join(said)
+
+
+def outside(group: Group) -> list[str]:
+    """What a group does outside of kernels: Python, or waiting."""
+    return [bound for bound in group.times if bound not in (MEMORY, ARITHMETIC, LAUNCHES, "")]
+
+
+def _main(group, whole):
+    if group.gain is not None and group.bound:
+        return f"{group.bound}; {_at_roof(group, whole)}"
+    if group.wrong and group.gain is None:
+        return f"error of the cost: {_worst(group)}"
+    if group.bound == LAUNCHES:
+        return f"{LAUNCHES}; its cost is unknown"
+    if group.roofless:
+        return f"unknown; the roofs of {', '.join(group.roofless)} were not measured"
+    if group.gain is not None:
+        return f"unknown for the most part; the rest {_at_roof(group, whole)}"
+    return "unknown, as its cost is"
+
+
+def _worst(group):
+    name = max(group.wrong, key=group.wrong.get)
+    named = "it" if len(group.wrong) == 1 and group.gain is None else name
+    return f"{named} would be at {percent(group.wrong[name])} of its roof"
+
+
+def _at_roof(group, whole):
+    times = 1 / group.roof_share if group.roof_share else float("inf")
+    if times < NEAR:
+        return "at its roof"
+    return f"{times:.{1 if times < 9.95 else 0}f}x faster at its roof, {milliseconds(group.gain)} of the {whole}"

@@ -1,0 +1,167 @@
+"""Two profiles compared: what counts as slower, with which confidence, and what cannot be compared."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from profiles import profile, profiles, row, scaled, typical
+
+from octsod.profiling import Roofs, compare, difference_table
+from octsod.profiling.differences import ALARMS, bounds
+
+
+def noisy(seed, rounds=10, noise=0.02, kernels=8):
+    """A profile of some equal kernels, whose times are noisy."""
+    rng = np.random.default_rng(seed)
+    return profile(*(row(f"kernel{i}", ms=10 * (1 + noise * rng.random(rounds))) for i in range(kernels)))
+
+
+@pytest.mark.parametrize("n, critical", [(4, 0), (5, 2), (6, 5), (8, 13), (10, 23), (20, 127)])
+def test_bounds_are_those_of_mann_and_whitney(n, critical):
+    """The critical values of U that tables have for 5 %, two-sided."""
+    rng = np.random.default_rng(n)
+    before, after = rng.random(n), rng.random(n)
+    ratios = np.sort((after[:, None] / before).ravel())
+    assert bounds(before, after) == (ratios[critical], ratios[-critical - 1])
+
+
+def test_bounds_hold_as_often_as_they_should():
+    rng = np.random.default_rng(0)
+    for n, m, alarms in ((5, 5, ALARMS), (10, 7, ALARMS), (12, 12, 0.01), (40, 35, ALARMS)):
+        missed = 0
+        for _ in range(600):
+            before, after = np.exp(rng.standard_t(2, n)), 1.3 * np.exp(rng.standard_t(2, m))
+            low, high = bounds(before, after, alarms)
+            missed += not low <= 1.3 <= high
+        assert missed / 600 <= 1.6 * alarms
+
+
+def test_too_few_rounds_have_no_bounds():
+    assert bounds((1, 1, 1), (2, 2, 2)) == (0, math.inf)
+    assert bounds((1,) * 5, (2,) * 5, 0.001) == (0, math.inf)
+    assert bounds((1,) * 4, (2,) * 4) == (2, 2)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 40])
+def test_slower_and_faster(count):
+    before = noisy(0, count)
+    for factor, code, verdict in ((1.2, 1, "slower"), (1 / 1.2, 0, "faster"), (1.0, 0, "no change beyond noise")):
+        difference = compare(before, scaled(noisy(1, count), factor))
+        assert (difference.exit_code, difference.whole.verdict) == (code, verdict)
+        assert difference.whole.ratio == pytest.approx(factor, rel=0.02)
+        assert difference.whole.low <= difference.whole.ratio <= difference.whole.high
+
+
+def test_noise_is_not_slower():
+    """Rounds that scatter by a factor of two, of which the second ones' median is longer by a sixteenth."""
+    before, after = (profile(row(ms=np.linspace(10, 22, 8) + more)) for more in (0, 1))
+    difference = compare(before, after)
+    assert difference.whole.ratio == 17 / 16 and difference.exit_code == 0
+
+
+def test_no_false_alarms_among_many_rows():
+    """Of 40 comparisons with 40 rows each, 2 may call something slower where nothing is."""
+    alarms = 0
+    for seed in range(40):
+        a, b = (noisy(2 * seed + i, rounds=10, noise=0.6, kernels=40) for i in (0, 1))
+        alarms += compare(a, b, threshold=0).exit_code
+    assert alarms <= 4
+
+
+def test_one_row_alone_is_slower():
+    """The whole hardly changes; with too few rounds for that many rows, it is said that nobody can tell."""
+    before, after = noisy(0, 12, kernels=40), scaled(noisy(1, 12, kernels=40), 1.5, "kernel7")
+    difference = compare(before, after)
+    assert difference.whole.verdict == "no change beyond noise" and difference.exit_code == 1
+    assert [change.name for change in difference.slower] == ["kernel7 8@32 -> 8@32, 3x3: a.b, Conv2d, forward"]
+    few = compare(noisy(0, 4, kernels=40), scaled(noisy(1, 4, kernels=40), 1.5, "kernel7"))
+    assert few.exit_code == 0 and few.rows[0].verdict == "too few rounds to tell"
+    assert "too few rounds (4 and 4) to judge 40 rows" in " ".join(few.notes)
+
+
+def test_what_takes_little_decides_nothing():
+    rows = [row("large", ms=(100.0,) * 10), row("small", ms=(0.1,) * 10)]
+    difference = compare(profile(*rows), scaled(profile(*rows), 3, "small"))
+    assert difference.exit_code == 0
+    assert next(change for change in difference.rows if change.name.startswith("small")).verdict == "slower"
+    assert "slower, but it takes little" in difference_table(difference)
+
+
+def test_threshold():
+    before = noisy(0, 10, 0.001)
+    after = scaled(noisy(1, 10, 0.001), 1.08)
+    assert [compare(before, after, threshold=t).exit_code for t in (0, 0.05, 0.1)] == [1, 1, 0]
+    for wrong in (-1, math.nan, "x"):
+        with pytest.raises((ValueError, TypeError), match="compare: `threshold`"):
+            compare(before, after, threshold=wrong)
+
+
+def test_a_single_round_tells_nothing_of_noise():
+    before = profile(row(ms=(10.0,)))
+    codes = [compare(before, profile(row(ms=(10 * f,)))).exit_code for f in (0.5, 1, 1.02, 2)]
+    assert codes == [0, 0, 0, 2]
+    assert compare(before, before).notes == ["A single round tells nothing of noise: there are 1 and 1."]
+
+
+def test_new_and_vanished_rows_are_named():
+    before, after = profile(row("a"), row("b")), profile(row("a"), row("c", ms=(20.0,) * 5))
+    difference = compare(before, after)
+    assert difference.new == [("c 8@32 -> 8@32, 3x3: a.b, Conv2d, forward", 0.02)]
+    assert [name[0] for name, _ in difference.vanished] == ["b"]
+    text = difference_table(difference)
+    assert "new, 20.000 ms: c 8@32" in text and "vanished, 10.000 ms: b 8@32" in text
+
+
+def test_rows_are_matched_by_all_their_names():
+    for change in ({"title": "x"}, {"op": "x"}, {"layer": "x"}, {"phase": "x"}, {"kernel": "x"}):
+        difference = compare(profile(row()), profile(row(**change)))
+        assert not difference.rows and len(difference.new) == len(difference.vanished) == 1
+    assert len(compare(profile(row()), profile(row(layer="x")), "kernel").rows) == 1
+    assert len(compare(typical(), typical(), filter="conv2d").rows) == 3
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"subject": "other"}, "The subjects differ: 'a step' and 'other'."),
+    ({"roofs": (Roofs("cuda:0", 2, 1, 1, 0),)}, "The devices differ: cpu and cuda:0."),
+    ({"roofs": (Roofs("cpu", 1, 1, 1, 0),)}, "The numbers of threads differ: 2 and 1."),
+    ({"machine": {"processor": "Q", "cores": 2}}, "The machines differ: processor P and Q."),
+])  # fmt: skip
+def test_what_cannot_be_compared(change, words):
+    difference = compare(typical(), dataclasses.replace(typical(), **change))
+    assert difference.refusals == [words] and difference.exit_code == 2
+
+
+def test_versions_may_differ():
+    machine = {**typical().machine, "versions": {"octsod": "2"}}
+    difference = compare(typical(), dataclasses.replace(typical(), machine=machine))
+    assert difference.exit_code == 0 and difference.notes == ["Their versions differ: octsod 1 and octsod 2."]
+
+
+def test_as_text():
+    difference = compare(noisy(0), scaled(noisy(1), 1.3, "kernel3"))
+    text = difference_table(difference, top=1, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "the step" not in text and "the round" in text  # its phases are forward alone
+    assert text.count("slower") >= 2 and "7 others, none of them slower" in text
+
+
+@settings(max_examples=60, deadline=None)
+@given(profiles())
+def test_nothing_is_slower_than_itself(drawn):
+    difference = compare(drawn, drawn, threshold=0)
+    assert difference.exit_code == 0 and not difference.new and not difference.vanished
+    assert all(change.low <= 1 <= change.high for change in (difference.whole, *difference.rows))
+    assert difference_table(difference)
+
+
+@settings(max_examples=40, deadline=None)
+@given(profiles(), profiles(), st.floats(0, 2))
+def test_any_two_profiles_can_be_compared(a, b, threshold):
+    difference = compare(a, b, threshold=threshold)
+    assert difference.exit_code in (0, 1, 2) and difference_table(difference, 3)
+    for change in difference.rows:
+        assert change.low <= change.ratio <= change.high
+        assert (change.verdict != "slower") or change.ratio > 1 + threshold

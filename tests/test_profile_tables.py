@@ -1,0 +1,231 @@
+"""Profiles as tables: numbers, sums, verdicts, sorting and filtering."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from profiles import CPU, profile, profiles, row, typical
+
+from octsod.profiling import LayerMemory, Roofs, grouped, table, verdict
+from octsod.profiling.groups import NAMES, SORTS
+
+
+def of(name, by="kernel", found=None):
+    """The group whose name begins so."""
+    return next(group for group in grouped(found or typical(), by) if group.name.startswith(name))
+
+
+def test_numbers_of_a_kernel():
+    seconds = (8.0, 9.0, 10.0, 11.0, 14.0)
+    found = profile(row(ms=seconds, calls=4, flops=200_000_000, bytes=50_000_000), rounds=(40.0,) * 5)
+    (group,) = grouped(found)
+    assert group.name == "conv2d 8@32 -> 8@32, 3x3" and group.calls == 4
+    assert group.time == pytest.approx(0.010) and group.share == pytest.approx(0.25)
+    assert group.each == pytest.approx(0.0025) and group.each_iqr == pytest.approx(0.0005)
+    assert group.intensity == 4 and group.flop_rate == pytest.approx(20e9) and group.byte_rate == pytest.approx(5e9)
+    assert group.roof_share == pytest.approx(0.5) and group.gain == pytest.approx(0.005)
+    assert group.bound == "memory"  # 5 ms at 10 GB/s, 2 ms at 100 GFLOP/s
+
+
+def test_equal_launches_in_several_layers_are_one_kernel():
+    two = profile(row(layer="a", flops=10, bytes=20), row(layer="b", flops=1, bytes=2), row("conv2d", "other"))
+    group = of("conv2d 8@32", found=two)
+    assert (group.calls, group.flops, group.bytes) == (2, 11, 22) and group.time == pytest.approx(0.02)
+    assert sorted(g.name for g in grouped(two, "layer")) == ["a", "a.b", "b"]
+
+
+@pytest.mark.parametrize("name, words", [
+    ("add", "memory; 2.0x faster at its roof, 10 ms of the step"),
+    ("conv2d 8@32", "arithmetic; 4.0x faster at its roof, 30 ms of the step"),
+    ("tiny", "launches; 4.0x faster at its roof, 3 ms of the step"),
+    ("Python", "Python; 16 ms of the step outside of kernels"),
+    ("mine.swish", "unknown, as its cost is"),
+    ("conv2d_backward", "error of the cost: it would be at 1,000 % of its roof"),
+])  # fmt: skip
+def test_verdicts(name, words):
+    assert verdict(of(name), "step") == words
+
+
+def test_a_kernel_at_its_roof():
+    (group,) = grouped(profile(row(ms=(10.1,) * 3, flops=1, bytes=100_000_000)))
+    assert verdict(group) == "memory; at its roof"
+
+
+def test_launches_bind_what_has_no_cost():
+    (group,) = grouped(profile(row(ms=(1.0,) * 3, calls=900)))
+    assert verdict(group) == "launches; its cost is unknown" and group.roof_share is None
+
+
+def test_an_empty_launch_may_be_slower_than_a_small_kernel():
+    """Then launches bind it, but its cost is not wrong."""
+    (group,) = grouped(profile(row(ms=(0.5,) * 3, calls=1000, flops=1, bytes=1)))
+    assert group.bound == "launches" and group.roof_share == 1 and not group.wrong
+
+
+def test_roofs_are_those_of_the_device():
+    gpu = Roofs("cuda:0", 1, 1e12, 1e13, 5e-6)
+    rows = [row(flops=1, bytes=100_000_000, device=device) for device in ("cpu", "cuda:0", "cuda:1")]
+    groups = {d: grouped(profile(r, roofs=(CPU, gpu)))[0] for d, r in zip(("cpu", "gpu", "other"), rows, strict=True)}
+    assert groups["cpu"].roof_share == pytest.approx(1) and groups["gpu"].roof_share == pytest.approx(0.01)
+    assert groups["other"].roof_share is None
+    assert verdict(groups["other"]) == "unknown; the roofs of cuda:1 were not measured"
+
+
+def test_an_error_of_the_cost_is_never_shown_as_speed():
+    wrong = of("conv2d_backward")
+    assert wrong.roof_share == pytest.approx(10) and wrong.flop_rate is None and wrong.byte_rate is None
+    lines = table(typical()).splitlines()
+    numbers = lines[[line.startswith("conv2d_backward") for line in lines].index(True) + 1]
+    assert numbers.split()[-4:] == ["-", "-", "1,000", "%!"]
+    assert numbers.split()[6:11] == ["10", "G", "1", "k", "1e+07"]  # what is wrong is shown
+
+
+def test_a_wrong_cost_does_not_spoil_the_others_of_a_group():
+    group = of("net.conv", "layer")
+    assert group.flops == 1_000_000_000 and group.roof_share == pytest.approx(0.25)
+    words = verdict(group, "step")
+    assert words.startswith("arithmetic; 4.0x faster at its roof, 30 ms of the step; 24.2 % of it outside of kernels")
+    assert "error of the cost: conv2d_backward 8@32 -> 8@32, 3x3 would be at 1,000 % of its roof" in words
+
+
+def test_unknown_costs_within_a_group_are_told():
+    group = of("op", "op", profile(row(flops=1, bytes=50_000_000, op="op", phase=""), row("b", op="op", phase="")))
+    assert verdict(group).endswith("the cost of 50.0 % of it is unknown") and "memory" in verdict(group)
+
+
+def test_waiting_is_not_called_python():
+    found = profile(row(), row("", "waiting for cuda:0", (30.0,) * 5))
+    group = grouped(found)[0]
+    assert verdict(group, "step") == "waiting for cuda:0; 30 ms of the step outside of kernels"
+    assert "waiting for cuda:0                 30.000 ms   75.0 %" in table(found)
+
+
+def test_what_runs_beside_is_no_part_of_the_whole():
+    """Such as the host's rows, where a GPU's add up to the rounds."""
+    found = profile(
+        row(device="cuda:0"), row("", "idle", (5.0,) * 5, device="cuda:0"), row("", "", (9.0,) * 5, beside=True),
+        row(ms=(2.0,) * 5, beside=True), rounds=(15.0,) * 5,
+    )  # fmt: skip
+    text = table(found)
+    assert [g.name for g in grouped(found, "op")] == ["Conv2d (forward)", "Conv2d (forward) (beside)"]
+    assert "kernels                            10.000 ms   66.7 % of the round" in text
+    assert "idle                                5.000 ms   33.3 % of the round" in text
+    assert "unaccounted for                     0.000 ms   0.0 % of the round" in text
+    assert "beside the round                   11.000 ms   in other threads" in text
+    lines = table(found, top=1).splitlines()
+    assert [line.split("  ")[0] for line in lines if "other" in line][:2] == ["1 other", "2 others (beside)"]
+
+
+def test_parts_add_up():
+    text = table(typical())
+    assert "the step                          100.000 ms   IQR 0.000 ms of 5 steps" in text
+    assert "kernels                            79.000 ms   79.0 % of the step" in text
+    assert "Python between kernels             16.000 ms   16.0 % of the step" in text
+    assert "unaccounted for                     5.000 ms   5.0 % of the step" in text
+    assert "compiling                       2,500.000 ms   in no step" in text
+    assert "roofs of cpu, 2 threads: 10 GB/s copied, 100 GFLOP/s in multiply-adds, 1 us" in text
+
+
+def test_parts_of_a_typical_round_add_up_whatever_the_noise():
+    """Medians would not: each part is slow in other rounds."""
+    rows = [row("a", ms=(1, 9, 1, 1, 1, 9)), row("b", ms=(9, 1, 9, 1, 1, 1)), row("c", ms=(2, 2, 2, 9, 9, 90))]
+    found = profile(*rows)  # rounds of 12, 12, 12, 11, 11, 100: the fastest and the slowest don't count
+    times = {group.name[0]: group.time for group in grouped(found)}
+    assert times == {"a": pytest.approx(0.003), "b": pytest.approx(0.005), "c": pytest.approx(0.00375)}
+    assert sum(group.share for group in grouped(found)) == pytest.approx(1)
+    assert "the round                          11.750 ms" in table(found)
+    assert "unaccounted for                     0.000 ms" in table(found)
+
+
+def test_captured_steps_and_lost_events_are_told():
+    text = table(dataclasses.replace(typical(), captured=(0.05, 0.05), lost=7))
+    assert "the step, captured                 50.000 ms   replayed from a captured graph" in text
+    assert "7 older events are not in traces" in text
+
+
+def test_memory_by_layer():
+    lines = table(typical()).splitlines()
+    assert "memory at its peak: 3.00 MB" in lines
+    assert lines[-2].split() == ["2.00", "MB", "1.50", "MB", "50.0", "%", "net.conv"]
+    many = [LayerMemory(f"layer {i}", 10**6, 10**6) for i in range(30)]
+    assert table(dataclasses.replace(typical(), memory=many)).splitlines()[-1].endswith("20 others")
+
+
+def test_groups_by_op_layer_and_row():
+    assert [g.name for g in grouped(typical(), "op")][:2] == ["Conv2d (forward)", "Add (forward)"]
+    assert [g.name for g in grouped(typical(), "layer")][:2] == ["net.conv", "net.join"]
+    assert of("add", "row").name == "add 8@32: net.join, Add, forward"
+    nameless = profile(row("adam", "9 numbers", op="", layer="", phase="step"), row("", "", op="", layer="", phase=""))
+    assert {g.name for g in grouped(nameless, "op")} == {"(step)", "(no op)"}
+    assert {g.name for g in grouped(nameless, "layer")} == {"(step)", "(no layer)"}
+
+
+def test_filter_looks_at_all_names():
+    for text, count in (("CONV", 3), ("net.tiny", 1), ("backward", 1), ("3x3", 2), ("swish", 1), ("cpu", 6), ("", 6)):
+        assert len(grouped(typical(), "row", filter=text)) == count, text
+    text = table(typical(), filter="swish")
+    assert "All that hold 'swish': 5 ms, 5.0 % of the step" in text and "unaccounted for" in text
+    assert "No row holds 'nonsense'." in table(typical(), filter="nonsense")
+
+
+def test_what_is_not_shown_is_added_up():
+    lines = table(typical(), top=2).splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("4 others")]
+    assert lines[at + 1].split()[0] == "35.000"
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_sorting(sort):
+    values = [SORTS[sort](group) for group in grouped(typical(), sort=sort)]
+    known = [value for value in values if value is not None]
+    assert values == known + [None] * (len(values) - len(known))
+    assert known == sorted(known, reverse=sort != "name")
+
+
+def test_wide_names_are_wrapped_at_100_columns():
+    name = "layer." * 60 + "end"
+    for by in NAMES:
+        lines = table(dataclasses.replace(profile(row(layer=name, title="x" * 130)), subject=name), by).splitlines()
+        assert max(map(len, lines)) <= 100
+    assert "end" in table(profile(row(layer=name)), "layer")
+
+
+def test_names_are_safe_for_a_terminal():
+    text = table(profile(row(title="\x1b[31mred\nx", layer="a\ud800"), memory=(LayerMemory("\x1b", 1, 1),)), "row")
+    assert "\x1b" not in text and "\\x1b[31mred\\n" in text and text.encode()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"by": "colour"}, "profile: `by` is 'colour'; expected one of kernel, op, layer, row."),
+    ({"sort": "size"}, "profile: `sort` is 'size'; expected one of time, share,"),
+])  # fmt: skip
+def test_unknown_words(arguments, words):
+    with pytest.raises(ValueError) as error:
+        table(typical(), **arguments)
+    assert str(error.value).startswith(words)
+
+
+def test_profiles_that_make_no_sense():
+    with pytest.raises(ValueError, match="`rounds` is empty"):
+        table(profile(rounds=()))
+    with pytest.raises(ValueError, match=r"`conv2d 8@32 -> 8@32, 3x3` has seconds of 5 rounds; expected 2\."):
+        table(profile(row(), rounds=(1, 2)))
+
+
+def test_an_empty_block():
+    assert "Nothing was launched." in table(profile(rounds=(1.0,)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(profiles(), st.sampled_from([*NAMES]), st.sampled_from([*SORTS]), st.none() | st.integers(1, 3))
+def test_any_profile_can_be_shown(drawn, by, sort, top):
+    groups = grouped(drawn, by, sort)
+    for i in range(len(drawn.rounds)):
+        parts = sum(group.seconds[i] for group in groups)
+        assert parts == pytest.approx(sum(r.seconds[i] for r in drawn.rows))  # nothing is lost, nor counted twice
+    for group in groups:
+        assert verdict(group)
+        assert group.gain is None or group.gain >= -1e-12 * group.time
+        assert (group.roof_share or 0) <= 1 + 1e-9 or group.flop_rate is group.byte_rate is None
+    assert "unaccounted for" in table(drawn, by, sort, top=top)
