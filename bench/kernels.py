@@ -1,15 +1,15 @@
 """`python -m bench kernels`: every kernel that a training step launches, at its real shapes, under its roof.
 
-One real step is run, and each launch that is not equal to an earlier one is timed on the spot, on copies of its actual
-arguments. Before that, a step at batch 2 compares each launch with the reference. A kernel's floor is the time that its
-arithmetic takes at the rate of multiply-adds in registers, or its compulsory traffic at the rate of copying, whichever
-is longer (octsod.machine measures the rates in this run). Its share of the roof is the floor over its time.
+A step at batch 2 compares each launch with the reference. Then real steps are profiled (octsod.profiling); launches
+that are equal make a row. A kernel's floor is the time that its arithmetic takes at the rate of multiply-adds in
+registers, or its compulsory traffic at the rate of copying, whichever is longer; the rates are measured in this run.
+Its share of the roof is the floor over its time. `octsod profile` shows the same steps by op and layer, too, with all
+that is not kernels.
 """
 
 import dataclasses
 import importlib
 import inspect
-import time
 
 import click
 import numpy as np
@@ -17,17 +17,15 @@ import numpy as np
 import octsod
 from octsod.backend import launch_with
 from octsod.ops import Cost
-from octsod.profiling.roofs import copy_rate, multiply_add_rate
+from octsod.profiling.launches import arrays_of, described, private, signature
+from octsod.profiling.roofs import measure
 
 from .agreement import relative_error
-from .children import timed_steps, without_garbage
+from .children import without_garbage
 from .command import Outcome, measurement, rounds_option, say
 from .implementations import OURS, octsod_training
-from .launches import arrays_of, described, private, signature
 from .problems import configuration, problem
 from .rows import rounded, row, table
-
-COPIED = 1 << 28  # bytes: more than the largest cache holds
 
 VERIFY_BATCH = 2
 FORWARD_TOLERANCE, BACKWARD_TOLERANCE = 1e-4, 1e-2
@@ -39,12 +37,11 @@ SHOWN = 0.002  # of the step: launches below that are added up in one line
 
 @dataclasses.dataclass
 class Launch:
-    """Equal launches. count: how many a step has. seconds: the samples of one of them, empty if not measured."""
+    """Equal launches. count: how many a step has."""
 
     title: str
     cost: Cost | None
     count: int = 0
-    seconds: list = dataclasses.field(default_factory=list)
 
 
 def recorded(step, visit):
@@ -56,6 +53,7 @@ def recorded(step, visit):
         key = name, signature(arguments)
         if key not in launches:
             title, cost = described(name, arguments)
+            title = f"{name} {title}".strip()
             titles[title] = titles.get(title, 0) + 1
             if titles[title] > 1:  # they differ in something that the title leaves out
                 title += f" ({titles[title]})"
@@ -116,55 +114,53 @@ def verified(step, select=""):
     return titles, failures
 
 
-def timed(step, titles, rounds):
-    """The launches of a step; those in `titles` have `seconds`."""
-
-    def visit(launch, name, function, arguments):
-        if launch.title in titles:
-            launch.seconds = [_seconds(function, arguments) for _ in range(rounds + 1)][1:]  # the first one warms up
-
-    with without_garbage():
-        return recorded(step, visit)
+def timed(step, rounds):
+    """The `Profile` of so many steps, after another one."""
+    with without_garbage(), octsod.profile("training step", warm=1, events=0, roofs=False) as found:
+        for _ in range(1 + rounds):
+            step()
+            found.step()
+    return found.result
 
 
-def _seconds(function, arguments):
-    mine = private(arguments)
-    start = time.perf_counter()
-    function(*mine)
-    return time.perf_counter() - start
-
-
-def roofs():
+def roofs(threads):
     """Bytes per second copied, and floating-point operations per second."""
-    return copy_rate(COPIED), multiply_add_rate()
+    measured = measure("cpu", threads)
+    return measured.bandwidth, measured.arithmetic
 
 
-def rows_of(launches, step_seconds, bandwidth, arithmetic, threads):
-    """Rows of the timed launches, those that take most of the step first, and of the step itself."""
-    step = float(np.median(step_seconds))
-    rows = []
-    for launch in launches:
-        if launch.seconds:
-            rows.append(_row(launch, step, bandwidth, arithmetic, threads))
+def rows_of(profile, titles, bandwidth, arithmetic, threads):
+    """Rows of the launches in `titles`, those that take most of the step first, and of the step itself."""
+    equal = {}
+    for row_ in profile.rows:
+        title = f"{row_.kernel} {row_.title}".strip()
+        if row_.kernel and not row_.beside and title in titles:
+            equal.setdefault(title, []).append(row_)
+    step = float(np.median(profile.rounds))
+    rows = [_row(title, own, step, bandwidth, arithmetic, threads) for title, own in equal.items()]
     rows.sort(key=lambda r: -r["step_share"])
     total = sum(r["median_ms"] * r["launches"] for r in rows)
-    return [*rows, row("kernels/step", OURS, threads, step_seconds, kernels_ms=rounded(total))]
+    return [*rows, row("kernels/step", OURS, threads, profile.rounds, kernels_ms=rounded(total))]
 
 
-def _row(launch, step, bandwidth, arithmetic, threads):
-    seconds = float(np.median(launch.seconds))
-    more = {"launches": launch.count, "step_share": rounded(launch.count * seconds / step)}
-    if launch.cost is not None:
-        by_bytes, by_flops = launch.cost.bytes / bandwidth, launch.cost.flops / arithmetic
+def _row(title, own, step, bandwidth, arithmetic, threads):
+    """The row of equal launches, whose samples are of one of them: the mean of a step's."""
+    calls = sum(r.calls for r in own)
+    samples = [sum(seconds) / calls for seconds in zip(*(r.seconds for r in own), strict=True)]
+    seconds = float(np.median(samples))
+    more = {"launches": round(calls), "step_share": rounded(calls * seconds / step)}
+    if all(r.flops is not None for r in own):
+        flops, moved = (sum(values) / calls for values in zip(*((r.flops, r.bytes) for r in own), strict=True))
+        by_bytes, by_flops = moved / bandwidth, flops / arithmetic
         more |= {
-            "gflop_s": rounded(launch.cost.flops / seconds / 1e9),
-            "gb_s": rounded(launch.cost.bytes / seconds / 1e9),
+            "gflop_s": rounded(flops / seconds / 1e9),
+            "gb_s": rounded(moved / seconds / 1e9),
             "roof": "memory" if by_bytes >= by_flops else "arithmetic",
             "roof_share": rounded(max(by_bytes, by_flops) / seconds),
             "roof_gflop_s": rounded(arithmetic / 1e9),
             "roof_gb_s": rounded(bandwidth / 1e9),
         }
-    return row(f"kernels/{launch.title}", OURS, threads, launch.seconds, **more)
+    return row(f"kernels/{title}", OURS, threads, samples, **more)
 
 
 def lines_of(rows):
@@ -216,11 +212,9 @@ def kernels(threads, select, batch_size, rounds):
     titles, failures = verified(training_step(VERIFY_BATCH), select)
     if not titles and not failures:
         raise click.BadParameter(f"no kernel's title holds {select!r}.", param_hint="--case")
-    before = roofs()
+    before = roofs(threads)
     say(f"timing at batch {batch_size}")
-    step = training_step(batch_size)
-    step_seconds = timed_steps(step, rounds)
-    launches = timed(step, titles, rounds)
-    bandwidth, arithmetic = np.max([before, roofs()], axis=0)
-    rows = rows_of(launches, step_seconds, float(bandwidth), float(arithmetic), threads)
+    found = timed(training_step(batch_size), rounds)
+    bandwidth, arithmetic = np.max([before, roofs(threads)], axis=0)
+    rows = rows_of(found, titles, float(bandwidth), float(arithmetic), threads)
     return Outcome(rows, lines_of(rows), failures)

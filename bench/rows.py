@@ -6,12 +6,12 @@ A row is a dict of at least `case`, `impl`, `threads`, `median_ms`, `iqr_ms` (th
 
 import datetime
 import json
-import os
 import pathlib
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import click
+
+from octsod.profiling.machine import installed, machine
 
 REQUIRED = {"case": str, "impl": str, "threads": int, "median_ms": (int, float), "iqr_ms": (int, float)}
 
@@ -46,26 +46,9 @@ def row(case, impl, threads, seconds, packages=("numpy", "numba"), **more):
     }
 
 
-def machine():
-    """The processor and its cores, and how many of them this process may use, if they are fewer."""
-    from octsod.profiling.roofs import processor
-    from octsod.threads import available_cpus
-
-    granted = "" if available_cpus() == os.cpu_count() else f", {available_cpus()} of them granted"
-    return f"{processor()}, {os.cpu_count()} cores{granted}"
-
-
 def rounded(value):
     """`value` to five digits, more than any of our measurements has."""
     return float(f"{value:.5g}")
-
-
-def installed(package):
-    """A package's version, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def write_rows(path, rows):

@@ -28,6 +28,7 @@ _NAMES = {
     "predict": "inference.prediction",
     "evaluate": "evaluation",
     "export_onnx": "interop.onnx_export",
+    "profile": "profiling.recording",
     "get_num_threads": "threads",
     "set_num_threads": "threads",
 }

@@ -141,9 +141,15 @@ class MemoryPool:
             block = np.empty(size + 256, np.uint8)
             block = block[-block.ctypes.data % 256 :][:size]
         block.fill(0xFF)  # NaN
+        for hook in list(_hooks()):
+            hook.malloc_postprocess(
+                device_id=Device().id, size=size, mem_size=size, mem_ptr=block.ctypes.data, pmem_id=0
+            )
         return _Lease(self, block), block
 
     def give_back(self, block):
+        for hook in list(_hooks()):
+            hook.free_preprocess(device_id=0, mem_size=block.size, mem_ptr=block.ctypes.data, pmem_id=0)
         if not _capturing():
             block.fill(0xFF)
         self._free.setdefault(block.size, []).append(block)
@@ -154,6 +160,23 @@ class MemoryPool:
     def free_all_blocks(self):
         cupy.machine.used -= self.free_bytes()
         self._free.clear()
+
+
+def _hooks():
+    if not hasattr(_state, "hooks"):
+        _state.hooks = []
+    return _state.hooks
+
+
+class MemoryHook:
+    """Told, in the thread that has entered it, of memory that pools hand out and take back."""
+
+    def __enter__(self):
+        _hooks().append(self)
+        return self
+
+    def __exit__(self, *_):
+        _hooks().remove(self)
 
 
 _pool = MemoryPool()
@@ -190,7 +213,7 @@ def ascontiguousarray(array):
 class Device:
     def __init__(self, index=None):
         self.id = _current("device", 0) if index is None else index
-        self.attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
+        self.attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10, "MultiProcessorCount": 1}
         self._before = []
 
     @property
@@ -211,6 +234,8 @@ class Device:
 class Event:
     """Time is how much has been done: a millisecond for each launch and each copy."""
 
+    at = None  # until it is recorded
+
     def record(self, stream=None):
         assert not _capturing()
         self.at = cupy.done
@@ -220,6 +245,7 @@ class Event:
 
 
 def get_elapsed_time(start, stop):
+    assert start.at is not None and stop.at is not None, "an event that was never recorded"
     return float(stop.at - start.at)
 
 
@@ -330,6 +356,7 @@ def _module():
     )  # fmt: skip
     cuda = types.SimpleNamespace(
         Device=Device, Stream=Stream, Event=Event, get_elapsed_time=get_elapsed_time, MemoryPool=MemoryPool,
+        MemoryHook=MemoryHook,
         using_allocator=using_allocator, runtime=runtime,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         nvrtc=types.SimpleNamespace(getVersion=_nvrtc_version),

@@ -71,7 +71,7 @@ def profiles(draw, least=1, most=12):
     seconds = st.tuples(*[st.floats(0, 1e3)] * count)
     rows = st.builds(
         Row, *[NAMES] * 7, calls=st.just(0.0) | st.floats(1e-3, 1e6), seconds=seconds, flops=st.none() | COUNTS,
-        bytes=st.none() | COUNTS, beside=st.booleans(),
+        bytes=st.none() | COUNTS, beside=st.booleans(), inside=st.booleans(),
     )  # fmt: skip
     ends = st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)).map(sorted)
     events = st.builds(lambda names, ends: Event(*names, *ends), st.tuples(*[NAMES] * 4), ends)

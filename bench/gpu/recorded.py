@@ -16,11 +16,11 @@ import numpy as np
 import octsod
 from octsod import inference, training
 from octsod.backend import Host, launch_with, register
+from octsod.profiling.launches import described
 from octsod.testing.cusim.arguments import ALIGNMENT
 from octsod.testing.cusim.arrays import address
 from octsod.testing.cusim.counts import SECTOR
 
-from ..launches import described
 from ..problems import masks, pictures
 
 _driver = importlib.import_module("octsod.kernels.cuda.driver")
@@ -134,7 +134,8 @@ class _Recorder:
 
     def launcher(self, name, function, *arguments):
         """For `launch_with`: notes which kernel of the contract launches belong to."""
-        before, (self.title, cost) = self.title, described(name, arguments)
+        before, (title, cost) = self.title, described(name, arguments)
+        self.title = f"{name} {title}".strip()
         self.costs[self.title] = self.costs.get(self.title, (0, cost))[0] + 1, cost
         try:
             return function(*arguments)

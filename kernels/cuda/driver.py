@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from octsod.backend import gpu
+from octsod.backend import gpu, watching
 from octsod.threads import new_lock
 
 
@@ -90,7 +90,8 @@ class CupyDriver:
             todo = [(name, self._raw(code, options)) for name, code, options in modules
                     if (device, code, tuple(options)) not in self._prepared]  # fmt: skip
             if todo:
-                self._compile(device, todo)
+                with watching.compiling():
+                    self._compile(device, todo)
                 self._prepared.update((device, code, tuple(options)) for _, code, options in modules)
 
     def _compile(self, device, todo):

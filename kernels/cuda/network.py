@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from octsod.backend import watching
 from octsod.backend.deferred import Deferred
 from octsod.threads import new_lock
 
@@ -36,7 +37,7 @@ _lock = new_lock()
 
 
 def csnet(frozen, x, out):
-    if frozen.device is None or not frozen.device.captures:
+    if frozen.device is None or not frozen.device.captures or watching.profiler is not None:
         _through(_steps(frozen), x, out)
         return
     with _lock:
@@ -84,8 +85,16 @@ def _through(steps, x, out):
             del maps[read]
     (read,) = classifier.layer.reads
     logits = _map(x, 1, classifier.layer.scale)
-    conv2d(maps[read], *classifier.weights, logits, 1, 0, 1)
-    upsample_bilinear(logits, out)
+    _launch(classifier, conv2d, maps[read], *classifier.weights, logits, 1, 0, 1)
+    _launch(classifier, upsample_bilinear, logits, out)
+
+
+def _launch(step, kernel, *arguments):
+    profiler = watching.profiler
+    if profiler is None:
+        kernel(*arguments)
+    else:
+        profiler.part(step.layer.name, kernel.__name__, kernel, *arguments)
 
 
 def _map(x, channels, scale):
@@ -94,20 +103,20 @@ def _map(x, channels, scale):
 
 
 def _octave(step, maps, outs):
-    octave_conv2d(maps, *step.weights, outs, step.layer.stride)
+    _launch(step, octave_conv2d, maps, *step.weights, outs, step.layer.stride)
 
 
 def _depthwise(step, maps, outs):
     for x, weight, out in zip(maps, step.weights, outs, strict=True):
         if out is not None:
-            depthwise_conv2d(x, weight, out, 1, 1, 1)
+            _launch(step, depthwise_conv2d, x, weight, out, 1, 1, 1)
 
 
 def _dilated(step, maps, outs):
     for x, groups, out in zip(maps, step.weights, outs, strict=True):
         if out is not None:
             dilations, weights = zip(*groups, strict=True)
-            dilated_conv2d(x, weights, dilations, out)
+            _launch(step, dilated_conv2d, x, weights, dilations, out)
 
 
 _CONVOLVE = {"octave": _octave, "depthwise": _depthwise, "dilated": _dilated}  # by the layer's kind

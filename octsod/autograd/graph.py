@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..backend import Device, common_device, device_of, empty, kernels, on
+from ..backend import Device, common_device, device_of, empty, kernels, on, watching
 from ..backend.arrays import overlap
 from ..backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget, require_sound
 from ..threads import new_lock
@@ -95,6 +95,14 @@ class Function:
 
         All inputs must be on one device, which is the current one meanwhile (see backend/device.py).
         """
+        profiler = watching.profiler
+        if profiler is None:
+            return cls._applied(tensors, params)
+        with profiler.forward(cls, tensors, params):
+            return cls._applied(tensors, params)
+
+    @classmethod
+    def _applied(cls, tensors, params):
         inputs = [t if t is None or isinstance(t, Tensor) else Tensor(t) for t in tensors]
         recording = mode.enabled and any(t is not None and t.requires_grad for t in inputs)
         ctx = Context(tuple(recording and t is not None and t.requires_grad for t in inputs))
@@ -141,7 +149,7 @@ def _output(function, device, result):
 class Node:
     """One application of a function, in the graph that backward walks."""
 
-    __slots__ = ("activation", "ctx", "device", "edges", "freed", "function", "number", "outputs")
+    __slots__ = ("activation", "ctx", "device", "edges", "freed", "function", "note", "number", "outputs")
 
     def __init__(self, function: type[Function], ctx: Any, device: Device, inputs: Any, outputs: Any):
         self.number = next(_numbers)
@@ -154,6 +162,8 @@ class Node:
         self.outputs = [None if o is None else (o.shape, o.dtype) for o in outputs]
         self.activation = [o is not None and isinstance(o._data, Deferred) and not o._data.is_raw for o in outputs]
         self.freed = False
+        profiler = watching.profiler
+        self.note = None if profiler is None else profiler.noted()
 
     @property
     def name(self) -> str:
@@ -261,28 +271,37 @@ def backward_all(tensors: Sequence[Tensor], gradients: Sequence[Any], retain_gra
     heapq.heapify(heap)
     while heap:
         node = heapq.heappop(heap)
-        grads = _gradients_of(node, pending)
-        buffers = _Buffers(node, pending)
-        try:
-            if any(g is not None for g in grads):
-                with on(node.device):
-                    results = _run_backward(node, grads, buffers)
-            else:
-                results = [None] * len(node.edges)
-            del grads
-            for edge, result in zip(node.edges, results, strict=True):
-                if isinstance(edge, tuple):
-                    pending[edge].add(result)
-                    if edge[0] not in queued:
-                        queued.add(edge[0])
-                        heapq.heappush(heap, edge[0])
-                elif edge is not None and result is not None:
-                    _accumulate_leaf(edge, result)
-            del results, result, edge
-        finally:
-            buffers.release()
+        profiler = watching.profiler
+        if profiler is None:
+            _go_back(node, pending, queued, heap)
+        else:
+            with profiler.backward(node):
+                _go_back(node, pending, queued, heap)
         if not retain_graph:
             node.free()
+
+
+def _go_back(node, pending, queued, heap):
+    """Run a node's backward, give its results to where its inputs came from, and queue those nodes."""
+    grads = _gradients_of(node, pending)
+    buffers = _Buffers(node, pending)
+    try:
+        if any(g is not None for g in grads):
+            with on(node.device):
+                results = _run_backward(node, grads, buffers)
+        else:
+            results = [None] * len(node.edges)
+        del grads
+        for edge, result in zip(node.edges, results, strict=True):
+            if isinstance(edge, tuple):
+                pending[edge].add(result)
+                if edge[0] not in queued:
+                    queued.add(edge[0])
+                    heapq.heappush(heap, edge[0])
+            elif edge is not None and result is not None:
+                _accumulate_leaf(edge, result)
+    finally:
+        buffers.release()
 
 
 def _checked_gradient(tensor, gradient):

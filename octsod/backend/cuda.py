@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import gpu
+from . import gpu, watching
 from .arrays import numbers
 from .device import Device, register
 
@@ -75,7 +75,7 @@ class CudaDevice(Device):
 
     def get(self, array: Any) -> np.ndarray:
         gpu.require_eager("numbers are read on the host")
-        with self._here():
+        with self._here(), watching.waiting(self):
             return array.get()
 
     def adopt(self, value: Any, what: str) -> Any:
@@ -126,6 +126,11 @@ def _of(index):
         register(device, gpu.cupy().ndarray, lambda array: _of(array.data.device_id))
         _devices[index] = device
     return _devices[index]
+
+
+def in_use() -> bool:
+    """Whether this process computes on a GPU, so far as octsod knows."""
+    return bool(_devices)
 
 
 def available() -> bool:

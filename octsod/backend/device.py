@@ -22,7 +22,7 @@ from ..checks import shortened
 from ..containers import available_memory
 from ..errors import OctsodError
 from ..threads import uninterrupted
-from . import memory
+from . import memory, watching
 from .arrays import NUMBERS, compact, numbers, read_only, require_numbers
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Kernels:
 
     def __getattr__(self, name: str) -> Any:
         if self._module is None:
-            with uninterrupted():
+            with uninterrupted(), watching.compiling():
                 self._module = importlib.import_module(f"octsod.kernels.{self._backend}")
         try:
             function = getattr(self._module, name)
@@ -338,13 +338,18 @@ def use_backend(device: str | Device) -> Iterator[None]:
         _default.reset(token)
 
 
+def _nested(launcher, outer):
+    return lambda name, function, *arguments: launcher(name, functools.partial(outer, name, function), *arguments)
+
+
 @contextlib.contextmanager
 def launch_with(launcher: Callable[..., Any]) -> Iterator[None]:
     """Within `with launch_with(f):`, a kernel is run by calling `f(name, function, *arguments)`, which must call
     `function(*arguments)`: to count, time or check what ops launch, in all threads. A kernel of a `Namespace` has the
-    name "NAMESPACE.KERNEL"."""
+    name "NAMESPACE.KERNEL". Where one lies within another, `function` calls the outer one's `f`."""
     global _launcher
-    before, _launcher = _launcher, launcher
+    before = _launcher
+    _launcher = launcher if before is None else _nested(launcher, before)
     try:
         yield
     finally:

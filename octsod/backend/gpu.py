@@ -139,6 +139,42 @@ def _named_memory(wanted):
         ) from error
 
 
+def device(index: int) -> Any:
+    """A context in which the GPU of this number is CuPy's current device."""
+    return cupy().cuda.Device(index)
+
+
+def multiprocessors(index: int) -> int:
+    """How many a GPU has."""
+    return cupy().cuda.Device(index).attributes["MultiProcessorCount"]
+
+
+def event() -> Any:
+    """An event, to be recorded on the current stream."""
+    return cupy().cuda.Event()
+
+
+def seconds_between(start: Any, stop: Any) -> float:
+    """The time between two events that a device has reached."""
+    return cupy().cuda.get_elapsed_time(start, stop) / 1e3
+
+
+def watch_memory(taken: Callable[[int, int], None], returned: Callable[[int, int], None]) -> Any:
+    """A context in which what this thread takes of CuPy's pools of memory, and gives back, is told as (address, bytes).
+    """
+
+    class Watch(cupy().cuda.MemoryHook):  # type: ignore[misc]
+        name = "octsod.profile"
+
+        def malloc_postprocess(self, **facts):
+            taken(facts["mem_ptr"], facts["mem_size"])
+
+        def free_preprocess(self, **facts):
+            returned(facts["mem_ptr"], facts["mem_size"])
+
+    return Watch()
+
+
 def require_eager(what: str) -> None:
     """Raise NotReplayableError if this thread is capturing: `what` would happen only once."""
     if capturing():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..threads import new_lock
+from . import watching
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALLEST = 1 << 14  # below this, NumPy's own allocator is as good
@@ -30,6 +31,17 @@ class Pool:
         self.peak = 0  # the largest `live` so far
 
     def take(self, size: int) -> np.ndarray:
+        block = self._found(size)
+        if block is None:
+            raw = np.empty(size + ALIGNMENT, np.uint8)
+            block = raw[-raw.ctypes.data % ALIGNMENT :][:size]
+        profiler = watching.profiler
+        if profiler is not None:
+            profiler.taken(id(block), size)
+        return block
+
+    def _found(self, size):
+        """A free block of that size, which is counted as handed out; None if there is none."""
         with self._lock:
             blocks = self._free.get(size)
             self.live += size
@@ -40,10 +52,12 @@ class Pool:
                 return blocks.pop()
             while self.free and self.live + self.free > SLACK * self.peak:
                 self._drop_oldest()
-        raw = np.empty(size + ALIGNMENT, np.uint8)
-        return raw[-raw.ctypes.data % ALIGNMENT :][:size]
+        return None
 
     def give_back(self, block: np.ndarray) -> None:
+        profiler = watching.profiler
+        if profiler is not None:
+            profiler.returned(id(block), block.size)
         with self._lock:
             self.live -= block.size
             self.free += block.size

@@ -169,7 +169,7 @@ def _contents(folder):
 
 
 def _machine(works):
-    from ..profiling.roofs import processor
+    from ..profiling.machine import processor
     from ..threads import available_cpus, cpu_quota
 
     quota = cpu_quota()

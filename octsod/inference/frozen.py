@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import Device, Host, host
+from ..backend import Device, Host, host, watching
 from ..backend.arrays import numbers
 from ..checks import require, require_number
 from ..models.files import require_salience
@@ -126,9 +126,10 @@ def logits(frozen: Frozen, x: np.ndarray) -> np.ndarray:
         f"height and width that are positive multiples of {multiple}",
     )  # fmt: skip
     device = frozen.device or host()
-    out = device.empty((x.shape[0], 1, *x.shape[2:]), x.dtype)
-    device.kernels.csnet(frozen, device.put(x), out)
-    return device.get(out)
+    with watching.span("predict", "predict"):
+        out = device.empty((x.shape[0], 1, *x.shape[2:]), x.dtype)
+        device.kernels.csnet(frozen, device.put(x), out)
+        return device.get(out)
 
 
 def _facts(model):

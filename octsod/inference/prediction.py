@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import host
+from ..backend import host, watching
 from ..backend.arrays import is_plain, numbers, plain
 from ..checks import described, require
 from ..data.images import prepare, read_image, resize
@@ -105,7 +105,7 @@ def infer(model: "CSNet", x: np.ndarray) -> np.ndarray:
     The model is used as in eval mode, whatever its own mode. May be called from several threads, which take turns.
     Raises ValueError if the network does not take this size, TypeError if x is no array of numbers.
     """
-    with _turns:
+    with _turns, watching.span("predict", "predict"):
         out = logits(snapshots.of(model), numbers(x, "infer: `x`").astype(model.dtype, copy=False))
         host().kernels.sigmoid(out, out)
         return out

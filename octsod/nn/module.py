@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..autograd import Tensor
-from ..backend import Device, default_device, device_of, get_device, is_array
+from ..backend import Device, default_device, device_of, get_device, is_array, watching
 from ..backend.arrays import numbers
 
 if TYPE_CHECKING:
@@ -72,7 +72,11 @@ class Module:
         return array
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
-        return self.forward(*inputs, **keywords)
+        profiler = watching.profiler
+        if profiler is None:
+            return self.forward(*inputs, **keywords)
+        with profiler.layer(self):
+            return self.forward(*inputs, **keywords)
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         raise TypeError(f"{type(self).__name__} needs a method `forward`.")

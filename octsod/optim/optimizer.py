@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from ..autograd import Tensor
-from ..backend import Device, Host, on
+from ..backend import Device, Host, on, watching
 from ..backend.arrays import numbers
 from ..checks import described, require, require_number
 from .buffers import FlatBuffer
@@ -148,8 +148,8 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient. Does not wait for the device."""
         device = self.device
-        self.prepare()
-        with on(device):
+        with watching.span(type(self).__name__, "step"), on(device):
+            self.prepare()
             gradients = self.gradients()
             if isinstance(device, Host) and device.get(self.state)[1]:
                 return  # so an `update` in NumPy need not know of it

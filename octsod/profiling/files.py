@@ -165,7 +165,7 @@ _RECORDS = {
     "rows": _record(Row, {
         **dict.fromkeys(("kernel", "title", "op", "layer", "phase", "device", "thread"), _text), "calls": _SECONDS,
         "seconds": _list_of(_SECONDS), "flops": _or_none(_COUNT), "bytes": _or_none(_COUNT),
-        "beside": _flag,
+        "beside": _flag, "inside": _flag,
     }),
     "memory": _record(LayerMemory, {"layer": _text, "bytes": _COUNT, "at_peak": _COUNT}),
 }  # fmt: skip

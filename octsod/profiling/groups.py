@@ -239,7 +239,7 @@ def _part(rows: Sequence[Row], time: float, roof: Roofs | None) -> _Part:
     elif roof is None:
         part.roofless = True
     elif time:
-        launches = math.fsum(row.calls for row in rows) * roof.launch
+        launches = math.fsum(row.calls for row in rows if not row.inside) * roof.launch
         costed = first.flops is not None and first.bytes is not None
         floors = {MEMORY: size / roof.bandwidth, ARITHMETIC: flops / roof.arithmetic}
         part.share = max(floors.values()) / time if costed else 0.0

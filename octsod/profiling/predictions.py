@@ -17,6 +17,7 @@ from ..kernels.cpu import parallel, timed
 from ..kernels.cpu.clock import BETWEEN, FIRST, LAST, TAKEN
 from ..kernels.cpu.network import sharing
 from ..models.files import require_salience
+from .launches import described
 from .results import Event, Row
 from .step_costs import Part, Steps
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 OP, PHASE, DEVICE = "prediction_rows", "predict", "cpu"
 MOST_EVENTS = 1 << 16
 PREPARATION, END, AROUND = Part("", "before the steps"), Part("", "after the steps"), Part("", "around the kernels")
-BETWEEN_PICTURES, WAIT = Part("", "between pictures"), Part("wait")
+BETWEEN_PICTURES, WAIT = Part("", "between pictures"), Part("", "waiting for other threads")
 
 
 @overload
@@ -46,13 +47,12 @@ def prediction_rows(network, images, rounds, events=False):
 
     The seconds of a round's rows add up to its wall time. From the first thread's first step to the last thread's last
     one, a row has the time that its thread spent on it divided by the number of threads at work: two threads that
-    are both busy for 1 ms have rows that add up to 1 ms. A thread's time in this span is that of its steps; that at
-    barriers, of the kernel "barrier"; that before its first and after its last step, of the kernel "wait"; and, with
-    whole pictures per thread, that in Python between pictures. A step lasts from the end of the one before to its own.
-    Outside of the span, Python works alone: its rows have the kernel "" and their whole time. So the GFLOP/s of a row
-    are those that the machine would reach if all threads did the same.
+    are both busy for 1 ms have rows that add up to 1 ms. A thread's time in this span is that of its steps; waiting, at
+    barriers and before its first and after its last step; and, with whole pictures per thread, Python between pictures.
+    A step lasts from the end of the one before to its own. Outside of the span, Python works alone, and its rows have
+    their whole time. So the GFLOP/s of a row are those that the machine would reach if all threads did the same.
 
-    kernel: the operation, such as "product", or another kernel of the prediction. op: the kind of layer. layer: its
+    kernel: the operation, such as "product", or another kernel of the prediction; "" for waiting and for Python. op: the kind of layer. layer: its
     path; "" for what prepares the image. calls: how many pictures a thread took part in, whatever the number of bands.
     flops, bytes: see `Steps`; threads have their shares of them.
 
@@ -129,7 +129,10 @@ class _Profiler:
             return self._csnet(*arguments)
         start = time.perf_counter_ns()
         result = function(*arguments)
-        self._kernels.append((Part(name), time.perf_counter_ns() - start))
+        end = time.perf_counter_ns()
+        title, cost = described(name, arguments)
+        part = Part(name, title) if cost is None else Part(name, title, flops=cost.flops, bytes=cost.bytes)
+        self._kernels.append((part, end - start))
         return result
 
     def _csnet(self, frozen, x, out):
@@ -161,7 +164,7 @@ def events_of(call: Call) -> Iterator[Event]:
         first = taken % len(ring) if taken > len(ring) else 0
         for k, begin, end in np.roll(ring, -first, 0)[:taken]:
             part = call.steps.parts[call.steps.part[k]]
-            title = f"{part.layer or part.op}: {part.kernel} {part.title}".rstrip()
+            title = f"{part.layer or part.op}: {' '.join(filter(None, (part.kernel, part.title)))}"
             begin, end = (start + round((int(moment) - before) * unit) for moment in (begin, end))
             yield Event("kernel", title, name, DEVICE, begin, end)
 
@@ -185,7 +188,7 @@ class Table:
     def add_round(self, wall: int, calls: Sequence[Call], kernels: Sequence[tuple[Part, int]]) -> None:
         """Add a round that took `wall` nanoseconds: calls of the network's kernel, and other kernels with theirs."""
         for part, nanoseconds in kernels:
-            self._add(part, self.caller, nanoseconds, 1)
+            self._add(part, self.caller, nanoseconds, 1, np.array([part.flops, part.bytes]))
             wall -= nanoseconds
         for call in calls:
             self._add_call(call)
@@ -232,12 +235,13 @@ class Table:
         """A row per part and thread."""
         rows = []
         for key, threads in self._entries.items():
-            known = bool(key[2]) or key == key_of(WAIT)
+            known = bool(key[0])
             for (thread, entry), costs in zip(threads.items(), self._divided(threads.values(), known), strict=True):
                 seconds = tuple(float(entry.seconds[n]) for n in range(self._rounds))
                 if entry.calls or any(seconds):
                     calls = float(entry.calls / self._rounds)
-                    rows.append(Row(*key, PHASE, DEVICE, thread, calls, seconds, *costs))
+                    inside = bool(key[2])  # what belongs to a layer
+                    rows.append(Row(*key, PHASE, DEVICE, thread, calls, seconds, *costs, inside=inside))
         return rows
 
     def _divided(self, entries, known):

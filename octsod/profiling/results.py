@@ -26,7 +26,8 @@ class Row:
     its path in the network. phase: "forward", "backward", "step" (optimiser and hooks), "predict" or "". thread: its
     name. calls: per round. seconds: of all calls together, for each round. flops, bytes: of all calls of a round
     together (see `octsod.ops.Cost`); None if nobody knows. beside: whether that time passed beside the rounds', in
-    another thread or while a GPU computed, so that it is not among the seconds that add up to theirs.
+    another thread or while a GPU computed, so that it is not among the seconds that add up to theirs. inside: whether
+    calls are steps inside of one launch, as in a prediction on a CPU.
     """
 
     kernel: str
@@ -41,6 +42,7 @@ class Row:
     flops: int | None = None
     bytes: int | None = None
     beside: bool = False
+    inside: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +73,11 @@ class Profile:
     """What `octsod.profile` found.
 
     subject: what was profiled, in words. machine: facts as `bench` reports them. rounds: wall time of each round
-    (step, prediction, or the whole block), in seconds; the rows' seconds of a round add up to it. captured: wall times
-    of rounds that were replayed from a captured graph, on devices that capture. compiled: seconds of compiling, which
-    are in no round. lost: how many events the ring buffer no longer holds; they are in the rows all the same.
+    (step, prediction, or the whole block), in seconds. The seconds of the rows that are not `beside` add up to it:
+    those of the thread that was profiled; or, if kernels ran on a GPU, those of the GPU, with its idle time, and the
+    host's are beside. captured: wall times of rounds that were replayed from a captured graph, on devices that capture.
+    compiled: seconds of compiling, which are in no round. lost: how many events the ring buffer no longer
+    holds; they are in the rows all the same.
     """
 
     subject: str

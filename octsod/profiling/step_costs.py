@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 KERNELS = {
     FILL: "fill", TRANSFER: "transfer", MAX_POOL: "max_pool", UPSAMPLE_ADD: "upsample_add", PRODUCT: "product",
-    DEPTHWISE: "depthwise", AVERAGE: "average", BARRIER: "barrier",
+    DEPTHWISE: "depthwise", AVERAGE: "average", BARRIER: "",
 }  # fmt: skip
+AT_BARRIERS = "waiting at barriers"
 NORMED, INTERPOLATED, BIASED = 4, 8, 1  # operations per element: batch norm with PReLU; between four others; one more
 _MOST = 1 << 12  # bytes of a file that the system has for a fact
 LARGE = 1 << 28  # bytes: more than caches hold where the system does not tell
@@ -186,7 +187,7 @@ class Steps(NetworkDraft):
             return _Kind(between, a * a, moved=stored)
         if operation == TRANSFER and x.region.array == IMAGES:
             return _Kind(out, moved=stored + int(self._is_large(IMAGES, outputs)))
-        return _Kind("rows of a band" if operation == TRANSFER else "")
+        return _Kind({TRANSFER: "rows of a band", BARRIER: AT_BARRIERS}.get(operation, ""))
 
     def _product_kind(self, channels, x, y, a, b, d, outputs, stored):
         size, normed, head = self.layer.kernel_size, b != UNFINISHED, self.layer.kind == "conv"

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import random
 from ..autograd.tensor import Tensor
-from ..backend import Device, on
+from ..backend import Device, on, watching
 from ..errors import NotReplayableError
 
 WARM = 1  # steps that are made launch by launch first, so that kernels are compiled, and numbers on the device
@@ -33,6 +33,11 @@ class Replays:
         self._inputs: list[Tensor] = []
         self._replay: Callable[[], None] | None = None
 
+    @property
+    def captured(self) -> bool:
+        """Whether there is a captured step."""
+        return self._replay is not None
+
     def run(
         self, constants: tuple[Any, ...] | None, arrays: Sequence[Any], inputs: Sequence[Tensor],
         launch: Callable[[Sequence[Tensor]], None],
@@ -42,6 +47,9 @@ class Replays:
         constants: all that the step depends on besides arrays; None if nobody knows. arrays: those that it uses beside
         its inputs and may find in other places later.
         """
+        if watching.profiler is not None:  # which wants to see each launch
+            launch(inputs)
+            return
         if constants is None or not self._able:
             self._forget()
             launch(inputs)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import random
 from ..autograd.tensor import Tensor
-from ..backend import now
+from ..backend import now, watching
 from ..checks import require, require_integer
 from ..errors import OctsodError
 from ..nn import Module
@@ -136,6 +136,11 @@ class Trainer:
         a device may capture a step and replay it as a whole."""
         return self._constants() is not None
 
+    @property
+    def replayed(self) -> bool:
+        """Whether steps like the latest one are replayed from a captured graph."""
+        return self._replays.captured
+
     def _constants(self):
         """All that the launches of a step depend on besides arrays; None if nobody knows."""
         parts = [(self.model, "forward"), (self.task, "loss"), (self.optimizer, "update")]
@@ -235,7 +240,8 @@ class Trainer:
                 self.schedule.step()
             self.steps += 1
             for hook in self.hooks:
-                hook.after_step(self)
+                with watching.span(type(hook).__name__, "step"):
+                    hook.after_step(self)
             self.whole = True
         except BaseException:
             if not self.whole:  # such as Ctrl-C: the step counts if the optimiser has made it; its results are lost
@@ -251,8 +257,9 @@ class Trainer:
     def _launch(self, inputs):
         """Launch all kernels of the next step: forward, backward, a note of what came of it, the update."""
         kernels, optimizer, statistics = self.model.device.kernels, self.optimizer, self._statistics
-        optimizer.zero_grad()
-        kernels.gather(statistics, self._saved)
+        with watching.span("Trainer", "step"):
+            optimizer.zero_grad()
+            kernels.gather(statistics, self._saved)
         try:
             terms = self._backward(inputs)
             self._ring.prepare(list(terms))
@@ -261,10 +268,11 @@ class Trainer:
             optimizer.zero_grad()
             self.whole = True
             raise
-        gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
-        values = [term.array() for term in terms.values()]
-        kernels.record_step(values, gradients, self._ring.rows, optimizer.state)
-        kernels.restore_if_halted(statistics, self._saved, optimizer.state)
+        with watching.span("Trainer", "step"):
+            gradients = [(flat, ranges) for flat, ranges in optimizer.gradients() if ranges is not None]
+            values = [term.array() for term in terms.values()]
+            kernels.record_step(values, gradients, self._ring.rows, optimizer.state)
+            kernels.restore_if_halted(statistics, self._saved, optimizer.state)
         optimizer.step()
 
     def _forward(self, inputs):
@@ -278,7 +286,7 @@ class Trainer:
         loss, terms = self._forward(inputs)
         loss.backward()
         named = {"loss": loss}
-        for more in (terms, *(hook.after_backward(self) or {} for hook in self.hooks)):
+        for more in (terms, *map(self._after_backward, self.hooks)):
             require_names(more, named.keys(), "term")
             for name, term in more.items():
                 number = isinstance(term, Tensor) and term.size == 1
@@ -286,6 +294,10 @@ class Trainer:
                 require(number, "step", name, was, "a tensor of one number")
             named.update(more)
         return named
+
+    def _after_backward(self, hook):
+        with watching.span(type(hook).__name__, "step"):
+            return hook.after_backward(self) or {}
 
     def sync(self) -> None:
         """Read the results of all steps under way. Waits for the device; raises as `step` does."""
