@@ -312,7 +312,8 @@ def test_two_threads_that_share_a_picture():
     stamps = [[[40, 1], [20, 1], [60, 1], [30, 1]]]
     times = noted(stamps, [(5010, 5100), (5030, 5090)], [1, 0])
     table = Table("main")
-    table.add_round(150, [Call(FourSteps, [0, 2, 4], 1, times, ["main", "other"])], [(Part("sigmoid", flops=4, bytes=8), 20)])
+    sigmoid = Part("sigmoid", flops=4, bytes=8)
+    table.add_round(150, [Call(FourSteps, [0, 2, 4], 1, times, ["main", "other"])], [(sigmoid, 20)])
     rows = {(row.kernel, row.title, row.thread): row for row in table.rows()}
     nanoseconds = {key: round(1e9 * row.seconds[0], 6) for key, row in rows.items()}
     assert nanoseconds == {
@@ -375,7 +376,8 @@ def test_events_are_bounded_and_none_overlap(threads, batch, most, monkeypatch):
     assert len(walls) == 2 and len(events) + lost == 2 * (count + 1) and len(events) <= most
     if most > 1000:
         assert not lost and [event.kind for event in events].count("step") == 2
-        assert {f"{r.layer}: {r.kernel}" for r in rows if r.layer and r.kernel} <= {" ".join(e.name.split()[:2]) for e in events}
+        named = {f"{row.layer}: {row.kernel}" for row in rows if row.layer and row.kernel}
+        assert named <= {" ".join(event.name.split()[:2]) for event in events}
     for thread in {event.thread for event in events}:
         own = [event for event in events if event.thread == thread and event.kind == "kernel"]
         assert all(a.start <= a.end <= b.start + 1 for a, b in itertools.pairwise(own))

@@ -52,9 +52,9 @@ def prediction_rows(network, images, rounds, events=False):
     A step lasts from the end of the one before to its own. Outside of the span, Python works alone, and its rows have
     their whole time. So the GFLOP/s of a row are those that the machine would reach if all threads did the same.
 
-    kernel: the operation, such as "product", or another kernel of the prediction; "" for waiting and for Python. op: the kind of layer. layer: its
-    path; "" for what prepares the image. calls: how many pictures a thread took part in, whatever the number of bands.
-    flops, bytes: see `Steps`; threads have their shares of them.
+    kernel: the operation, such as "product", or another kernel of the prediction; "" for waiting and for Python. op:
+    the kind of layer. layer: its path; "" for what prepares the image. calls: how many pictures a thread took part in,
+    whatever the number of bands. flops, bytes: see `Steps`; threads have their shares of them.
 
     Raises ValueError unless the network runs on "cpu" and takes the images.
     """
@@ -241,7 +241,8 @@ class Table:
                 if entry.calls or any(seconds):
                     calls = float(entry.calls / self._rounds)
                     inside = bool(key[2])  # what belongs to a layer
-                    rows.append(Row(*key, PHASE, DEVICE, thread, calls, seconds, *costs, inside=inside))
+                    row = Row(*key, PHASE, DEVICE, thread, calls, seconds, *costs)
+                    rows.append(dataclasses.replace(row, inside=inside))
         return rows
 
     def _divided(self, entries, known):

@@ -40,17 +40,16 @@ def _together(rows, thread, rounds):
 
 def _row(key, cells, rounds, prices):
     kernel, title, op, layer, phase, device, thread = key
-    seconds = [0] * rounds
+    lasting = [0] * rounds
     for cell in cells:
         for k, lasted in enumerate(cell.seconds, rounds - len(cell.seconds)):
-            seconds[k] += lasted
+            lasting[k] += lasted
     calls = sum(cell.kept - cell.base for cell in cells)
     costs = [prices.of(cell) for cell in cells]
     known = all(cost is not None for cost in costs)
     flops, moved = (round(sum(c[i] for c in costs) / rounds) if known else None for i in (0, 1))
-    return Row(
-        kernel, title, op, layer, phase, device, thread, calls / rounds or 1.0, tuple(s / 1e9 for s in seconds), flops, moved
-    )
+    seconds = tuple(nanoseconds / 1e9 for nanoseconds in lasting)
+    return Row(kernel, title, op, layer, phase, device, thread, calls / rounds or 1.0, seconds, flops, moved)
 
 
 class _Prices:
