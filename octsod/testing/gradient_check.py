@@ -1,92 +1,90 @@
 """Gradient checks: what backward returns against finite differences."""
 
+import dataclasses
 import itertools
 import math
+import statistics
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..autograd.graph import backward_all
-from ..autograd.mode import is_grad_enabled, no_grad, unguarded
+from ..autograd.mode import is_grad_enabled
 from ..autograd.tensor import Tensor
+from .finite_differences import CONFIDENCE, FIRST_STEP, UNIT, Line, Weighted, compare, noise, norm, random_sum_bound
+from .gradient_report import GradientError, GradientReport, InconclusiveWarning, Place, relative, reproduction
+from .passes import SEED, Passes, random_numbers, signs
+from .precision_check import check_precision
 
-SEED = 0x0C75  # a generator of its own: neither reads nor disturbs anybody else's random numbers
-STEPS = tuple(4e-3 / 8**k for k in range(5))  # the next one is tried where the last one met a kink
 ALL_ENTRIES = 64  # inputs of up to so many elements are checked entry by entry
-SAMPLED_ENTRIES = 48
+SPREAD_ENTRIES = 20  # at least so many of a larger one, besides corners and borders
+LONGEST_AXIS = 40  # each index of an axis up to this long is among them
 DIRECTIONS = 2
-EPSILON = float(np.finfo(np.float64).eps)
+REPEATS = 2.0**-30  # relative to the gradient: backward passes that should be equal may differ by so much
+VISIBLE = 1e-2  # an error of this part of the gradient must not pass unseen
 
 
-def gradcheck(fn: Callable[..., Any], *inputs: Any, tolerance: float = 1e-6) -> float:
-    """Check the gradients of `fn` against finite differences; returns the largest relative error found.
+def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
+    """Check the gradients of `fn` against finite differences; returns a report, see `GradientReport`.
 
     fn: takes the inputs; returns a tensor of any shape, or a tuple or list of tensors and Nones; all in float64.
     inputs: checked are leaf tensors (float64) that require a gradient, and float64 arrays, which become such tensors.
-    Anything else is passed on as it is.
+    Anything else is passed on as it is. If all of them are float32 instead, gradients are checked in float64, at the
+    same numbers, and what float32 gives is compared with that (`check_precision`; `report.precision`).
 
-    With y = fn(x), random cotangents v and a direction u, backward's <J'v, u> is compared with a difference quotient of
-    t -> <v, fn(x + t*u)>, of fourth order:
+    With y = fn(x), random cotangents v and a direction u, backward's <J'v, u> is compared with difference quotients of
+    t -> <v, fn(x + t*u)>: for single entries, all of a small input, else corners, borders, each index of each short
+    axis; and for random directions, which have a part of every entry. An entry that a direction finds wrong is searched
+    for. The outputs are compared one by one, each with the gradient that backward gives for it alone, and all together.
 
-        <v, J u> = (8*(f(h) - f(-h)) - (f(2h) - f(-2h))) / (12*h),    f(t) = <v, fn(x + t*u) - fn(x)>
+    There is no tolerance: steps, and how far a quotient can be off by truncation and by rounding, are derived from the
+    values at hand (finite_differences.py), and so is what backward itself can be off by. Where these bounds are large,
+    because fn's values have a lot of noise, say, the report's `sharpness` says what error could have gone unseen.
 
-    per input for random u, and for single entries: all of them for a small input, else corners, borders and a sample.
-    An error is relative to the input's largest gradient entry. At a kink (PReLU at 0, a tie of max-pooling) one-sided
-    derivatives differ; where they still do within the smallest step, the entry or direction is skipped.
+    Cotangents and directions are random, with magnitudes from 0.5 to 1.5. Uniform ones would hide faults: batch norm
+    cancels a uniform cotangent, and a sum a permutation of its gradient. Give inputs that are random, too: a uniform
+    map looks the same to every tap of a depthwise convolution, so it hides what its borders do.
 
-    Raises AssertionError, naming the worst entry, if an error exceeds `tolerance` (a missing gradient counts as zero),
-    if more than half of the checks of an input had to be skipped, if fn or a backward changes an input or a cotangent
-    in place, or if two runs differ; TypeError or ValueError for inputs and outputs that cannot be checked.
-    The `.grad` of the inputs is left as it was.
+    The verdict is one of
+
+    - PASS: everything checked is within its bound, and bounds are below 1 % of the gradient.
+    - KINK: the same, but some entries, or directions, could not be judged, since one-sided derivatives differ there
+      (PReLU at 0, a tie of max-pooling), by more than rounding explains and however small the step. Any number between
+      the two is accepted, as another choice of subgradient; what lies outside is no choice, and fails.
+    - INCONCLUSIVE: nothing was found wrong, but an error of 1 % could have gone unseen somewhere. It is also warned of.
+
+    Raises GradientError (an AssertionError, with the report) that names the worst entry if a gradient is out of its
+    bound (a missing one counts as zero), if fn or a backward changes an input or a cotangent in place, if two runs, or
+    two backward passes, differ, or if numbers are not finite. During the second pass, what `ctx.array` gives to write a
+    gradient to is full of NaN. Raises TypeError or ValueError for inputs and outputs that cannot be checked. The
+    `.grad` of the inputs is left as it was.
 
     >>> gradcheck(lambda x, w: octsod.functional.conv2d(x, w, padding=1), np.ones((1, 2, 5, 4)), np.ones((3, 2, 3, 3)))
     """
+    floats = [x for x in inputs if _is_checked(x, np.float64) or _is_checked(x, np.float32)]
+    if floats and all(x.dtype == np.float32 for x in floats):
+        precision = check_precision(fn, *inputs)
+        return dataclasses.replace(gradcheck(fn, *map(_in_double, inputs)), precision=precision)
+    given = inputs
     inputs = tuple(Tensor(x.copy(), True) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x for x in inputs)
     checked = _checked(inputs)
     before = [(x, x.data, x.grad) for x in inputs if isinstance(x, Tensor)]
-    originals = _copies(inputs)
-    generator = np.random.default_rng((SEED, 1))
     try:
-        for x in checked.values():
-            x.grad = None
-        try:
-            values, cotangents = _there_and_back(fn, inputs, originals)
-        except ValueError as error:
-            if "read-only" not in str(error):
-                raise
-            # Of what an op was given. It gets copies that can be written, to see which one it changes.
-            for x, _, _ in before:
-                x._data = x.device.put(x.numpy().copy())
-            with unguarded():
-                _there_and_back(fn, inputs, originals)
-            raise AssertionError(f"gradcheck: `fn` or its backward writes to what it was given: {error}.") from error
-        gradients = {number: _gradient(number, x) for number, x in checked.items()}
-        for y, again in zip(values, _run(fn, inputs), strict=True):
-            if not np.array_equal(y, again):
-                raise AssertionError("gradcheck: `fn` is not deterministic: two runs on the same inputs differ.")
-        _require_unchanged("input", originals, _copies(inputs))
-        magnitude = sum(float(np.abs(v * y).sum()) for v, y in zip(cotangents, values, strict=True))
-        largest = {number: float(np.abs(g).max(initial=0)) for number, g in gradients.items()}
-        # Gradients that are zero but for rounding, such as a bias's before batch norm, need another measure.
-        floor = max(1e-3 * max(largest.values()), 1e-5 * magnitude, 1e-300)
-        worst = 0.0
-        for number, x in checked.items():
-            start = x.numpy().copy()
-
-            def change(moved, x=x):
-                x.data = moved
-                triples = zip(cotangents, _run(fn, inputs), values, strict=True)
-                return np.concatenate([(v * (y - y0)).reshape(-1) for v, y, y0 in triples])
-
-            scale, noise = max(largest[number], floor), EPSILON * magnitude
-            errors = _check_input(number, change, start, gradients[number], scale, noise, tolerance, generator)
-            worst = max([worst, *errors])
-            x.data = start
-        return worst
+        return _Check(fn, inputs, checked, given).report()
     finally:
         for x, data, grad in before:  # the very arrays that were there
             x._data, x._grad = data, grad
+
+
+def _is_checked(x, dtype):
+    return isinstance(x, (np.ndarray, Tensor)) and x.dtype == dtype and (isinstance(x, np.ndarray) or x.requires_grad)
+
+
+def _in_double(x):
+    if isinstance(x, Tensor) and x.dtype == np.float32:
+        return Tensor(x.numpy().astype(np.float64), x.requires_grad)
+    return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x
 
 
 def _checked(inputs):
@@ -104,148 +102,260 @@ def _checked(inputs):
     return checked
 
 
-def _outputs(result):
-    outputs = [result] if isinstance(result, Tensor) else result
-    if not isinstance(outputs, (tuple, list)) or not all(y is None or isinstance(y, Tensor) for y in outputs):
-        raise TypeError(f"gradcheck: `fn` returned {type(result).__name__}; expected a tensor or a tuple of tensors.")
-    outputs = [y for y in outputs if y is not None]
-    if not outputs:
-        raise ValueError("gradcheck: `fn` returned no tensor; expected at least one.")
-    for y in outputs:
-        if y.dtype != np.float64:
-            raise TypeError(f"gradcheck: `fn` returned a tensor of {y.dtype}; expected float64.")
-    return outputs
+class _Check:
+    """One call of `gradcheck`. gradients, own: per input, an array for each output, whose cotangent is the only one."""
+
+    def __init__(self, fn, inputs, checked, given):
+        self.passes, self.checked = Passes("gradcheck", fn, inputs, checked, np.float64), checked
+        self.given = given
+        self.generator = np.random.default_rng((SEED, 1))
+        self.kinks, self.inconclusive, self.orders, self.worst = [], [], {}, None
+        self.entries = self.directions = self.failed = 0
+        self.error = self.of_bound = self.sharpness = 0.0
+
+    def report(self):
+        values, cotangents, gradients = self.passes.first()
+        self.shapes = [y.shape for y in values]
+        for y, again in zip(values, self.run(), strict=True):
+            if not np.array_equal(y, again):
+                raise GradientError("gradcheck: `fn` is not deterministic: two runs on the same inputs differ.")
+        self.starts = {number: x.numpy().copy() for number, x in self.checked.items()}
+        self.sizes = self._sizes()
+        self.nearby = {number: self._nearby(number) for number in self.checked}
+        again = self.passes.gradients(cotangents, dirty=True)
+        blur = self._blur(gradients, values, cotangents)
+        self._require_same(gradients, again, blur, "in a second pass on the same inputs")
+        if len(values) > 1:
+            parts = [[v if j == k else None for j, v in enumerate(cotangents)] for k in range(len(values))]
+            found = [self.passes.gradients(part) for part in parts]
+            total = {number: sum(g[number] for g in found) for number in gradients}
+            self._require_same(gradients, total, blur, "as the sum of those for each output alone")
+        else:
+            parts, found = [cotangents], [gradients]
+        owns = [self._own_rounding(g, values, part) for g, part in zip(found, parts, strict=True)]
+        self.gradients = {number: [g[number] for g in found] for number in self.checked}
+        self.own = {number: [own[number] for own in owns] for number in self.checked}
+        ends = [0, *itertools.accumulate(y.size for y in values)]
+        slices = [slice(*pair) for pair in itertools.pairwise(ends)]
+        self.weighted = Weighted(_flat(values), _flat(cotangents), self._noise(_flat(values), slices), slices)
+        for number, x in self.checked.items():
+            failures = self._check_input(number)
+            x.data = self.starts[number]
+            if failures:
+                self._fail(failures)
+        verdict = "INCONCLUSIVE" if self.inconclusive else "KINK" if self.kinks else "PASS"
+        report = self._summary(verdict)
+        if self.inconclusive:
+            warnings.warn(f"gradcheck: {report}.", InconclusiveWarning, stacklevel=3)
+        return report
+
+    def run(self):
+        values = self.passes.forward()
+        if [y.shape for y in values] != self.shapes:
+            raise GradientError("gradcheck: `fn` returns outputs of other shapes for other values of its inputs.")
+        return values
+
+    def _blur(self, gradients, values, cotangents):
+        """By input, what gradients may differ by from one pass to the next: far more than rounding, far less than what
+        has to be found."""
+        pairs = zip(values, cotangents, strict=True)
+        natural = math.hypot(*(norm(y * v) for y, v in pairs if v is not None))
+        return {n: REPEATS * (np.abs(g).max(initial=0.0) + natural / self.sizes[n]) for n, g in gradients.items()}
+
+    def _own_rounding(self, gradients, values, cotangents):
+        """How far gradients are off by backward's own rounding: as far as they move with the last bit of cotangents."""
+        ulps = [None if v is None else 2 * UNIT * signs(self.generator, v.shape) for v in cotangents]
+        moved = self.passes.gradients([v if v is None else v * (1 + e) for v, e in zip(cotangents, ulps, strict=True)])
+        blur = self._blur(gradients, values, cotangents)
+        self._require_same(gradients, moved, blur, "after cotangents have changed in the last place")
+        return {number: 4 * (np.abs(moved[number] - g) + UNIT * np.abs(g)) for number, g in gradients.items()}
+
+    def _require_same(self, gradients, others, bounds, where):
+        for number, g in gradients.items():
+            apart = np.abs(others[number] - g)
+            if g.size and apart.max() > bounds[number]:
+                index = tuple(int(i) for i in np.unravel_index(apart.argmax(), g.shape))
+                raise GradientError(
+                    f"gradcheck: input {number} at {index}: backward gives {g[index]:.10g}, and "
+                    f"{others[number][index]:.10g} {where}."
+                )
+
+    def _sizes(self):
+        """How far each input's entries may be moved: as they differ from one another or, if they don't, their size."""
+        sizes = {n: float(np.std(x)) or float(np.abs(x).max()) if x.size else 1.0 for n, x in self.starts.items()}
+        others = max(sizes.values()) or 1.0
+        return {n: size or others for n, size in sizes.items()}
+
+    def _nearby(self, number):
+        """How far each entry may be moved so that nothing is missed which happens on the way to 0."""
+        start, size = self.starts[number], self.sizes[number]
+        magnitudes = np.abs(start)
+        smallest = magnitudes[start != 0].min(initial=np.inf)
+        return np.maximum(np.minimum(np.where(start == 0, smallest, magnitudes), size), size * 2.0**-30)
+
+    def _noise(self, values, slices):
+        """The noise of the outputs, seen by moving all inputs at once."""
+        ways = {n: random_numbers(self.generator, near.shape) * near for n, near in self.nearby.items()}
+
+        def y(t):
+            for number, x in self.checked.items():
+                x.data = self.starts[number] + t * ways[number]
+            return _flat(self.run())
+
+        seen = noise(y, values, slices)
+        for number, x in self.checked.items():
+            x.data = self.starts[number]
+        return seen
+
+    def _check_input(self, number):
+        """Compare entries and directions; returns the Places where backward is wrong, with how wrong it is."""
+        one, failures, orders = _Input(self, number), [], []
+
+        def note(found, place):
+            self.entries += place.index is not None
+            self.directions += place.index is None
+            if found.order is not None:
+                orders.append(found.order)
+            if found.verdict == "KINK":
+                self.kinks.append((number, place.index))
+                return
+            if found.verdict == "FAIL":
+                failures.append((found.relative_error, place))
+            elif found.verdict == "INCONCLUSIVE" or found.sharpness > VISIBLE:
+                self.inconclusive.append((number, place.index))
+            self.error = max(self.error, found.relative_error)
+            self.sharpness = max(self.sharpness, found.sharpness, found.relative_error)
+            of_bound = relative(place.error, place.bound)
+            if self.worst is None or of_bound > self.of_bound:
+                self.worst, self.of_bound = place, of_bound
+
+        entries = _entries(one.start.shape, self.generator)
+        for index in entries:
+            note(*one.entry(index))
+        kinks = [index for n, index in self.kinks if n == number]
+        for k in range(DIRECTIONS if not failures and len(entries) < one.start.size else 0):
+            u = random_numbers(self.generator, one.start.shape) * one.nearby
+            for index in kinks:
+                u[index] = 0
+            found, place = one.direction(u, k)
+            note(found, place)
+            if found.verdict == "KINK" and _unique(one.start).any():  # ties and zeros are where most kinks are
+                u *= _unique(one.start)
+                found, place = one.direction(u, k)
+                note(found, place)
+            if found.verdict == "FAIL":
+                culprit = one.search(u)
+                failures[:] = failures if culprit is None else [culprit]
+                break
+        self.orders[number] = statistics.median(orders) if orders else None
+        return failures
+
+    def _summary(self, verdict):
+        return GradientReport(
+            verdict, self.entries, self.directions, self.error, self.of_bound, self.sharpness, tuple(self.kinks),
+            tuple(self.inconclusive), self.orders, self.passes.calls, self.worst, self.failed,
+        )  # fmt: skip
+
+    def _fail(self, failures):
+        _, place = max(failures, key=lambda pair: pair[0])
+        self.failed, self.worst = len(failures), place
+        raise GradientError(
+            f"gradcheck: {place}. {self.failed} of the {self.entries + self.directions} comparisons so far are wrong.\n"
+            f"{reproduction('octsod.gradcheck', self.passes.fn, self.given)}",
+            self._summary("FAIL"),
+        )
 
 
-def _there_and_back(fn, inputs, originals):
-    """The values of the outputs and their cotangents, after a forward and a backward pass that changed nothing in
-    place."""
-    outputs = _outputs(fn(*inputs))
-    _require_unchanged("input", originals, _copies(inputs))
-    values = [y.numpy().copy() for y in outputs]
-    if not all(np.isfinite(y).all() for y in values):
-        raise AssertionError("gradcheck: `fn` returned a number that is not finite.")
-    generator = np.random.default_rng(SEED)
-    cotangents = [_random(generator, y.shape) for y in values]
-    given = [Tensor.on(y.device, v.copy()) for y, v in zip(outputs, cotangents, strict=True)]
-    roots = [(y, v) for y, v in zip(outputs, given, strict=True) if y.requires_grad]
-    backward_all([y for y, _ in roots], [v for _, v in roots])
-    _require_unchanged("input", originals, _copies(inputs))
-    _require_unchanged("cotangent", dict(enumerate(cotangents)), _copies(given))
-    _require_unchanged("output", dict(enumerate(values)), _copies(outputs))
-    return values, cotangents
+class _Input:
+    """An input of a check, along whose entries and directions gradients are compared."""
+
+    def __init__(self, check, number):
+        self.check, self.number, self.x, self.weighted = check, number, check.checked[number], check.weighted
+        self.start, self.size, self.nearby = check.starts[number], check.sizes[number], check.nearby[number]
+        self.gradients, self.own = check.gradients[number], check.own[number]
+        self.typical = np.array([norm(g) / math.sqrt(max(g.size, 1)) for g in self.gradients])
+        self.outputs = self.weighted.norms(self.weighted.weights * self.weighted.values)
+        # A gradient that is zero but for rounding, such as a bias's before batch norm, is measured by the outputs.
+        noise = [CONFIDENCE * own.max(initial=0.0) for own in self.own]
+        least = np.maximum(noise, 16 * UNIT * self.outputs / self.size)
+        self.nothing = np.array([np.abs(g).max(initial=0.0) for g in self.gradients]) <= least
+        self.step = FIRST_STEP
+
+    def entry(self, index):
+        """Compare at an entry; returns the Comparison and the Place."""
+        analytic = np.array([g[index] * self.size for g in self.gradients])
+        own = np.array([own[index] * self.size for own in self.own])
+        scale = np.maximum(np.abs(analytic), VISIBLE * self.typical * self.size)
+        certain, off = FIRST_STEP * self.nearby[index] / self.size, max(1.0, abs(self.start[index]) / self.size)
+
+        def moved(t):
+            array = self.start.copy()
+            array[index] += t * self.size
+            return array
+
+        return self._compare(moved, certain, UNIT * off, analytic, own, scale, self.size, index, None)
+
+    def direction(self, u, number=None):
+        """Compare along u, an array like the input; number: of the direction."""
+        terms = [g * u for g in self.gradients]
+        analytic = np.array([t.sum() for t in terms])
+        scale = np.maximum([norm(t) for t in terms], VISIBLE * self.typical * norm(u))
+        own = np.array([random_sum_bound(own * np.abs(u)) for own in self.own])
+        return self._compare(
+            lambda t: self.start + t * u, FIRST_STEP, UNIT, analytic, own, scale, norm(u) or 1.0, None, number
+        )
+
+    def _compare(self, moved, certain, off, analytic, own, scale, unit, index, direction):
+        def y(t):
+            self.x.data = moved(t)
+            return _flat(self.check.run())
+
+        scale = np.where(self.nothing, np.maximum(self.outputs, scale), scale)
+        with np.errstate(all="ignore"):
+            found = compare(Line(self.weighted, y, certain, off), analytic, own, scale, self.step)
+        self.step = found.next_step
+        k = found.worst
+        numbers = (found.analytic, found.numeric, found.truncation, found.rounding, found.own)
+        output = k if len(self.gradients) > 1 else None
+        place = Place(
+            self.number, index, direction, output, *(float(a[k] / unit) for a in numbers), step=float(found.step * unit)
+        )
+        return found, place
+
+    def search(self, u):
+        """An entry that is wrong, where the direction u has shown that one is: by halves. None if it gets lost."""
+        candidates = np.argwhere(u)
+        while len(candidates) > 1:
+            half = candidates[: len(candidates) // 2]
+            part = np.zeros(u.shape)
+            part[tuple(half.T)] = u[tuple(half.T)]
+            candidates = half if self.direction(part)[0].verdict == "FAIL" else candidates[len(candidates) // 2 :]
+        found, place = self.entry(tuple(int(i) for i in candidates[0]))
+        return (found.relative_error, place) if found.verdict == "FAIL" else None
 
 
-def _run(fn, inputs):
-    with no_grad():
-        return [y.numpy() for y in _outputs(fn(*inputs))]
-
-
-def _copies(inputs):
-    arrays = [(i, x.numpy() if isinstance(x, Tensor) else x) for i, x in enumerate(inputs)]
-    return {i: a.copy() for i, a in arrays if isinstance(a, np.ndarray)}
-
-
-def _require_unchanged(what, originals, arrays):
-    for number, array in arrays.items():
-        if array.tobytes() != originals[number].tobytes():
-            raise AssertionError(f"gradcheck: `fn` or its backward changed {what} {number} in place.")
-
-
-def _gradient(number, x):
-    if x.grad is None:
-        return np.zeros(x.shape)
-    grad = x.device.get(x.grad)
-    if not np.isfinite(grad).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(grad))[0])
-        raise AssertionError(f"gradcheck: input {number} at {index}: backward gives {grad[index]}.")
-    return grad.copy()
-
-
-def _random(generator, shape):
-    """Numbers away from zero, of either sign."""
-    return generator.uniform(0.5, 1.5, shape) * generator.choice((-1.0, 1.0), shape)
+def _unique(array):
+    """1 where a number occurs once, else 0."""
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    return (counts[inverse] == 1).reshape(array.shape)
 
 
 def _entries(shape, generator):
-    """Indices to check: all, or all corners, two on each border, and more at random."""
+    """Indices to check: all, or all corners (up to 16), one on each border, and each index of each axis that is not
+    long, at random in the others."""
     if math.prod(shape) <= ALL_ENTRIES:
         return list(np.ndindex(shape))
-    chosen = dict.fromkeys(itertools.islice(itertools.product(*({0: 0, n - 1: 0} for n in shape)), SAMPLED_ENTRIES))
+    chosen = dict.fromkeys(itertools.islice(itertools.product(*({0: 0, n - 1: 0} for n in shape)), 16))
     for axis, n in enumerate(shape):
-        for end in (0, n - 1) * 2:
+        for end in (0, n - 1):
             index = [int(generator.integers(m)) for m in shape]
             index[axis] = end
             chosen[tuple(index)] = None
-    while len(chosen) < SAMPLED_ENTRIES:
-        chosen[tuple(int(generator.integers(m)) for m in shape)] = None
+    count = max(SPREAD_ENTRIES, *(n for n in shape if n <= LONGEST_AXIS), 0)
+    spread = [np.concatenate([generator.permutation(n) for _ in range(-(-count // n))])[:count] for n in shape]
+    chosen.update(dict.fromkeys(tuple(int(i) for i in index) for index in zip(*spread, strict=True)))
     return list(chosen)
 
 
-def _check_input(number, change, start, gradient, scale, noise, tolerance, generator):
-    """The relative errors of one input's checks; raises if one is too large or too few could be done."""
-    failures, errors, kinks = [], [], []
-
-    def check(u, place):
-        analytic, norm = float(np.vdot(gradient, u)), math.sqrt(float(np.vdot(u, u)))
-        found = _compare(lambda t: change(start + t * u), analytic, norm * scale, noise, tolerance)
-        if found is not None:
-            numeric, error = found
-            errors.append(error)
-            if not error <= tolerance:
-                failures.append((error, place, analytic / norm, numeric / norm))
-        return found is not None
-
-    for index in _entries(start.shape, generator):
-        u = np.zeros(start.shape)
-        u[index] = max(1.0, abs(start[index]))
-        if not check(u, f"at {index}"):
-            kinks.append(index)
-    for k in range(DIRECTIONS if len(errors) > len(failures) == 0 else 0):
-        u = _random(generator, start.shape)
-        for index in kinks:
-            u[index] = 0
-        if u.any():
-            check(u, f"along random direction {k}")
-    if failures:
-        error, place, analytic, numeric = max(failures)
-        raise AssertionError(
-            f"gradcheck: input {number} {place}: backward gives {analytic:.10g}, finite differences {numeric:.10g}; "
-            f"relative error {error:.3g} exceeds {tolerance:g} ({len(failures)} of {len(errors)} checks of this input)."
-        )
-    if len(kinks) > len(errors):
-        raise AssertionError(
-            f"gradcheck: `fn` has kinks at {len(kinks)} of {len(kinks) + len(errors)} places checked of input {number} "
-            "and has no derivative there; expected inputs away from kinks."
-        )
-    return errors
-
-
-def _compare(f, analytic, scale, noise, tolerance):
-    """(numeric derivative of sum(f) at 0, relative error of the analytic one), or None at a kink; f is a vector, f(0)
-    zero."""
-    best = math.nan, math.inf
-    for h in STEPS:
-        up2, up, down, down2 = f(2 * h), f(h), f(-h), f(-2 * h)
-        coarser = (8 * (up - down) - (up2 - down2)) / (12 * h)
-        numeric = float(coarser.sum())
-        error = abs(numeric - analytic) / max(scale, abs(numeric))
-        if error <= tolerance / 100:
-            return numeric, error
-        half_up, half_down = f(h / 2), f(-h / 2)
-        finer = (8 * (half_up - half_down) - (up - down)) / (6 * h)
-        # Both vanish for a smooth f: the derivative's dependence on h, and the jump of one-sided derivatives at 0,
-        # that is (up + down)/h = jump + h*f''(0) + ..., extrapolated to h = 0. By output: sums would cancel.
-        jump = (4 * (half_up + half_down) - (up + down)) / h
-        rough = float((np.abs(finer - coarser) + np.abs(jump)).sum())
-        if abs(finer.sum() - analytic) < abs(numeric - analytic):  # else rounding outweighs the smaller step's gain
-            numeric = float(finer.sum())
-        error = abs(numeric - analytic) / max(scale, abs(numeric))
-        if rough <= tolerance / 10 * max(scale, abs(numeric)) + 32 * noise / h:
-            return numeric, error
-        if error < best[1]:
-            best = numeric, error
-    # Not smooth even in the smallest step. A kink explains a disagreement of its own size, but not one far above it.
-    if best[1] <= tolerance:
-        return best
-    return (numeric, error) if abs(numeric - analytic) > 16 * rough else None
+def _flat(arrays):
+    return np.concatenate([a.reshape(-1) for a in arrays])
