@@ -26,7 +26,7 @@ def test_help_and_version():
     result = run("--help")
     assert result.exit_code == 0
     for command in ("train", "eval", "predict", "info", "prune", "plot", "sweep", "convert", "export", "warmup",
-                    "doctor"):  # fmt: skip
+                    "doctor", "check"):  # fmt: skip
         assert f"  {command} " in result.stdout
         assert run(command, "--help").stdout.startswith(f"Usage: octsod {command} ")
     assert run("--version").stdout == f"octsod, version {octsod.__version__}\n"

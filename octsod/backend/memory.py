@@ -5,9 +5,10 @@ last array or view on it dies, by reference count alone, so buffers are reused e
 """
 
 import collections
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -101,10 +102,26 @@ class _Lease:
         pool.give_back(self.block)
 
 
+_maker: Callable[[tuple[int, ...], np.dtype], np.ndarray] | None = None
+
+
+@contextlib.contextmanager
+def made_by(maker: Callable[[tuple[int, ...], np.dtype], np.ndarray]) -> Iterator[None]:
+    """Within `with made_by(f):`, `empty` returns `f(shape, dtype)`, in all threads: such as an array amid guards."""
+    global _maker
+    before, _maker = _maker, maker
+    try:
+        yield
+    finally:
+        _maker = before
+
+
 def empty(shape: int | Sequence[int], dtype: DTypeLike) -> np.ndarray:
     """An uninitialised C-contiguous array, aligned to 64 bytes, from the pool."""
     dtype = np.dtype(dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if _maker is not None:
+        return _maker(shape, dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < SMALLEST:
         return np.empty(shape, dtype)

@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "export",
     "warmup": "warmup",
     "doctor": "doctor",
+    "check": "check",
 }
 
 INTERRUPTED = 130

@@ -1,15 +1,29 @@
-"""Checks of gradients and of precision, and strategies that draw problems for ops and kernels."""
+"""Checks of ops, of their gradients and precision; strategies that draw cases for them; a simulator of CUDA kernels.
 
+`strategies` and `parametrize_ops` need what `pip install "octsod[test]"` installs, and load on first use.
+"""
+
+from typing import Any
+
+from ..lazy import loading as _loading
+from .cases import Case, Input
 from .gradient_check import gradcheck
 from .gradient_report import GradientError, GradientReport, InconclusiveWarning
+from .operator_check import CHECKS, check_op
 from .precision_check import PrecisionError, PrecisionReport, check_precision
+from .reports import CheckFailure, Report, Verdict, explained
 
 __all__ = [
-    "GradientError",
-    "GradientReport",
-    "InconclusiveWarning",
-    "PrecisionError",
-    "PrecisionReport",
-    "check_precision",
-    "gradcheck",
-]
+    "CHECKS", "Case", "CheckFailure", "GradientError", "GradientReport", "InconclusiveWarning", "Input",
+    "PrecisionError", "PrecisionReport", "Report", "Verdict", "check_op", "check_precision", "cusim", "gradcheck",
+    "parametrize_ops", "strategies",
+]  # fmt: skip
+
+_load = _loading(__name__, {"parametrize_ops": "plugin"}, {"strategies": "strategies", "cusim": "cusim"})
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _load(name)
+    except ModuleNotFoundError as error:
+        raise explained(error, f"octsod.testing.{name}") from error

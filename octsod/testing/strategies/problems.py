@@ -1,7 +1,6 @@
-"""Hypothesis strategies that draw problems for kernels: shapes, settings and a seed, never arrays.
+"""Problems for kernels: what an op never sees, such as deferred maps, wanted sums, and gradients to add to.
 
-Whoever runs a case makes its arrays from the seed, so a failing example prints as one short line. Cases are valid by
-construction: a kernel has to get right whatever can be drawn here.
+Cases are valid by construction: a kernel has to get right whatever can be drawn here.
 """
 
 from __future__ import annotations
@@ -12,9 +11,22 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-Shape = tuple[int, ...]
-
-SEEDS = st.integers(0, 2**32 - 1)
+from .geometry import (
+    BATCHES,
+    CHANNELS,
+    LARGE_SHAPES,
+    MOSTLY,
+    SEEDS,
+    SHAPES,
+    SIDES,
+    Branches,
+    Convolution,
+    Shape,
+    Windows,
+    branch_lists,
+    convolution_parameters,
+    windows,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +48,11 @@ class Target:
 READINGS = st.builds(Reading, deferred=st.booleans(), sums=st.booleans())
 TARGETS = st.builds(Target, accumulate=st.booleans(), sums=st.booleans()) | st.none()
 
-MOSTLY = st.sampled_from([True, True, True, False])
-BATCHES = st.sampled_from([1, 2, 3, 2, 0])
-CHANNELS = st.sampled_from([1, 2, 3, 5, 7, 9, 4, 0])
-SIDES = st.integers(1, 9) | st.integers(10, 40)  # shorter than a vector; several vectors and a rest
-SHAPES = st.tuples(BATCHES, CHANNELS, SIDES, SIDES)
-# More than a core's cache holds: kernels that work band by band get several bands, the last one shorter.
-LARGE_SHAPES = st.tuples(st.just(2), st.integers(14, 23), st.integers(61, 90), st.integers(33, 50))
-
 
 @dataclasses.dataclass(frozen=True)
-class ConvolutionCase:
-    """A dense or (with outs = channels) depthwise convolution, forward and backward."""
+class ConvolutionCase(Convolution):
+    """A convolution, forward and backward."""
 
-    shape: tuple[int, int, int, int]
-    outs: int
-    kernel_size: tuple[int, int]
-    stride: int
-    padding: int
-    dilation: int
     bias: bool
     moments: bool
     x: Reading
@@ -64,35 +62,18 @@ class ConvolutionCase:
     grad_bias: bool
     seed: int
 
-    @property
-    def settings(self) -> Shape:
-        return self.stride, self.padding, self.dilation
-
-    @property
-    def out_shape(self) -> Shape:
-        size = [
-            (n + 2 * self.padding - self.dilation * (k - 1) - 1) // self.stride + 1
-            for n, k in zip(self.shape[2:], self.kernel_size, strict=True)
-        ]
-        return (self.shape[0], self.outs, *size)
-
 
 @st.composite
 def convolutions(draw: Callable[..., Any], depthwise: bool = False) -> ConvolutionCase:
-    """Kernels smaller and larger than the map, dilations larger than it, paddings from the least possible one on."""
+    """Convolutions of maps of any size, now and then of large ones."""
     if not depthwise and draw(st.integers(0, 7)) == 7:
-        shape, kernel_size, stride, padding, dilation = draw(LARGE_SHAPES), (1, 1), 1, 0, 1
+        parameters = Convolution(draw(LARGE_SHAPES), draw(CHANNELS), (1, 1), 1, 0, 1)
     else:
-        shape = draw(SHAPES)
-        kernel_size = draw(st.sampled_from([(3, 3), (1, 1), (3, 2), (5, 5), (1, 4)]))
-        stride = draw(st.integers(1, 3))
-        dilation = draw(st.sampled_from([1, 2, 3, 5, 17]))
-        lack = max(dilation * (k - 1) + 1 - n for n, k in zip(shape[2:], kernel_size, strict=True))
-        padding = max(-(-lack // 2), 0) + draw(st.integers(0, 3))
+        parameters = draw(convolution_parameters(SHAPES, CHANNELS, depthwise))
     return ConvolutionCase(
-        shape, shape[1] if depthwise else draw(CHANNELS), kernel_size, stride, padding, dilation,
-        bias=draw(st.booleans()), moments=draw(st.booleans()), x=draw(READINGS), grad_deferred=draw(st.booleans()),
-        grad_x=draw(TARGETS), grad_weight=draw(MOSTLY), grad_bias=draw(MOSTLY), seed=draw(SEEDS),
+        **vars(parameters), bias=draw(st.booleans()), moments=draw(st.booleans()), x=draw(READINGS),
+        grad_deferred=draw(st.booleans()), grad_x=draw(TARGETS), grad_weight=draw(MOSTLY), grad_bias=draw(MOSTLY),
+        seed=draw(SEEDS),
     )  # fmt: skip
 
 
@@ -159,16 +140,9 @@ def dilated_convolutions(draw: Callable[..., Any]) -> DilatedCase:
 
 
 @dataclasses.dataclass(frozen=True)
-class OctaveCase:
-    """An octave convolution. A branch with zero channels is missing. height, width: those of an input branch 0."""
+class OctaveCase(Branches):
+    """An octave convolution, forward and backward."""
 
-    batch: int
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-    height: int
-    width: int
-    kernel_size: int
-    stride: int
     moments: bool
     xs: tuple[Reading, ...]
     grads_deferred: tuple[bool, ...]
@@ -176,43 +150,19 @@ class OctaveCase:
     grad_weight: bool
     seed: int
 
-    @property
-    def in_shapes(self) -> list[Shape | None]:
-        return [(self.batch, n, self.height >> i, self.width >> i) if n else None for i, n in enumerate(self.ins)]
-
-    @property
-    def out_shapes(self) -> list[Shape | None]:
-        height, width = self.height // self.stride, self.width // self.stride
-        return [(self.batch, n, height >> j, width >> j) if n else None for j, n in enumerate(self.outs)]
-
-    @property
-    def weight_shape(self) -> Shape:
-        return sum(self.outs), sum(self.ins), self.kernel_size, self.kernel_size
-
 
 @st.composite
 def octaves(draw: Callable[..., Any]) -> OctaveCase:
-    """One to four branches on either side, any of them missing. Few branches are drawn most often: with many, the sizes
-    of maps are multiples of a vector's length, and no rest is left."""
-    few = [(1, 1), (2, 2), (1, 2), (2, 1)]
-    cross_stage = [(3, 3), (3, 1), (1, 3)]
-    pairs = 3 * few + cross_stage + [(a, b) for a in range(1, 5) for b in range(1, 5)]
-    n_ins, n_outs = draw(st.sampled_from(pairs))
+    """Branches of any size, now and then of large ones."""
     large = draw(st.integers(0, 7)) == 7
-    counts = st.integers(8, 17) if large else st.sampled_from([2, 1, 3, 5, 7, 0])
-    ins = draw(st.lists(counts, min_size=n_ins, max_size=n_ins).filter(any))
-    outs = draw(st.lists(counts, min_size=n_outs, max_size=n_outs).filter(any))
-    stride = draw(st.sampled_from([1, 2]))
-    # Only branches that are there bind the size: (3, 0, 0) -> (2, 0) is well defined on odd maps.
-    levels = max(level for side in (ins, outs) for level, n in enumerate(side) if n)
-    multiple = stride << levels
-    low, high = (72, 110) if large else (1, 48)
-    sides = st.integers(-(-low // multiple), max(high // multiple, 1))
+    branches = draw(
+        branch_lists(st.integers(8, 17), 110, 72, st.just(2), st.just(1)) if large
+        else branch_lists(st.sampled_from([2, 1, 3, 5, 7, 0]), 48, 1, BATCHES)
+    )  # fmt: skip
     return OctaveCase(
-        2 if large else draw(BATCHES), tuple(ins), tuple(outs), multiple * draw(sides), multiple * draw(sides),
-        1 if large else draw(st.sampled_from([1, 3, 5])), stride, moments=draw(st.booleans()),
-        xs=draw(st.tuples(*[READINGS] * n_ins)), grads_deferred=draw(st.tuples(*[st.booleans()] * n_outs)),
-        grad_xs=draw(st.tuples(*[TARGETS] * n_ins)), grad_weight=draw(MOSTLY), seed=draw(SEEDS),
+        **vars(branches), moments=draw(st.booleans()), xs=draw(st.tuples(*[READINGS] * len(branches.ins))),
+        grads_deferred=draw(st.tuples(*[st.booleans()] * len(branches.outs))),
+        grad_xs=draw(st.tuples(*[TARGETS] * len(branches.ins))), grad_weight=draw(MOSTLY), seed=draw(SEEDS),
     )  # fmt: skip
 
 
@@ -231,33 +181,15 @@ def maps() -> st.SearchStrategy[MapCase]:
 
 
 @dataclasses.dataclass(frozen=True)
-class PoolingCase:
-    """Windows over a map."""
+class PoolingCase(Windows):
+    """Windows over a map of numbers."""
 
-    shape: tuple[int, int, int, int]
-    kernel_size: int
-    stride: int
-    padding: int
     seed: int
 
-    @property
-    def settings(self) -> Shape:
-        return self.kernel_size, self.stride, self.padding
 
-    @property
-    def out_shape(self) -> Shape:
-        size = [(n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in self.shape[2:]]
-        return (*self.shape[:2], *size)
-
-
-@st.composite
-def poolings(draw: Callable[..., Any]) -> PoolingCase:
-    """Windows that overlap, touch or leave gaps."""
-    shape = draw(SHAPES)
-    padding = draw(st.integers(0, 2))
-    least = max(2 * padding, 1)
-    kernel_size = draw(st.integers(least, min(max(min(shape[2:]) + 2 * padding, least), least + 4)))
-    return PoolingCase(shape, kernel_size, draw(st.integers(1, 4)), padding, draw(SEEDS))
+def poolings() -> st.SearchStrategy[PoolingCase]:
+    """Windows over maps of any size."""
+    return st.builds(lambda found, seed: PoolingCase(**vars(found), seed=seed), windows(SHAPES), SEEDS)
 
 
 @dataclasses.dataclass(frozen=True)

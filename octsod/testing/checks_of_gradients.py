@@ -1,0 +1,186 @@
+"""Checks of an op's gradients: finite differences, orders of convergence, adjoints of linear ops."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Tensor
+from .cases import signed
+from .error_bounds import CALLS, SAFETY, Example
+from .evaluation import forward, leaves_of, values
+from .gradient_check import gradcheck
+from .reports import Failed, Kink, Skipped, require_close
+
+STEPS = tuple(2.0**-k for k in range(5, 18))
+ORDER = 1.5  # at least: that of a central difference quotient is 2
+CLEAR = 10  # times the rounding: an error that is less says nothing
+MOST_LINEAR = 6  # inputs that are tried
+
+
+def gradients(example: Example) -> str:
+    """backward gives the derivatives that finite differences do."""
+    case = example.case
+    if example.precision != "float64":
+        raise Skipped("finite differences need float64, and the case names float32")
+    if not example.differentiable():
+        raise Skipped("no input has a gradient")
+    if not any(v is not None for v in example.given):
+        raise Skipped("no output has a gradient")
+    leaves = leaves_of(case, example.arrays)
+    tensors = [i for i, leaf in enumerate(case.leaves()) if not leaf.array]
+
+    def fn(*given: Tensor) -> Any:
+        fresh = leaves_of(case, example.arrays, [False] * len(leaves))
+        for index, tensor in zip(tensors, given, strict=True):
+            fresh[index] = tensor
+        return tuple(y for y in forward(example.subject, case, fresh) if y is not None and y.dtype.kind == "f")
+
+    return _gradcheck(fn, [leaves[i] for i in tensors])
+
+
+def _gradcheck(fn: Callable[..., Any], inputs: list[Tensor]) -> str:
+    """What `octsod.gradcheck` says, as a check does."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of is its verdict, too
+            found = gradcheck(fn, *inputs)
+    except AssertionError as failure:
+        raise Failed(str(failure).removeprefix("gradcheck: ")) from failure
+    if found.verdict == "KINK":
+        raise Kink(str(found).removeprefix("KINK: "))
+    if found.verdict == "INCONCLUSIVE":
+        raise Skipped(str(found))
+    return str(found).removeprefix("PASS: ")
+
+
+class _Along:
+    """t -> <v, f(x + t*u)> of all inputs that have gradients, output by output."""
+
+    def __init__(self, example: Example):
+        self.example, self.given = example, [v for v in example.given if v is not None]
+        generator = np.random.default_rng((example.case.seed, 0xD1))
+        self.directions: list[Any] = [None] * len(example.arrays)
+        for index in example.differentiable():
+            x = example.arrays[index]
+            size = np.where(x == 0, 0.25, np.abs(x))  # steps are shares of the numbers: they stay in their domain
+            self.directions[index] = size * signed(generator, x.shape) / 2
+
+    def __call__(self, t: float) -> np.ndarray:
+        arrays = [
+            a if u is None else (a + t * u).astype(a.dtype)
+            for a, u in zip(self.example.case.arrays(), self.directions, strict=True)
+        ]
+        with np.errstate(all="ignore"):
+            outputs = [y for y in values(self.example.subject, self.example.case, arrays) if y.dtype.kind == "f"]
+            return np.concatenate([(v * y).reshape(-1) for v, y in zip(self.given, outputs, strict=True)] or [[]])
+
+    def analytic(self) -> float:
+        """backward's derivative at 0."""
+        pairs = zip(self.example.run.gradients, self.directions, strict=True)
+        return float(sum(np.vdot(g, u) for g, u in pairs if g is not None and u is not None))
+
+
+def convergence(example: Example) -> str:
+    """The error of the central difference quotient falls with the square of the step, down to rounding."""
+    if example.precision != "float64" or not example.differentiable() or not any(v is not None for v in example.given):
+        raise Skipped("there is no gradient in float64")
+    along = _Along(example)
+    start, analytic = along(0.0), along.analytic()
+    terms = sum(float(np.abs(v * a).sum()) for v, a in zip(along.given, example.output_amounts, strict=True))
+    kept: list[tuple[float, float, float, float]] = []
+    for h in STEPS:
+        up, down = along(h), along(-h)
+        quotient = float((up - down).sum()) / (2 * h)
+        if not np.isfinite(quotient):
+            continue
+        error, noise = abs(quotient - analytic), SAFETY * np.finfo(np.float64).eps * max(terms, 1e-300) * (1 + 1 / h)
+        if error <= CLEAR * noise:
+            order = _order(kept)
+            return "exact to rounding" if order is None else f"order {order:.1f}"
+        kept.append((h, error, quotient, float(np.abs(up - 2 * start + down).sum()) / h))
+    if not kept:
+        raise Skipped("the function is finite at no step")
+    order = _order(kept)
+    if order is not None and order >= ORDER:
+        return f"order {order:.1f}"
+    h, error, quotient, jump = kept[-1]
+    if len(kept) > 3 and jump > kept[-4][3] / 2 and error <= jump:
+        raise Kink(
+            f"one-sided difference quotients along a random direction differ by {jump:.3g}, however small the step."
+        )
+    raise Failed(
+        f"along a random direction: analytic {analytic:.10g}, numeric {quotient:.10g} (step {h:.1g}); the error "
+        f"{error:.3g} of the difference quotient falls with order {0.0 if order is None else order:.1f} of the step, "
+        "expected 2."
+    )
+
+
+def _order(kept):
+    """The order with which the last errors fall; None if there are too few."""
+    if len(kept) < 2:
+        return None
+    (h, error, *_), (smaller, less, *_) = kept[-2:]
+    return float(np.log(error / less) / np.log(h / smaller))
+
+
+def adjoint(example: Example) -> str:
+    """Where the op is linear in an input, <J'v, u> = <v, Ju> to rounding."""
+    declared = example.subject.linear
+    found: list[str] = []
+    for index in example.differentiable():
+        if declared is not None and index not in declared:
+            continue
+        if declared is None and len(found) == MOST_LINEAR:
+            break
+        image = _linear_image(example, index)
+        if image is None and declared is not None:
+            raise Failed(f"it is declared linear in input {index}, but f(x + u) - f(x) is not linear in u.")
+        if image is not None:
+            _require_adjoint(example, index, *image)
+            found.append(str(index))
+    if not found:
+        raise Skipped("it is linear in no input")
+    how = "as declared" if declared is not None else "found by evaluation"
+    return f"linear in {'input' if len(found) == 1 else 'inputs'} {', '.join(found)} ({how})"
+
+
+def _linear_image(example, index):
+    """(u, Ju) of an input in which the op is linear; None if it is not."""
+    x = example.arrays[index]
+    generator = np.random.default_rng((example.case.seed, 0xAD, index))
+    u, w = (4 * signed(generator, x.shape).astype(x.dtype) for _ in range(2))
+
+    def f(change):
+        arrays = example.case.arrays()
+        arrays[index] = x + change
+        with np.errstate(all="ignore"):
+            return [y for y in values(example.subject, example.case, arrays) if y.dtype.kind == "f"]
+
+    start, a, b, both, scaled = f(0 * x), f(u), f(w), f(u + w), f(-x.dtype.type(1.7) * u)
+    limit = SAFETY * float(np.finfo(x.dtype).eps) * np.sqrt(x.size + CALLS)
+    for y0, ya, yb, yab, ys, amount in zip(start, a, b, both, scaled, example.output_amounts, strict=True):
+        size = limit * 16 * (np.abs(ya) + np.abs(yb) + np.abs(y0) + amount + 1e-300)
+        first, second = (ya - y0) + (yb - y0) - (yab - y0), (ys - y0) + x.dtype.type(1.7) * (ya - y0)
+        if not (np.all(np.abs(first) <= size) and np.all(np.abs(second) <= size)):
+            return None
+    return u, [ya - y0 for ya, y0 in zip(a, start, strict=True)]
+
+
+def _require_adjoint(example, index, u, image):
+    given = [v for v in example.given if v is not None]
+    gradient = example.run.gradients[index]
+    gradient = np.zeros(u.shape) if gradient is None else gradient
+    analytic = float(np.vdot(gradient.astype(np.float64), u))
+    exact = float(sum(np.vdot(v.astype(np.float64), y) for v, y in zip(given, image, strict=True)))
+    terms = float(np.abs(gradient * u).sum())
+    triples = zip(given, image, example.output_amounts, strict=True)
+    terms += sum(float((np.abs(v) * (np.abs(y) + 16 * a)).sum()) for v, y, a in triples)
+    bound = SAFETY * float(np.finfo(u.dtype).eps) * np.sqrt(u.size + CALLS) * terms
+    require_close(
+        f"<J'v, u> for input {index}", np.asarray(analytic), np.asarray(exact), max(bound, 1e-300),
+        ("analytic", "<v, Ju>"),
+    )  # fmt: skip

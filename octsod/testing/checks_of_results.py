@@ -1,0 +1,205 @@
+"""Checks of what an op computes: the reference, repetitions, threads, precisions, devices.
+
+Each check gets an `Example`, and returns what it has found in words, or raises Failed, Skipped or Kink.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from ..backend import Device, DeviceError, MissingKernelError, get_device
+from ..threads import get_num_threads, set_num_threads
+from . import cusim
+from .cases import flat
+from .error_bounds import Example
+from .evaluation import (
+    backward,
+    computed_on,
+    cotangents,
+    evaluate,
+    forward,
+    gradients_of,
+    leaves_of,
+    numpy_of,
+)
+from .reports import Failed, Skipped, require_close, require_same
+from .simulation import simulated
+
+REPETITIONS = 3
+THREADS = (1, 2, 3, 5)
+
+
+def runs(example: Example) -> str:
+    """Forward and backward go through, and floats keep their precision."""
+    case = example.case
+    for dtype in ("float64", "float32"):
+        run = example.run if dtype == "float64" else evaluate(example.subject, case, dtype)
+        floats = {
+            leaf.dtype_for(dtype) for leaf in case.leaves() if leaf.dtype_for(dtype).kind == "f" and not leaf.array
+        }
+        if len(floats) != 1:
+            continue
+        (expected,) = floats
+        for index, y in enumerate(run.outputs):
+            if y is not None and y.dtype.kind == "f" and y.dtype != expected:
+                raise Failed(f"output {index} is {y.dtype}; expected {expected}, like the inputs.")
+    return ""
+
+
+def reference(example: Example) -> str:
+    """The NumPy function that is the reference, and the reference kernels, give the same."""
+    compared = []
+    if example.subject.reference is not None:
+        _with_function(example)
+        compared.append("a NumPy function")
+    if not example.run.launched:
+        missing = "it calls no kernels of a backend, and no `reference` is given"
+    else:
+        try:
+            with computed_on(get_device("reference")):
+                other = evaluate(example.subject, example.case)
+            _require_like(example, other, "the reference kernels")
+            compared.append("the reference kernels")
+        except MissingKernelError as error:
+            missing = str(error).rstrip(".")
+    if not compared:
+        raise Skipped(missing)
+    return f"compared with {' and '.join(compared)}"
+
+
+def _with_function(example):
+    positional, keywords = example.case.arguments(example.case.arrays())
+    expected = example.subject.reference(*positional, **keywords)
+    expected = [None if y is None else np.asarray(y) for y in flat(expected)]
+    got = example.run.outputs
+    if len(got) != len(expected):
+        raise Failed(f"returned {len(got)} outputs; the reference returned {len(expected)}.")
+    limits = iter(example.bounds())
+    for index, (y, wanted) in enumerate(zip(got, expected, strict=True)):
+        if y is not None and wanted is not None:
+            wanted = wanted.astype(y.dtype, copy=False)
+            require_close(f"output {index}", y, wanted, next(limits), ("got", "the reference"))
+        elif y is not wanted:
+            raise Failed(f"output {index} is {'missing' if y is None else 'there'}, unlike the reference's.")
+
+
+def _require_like(example, other, names, dtype=None):
+    ours, theirs = example.run.results, other.results
+    if [name for name, _ in ours] != [name for name, _ in theirs]:
+        raise Failed(f"{names} gives {[n for n, _ in theirs]}; expected {[n for n, _ in ours]}.")
+    for (name, got), (_, wanted), limit in zip(ours, theirs, example.bounds(dtype), strict=True):
+        require_close(name, got, wanted.astype(got.dtype, copy=False), 2 * limit, ("got", names))
+
+
+def deterministic(example: Example) -> str:
+    """A second evaluation gives the same bits, also if another case is evaluated in between."""
+    for _ in range(REPETITIONS):
+        _require_equal(example.run, evaluate(example.subject, example.case), "evaluated again")
+    subject, case = example.subject, example.case
+    others = [leaf.make((case.seed + 1, i)) for i, leaf in enumerate(case.leaves())]
+    for backwards in (False, True):
+        graphs = []
+        for arrays in (case.arrays(), others):
+            leaves = leaves_of(case, arrays)
+            outputs = forward(subject, case, leaves)
+            graphs.append((leaves, outputs, numpy_of(outputs)))
+        for leaves, outputs, values in reversed(graphs) if backwards else graphs:
+            backward(outputs, cotangents(case, values))
+            if leaves is graphs[0][0]:
+                _require_results(
+                    example, numpy_of(outputs), gradients_of(leaves), "with another case evaluated in between"
+                )
+    return f"{REPETITIONS + 2} more evaluations"
+
+
+def _require_equal(run, other, how):
+    for (name, wanted), (_, got) in zip(run.results, other.results, strict=True):
+        require_same(name, got, wanted, (how, "at first"))
+
+
+def _require_results(example, outputs, gradients, how):
+    run = type(example.run)(outputs, gradients)
+    _require_equal(example.run, run, how)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Within it, octsod and Numba, if its threads are running, use so many threads."""
+    before = get_num_threads()
+    numba: Any = sys.modules.get("numba")
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    theirs = numba.get_num_threads() if numba and getattr(parallel, "_is_initialized", False) else None
+    try:
+        set_num_threads(count)
+        if theirs is not None:
+            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        yield
+    finally:
+        set_num_threads(before)
+        if theirs is not None:
+            numba.set_num_threads(theirs)
+
+
+def threads(example: Example) -> str:
+    """Any number of threads gives the same bits."""
+    first = None
+    for count in THREADS:
+        with on_threads(count):
+            run = evaluate(example.subject, example.case)
+        first = first or run
+        for (name, wanted), (_, got) in zip(first.results, run.results, strict=True):
+            require_same(name, got, wanted, (f"on {count} threads", f"on {THREADS[0]}"))
+    return f"{', '.join(map(str, THREADS))} threads"
+
+
+def float32(example: Example) -> str:
+    """float32 is as close to float64 of the same kernels, on the same numbers, as rounding allows."""
+    case = example.case
+    if any(leaf.dtype in ("float32", "float64") for leaf in case.leaves()):
+        raise Skipped("the case names the precision of its inputs")
+    narrow = case.arrays("float32")
+    wide = [a.astype("float64") if a.dtype == "float32" else a for a in narrow]
+    given = [None if v is None else v.astype("float32") for v in example.given]
+    run = evaluate(example.subject, case, "float32", narrow, [_like(v, "float32") for v in given])
+    exact = evaluate(example.subject, case, "float64", wide, [_like(v, "float64") for v in given])
+    used = 0.0
+    for (name, got), (_, wanted), limit in zip(run.results, exact.results, example.bounds("float32"), strict=True):
+        if got.dtype == "float32":
+            # What lies beyond the largest float32 is infinite there.
+            with np.errstate(over="ignore"):
+                wanted = np.where(np.isfinite(wanted.astype("float32")), wanted, wanted.astype("float32"))
+            used = max(used, require_close(name, got.astype("float64"), wanted, limit, ("float32", "float64")))
+    return f"at most {used:.2g} of the bound"
+
+
+def _like(array, dtype):
+    return None if array is None else array.astype(dtype)
+
+
+def cuda(example: Example) -> str:
+    """The op's CUDA kernels, on a GPU or the simulator, give the same."""
+    if not example.run.launched:
+        raise Skipped("it calls no kernels of a backend")
+    with _gpu() as device:
+        try:
+            with computed_on(device):
+                other: Any = evaluate(example.subject, example.case)
+        except MissingKernelError as error:
+            raise Skipped(str(error).rstrip(".")) from error
+        _require_like(example, other, f"the CUDA kernels on {device.name}")
+    return f"on {device.name}"
+
+
+def _gpu() -> AbstractContextManager[Device]:
+    """The first GPU, or the simulator. Raises Skipped where there is neither."""
+    try:
+        return nullcontext(get_device("cuda"))
+    except DeviceError:
+        if reason := cusim.unavailable():
+            raise Skipped(reason.rstrip(".")) from None
+        return simulated()

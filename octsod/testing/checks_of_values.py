@@ -1,0 +1,150 @@
+"""Checks on odd numbers and odd arrays: NaN, infinity, layouts, arrays without elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .cases import LAYOUTS
+from .error_bounds import Example
+from .evaluation import evaluate
+from .reports import Failed, Skipped, number, place, require_close, require_same
+
+PLACES = 3  # elements of each array that are tried
+FAR = 1e12
+MOVES = (1e-3, -1e-3)  # shares by which an element is moved to see what depends on it
+
+
+def nonfinite(example: Example) -> str:
+    """NaN in an input or a cotangent reaches all that depends on it; infinity is not passed over."""
+    tried = 0
+    for index, (leaf, x) in enumerate(zip(example.case.leaves(), example.arrays, strict=True)):
+        if leaf.array or x.dtype.kind != "f" or not x.size:
+            continue
+        for at in _places(example, x, index):
+            tried += 1
+            _input(example, index, at)
+    for index, v in enumerate(example.given):
+        if v is not None and v.size and any(g is not None for g in example.run.gradients):
+            for at in _places(example, v, 100 + index):
+                tried += 1
+                _cotangent(example, index, at)
+    if not tried:
+        raise Skipped("there are no floats")
+    return f"{tried} elements"
+
+
+def _places(example, array, seed):
+    """The first element, the last, and one at random."""
+    generator = np.random.default_rng((example.case.seed, 0xF1, seed))
+    flat = {0: 0, array.size - 1: 0, int(generator.integers(array.size)): 0}
+    return [np.unravel_index(i, array.shape) for i in list(flat)[:PLACES]]
+
+
+def _changed(arrays: Sequence[Any], index: int, at: Any, value: float) -> list[Any]:
+    copies: list[Any] = [None if a is None else a.copy() for a in arrays]
+    copies[index][at] = value
+    return copies
+
+
+def _input(example, index, at):
+    x = example.arrays[index]
+
+    def outputs(value):
+        with np.errstate(all="ignore"):
+            arrays = _changed(example.case.arrays(), index, at, value)
+            run = evaluate(example.subject, example.case, arrays=arrays, wanted=[False] * len(arrays))
+        return [y for y in run.outputs if y is not None]
+
+    start = [y for y in example.run.outputs if y is not None]
+    moved = [outputs(x[at] * (1 + share) if x[at] else share) for share in MOVES]
+    for k, (y, got, *others) in enumerate(zip(start, outputs(np.nan), *moved, strict=True)):
+        if y.dtype.kind == "f":
+            depends = np.logical_and.reduce([np.isfinite(y), *(np.isfinite(o) & (o != y) for o in others)])
+            _require(f"input {index} at {place(at)} is NaN", k, depends & ~np.isnan(got), got, "depends on it")
+    for sign in (1, -1):
+        # Far out, a function goes to a limit, or beyond all limits; if it is finite at infinity, that is its limit.
+        for k, (got, far) in enumerate(zip(outputs(sign * np.inf), outputs(sign * FAR), strict=True)):
+            if got.dtype.kind == "f":
+                wrong = np.isfinite(got) & np.isfinite(far) & (np.abs(got - far) > 1e-3 * np.abs(far) + 1e-3)
+                _require(
+                    f"input {index} at {place(at)} is {sign * np.inf}", k, wrong, got, f"is another at {sign * FAR:g}"
+                )
+
+
+def _require(what, output, wrong, got, how):
+    if wrong.any():
+        where = tuple(np.argwhere(wrong)[0])
+        raise Failed(
+            f"{what}, but output {output} at {place(where)}, which {how}, is {number(got[where])} "
+            f"({int(wrong.sum())} of {wrong.size} elements)."
+        )
+
+
+def _cotangent(example, index, at):
+    v = example.given[index]
+
+    def gradients(value):
+        with np.errstate(all="ignore"):
+            given = _changed(example.given, index, at, value)
+            return evaluate(example.subject, example.case, given=given).gradients
+
+    moved = [gradients(v[at] * (1 + share)) for share in MOVES]
+    got = gradients(np.nan)
+    for i, g in enumerate(example.run.gradients):
+        if g is None:
+            continue
+        depends = np.logical_and.reduce([m[i] != g for m in moved])
+        wrong = depends & ~np.isnan(got[i])
+        if wrong.any():
+            where = tuple(np.argwhere(wrong)[0])
+            raise Failed(
+                f"cotangent {index} at {place(at)} is NaN, but the gradient of input {i} at {place(where)}, which "
+                f"depends on it, is {number(got[i][where])} ({int(wrong.sum())} of {int(depends.sum())} such elements)."
+            )
+
+
+def layouts(example: Example) -> str:
+    """Arrays of any layout give the same; arrays without elements give such, or an error that says why not."""
+    subject, case = example.subject, example.case
+    for layout in LAYOUTS[1:]:
+        run = evaluate(subject, case, arrays=case.with_layout(layout).arrays())
+        for (name, wanted), (_, got), limit in zip(example.run.results, run.results, example.bounds(), strict=True):
+            names = (f"from {layout} inputs", "from contiguous ones")
+            if layout == "offset":  # at another alignment, sums may be in another order
+                require_close(name, got, wanted, limit, names)
+            else:
+                require_same(name, got, wanted, names)
+    return f"{', '.join(LAYOUTS[1:])}; {_without_elements(example)}"
+
+
+def _without_elements(example):
+    """Where all inputs and outputs have one shape, each of its lengths can be zero."""
+    shapes = {leaf.shape for leaf in example.case.leaves() if not leaf.array}
+    (shape, *others) = shapes or {()}
+    try:
+        each = not others and all(_keeps_shape(example, shape, axis, n + 1) for axis, n in enumerate(shape))
+    except Exception:  # what it raises for another length is its own business
+        each = False
+    if not each:
+        return "no arrays without elements, since shapes depend on each other"
+    for axis in range(len(shape)):
+        try:
+            if not _keeps_shape(example, shape, axis, 0):
+                raise Failed(f"an output or a gradient has elements for inputs of shape {_resized(shape, axis, 0)}.")
+        except ValueError as error:
+            return f"arrays without elements are refused: {' '.join(str(error).split())}"
+    return "arrays without elements"
+
+
+def _resized(shape, axis, length):
+    return (*shape[:axis], length, *shape[axis + 1 :])
+
+
+def _keeps_shape(example, shape, axis, length):
+    """Whether all outputs have the inputs' shape if that has this length along an axis."""
+    case = example.case.with_shapes(lambda s: _resized(s, axis, length))
+    run = evaluate(example.subject, case)
+    return all(array.shape == _resized(shape, axis, length) for _, array in run.results)

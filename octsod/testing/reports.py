@@ -1,0 +1,195 @@
+"""What checks of an op have found: a verdict per check, and the report of them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .cases import Case
+
+PASS, FAIL, KINK, SKIP = "PASS", "FAIL", "KINK", "SKIP"
+_RANK = {SKIP: 0, PASS: 1, KINK: 2, FAIL: 3}  # of several cases, the highest is a check's verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a check says of one case, or of all cases together.
+
+    check: its name. verdict: "PASS", "FAIL", "KINK" (the function has no derivative there: neither passed nor failed)
+    or "SKIP", with the reason as message. case: where it was found. cases: on how many it was run.
+    """
+
+    check: str
+    verdict: str
+    message: str = ""
+    case: Case | None = None
+    cases: int = 1
+
+    @property
+    def rank(self) -> int:
+        """SKIP, PASS, KINK, FAIL in this order."""
+        return _RANK[self.verdict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The verdicts of `check_op`, in the order of the checks. `str` makes a table of them, with what failed below it.
+
+    op: what was checked, as it is written in a reproduction. arguments: those of `check_op` that a reproduction needs.
+    examples: the number of cases.
+    """
+
+    op: str
+    verdicts: tuple[Verdict, ...]
+    examples: int
+    arguments: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """FAIL if a check failed, else KINK if one met a kink, else PASS; SKIP if none could be run."""
+        return max(self.verdicts, key=lambda v: v.rank).verdict if self.verdicts else SKIP
+
+    @property
+    def failures(self) -> tuple[Verdict, ...]:
+        """The verdicts that are FAIL."""
+        return tuple(v for v in self.verdicts if v.verdict == FAIL)
+
+    def __getitem__(self, check: str) -> Verdict:
+        for found in self.verdicts:
+            if found.check == check:
+                return found
+        raise KeyError(f"{check!r} is none of the checks: {', '.join(v.check for v in self.verdicts)}.")
+
+    def __iter__(self):
+        return iter(self.verdicts)
+
+    def reproduction(self, found: Verdict) -> str:
+        """A line of Python that finds it again."""
+        return f"check_op({self.op}, {found.case!r}{self.arguments})"
+
+    def __str__(self):
+        width = max((len(v.check) for v in self.verdicts), default=0)
+        lines = [f"{self.op}: {self.verdict} ({self.examples} {'case' if self.examples == 1 else 'cases'})"]
+        for found in self.verdicts:
+            note = "" if found.verdict in (FAIL, KINK) else found.message
+            lines.append(f"  {found.verdict}  {found.check:<{width}}  {note}".rstrip())
+        for found in self.verdicts:
+            if found.verdict in (FAIL, KINK):
+                lines += ["", f"{found.verdict} {found.check}: {found.message}"]
+                lines += [f"  reproduce: {self.reproduction(found)}"] if found.case is not None else []
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as an object for JSON."""
+        rows = [
+            {
+                "check": v.check, "verdict": v.verdict, "message": v.message, "cases": v.cases,
+                "reproduce": self.reproduction(v) if v.case is not None and v.verdict in (FAIL, KINK) else None,
+            }
+            for v in self.verdicts
+        ]  # fmt: skip
+        return {"op": self.op, "verdict": self.verdict, "examples": self.examples, "checks": rows}
+
+
+class CheckFailure(AssertionError):  # noqa: N818 (a failed check is no error of the program)
+    """Checks of an op failed. report: all verdicts."""
+
+    def __init__(self, report: Report):
+        super().__init__(str(report))
+        self.report = report
+
+
+class Outcome(Exception):  # noqa: N818 (it need not be an error)
+    """What ends a check before its end."""
+
+
+class Failed(Outcome):
+    """Raised by a check that fails; the message says what is wrong, and where."""
+
+
+class Skipped(Outcome):
+    """Raised by a check that does not apply; the message says why, without a full stop."""
+
+
+class Kink(Outcome):
+    """Raised by a check that met a point where the function has no derivative."""
+
+
+def explained(error: ModuleNotFoundError, what: str) -> ModuleNotFoundError:
+    """The error of an import that `what` needs; where a package for tests is missing, one that says how to get it."""
+    if error.name not in ("hypothesis", "pytest"):
+        return error
+    return ModuleNotFoundError(
+        f'{what} needs {error.name}; `pip install "octsod[test]"` installs it.', name=error.name
+    )  # fmt: skip
+
+
+def joined(check: str, found: Iterable[Verdict]) -> Verdict:
+    """The verdict on all cases together, the worst: of failures, that of the smallest case, else of the largest."""
+    found = list(found)
+    worst = [v for v in found if v.rank == max(v.rank for v in found)]
+    told = worst[0].verdict in (FAIL, KINK)
+    chosen = (min if told else max)(worst, key=lambda v: (0, 0, "") if v.case is None else v.case.size)
+    run = sum(v.verdict != SKIP for v in found)
+    return dataclasses.replace(chosen, check=check, cases=run, case=chosen.case if told else None)
+
+
+def require_close(
+    what: str, got: np.ndarray, expected: np.ndarray, bound: Any, names: tuple[str, str] = ("got", "expected")
+) -> float:  # fmt: skip
+    """Raise Failed, naming the worst element, unless `got` is `expected` up to `bound`, a number or an array. Equal
+    infinities and NaN in the same places are no errors. Returns the largest error as a share of the bound."""
+    require_shape(what, got, expected, names)
+    if not got.size:
+        return 0.0
+    with np.errstate(all="ignore"):
+        same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+        error = np.where(same, 0.0, np.abs(got.astype(np.float64) - expected.astype(np.float64)))
+        share = np.where(same, 0.0, np.where(np.isfinite(error), error / np.maximum(bound, 1e-300), np.inf))
+    worst = np.unravel_index(np.argmax(share), share.shape)
+    if share[worst] > 1:
+        limit = float(np.broadcast_to(bound, share.shape)[worst])
+        raise Failed(
+            f"{what} at {place(worst)}: {names[0]} {number(got[worst])}, {names[1]} {number(expected[worst])}; "
+            f"the error {error[worst]:.3g} exceeds its bound {limit:.3g} "
+            f"({int((share > 1).sum())} of {share.size} elements)."
+        )
+    return float(share[worst])
+
+
+def require_same(
+    what: str, got: np.ndarray, expected: np.ndarray, names: tuple[str, str] = ("got", "expected")
+) -> None:  # fmt: skip
+    """Raise Failed, naming the worst element, unless the arrays are equal bit for bit."""
+    require_shape(what, got, expected, names)
+    if np.ascontiguousarray(got).tobytes() == np.ascontiguousarray(expected).tobytes():
+        return
+    bits = f"u{got.dtype.itemsize}"
+    differ = np.ascontiguousarray(got).reshape(-1).view(bits) != np.ascontiguousarray(expected).reshape(-1).view(bits)
+    with np.errstate(all="ignore"):
+        error = np.abs(got.astype(np.float64) - expected.astype(np.float64)).reshape(-1)
+    error = np.where(differ, np.where(np.isfinite(error), error, np.inf), -1)
+    worst = np.unravel_index(int(np.argmax(error)), got.shape)
+    raise Failed(
+        f"{what} at {place(worst)}: {names[0]} {number(got[worst])}, {names[1]} {number(expected[worst])} "
+        f"({int(differ.sum())} of {got.size} elements differ)."
+    )
+
+
+def require_shape(what: str, got: np.ndarray, expected: np.ndarray, names: tuple[str, str]) -> None:
+    """Raise Failed unless shape and dtype are the same."""
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        raise Failed(f"{what}: {names[0]} {got.dtype} {got.shape}, {names[1]} {expected.dtype} {expected.shape}.")
+
+
+def place(index: Iterable[Any]) -> str:
+    """An index as a tuple of plain integers."""
+    return str(tuple(int(i) for i in index))
+
+
+def number(value: Any) -> str:
+    """A number with as many digits as its dtype has."""
+    return repr(value.item()) if hasattr(value, "item") else repr(value)
