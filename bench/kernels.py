@@ -1,4 +1,5 @@
-"""`python -m bench kernels`: every kernel that a training step launches, at its real shapes, under its roof.
+"""`python -m bench kernels`: every kernel that a training step launches, at its real shapes, under its roof; or the
+kernels of any op, there and back, at given shapes.
 
 A step at batch 2 compares each launch with the reference. Then real steps are profiled (octsod.profiling); launches
 that are equal make a row. A kernel's floor is the time that its arithmetic takes at the rate of multiply-adds in
@@ -8,14 +9,16 @@ that is not kernels.
 """
 
 import dataclasses
-import importlib
 import inspect
 
 import click
 import numpy as np
 
 import octsod
-from octsod.backend import launch_with
+from octsod import Tensor
+from octsod.autograd import Function
+from octsod.backend import get_device, kernel_on, launch_with
+from octsod.cli.check import find
 from octsod.ops import Cost
 from octsod.profiling.launches import arrays_of, described, private, signature
 from octsod.profiling.roofs import measure
@@ -69,7 +72,7 @@ def recorded(step, visit):
 
 def error_of(name, function, arguments):
     """How far a kernel's results are from the reference's: the largest `relative_error`, and its argument."""
-    reference = getattr(importlib.import_module("octsod.kernels.reference"), name)
+    reference = kernel_on(get_device("reference"), name)
     names = inspect.signature(reference)
     ours, expected = _left_behind(function, names, arguments), _left_behind(reference, names, arguments)
     # Sums of an activation that have not been computed yet are written by the kernel, or by its op afterwards.
@@ -102,7 +105,7 @@ def verified(step, select=""):
     def visit(launch, name, function, arguments):
         if select in launch.title:
             error, where = error_of(name, function, arguments)
-            allowed = BACKWARD_TOLERANCE if name.endswith("_backward") else FORWARD_TOLERANCE
+            allowed = BACKWARD_TOLERANCE if name.endswith("backward") else FORWARD_TOLERANCE
             if error <= allowed:
                 titles.add(launch.title)
             else:
@@ -129,7 +132,7 @@ def roofs(threads):
     return measured.bandwidth, measured.arithmetic
 
 
-def rows_of(profile, titles, bandwidth, arithmetic, threads):
+def rows_of(profile, titles, bandwidth, arithmetic, threads, of="kernels"):
     """Rows of the launches in `titles`, those that take most of the step first, and of the step itself."""
     equal = {}
     for row_ in profile.rows:
@@ -137,13 +140,13 @@ def rows_of(profile, titles, bandwidth, arithmetic, threads):
         if row_.kernel and not row_.beside and title in titles:
             equal.setdefault(title, []).append(row_)
     step = float(np.median(profile.rounds))
-    rows = [_row(title, own, step, bandwidth, arithmetic, threads) for title, own in equal.items()]
+    rows = [_row(f"{of}/{title}", own, step, bandwidth, arithmetic, threads) for title, own in equal.items()]
     rows.sort(key=lambda r: -r["step_share"])
     total = sum(r["median_ms"] * r["launches"] for r in rows)
-    return [*rows, row("kernels/step", OURS, threads, profile.rounds, kernels_ms=rounded(total))]
+    return [*rows, row(f"{of}/step", OURS, threads, profile.rounds, kernels_ms=rounded(total))]
 
 
-def _row(title, own, step, bandwidth, arithmetic, threads):
+def _row(case, own, step, bandwidth, arithmetic, threads):
     """The row of equal launches, whose samples are of one of them: the mean of a step's."""
     calls = sum(r.calls for r in own)
     samples = [sum(seconds) / calls for seconds in zip(*(r.seconds for r in own), strict=True)]
@@ -160,7 +163,7 @@ def _row(title, own, step, bandwidth, arithmetic, threads):
             "roof_gflop_s": rounded(arithmetic / 1e9),
             "roof_gb_s": rounded(bandwidth / 1e9),
         }
-    return row(f"kernels/{title}", OURS, threads, samples, **more)
+    return row(case, OURS, threads, samples, **more)
 
 
 def lines_of(rows):
@@ -180,7 +183,7 @@ def lines_of(rows):
         return f"{r['gflop_s']:.1f}", f"{r['gb_s']:.1f}", r["roof"], f"{100 * r['roof_share']:.0f} %"
 
     lines = [
-        cells(r["case"].removeprefix("kernels/"), [r], f"{r['median_ms']:.3f}", f"{r['iqr_ms']:.3f}", *rates(r))
+        cells(r["case"].partition("/")[2], [r], f"{r['median_ms']:.3f}", f"{r['iqr_ms']:.3f}", *rates(r))
         for r in shown
     ]
     if small:
@@ -202,19 +205,68 @@ def training_step(batch):
     return block.step
 
 
+class _Shape(click.ParamType):
+    name = "shape"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split("x"))
+        except ValueError:
+            self.fail(f"{value!r} is no shape; expected lengths such as 24x32x56x56.", param, ctx)
+
+
+def op_step(target, shapes):
+    """`step()` of an op, MODULE:OP, there and back, on random float32 arrays of these shapes."""
+    op, name = find(target)
+    if isinstance(op, type) and issubclass(op, Function):
+        op = op.apply
+    rng = np.random.default_rng(0)
+    inputs = [Tensor(rng.standard_normal(shape).astype(np.float32), requires_grad=True) for shape in shapes]
+    cotangents = {}
+
+    def step():
+        for x in inputs:
+            x.zero_grad()
+        outputs = op(*inputs)
+        for number, y in enumerate([outputs] if isinstance(outputs, Tensor) else outputs):
+            if number not in cotangents:
+                cotangents[number] = rng.standard_normal(y.shape).astype(y.dtype)
+            y.backward(cotangents[number], retain_graph=True)
+
+    try:
+        step()
+    except (TypeError, ValueError) as error:
+        expected = " and ".join("x".join(map(str, shape)) for shape in shapes)
+        raise click.ClickException(f"{name} does not take arrays of {expected}: {error}") from error
+    return step
+
+
 @measurement
 @click.option("--case", "select", default="", metavar="SUBSTRING", help="Only kernels whose title holds this.")
-@click.option("-b", "--batch-size", default=24, show_default=True, type=click.IntRange(min=1), help="While timing.")
+@click.option("--op", "target", metavar="MODULE:OP", help="Those of this op, such as tests/swish.py:Swish, instead.")
+@click.option("--input", "shapes", type=_Shape(), multiple=True, metavar="NxCxHxW",
+              help="Shape of an input of --op, for each of them.  [default: one of 24x32x112x112]")  # fmt: skip
+@click.option("-b", "--batch-size", type=click.IntRange(min=1), help="While timing.  [default: 24]")
 @rounds_option(default=7)
-def kernels(threads, select, batch_size, rounds):
+def kernels(threads, select, target, shapes, batch_size, rounds):
     """Each kernel of a training step of CSNet-x1 at 224x224: time, rates, share of its roof and of the step."""
-    say(f"comparing with the reference at batch {VERIFY_BATCH}")
-    titles, failures = verified(training_step(VERIFY_BATCH), select)
+    if target and batch_size:
+        raise click.UsageError("--op has its sizes from --input; leave --batch-size out.")
+    if shapes and not target:
+        raise click.UsageError("--input is for --op.")
+    say("comparing with the reference" + ("" if target else f" at batch {VERIFY_BATCH}"))
+    step = op_step(target, shapes or [(24, 32, 112, 112)]) if target else training_step(VERIFY_BATCH)
+    titles, failures = verified(step, select)
     if not titles and not failures:
+        if target and not select:
+            raise click.BadParameter(f"{target} launches no kernels.", param_hint="--op")
         raise click.BadParameter(f"no kernel's title holds {select!r}.", param_hint="--case")
     before = roofs(threads)
-    say(f"timing at batch {batch_size}")
-    found = timed(training_step(batch_size), rounds)
+    say("timing" + ("" if target else f" at batch {batch_size or 24}"))
+    found = timed(step if target else training_step(batch_size or 24), rounds)
     bandwidth, arithmetic = np.max([before, roofs(threads)], axis=0)
-    rows = rows_of(found, titles, float(bandwidth), float(arithmetic), threads)
+    of = f"op {target}" if target else "kernels"
+    rows = rows_of(found, titles, float(bandwidth), float(arithmetic), threads, of.replace("/", "."))
     return Outcome(rows, lines_of(rows), failures)

@@ -2,7 +2,9 @@
 
 import importlib
 import itertools
+import pathlib
 
+import click.testing
 import numpy as np
 import pytest
 
@@ -129,3 +131,28 @@ def test_launches_are_watched_only_within():
 
 
 # Report --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_op_from_outside_the_package():
+    swish = str(pathlib.Path(__file__).parent / "swish.py")
+    run = click.testing.CliRunner().invoke(
+        kernels.kernels, ["--op", f"{swish}:Swish", "--input", "2x3x8x8", "--rounds", "2", "--threads", "1"]
+    )
+    assert run.exit_code == 0, run.output
+    assert "swish.backward 2x3x8x8" in run.output and "memory" in run.output and "missed" not in run.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--op", "octsod.functional:conv2d"], "conv2d does not take arrays of 24x32x112x112"),
+        (["--op", "octsod.functional:relu", "--input", "2 by 3"], "'2 by 3' is no shape"),
+        (["--op", "octsod.functional:reul"], "Did you mean 'relu'"),
+        (["--op", "octsod.functional:relu", "-b", "3"], "leave --batch-size out"),
+        (["--input", "2x3"], "--input is for --op"),
+        (["--op", "octsod.functional:relu", "--input", "2x3", "--case", "conv"], "no kernel's title holds 'conv'"),
+    ],
+)
+def test_ops_that_cannot_be_measured(options, said):
+    run = click.testing.CliRunner().invoke(kernels.kernels, options)
+    assert run.exit_code != 0 and said in run.output

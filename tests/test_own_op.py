@@ -98,7 +98,7 @@ def test_a_kernel_that_is_taken(space):
     assert repr(space) == "<namespace test_own_op: one>"
 
 
-@pytest.mark.parametrize("name", ["kernel", "backends", "_private", "two words", "<lambda>"])
+@pytest.mark.parametrize("name", ["kernel", "backends", "find", "_private", "two words", "<lambda>"])
 def test_names_that_no_kernel_may_have(space, name):
     with pytest.raises(ValueError, match="is no name for a kernel"):
         space.kernel("cpu", name)(lambda_called("one", 1))

@@ -43,14 +43,18 @@ class Kernels:
         self._module: Any = None
 
     def __getattr__(self, name: str) -> Any:
+        found = self.find(name)
+        return self._device.launchable(name, found) if callable(found) else found  # a fact about the backend
+
+    def find(self, name: str) -> Any:
+        """What the backend's module has under that name, past any launcher. Raises MissingKernelError."""
         if self._module is None:
             with uninterrupted(), watching.compiling():
                 self._module = importlib.import_module(f"octsod.kernels.{self._backend}")
         try:
-            function = getattr(self._module, name)
+            return getattr(self._module, name)
         except AttributeError:
             raise MissingKernelError(f"The backend `{self._backend}` has no kernel `{name}`.") from None
-        return self._device.launchable(name, function) if callable(function) else function  # a fact about the backend
 
 
 class Device:

@@ -71,9 +71,11 @@ class Namespace:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # what Python asks for, as in copies
             raise AttributeError(f"Namespace has no attribute {name!r}.")
-        return self._on(current(), name)
+        device = current()
+        return device.launchable(f"{self._name}.{name}", self.find(device, name))
 
-    def _on(self, device: Device, name: str) -> Callable[..., Any]:
+    def find(self, device: Device, name: str) -> Callable[..., Any]:
+        """The function that was registered for a device's backend, past any launcher. Raises MissingKernelError."""
         function = self._kernels.get((name, device.backend))
         if function is None:
             others = ", ".join(self.backends(name))
@@ -81,7 +83,7 @@ class Namespace:
                 f"The namespace `{self._name}` has no kernel `{name}` for the backend `{device.backend}`"
                 + (f", but for {others}." if others else ".")
             )
-        return device.launchable(f"{self._name}.{name}", function)
+        return function
 
 
 def _holder(name: str) -> str:
@@ -97,13 +99,13 @@ def _caller() -> str:
 
 def kernel_on(device: Device, name: str) -> Callable[..., Any]:
     """The kernel of a device that launchers know by this name: octsod's own "conv2d", or "mine.swish" of the namespace
-    `mine`. Raises MissingKernelError if there is none."""
+    `mine`; the function itself, past any launcher. Raises MissingKernelError if there is none."""
     space, _, kernel = name.rpartition(".")
     if not space:
-        return getattr(device.kernels, kernel)
+        return device.kernels.find(kernel)  # type: ignore[attr-defined]
     if space not in _namespaces:
         raise MissingKernelError(f"There is no namespace `{space}`.")
-    return _namespaces[space]._on(device, kernel)
+    return _namespaces[space].find(device, kernel)
 
 
 def cuda_source(path: str | os.PathLike[str], *before: str | os.PathLike[str]) -> Any:

@@ -113,13 +113,19 @@ def _load_file(path):
     if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise Failure(f"{path}: no such file.{_near(path.name, beside)}")
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and os.path.abspath(file) == os.path.abspath(path):
+            return module  # its namespaces of kernels exist already
     sys.path.insert(0, str(path.parent.resolve()))  # for the modules beside it
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path}"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise _broken(path, error) from error
     return module
 
