@@ -88,6 +88,13 @@ def test_new_tensors_and_modules_are_made_where_it_was_said():
     assert octsod.Tensor([1.0]).device.name == "cpu"
 
 
+def test_a_tensor_says_where_it_is():
+    """Beside what else there is to say of it; not on a processor, where most are."""
+    x = octsod.Tensor([1.0], requires_grad=True)
+    assert repr(x).endswith(", requires_grad=True)")
+    assert repr(x.to(opaque.device)).endswith(f", op=To, device={opaque.device.name})")
+
+
 def test_devices_do_not_mix():
     here, there = octsod.Tensor(np.ones(3)), octsod.Tensor(np.ones(3)).to("opaque")
     with pytest.raises(ValueError, match=r"Add: input 1 is on opaque, but input 0 on cpu.*\.to\(device\)"):

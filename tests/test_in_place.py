@@ -182,6 +182,24 @@ def test_gradients_that_share_memory_are_kept_apart(returned, placed):
     assert np.array_equal(a.grad, np.full(SHAPE, 100.0 if returned == "for the other input" else 101.0))
 
 
+def test_gradients_of_the_last_two_inputs_are_kept_apart():
+    class Shared(Function):
+        @staticmethod
+        def forward(ctx, *maps):
+            return sum(maps)
+
+        @staticmethod
+        def backward(ctx, grad):
+            out = ctx.array(2)
+            out[...] = grad
+            return grad, out, out
+
+    a, b, c = leaf(), leaf(), leaf()
+    d, e = b * 1.0, c * 1.0
+    (e.sum() * 100.0 + d.sum() * 10.0 + Shared.apply(a, d, e).sum()).backward()  # d's further part is added first
+    assert [np.unique(x.grad).tolist() for x in (a, b, c)] == [[1], [11], [101]]
+
+
 def part(rows=4, channels=3, dtype=np.float32):
     return np.ones((rows, channels), dtype)
 

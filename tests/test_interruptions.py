@@ -108,6 +108,14 @@ def test_the_first_error_is_raised(rescued):
     assert failed.is_set() and works(rescued())
 
 
+def test_several_failures_are_as_one(rescued):
+    """Each gives the barrier up; whoever comes to it afterwards still goes on at once."""
+    counter = rescued()
+    for _ in range(3):
+        barrier.give_up(counter)
+        assert counter[0] >= barrier.GIVEN_UP and not meet(counter, np.int64(THREADS))
+
+
 def test_no_share_is_begun_after_a_failure():
     begun = []
 

@@ -1,5 +1,6 @@
 """Kernels of maxima, log-softmax and cross-entropy against the reference."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from kernel_contract import both_dtypes, verify
@@ -62,3 +63,16 @@ def test_cross_entropy(dtype, case):
         kernels.cross_entropy_backward(grad, x, labels, case.smoothing, grad_x)
 
     verify(dtype, case.seed, launch)
+
+
+@both_dtypes
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+def test_cross_entropy_of_impossible_classes(dtype, smoothing):
+    """A term whose factor is 0 is left out, though a logarithm of 0 is beside it."""
+
+    def launch(kernels, arena):
+        x = arena.array([[0.5, -np.inf, 2], [-np.inf, 1, 0]] if smoothing == 0 else [[-np.inf, 1, 0]])
+        labels = np.array([2, 1] if smoothing == 0 else [0])
+        kernels.cross_entropy(x, labels, smoothing, arena.output("out", ()))
+
+    verify(dtype, 0, launch, nans=smoothing == 1)  # without any: the mean is infinite there

@@ -92,6 +92,36 @@ def soak(minutes, seed, out, **counts):
     _finish(out, "soak", *campaign(out, counts, seed, minutes))
 
 
+@main.command()
+@click.option("--count", default=400, show_default=True, help="Bugs to seed.")
+@click.option("--minutes", type=float, help="Stop then, wherever it is; the same command goes on.")
+@click.option("--only", metavar="FILE|ID", help="Only the bugs of one file, or one bug.")
+@click.option("--show", metavar="ID", help="Print a bug as a patch, and do nothing else.")
+@seed_option
+@out_option
+def mutants(count, minutes, only, show, seed, out):
+    """Bugs seeded in every op and kernel: a test must catch each."""
+    try:
+        import libcst  # noqa: F401
+    except ImportError as error:
+        raise click.ClickException(f"mutants needs libcst (`pip install libcst`): {error}.") from error
+    from . import mutants as campaigns
+
+    if show:
+        found = campaigns.find(campaigns.ROOT, show)
+        click.echo(found.diff((campaigns.ROOT / found.file).read_text(encoding="utf-8")), nl=False)
+        return
+    from octsod.testing import cusim
+
+    if reason := cusim.unavailable():
+        raise click.ClickException(reason)
+    campaign = campaigns.Campaign(out or pathlib.Path(tempfile.gettempdir(), "octsod-mutants"))
+    with contextlib.suppress(KeyboardInterrupt):
+        campaign.run(count, seed, minutes, only)
+    drawn = campaign.chosen(count, seed, only)
+    _finish(campaign.folder, "mutants", campaign.report(drawn), campaign.faults(drawn))
+
+
 @main.command("soak-part", hidden=True)
 @click.argument("arguments", nargs=4)
 def soak_part(arguments):
