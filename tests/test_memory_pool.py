@@ -123,3 +123,13 @@ def test_threads_may_share_the_pool():
     assert not errors
     assert memory.pool.live == live
     assert memory.pool.live + memory.pool.free <= memory.SLACK * memory.pool.peak
+
+
+def test_arrays_may_outlive_the_names_of_the_module(monkeypatch):
+    """As at the end of a process, when modules lose their names."""
+    array, live = memory.empty(BIG, np.uint8), memory.pool.live
+    for name in ("watching", "pool", "np", "collections"):
+        monkeypatch.setattr(memory, name, None)
+    del array  # an error would be a PytestUnraisableExceptionWarning
+    monkeypatch.undo()
+    assert memory.pool.live == live - BIG

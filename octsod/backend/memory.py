@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -55,7 +56,7 @@ class Pool:
                 self._drop_oldest()
         return None
 
-    def give_back(self, block: np.ndarray) -> None:
+    def give_back(self, block: np.ndarray, watching: Any = watching) -> None:  # an argument: see `_Lease.__del__`
         profiler = watching.profiler
         if profiler is not None:
             profiler.returned(id(block), block.size)
