@@ -1,5 +1,6 @@
 """What is true of the package as a whole: its imports, its kernel cache."""
 
+import ast
 import importlib
 import os
 import pathlib
@@ -85,6 +86,16 @@ def test_no_name_of_a_package_hides_one_of_its_modules():
                     continue
                 importlib.import_module(f"{name}.{module.stem}")
                 assert isinstance(getattr(found, module.stem), types.ModuleType), f"{name}.{module.stem}"
+
+
+def test_type_checkers_know_what_is_loaded_on_first_use():
+    """A package that loads names lazily imports the same names for editors, type checkers and the reference."""
+    for package, modules in (("octsod", True), ("octsod.profiling", False), ("octsod.training", False)):
+        loaded = importlib.import_module(package)
+        tree = ast.parse(pathlib.Path(loaded.__file__).read_text(encoding="utf-8"))
+        (block,) = (n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test).endswith("CHECKING"))
+        seen = {alias.asname for statement in block.body for alias in statement.names}
+        assert seen == loaded._NAMES.keys() | (loaded._MODULES.keys() if modules else set())
 
 
 def test_types_are_told():

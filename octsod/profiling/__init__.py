@@ -1,6 +1,28 @@
 """What the machine can do at most, and how near kernels come: profiles, as tables, files, differences and pictures."""
 
+from typing import TYPE_CHECKING
+
 from ..lazy import loading
+
+if TYPE_CHECKING:  # what `_NAMES` loads on first use, for editors, type checkers and the reference
+    from .differences import THRESHOLD as THRESHOLD
+    from .differences import Difference as Difference
+    from .differences import compare as compare
+    from .differences import difference_table as difference_table
+    from .files import load as load
+    from .files import save as save
+    from .groups import grouped as grouped
+    from .pictures import roofline as roofline
+    from .pictures import shares as shares
+    from .results import Event as Event
+    from .results import LayerMemory as LayerMemory
+    from .results import Profile as Profile
+    from .results import Roofs as Roofs
+    from .results import Row as Row
+    from .tables import lines as lines
+    from .tables import table as table
+    from .traces import write_trace as write_trace
+    from .verdicts import verdict as verdict
 
 _NAMES = {
     "Difference": "differences",

@@ -3,7 +3,7 @@
 `strategies` and `parametrize_ops` need what `pip install "octsod[test]"` installs, and load on first use.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..lazy import loading as _loading
 from .cases import Case, Input
@@ -12,6 +12,11 @@ from .gradient_report import GradientError, GradientReport, InconclusiveWarning
 from .operator_check import CHECKS, check_op
 from .precision_check import PrecisionError, PrecisionReport, check_precision
 from .reports import CheckFailure, Report, Verdict, explained
+
+if TYPE_CHECKING:  # what loads on first use
+    from . import cusim as cusim
+    from . import strategies as strategies
+    from .plugin import parametrize_ops as parametrize_ops
 
 __all__ = [
     "CHECKS", "Case", "CheckFailure", "GradientError", "GradientReport", "InconclusiveWarning", "Input",
