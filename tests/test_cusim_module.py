@@ -213,6 +213,21 @@ def test_damaged_entries_are_not_used(cache, damage):
         assert launched() == 5 and compiled() == 4
 
 
+def test_another_process_may_remove_old_entries_meanwhile(cache, monkeypatch):
+    folder, _ = cache
+    monkeypatch.setattr(compiler, "_KEPT", 2)
+    written = compiler._written
+
+    def removing(entry):
+        (folder / f"old{compiler.SUFFIX}").unlink(missing_ok=True)
+        return written(entry)
+
+    folder.mkdir()
+    (folder / f"old{compiler.SUFFIX}").write_bytes(b"")
+    monkeypatch.setattr(compiler, "_written", removing)
+    assert launched() == 5 and len(list(folder.glob(f"*{compiler.SUFFIX}"))) == 2
+
+
 # --- Where it does not run. ------------------------------------------------------------------------------------------
 
 

@@ -239,6 +239,14 @@ def _stored(name):
     return path if data[-_CHECKSUM:] == _checksum(name, data[:-_CHECKSUM]) else None
 
 
+def _written(entry):
+    """When an entry was written; long ago if another process has removed it meanwhile."""
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def _store(name, data):
     """Keep an entry; its path."""
     folder = _folder()
@@ -248,8 +256,8 @@ def _store(name, data):
         path = folder / f"{name[:40]}{SUFFIX}"
         write_atomically(path, data + _checksum(name, data))
         path.chmod(0o755)
-        entries = sorted((entry.stat().st_mtime, entry) for entry in folder.glob(f"*{SUFFIX}"))
-        for _, entry in entries[:-_KEPT]:
+        entries = sorted(folder.glob(f"*{SUFFIX}"), key=_written)
+        for entry in entries[:-_KEPT]:
             entry.unlink(missing_ok=True)
     except OSError as error:
         raise KernelError(f"{folder}: cannot keep compiled kernels ({error.strerror or error}).") from error
