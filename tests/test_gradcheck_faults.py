@@ -247,6 +247,20 @@ def test_other_values_are_reproduced_too():
         assert a.dtype == b.dtype and np.array_equal(a, b)
 
 
+def test_a_failure_names_the_op():
+    class Twice(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    with pytest.raises(GradientError, match=r"fn = test_gradcheck_faults\.test_a_failure_names_the_op.*Twice\.apply:"):
+        gradcheck(Twice.apply, normal(2))
+
+
 def test_large_inputs_are_described():
     with pytest.raises(GradientError, match=r"inputs: float64 \(3, 24, 13, 17\)"):
         gradcheck(spoiled(scaled(..., 2)), normal(*LARGE))

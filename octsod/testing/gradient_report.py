@@ -111,13 +111,21 @@ class InconclusiveWarning(UserWarning):
 
 def reproduction(call: str, fn: Callable[..., Any], inputs: Sequence[Any]) -> str:
     """Lines that repeat a check, where the inputs are small; else a line that says what they were."""
-    name = f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
+    name = _full_name(fn)
     arrays = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
     numbers = sum(a.size for a in arrays if isinstance(a, np.ndarray))
     if numbers > PRINTED:
         shapes = ", ".join(f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else repr(a) for a in arrays)
         return f"fn is {name}; inputs: {shapes}"
     return f"To reproduce, with fn = {name}:\n    {call}(fn, {', '.join(map(_code, inputs))})"
+
+
+def _full_name(fn):
+    """A function's module and name; of a class method, such as `Function.apply`, those of the class."""
+    owner = getattr(fn, "__self__", None)
+    if isinstance(owner, type):
+        return f"{owner.__module__}.{owner.__qualname__}.{fn.__name__}"
+    return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
 
 
 def _code(value):
