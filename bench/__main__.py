@@ -6,9 +6,10 @@ from .compare import compare
 from .gpu.command import gpu
 from .kernels import kernels
 from .network import blocks, infer, scaling, subnormals, train
+from .profiler import profiler
 from .report import report
 
-COMMANDS = (kernels, blocks, train, infer, scaling, subnormals, compare, gpu, report)
+COMMANDS = (kernels, blocks, train, infer, scaling, subnormals, profiler, compare, gpu, report)
 
 if __name__ == "__main__":
     commands = click.Group(

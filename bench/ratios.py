@@ -8,6 +8,7 @@ from .rows import table
 EAGER = ("torch", "torch-channels-last")  # PyTorch eager's two formats, of which the better one counts
 COMPILED = ("torch-compile", "torch-compile-graphs")  # likewise, without and with CUDA graphs
 
+PROFILED = "octsod, profiled"
 HEAVY = 0.02  # of the step: kernels that take less have no target
 
 # What must be reached and what we aim for; where the aim is the smaller one, less is better.
@@ -23,6 +24,7 @@ TARGETS = {
     "scaling/train/x1/b24: time on 1 thread / 2 threads": (1.7, 1.9),
     "subnormals/forward: time of tiny / ordinary": (1.1, 1),
     "subnormals/forward+backward: time of tiny / ordinary": (1.1, 1),
+    "profiler/x1/b24, 2 threads: time of a step that is profiled / that is not": (1.02, 1.01),
     "gpu/train/x1/b24: time of torch eager / octsod": (3, 6),
     "gpu/train/x1/b24: time of torch.compile / octsod": (1.5, 3),
     "gpu/train/x1/b24: share of the rate of copying": (0.5, 0.7),
@@ -42,6 +44,9 @@ def ratios(rows):
         for case, impls in cases.items():
             if command in ("train", "blocks", "infer") and OURS in impls:
                 found |= _against_peers(f"{case}, {where}", impls)
+            if command == "profiler" and {OURS, PROFILED} <= impls.keys():
+                share = impls[PROFILED]["median_ms"] / impls[OURS]["median_ms"]
+                found[f"{case}, {where}: time of a step that is profiled / that is not"] = share
         if command == "infer":
             found |= _per_mac(where, cases)
         if command == "kernels":

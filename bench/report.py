@@ -16,6 +16,7 @@ SECTIONS = {
     "kernels": "The kernels of a training step",
     "scaling": "From one thread to all",
     "subnormals": "Weights full of subnormal numbers",
+    "profiler": "What it costs to be profiled",
     "gpu": section.TITLE,
 }
 

@@ -168,6 +168,7 @@ def test_every_target_can_be_met():
         *(a_row(f"scaling/train/x1/b24/{n}", threads=n) for n in (1, 2)),
         a_row("kernels/a", roof_share=1, step_share=1),
         *(a_row(f"subnormals/{n}/{of}") for n in ("forward", "forward+backward") for of in ("tiny", "ordinary")),
+        *(a_row("profiler/x1/b24", impl) for impl in ("octsod", ratios.PROFILED)),
         *(a_row(f"gpu/{case}", impl, 0, memory_mb=1, copy_share=1) for case in ("train/x1/b24", "infer/x1/b1")
           for impl in ("octsod", "torch", "torch-compile")),
     ]  # fmt: skip

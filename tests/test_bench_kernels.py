@@ -18,7 +18,7 @@ pytest.importorskip("bench", reason="bench/ is not here: run from a checkout")
 
 from bench_checks import TINY
 
-from bench import implementations, kernels, problems
+from bench import implementations, kernels, problems, profiler
 
 cpu = importlib.import_module("octsod.kernels.cpu")
 
@@ -156,3 +156,9 @@ def test_an_op_from_outside_the_package():
 def test_ops_that_cannot_be_measured(options, said):
     run = click.testing.CliRunner().invoke(kernels.kernels, options)
     assert run.exit_code != 0 and said in run.output
+
+
+def test_what_a_profile_costs(monkeypatch):
+    monkeypatch.setattr(profiler, "training_step", lambda batch: tiny_step())
+    run = click.testing.CliRunner().invoke(profiler.profiler, ["--rounds", "2", "--threads", "1"])
+    assert run.exit_code == 0 and "profiler/x1/b24" in run.output and "profiled / not" in run.output
