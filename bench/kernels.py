@@ -3,7 +3,8 @@ kernels of any op, there and back, at given shapes.
 
 A step at batch 2 compares each launch with the reference. Then real steps are profiled (octsod.profiling); launches
 that are equal make a row. A kernel's floor is the time that its arithmetic takes at the rate of multiply-adds in
-registers, or its compulsory traffic at the rate of copying, whichever is longer; the rates are measured in this run.
+registers, or its compulsory traffic at the rate of copying, or of caches as far as they hold it, whichever is longer;
+the rates are measured in this run.
 Its share of the roof is the floor over its time. `octsod profile` shows the same steps by op and layer, too, with all
 that is not kernels.
 """
@@ -20,8 +21,9 @@ from octsod.autograd import Function
 from octsod.backend import get_device, kernel_on, launch_with
 from octsod.cli.check import find
 from octsod.ops import Cost
+from octsod.profiling.groups import floors_of
 from octsod.profiling.launches import arrays_of, described, private, signature
-from octsod.profiling.roofs import measure
+from octsod.profiling.roofs import measure, most_of
 
 from .agreement import relative_error
 from .children import without_garbage
@@ -126,13 +128,7 @@ def timed(step, rounds):
     return found.result
 
 
-def roofs(threads):
-    """Bytes per second copied, and floating-point operations per second."""
-    measured = measure("cpu", threads)
-    return measured.bandwidth, measured.arithmetic
-
-
-def rows_of(profile, titles, bandwidth, arithmetic, threads, of="kernels"):
+def rows_of(profile, titles, roof, of="kernels"):
     """Rows of the launches in `titles`, those that take most of the step first, and of the step itself."""
     equal = {}
     for row_ in profile.rows:
@@ -140,13 +136,13 @@ def rows_of(profile, titles, bandwidth, arithmetic, threads, of="kernels"):
         if row_.kernel and not row_.beside and title in titles:
             equal.setdefault(title, []).append(row_)
     step = float(np.median(profile.rounds))
-    rows = [_row(f"{of}/{title}", own, step, bandwidth, arithmetic, threads) for title, own in equal.items()]
+    rows = [_row(f"{of}/{title}", own, step, roof) for title, own in equal.items()]
     rows.sort(key=lambda r: -r["step_share"])
     total = sum(r["median_ms"] * r["launches"] for r in rows)
-    return [*rows, row(f"{of}/step", OURS, threads, profile.rounds, kernels_ms=rounded(total))]
+    return [*rows, row(f"{of}/step", OURS, roof.threads, profile.rounds, kernels_ms=rounded(total))]
 
 
-def _row(case, own, step, bandwidth, arithmetic, threads):
+def _row(case, own, step, roof):
     """The row of equal launches, whose samples are of one of them: the mean of a step's."""
     calls = sum(r.calls for r in own)
     samples = [sum(seconds) / calls for seconds in zip(*(r.seconds for r in own), strict=True)]
@@ -154,16 +150,17 @@ def _row(case, own, step, bandwidth, arithmetic, threads):
     more = {"launches": round(calls), "step_share": rounded(calls * seconds / step)}
     if all(r.flops is not None for r in own):
         flops, moved = (sum(values) / calls for values in zip(*((r.flops, r.bytes) for r in own), strict=True))
-        by_bytes, by_flops = moved / bandwidth, flops / arithmetic
+        floors = floors_of(roof, flops, moved, 1)
+        bound = max(floors, key=floors.get)
         more |= {
             "gflop_s": rounded(flops / seconds / 1e9),
             "gb_s": rounded(moved / seconds / 1e9),
-            "roof": "memory" if by_bytes >= by_flops else "arithmetic",
-            "roof_share": rounded(max(by_bytes, by_flops) / seconds),
-            "roof_gflop_s": rounded(arithmetic / 1e9),
-            "roof_gb_s": rounded(bandwidth / 1e9),
+            "roof": bound,
+            "roof_share": rounded(floors[bound] / seconds),
+            "roof_gflop_s": rounded(roof.arithmetic / 1e9),
+            "roof_gb_s": rounded(roof.bandwidth / 1e9),
         }
-    return row(case, OURS, threads, samples, **more)
+    return row(case, OURS, roof.threads, samples, **more)
 
 
 def lines_of(rows):
@@ -263,10 +260,9 @@ def kernels(threads, select, target, shapes, batch_size, rounds):
         if target and not select:
             raise click.BadParameter(f"{target} launches no kernels.", param_hint="--op")
         raise click.BadParameter(f"no kernel's title holds {select!r}.", param_hint="--case")
-    before = roofs(threads)
+    before = measure("cpu", threads)
     say("timing" + ("" if target else f" at batch {batch_size or 24}"))
     found = timed(step if target else training_step(batch_size or 24), rounds)
-    bandwidth, arithmetic = np.max([before, roofs(threads)], axis=0)
     of = f"op {target}" if target else "kernels"
-    rows = rows_of(found, titles, float(bandwidth), float(arithmetic), threads, of.replace("/", "."))
+    rows = rows_of(found, titles, most_of(before, measure("cpu", threads)), of.replace("/", "."))
     return Outcome(rows, lines_of(rows), failures)

@@ -213,7 +213,9 @@ def ascontiguousarray(array):
 class Device:
     def __init__(self, index=None):
         self.id = _current("device", 0) if index is None else index
-        self.attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10, "MultiProcessorCount": 1}
+        self.attributes = {
+            "MaxSharedMemoryPerBlockOptin": 227 << 10, "MultiProcessorCount": 1, "L2CacheSize": 1 << 13,
+        }  # fmt: skip
         self._before = []
 
     @property

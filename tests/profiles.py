@@ -4,7 +4,7 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from octsod.profiling import Event, LayerMemory, Profile, Roofs, Row
+from octsod.profiling import Cache, Event, LayerMemory, Profile, Roofs, Row
 
 CPU = Roofs("cpu", 2, bandwidth=10e9, arithmetic=100e9, launch=1e-6)
 
@@ -75,7 +75,10 @@ def profiles(draw, least=1, most=12):
     )  # fmt: skip
     ends = st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)).map(sorted)
     events = st.builds(lambda names, ends: Event(*names, *ends), st.tuples(*[NAMES] * 4), ends)
-    roofs = st.builds(Roofs, NAMES, st.integers(1, 64), *[st.floats(1e-3, 1e15)] * 2, launch=st.floats(0, 1))
+    caches = st.lists(st.builds(Cache, st.integers(1, 1 << 40), st.floats(1e-3, 1e15)), max_size=3).map(tuple)
+    roofs = st.builds(
+        Roofs, NAMES, st.integers(1, 64), *[st.floats(1e-3, 1e15)] * 2, st.floats(0, 1), st.floats(0, 1e15), caches
+    )
     memory = st.builds(LayerMemory, NAMES, COUNTS, COUNTS)
     facts = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-1, 1) | NAMES
     return Profile(
@@ -83,5 +86,5 @@ def profiles(draw, least=1, most=12):
         *(tuple(draw(st.lists(part, max_size=4))) for part in (roofs,)), draw(st.tuples(*[TIMES] * count)),
         *(tuple(draw(st.lists(part, max_size=4))) for part in (rows, memory)), draw(COUNTS),
         tuple(draw(st.lists(TIMES, max_size=3))), draw(st.floats(0, 1e6)), tuple(draw(st.lists(events, max_size=6))),
-        draw(st.integers(0, 10**6)),
+        draw(st.integers(0, 10**6)), tuple(draw(st.lists(st.tuples(st.integers(0, 2**62), COUNTS), max_size=3))),
     )  # fmt: skip

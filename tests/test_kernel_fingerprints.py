@@ -92,7 +92,8 @@ def of(folder):
         ),
         pytest.param(
             "clock", "return lambda clock, k: stamp(clock, k)", "return lambda clock, k: stamp(clock, k + 1)",
-            {"timed._timed", "clock.begin", "clock.stamp", "clock.read"}, None, id="a profiler's overload",
+            {"timed._timed", "clock.begin", "clock.stamp", "clock.read", "peak._move", "peak._multiply_add"}, None,
+            id="a profiler's overload",
         ),
         pytest.param("cache", "MOST = 1 << 28", "MOST = 1 << 27", set(), None, id="the cache itself"),
         pytest.param("elementwise", "@kernel\ndef _add", "# Why\n\n@kernel\ndef _add", set(), None, id="comment"),

@@ -565,6 +565,19 @@ def test_holdings():
     assert held.peak == 135 == sum(entry.at_peak for entry in held.by_layer())
 
 
+def test_what_was_there_before_is_counted_as_far_as_it_is_known():
+    """Of a GPU's memory, it is not; nothing becomes negative when it is given back."""
+    held = Holdings(kept=3)
+    held.returned(1, 40)
+    held.taken(2, 10, "a")
+    held.taken(3, 5, "")
+    held.returned(2, 10)
+    assert [size for _, size in held.changes] == [10, 15, 5] and held.peak == 15
+    assert [(entry.layer, entry.at_peak) for entry in held.by_layer()] == [("", 5), ("a", 10)]
+    held.restart()
+    assert not held.changes
+
+
 def test_memory_of_a_training_step_is_held_by_its_layers():
     octsod.manual_seed(0)
     trainer = Recipe().trainer(octsod.csnet(0.2))

@@ -151,3 +151,13 @@ def test_signatures():
     assert signature({"a": x}) == signature({"a": zeros(2, 3)}) != signature({"a": zeros(3, 2)})
     hash(signature((x, [x, None], {"a": {1, 2}}, object, np.float32(2), MAP)))
     assert first_array((1, [None, RAW])) is RAW.raw and first_array((1, "a")) is None
+
+
+def test_pictures_that_a_device_prepares_have_a_cost():
+    """How much of the pictures' bytes is read, only the device knows: the least counts, none."""
+    x, y = np.empty((2, 3, 8, 8), np.float32), np.empty((2, 1, 8, 8), np.float32)
+    kept, fresh, table = np.empty(999, np.uint8), np.empty(99, np.uint8), np.empty((2, 9))
+    title, cost = described("prepare_pictures", (kept, fresh, table, (0.5,) * 3, (0.2,) * 3, x, y))
+    assert title == "3x8x8" and cost == Cost(10 * (x.size + y.size), x.nbytes + y.nbytes + table.nbytes)
+    _, cost = described("prepare_pictures", (kept, fresh, table, (0.5,) * 3, (0.2,) * 3, x, None))
+    assert cost == Cost(10 * x.size, x.nbytes + table.nbytes)

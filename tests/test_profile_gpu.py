@@ -104,6 +104,9 @@ def test_roofs_of_a_gpu(device):
     found = measure("cuda")
     assert found.device == "cuda:0" and found.bandwidth == pytest.approx(2 * (1 << 12) / 1e-3)
     assert found.arithmetic == pytest.approx(2 * 8 * 64 * 256 * 8 / 1e-3) and 0 < found.launch < 10
+    assert found.fastest == found.bandwidth, "each takes a millisecond, and copying moves the most"
+    (cache,) = found.caches
+    assert cache.bytes == 1 << 13 and cache.bandwidth == pytest.approx(2 * (1 << 11) * gpu_roofs.ROUNDS / 1e-3)
 
 
 def test_a_step_and_a_prediction_are_launched_one_by_one_and_then_captured(device):

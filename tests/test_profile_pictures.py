@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from profiles import CPU, profile, row, typical
 
 from octsod.pictures import plots
-from octsod.profiling import Roofs, roofline, shares
+from octsod.profiling import Cache, Roofs, roofline, shares
 from octsod.profiling.pictures import apart
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs the matplotlib package")
@@ -101,6 +101,21 @@ def test_labels_are_put_apart(labels):
     edges = [(y + h / 2, y - h / 2) for y, h in zip(places, heights, strict=True)]
     assert all(-1e-9 <= bottom < top <= 1 + 1e-9 for top, bottom in edges)
     assert all(upper[1] >= lower[0] - 1e-9 for upper, lower in itertools.pairwise(edges))
+
+
+def test_what_stays_in_caches_has_a_place():
+    """At the right edge, beyond a line, since no traffic counts."""
+    found = profile(row(flops=10**8, bytes=10**7), row("b", flops=10**8, bytes=0, inside=True))
+    (plot,) = roofline(found).axes
+    (right, low), (left, same) = sorted(map(tuple, plot.collections[0].get_offsets()), reverse=True)
+    assert left == 10 and low == same and right > 20 and "in caches" in words(plot.figure)
+    assert any(line.get_linestyle() == ":" and left < line.get_xdata()[0] < right for line in plot.lines)
+
+
+def test_roofs_of_caches_are_told():
+    caches = (Cache(96_000, 1e12), Cache(36_000_000, 2e10))
+    figure = roofline(profile(row(flops=10**8, bytes=10**7), roofs=(dataclasses.replace(CPU, caches=caches),)))
+    assert "in caches, 1,000 GB/s up to 96 kB, 20 GB/s up to 36 MB" in " ".join(words(figure).split())
 
 
 def test_a_plot_per_device():

@@ -1,15 +1,14 @@
 """What `octsod profile` profiles, and the roofs that are measured with it."""
 
-import dataclasses
-
 import numpy as np
+import profiles
 import pytest
 
 import octsod
 from octsod import nn
 from octsod.profiling import roofs
-from octsod.profiling.machine import facts, largest_cache
-from octsod.profiling.results import Roofs
+from octsod.profiling.machine import LARGE, cache_bytes, cache_levels, facts
+from octsod.profiling.results import Cache, Roofs
 from octsod.profiling.subjects import profile_prediction, profile_training
 
 
@@ -72,34 +71,78 @@ def test_what_cannot_be_profiled(settings, said):
         profile_training(**arguments)
 
 
+def test_a_subject_names_its_threads(quick):
+    for threads in (1, 3):
+        result = profile_prediction(octsod.csnet(0.2), 1, 32, steps=1, threads=threads)
+        count = f"{threads} thread{'s' * (threads > 1)}"
+        assert result.subject.endswith(f", cpu, {count}") and result.roofs[0].threads == threads
+
+
 def test_roofs(quick):
     before = octsod.get_num_threads()
     found = roofs.measure("cpu", 2)
-    assert found == Roofs("cpu", 2, *dataclasses.astuple(found)[2:]) and octsod.get_num_threads() == before
-    assert found.bandwidth > 0 and found.arithmetic > 0 and 0 < found.launch < 1
+    assert (found.device, found.threads) == ("cpu", 2) and octsod.get_num_threads() == before
+    assert found.bandwidth > 0 and found.arithmetic > 0 and 0 < found.launch < 1 and found.fastest >= found.bandwidth
+    assert [c.bytes for c in found.caches] == sorted(c.bytes for c in found.caches) and found.caches[0].bandwidth > 0
     with pytest.raises(ValueError, match="`device`"):
         roofs.measure("no such")
 
 
-def test_what_is_copied_is_more_than_a_cache_holds(monkeypatch):
+def test_what_is_copied_is_more_than_caches_hold(monkeypatch):
     sizes = []
-    monkeypatch.setattr(roofs, "copy_rate", lambda size: sizes.append(size) or 1.0)
+    monkeypatch.setattr(roofs, "move_rates", lambda size: sizes.append(size) or (1.0, 2.0))
     monkeypatch.setattr(roofs, "multiply_add_rate", lambda: 1.0)
+    monkeypatch.setattr(roofs, "cache_rates", lambda: [])
     for cache in (0, 1 << 25, 1 << 30):
-        monkeypatch.setattr(roofs, "largest_cache", lambda cache=cache: cache)
+        monkeypatch.setattr(roofs, "cache_bytes", lambda cache=cache: cache)
         roofs.measure("cpu")
     assert sizes == [1 << 26, 1 << 27, 1 << 28]
 
 
-def test_the_largest_cache(monkeypatch, tmp_path):
-    assert largest_cache() >= 0
-    for number, text in enumerate(("32K", "1024K", "8M")):
-        (tmp_path / f"index{number}").mkdir()
-        (tmp_path / f"index{number}" / "size").write_text(f"{text}\n")
-    monkeypatch.setattr("octsod.profiling.machine.CACHES", tmp_path)
-    assert largest_cache() == 8 << 20
-    (tmp_path / "index2" / "size").write_text("much\n")
-    assert largest_cache() in (0, 32 << 10, 1 << 20)
+def test_the_levels_of_caches(monkeypatch, tmp_path):
+    assert 1 << 16 <= cache_bytes() <= 1 << 40
+    monkeypatch.setattr("octsod.profiling.machine.CPUS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    assert cache_levels() == [] and cache_bytes() == LARGE, "the system does not tell"
+    for cpu in (0, 1, 5):
+        pair = "4-5" if cpu == 5 else "0-1"
+        caches = [("Data", 1, "32K", str(cpu)), ("Instruction", 1, "64K", str(cpu)), ("Unified", 2, "1M", pair),
+                  ("Unified", 3, "8192K", "0-7,64")]  # fmt: skip
+        for number, (kind, level, size, shared) in enumerate(caches):
+            folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{number}"
+            folder.mkdir(parents=True)
+            facts = {"type": kind, "level": level, "size": size, "shared_cpu_list": shared}
+            for name, fact in facts.items():
+                (folder / name).write_text(f"{fact}\n")
+    assert cache_levels() == [(32 << 10, 1, 96 << 10), (1 << 20, 2, 2 << 20), (8 << 20, 9, 8 << 20)]
+    assert cache_bytes() == 8 << 20
+    (tmp_path / "cpu5" / "cache" / "index2" / "size").write_text("much\n")
+    assert cache_levels() == []
+
+
+def test_the_most_that_threads_did_together():
+    """Two units of work per burst: a quick thread, and one that begins late and is held up once."""
+    quick, slow = np.arange(0, 50, 10), np.array([20, 30, 40, 90, 100])
+    assert roofs.most_within(quick[None], 2, 20) == pytest.approx(2 / 10)
+    assert roofs.most_within(slow[None], 2, 1) == pytest.approx(2 / 10), "a window is as long as a burst"
+    assert roofs.most_within(np.stack([quick, slow]), 2, 20) == pytest.approx(4 / 10), "from 20 to 40"
+    assert roofs.most_within(np.stack([quick, slow]), 2, 1000) == pytest.approx(16 / 100), "the whole"
+    assert roofs.most_within(np.zeros((1, 3)), 2, 10) >= 0, "a clock that stands still"
+
+
+def test_roofs_that_a_kernel_passes_are_measured_again(monkeypatch):
+    """The machine was disturbed at first; but a cost that is wrong stays so."""
+    found = [
+        Roofs("cpu", 2, 1e9, 1e9, 3e-6, 0.0, (Cache(10, 1e9),)), Roofs("cpu", 2, 9e9, 5e8, 1e-6, 1e9, (Cache(10, 2e9),))
+    ]  # fmt: skip
+    given = profiles.profile(profiles.row(ms=(1.0,) * 3, flops=10, bytes=8_000_000))
+    measured = iter([*found, *[found[0]] * 9])
+    monkeypatch.setattr(roofs, "measure", lambda device: next(measured))
+    (best,) = roofs.under_roofs(given, ["cpu"]).roofs
+    assert best == Roofs("cpu", 2, 9e9, 1e9, 1e-6, 1e9, (Cache(10, 2e9),)) and next(measured) == found[0]
+    wrong = profiles.profile(profiles.row(ms=(1.0,) * 3, flops=10**12, bytes=8))
+    measured = iter([found[0]] * (1 + roofs.AGAIN))
+    assert roofs.under_roofs(wrong, ["cpu"]).roofs == (found[0],) and next(measured, None) is None
 
 
 def test_facts():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import CPU, profile, profiles, row, typical
 
-from octsod.profiling import LayerMemory, Roofs, grouped, table, verdict
+from octsod.profiling import Cache, LayerMemory, Roofs, grouped, table, verdict
 from octsod.profiling.groups import NAMES, SORTS
 
 
@@ -61,6 +61,48 @@ def test_an_empty_launch_may_be_slower_than_a_small_kernel():
     """Then launches bind it, but its cost is not wrong."""
     (group,) = grouped(profile(row(ms=(0.5,) * 3, calls=1000, flops=1, bytes=1)))
     assert group.bound == "launches" and group.roof_share == 1 and not group.wrong
+
+
+CACHED = dataclasses.replace(CPU, fastest=15e9, caches=(Cache(10**6, 100e9), Cache(30 * 10**6, 40e9)))
+
+
+def test_the_least_time_of_moving_bytes():
+    assert CACHED.memory_floor(5e5) == pytest.approx((5e-6, 5e-6))
+    assert CACHED.memory_floor(11e6) == pytest.approx((1e-5 + 10e6 / 40e9,) * 2)
+    within = 1e-5 + 29e6 / 40e9
+    assert CACHED.memory_floor(130e6) == pytest.approx((within + 100e6 / 10e9, within))
+    assert CACHED.memory_floor(130e6, fastest=True)[0] == pytest.approx(within + 100e6 / 15e9)
+    assert CPU.memory_floor(1e6, fastest=True) == CPU.memory_floor(1e6) == (1e-4, 0.0)
+
+
+def test_what_caches_hold_has_their_roof():
+    """A launch's bytes count, not those of all its calls."""
+    rows = [row(ms=(1.0,) * 3, calls=calls, flops=1, bytes=20_000_000 * calls) for calls in (1, 3)]
+    one, three = (grouped(profile(r, roofs=(CACHED,)))[0] for r in rows)
+    assert one.bound == "caches" and not one.wrong and one.roof_share == pytest.approx((1e-5 + 19e6 / 40e9) / 1e-3)
+    assert three.bound == "" and three.wrong and verdict(three).startswith("error of the cost: it would be at 146 %")
+    assert verdict(one) == "caches; 2.1x faster at its roof, 0.515 ms of the round"
+    (large,) = grouped(profile(row(ms=(15.0,) * 3, flops=1, bytes=130_000_000), roofs=(CACHED,)))
+    assert large.bound == "memory" and large.roof_share == pytest.approx(10.735 / 15)
+
+
+def test_what_is_faster_than_copying_is_no_error_yet():
+    """Such as a kernel that only reads. The steps of a prediction count only bytes that caches can't hold."""
+    for inside, ms in ((False, 9.0), (True, 12.0)):
+        (group,) = grouped(profile(row(ms=(ms,) * 3, flops=1, bytes=130_000_000, inside=inside), roofs=(CACHED,)))
+        assert (group.bound, group.wrong, group.roof_share) == ("memory", {}, 1) and verdict(group).endswith("its roof")
+    (group,) = grouped(profile(row(ms=(7.0,) * 3, flops=1, bytes=130_000_000), roofs=(CACHED,)))
+    assert group.wrong and group.gain is None
+
+
+def test_steps_without_work_of_the_op_are_overhead():
+    (group,) = grouped(profile(row("fill", "", (1.0,) * 3, flops=0, bytes=0, inside=True)))
+    assert verdict(group) == "overhead: nothing that the op itself needs; 1 ms of the round" and not group.outside
+
+
+def test_launches_bind_only_where_they_take_much():
+    (group,) = grouped(profile(row(ms=(1.0,) * 3, calls=100, flops=100, bytes=100)))
+    assert group.bound == "memory" and group.roof_share == pytest.approx(0.1), "but launches take that long at least"
 
 
 def test_roofs_are_those_of_the_device():

@@ -34,6 +34,8 @@ def checked(trace):
         elif entry["ph"] == "X":
             assert entry["ts"] >= 0 and entry["dur"] >= 0 and isinstance(entry["cat"], str)
             tracks[entry["pid"], entry["tid"]].append(entry)
+        elif entry["ph"] == "C":
+            assert entry["ts"] >= 0 and entry["args"]["bytes"] >= 0
         else:
             assert entry["ph"] == "i" and entry["s"] == "g" and entry["ts"] >= 0
     threads = [tid for _, tid in tracks]
@@ -62,6 +64,17 @@ def test_a_track_per_thread_and_device(tmp_path):
     ]  # fmt: skip
     assert [(e["ts"], e["dur"]) for e in tracks["cpu", "MainThread"]] == [(0, 8), (1, 4), (1.5, 3)]
     assert trace["otherData"]["subject"] == "a step"
+
+
+def test_memory_in_use_is_a_counter(tmp_path):
+    """As far back as the events go."""
+    held = ((500, 7), (1000, 10), (4000, 25), (9001, 3))
+    trace, _ = written(dataclasses.replace(typical(), held=held), tmp_path / "t.json.gz")
+    checked(trace)
+    counters = [entry for entry in trace["traceEvents"] if entry["ph"] == "C"]
+    assert [(entry["ts"], entry["args"]) for entry in counters] == [(0, {"bytes": 10}), (3, {"bytes": 25})]
+    (name,) = (e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M" and e["pid"] == counters[0]["pid"])
+    assert name == "memory"
 
 
 def test_equal_intervals_are_nested_by_kind(tmp_path):

@@ -149,6 +149,11 @@ def multiprocessors(index: int) -> int:
     return cupy().cuda.Device(index).attributes["MultiProcessorCount"]
 
 
+def cache_bytes(index: int) -> int:
+    """Bytes of a GPU's second-level cache."""
+    return cupy().cuda.Device(index).attributes["L2CacheSize"]
+
+
 def event() -> Any:
     """An event, to be recorded on the current stream."""
     return cupy().cuda.Event()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what `_NAMES` loads on first use, for editors, type checker
     from .groups import grouped as grouped
     from .pictures import roofline as roofline
     from .pictures import shares as shares
+    from .results import Cache as Cache
     from .results import Event as Event
     from .results import LayerMemory as LayerMemory
     from .results import Profile as Profile
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # what `_NAMES` loads on first use, for editors, type checker
     from .verdicts import verdict as verdict
 
 _NAMES = {
+    "Cache": "results",
     "Difference": "differences",
     "Event": "results",
     "LayerMemory": "results",

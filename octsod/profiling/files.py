@@ -10,7 +10,7 @@ from typing import Any
 from ..checks import shortened
 from ..errors import FileError
 from ..files import named, parse_json, read_file, write_atomically
-from .results import Event, LayerMemory, Profile, Roofs, Row
+from .results import Cache, Event, LayerMemory, Profile, Roofs, Row
 
 FORMAT, VERSION = "octsod profile", 1
 MOST = 1 << 28  # bytes of a file that is read
@@ -160,7 +160,8 @@ _COUNT = _number(0, whole=True)
 _RECORDS = {
     "roofs": _record(Roofs, {
         "device": _text, "threads": _number(1, whole=True), "bandwidth": _POSITIVE, "arithmetic": _POSITIVE,
-        "launch": _SECONDS,
+        "launch": _SECONDS, "fastest": _SECONDS,
+        "caches": _list_of(_record(Cache, {"bytes": _COUNT, "bandwidth": _POSITIVE})),
     }),
     "rows": _record(Row, {
         **dict.fromkeys(("kernel", "title", "op", "layer", "phase", "device", "thread"), _text), "calls": _SECONDS,
@@ -173,7 +174,7 @@ _RECORDS = {
 _ENTRIES = _record(dict, {
     "subject": _text, "machine": _machine, "rounds": _list_of(_POSITIVE, least=1), "peak_bytes": _COUNT,
     "captured": _list_of(_POSITIVE), "compiled": _SECONDS, "lost": _COUNT, "names": _list_of(_text),
-    "events": _list_of(_list_of(_number(whole=True))),
+    "events": _list_of(_list_of(_number(whole=True))), "held": _list_of(_list_of(_number(whole=True))),
     **{name: _list_of(record) for name, record in _RECORDS.items()},
 })  # fmt: skip
 
@@ -192,4 +193,7 @@ def _profile(entries):
         if len(event) != 6 or not all(0 <= n < len(names) for n in event[:4]) or event[4] > event[5]:
             raise ValueError(f"`events[{i}]` is {event}; expected the numbers of four names, a start and an end")
         events.append(Event(*(names[n] for n in event[:4]), *event[4:]))
+    for i, change in enumerate(entries["held"]):
+        if len(change) != 2 or change[1] < 0:
+            raise ValueError(f"`held[{i}]` is {change}; expected a moment and a number of bytes")
     return Profile(**{**entries, "events": tuple(events)})

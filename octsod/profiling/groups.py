@@ -10,7 +10,9 @@ from ..checks import require
 from .results import Profile, Roofs, Row
 
 PYTHON = "Python"
-MEMORY, ARITHMETIC, LAUNCHES = "memory", "arithmetic", "launches"
+MEMORY, CACHES, ARITHMETIC, LAUNCHES, OVERHEAD = "memory", "caches", "arithmetic", "launches", "overhead"
+
+SOME_LAUNCHES = 0.25  # of a kernel's time: only where launches take that much do they bind it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +27,11 @@ class Group:
     that they took; gain, the seconds of a round that there would be to gain. If the costs of all rows are wrong,
     roof_share is above 1; then flops and bytes are as claimed, and there are no rates.
 
-    bound: what binds most of the time: "memory", "arithmetic", "launches", "" if nobody knows; outside of kernels,
-    "Python", or what else is done there, such as waiting for a device. times: seconds of a round by what binds them.
-    outside: how many of them are outside of kernels. wrong: names of kernels that would have been faster than the
-    machine can be, with the share of the roof that they would have reached. roofless: devices without measured roofs.
+    bound: what binds most of the time: "memory", "caches" if the bytes fit in them, "arithmetic", "launches",
+    "overhead" of steps that do nothing which the op needs, "" if nobody knows; outside of kernels, "Python", or what
+    else is done there, such as waiting for a device. times: seconds of a round by what binds them. outside: how many of
+    them are outside of kernels. wrong: names of kernels that would have been faster than the machine can be, with the
+    share of the roof that they would have reached. roofless: devices without measured roofs.
     """
 
     name: str
@@ -239,14 +242,32 @@ def _part(rows: Sequence[Row], time: float, roof: Roofs | None) -> _Part:
     elif roof is None:
         part.roofless = True
     elif time:
+        calls = math.fsum(row.calls for row in rows)
         launches = math.fsum(row.calls for row in rows if not row.inside) * roof.launch
         costed = first.flops is not None and first.bytes is not None
-        floors = {MEMORY: size / roof.bandwidth, ARITHMETIC: flops / roof.arithmetic}
-        part.share = max(floors.values()) / time if costed else 0.0
-        floors[LAUNCHES] = min(launches, time)  # the time of an empty launch is noisy, too
+        floors = floors_of(roof, flops, size, calls, first.inside)
+        moving = (calls or 1.0) * roof.memory_floor(size / (calls or 1.0), fastest=True)[0]
+        part.share = max(moving, floors[ARITHMETIC]) / time if costed else 0.0
+        # Copying is the roof. What only reads or writes may be faster, and an empty launch may be slower: no error.
+        floors = {bound: seconds if bound == ARITHMETIC else min(seconds, time) for bound, seconds in floors.items()}
+        launches = min(launches, time)
+        floor = max(*floors.values(), launches)
         bound = max(floors, key=lambda name: floors[name])
-        if costed and part.share <= 1 and floors[bound]:
-            part.bound, part.floor = bound, floors[bound]
+        if floor == launches >= SOME_LAUNCHES * time:
+            bound = LAUNCHES
+        if costed and part.share <= 1:
+            part.bound, part.floor = bound if floor else OVERHEAD, floor
         elif not costed and launches > time / 2:
             part.bound = LAUNCHES
     return part
+
+
+def floors_of(roof: Roofs, flops: float, size: float, calls: float, beyond: bool = False) -> dict[str, float]:
+    """The least seconds of arithmetic, and of moving `size` bytes in so many calls, by what binds them. beyond: whether
+    only bytes are counted that caches can't hold, as in the steps of a prediction."""
+    floors = {ARITHMETIC: flops / roof.arithmetic}
+    if beyond:
+        return {MEMORY: size / roof.bandwidth, **floors}
+    calls = calls or 1.0
+    seconds, within = roof.memory_floor(size / calls)
+    return {CACHES if within > seconds / 2 else MEMORY: calls * seconds, **floors}

@@ -1,5 +1,8 @@
 """Which layer's calls hold how much memory."""
 
+import collections
+import time
+
 from .results import LayerMemory
 
 
@@ -7,11 +10,13 @@ class Holdings:
     """Memory by the layer whose call took it, and how it was shared when most was in use.
 
     Of one kind of memory: that of a host's pool, where arrays of less than 16 KB are not counted, or a GPU's. before:
-    how many bytes were in use at first; they are nobody's, "".
+    how many bytes were in use at first; they are nobody's, "". changes: when, and how many bytes were in use from then
+    on; the latest `kept` ones.
     """
 
-    def __init__(self, before: int = 0):
-        self.live = {"": before}
+    def __init__(self, before: int = 0, kept: int = 0):
+        self.live, self._before = {"": before}, before
+        self.changes: collections.deque[tuple[int, int]] = collections.deque(maxlen=kept)
         self._owners: dict[int, str] = {}
         self.restart()
 
@@ -20,6 +25,11 @@ class Holdings:
         self.total = self.peak = sum(self.live.values())
         self.most, self.at_peak = dict(self.live), dict(self.live)
         self.used = False
+        self.changes.clear()
+
+    def _changed(self, size):
+        self.total += size
+        self.changes.append((time.perf_counter_ns(), self.total))
 
     def taken(self, block: int, size: int, layer: str) -> None:
         self.used = True
@@ -27,14 +37,17 @@ class Holdings:
         now = self.live[layer] = self.live.get(layer, 0) + size
         if now > self.most.get(layer, 0):
             self.most[layer] = now
-        self.total += size
+        self._changed(size)
         if self.total > self.peak:
             self.peak, self.at_peak = self.total, self.live.copy()
 
     def returned(self, block: int, size: int) -> None:
-        layer = self._owners.pop(block, "")
+        layer = self._owners.pop(block, None)
+        if layer is None:  # it was there before; of a GPU's memory, nobody knows how much that was
+            layer, size = "", min(size, self._before)
+            self._before -= size
         self.live[layer] = self.live.get(layer, 0) - size
-        self.total -= size
+        self._changed(-size)
 
     def by_layer(self) -> list[LayerMemory]:
         """Layers in the order in which they first took memory; "" is what was in use before, or taken outside of

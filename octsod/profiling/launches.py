@@ -20,9 +20,14 @@ def signature(value: Any) -> Any:
     hashable."""
     kind = type(value)
     if kind is np.ndarray:
-        return value.shape, value.dtype.str
-    if kind is list or kind is tuple:
-        return tuple([signature(item) for item in value])
+        return value.shape, value.dtype
+    if kind is list or kind is tuple:  # without a call for what most items are: a launch may have hundreds of them
+        return tuple([
+            (item.shape, item.dtype) if type(item) is np.ndarray
+            else item if item is None or item is True or item is False
+            else signature(item)
+            for item in value
+        ])  # fmt: skip
     if kind is float:
         return float
     if kind in _FAST:
@@ -37,7 +42,7 @@ def signature(value: Any) -> Any:
     if kind is ActivationGradient:
         return "of activation", signature(value.array), value.gradient_sums is not None
     if is_array(value):
-        return tuple(value.shape), value.dtype.str
+        return tuple(value.shape), value.dtype
     if isinstance(value, (list, tuple)):
         return tuple([signature(item) for item in value])
     if isinstance(value, dict):
@@ -59,8 +64,12 @@ def arrays_of(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def first_array(value: Any) -> Any:
     """Any array of a launch's arguments, which tells where it runs; None if there is none."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, (Deferred, DeferredGradient)):
         return value.raw
+    if isinstance(value, (list, tuple)):
+        return next((array for item in value if (array := first_array(item)) is not None), None)
     return next((array for _, array in arrays_of(value)), None)
 
 

@@ -5,10 +5,15 @@ import os
 import pathlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
+
+from ..errors import FileError
+from ..files import read_text
 
 PACKAGES = ("numpy", "numba")
-CACHES = pathlib.Path("/sys/devices/system/cpu/cpu0/cache")
+CPUS = pathlib.Path("/sys/devices/system/cpu")
+LARGE = 1 << 28  # bytes: more than caches hold where the system does not tell
+_MOST = 1 << 12  # bytes of a file that the system has for a fact
 
 
 def processor() -> str:
@@ -22,16 +27,43 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def largest_cache() -> int:
-    """Bytes of the processor's largest cache; 0 where the system does not tell."""
-    largest = 0
+class CacheLevel(NamedTuple):
+    """Caches of a level: bytes of one, how many processors share it, and bytes of all that this process may use."""
+
+    bytes: int
+    sharers: int
+    total: int
+
+
+def cache_levels() -> list[CacheLevel]:
+    """The caches for data of those processors that this process may use, the smallest first; none where the system
+    does not tell."""
+    levels: dict[int, dict[str, tuple[int, int]]] = {}
     try:
-        for path in CACHES.glob("index*/size"):
-            text = path.read_text().strip()
-            largest = max(largest, int(text.rstrip("KM")) << (20 if text.endswith("M") else 10))
-    except (OSError, ValueError):  # not Linux, or another notation
-        pass
-    return largest
+        for cpu in os.sched_getaffinity(0):
+            for index in (CPUS / f"cpu{cpu}" / "cache").glob("index*"):
+                kind, level, size, shared = (
+                    read_text(index / name, _MOST).strip() for name in ("type", "level", "size", "shared_cpu_list")
+                )
+                if kind != "Instruction":
+                    number = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
+                    levels.setdefault(int(level), {})[shared] = number, _count(shared)
+    except (AttributeError, FileError, OSError, ValueError):  # not Linux, or another notation
+        return []
+    found = [(level, [*caches.values()]) for level, caches in sorted(levels.items())]
+    return [CacheLevel(*own[0], sum(size for size, _ in own)) for _, own in found]
+
+
+def _count(numbers):
+    """How many there are in a list such as 0-3,8."""
+    ends = [part.partition("-") for part in numbers.split(",")]
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ends)
+
+
+def cache_bytes() -> int:
+    """How much the last-level caches hold together; `LARGE` where the system does not tell."""
+    levels = cache_levels()
+    return levels[-1].total if levels else LARGE
 
 
 def machine() -> str:

@@ -13,9 +13,21 @@ import numpy as np
 
 from ..checks import printable, require, shortened
 from ..pictures.plots import COLOURS, GREY, INK, PALE, escaped, new_figure
-from .groups import ARITHMETIC, LAUNCHES, MEMORY, Group, added, grouped, matching, median, require_whole, typical
+from .groups import (
+    ARITHMETIC,
+    CACHES,
+    LAUNCHES,
+    MEMORY,
+    Group,
+    added,
+    grouped,
+    matching,
+    median,
+    require_whole,
+    typical,
+)
 from .results import Profile, Roofs, Row
-from .verdicts import milliseconds, percent, round_name
+from .verdicts import large, milliseconds, number, percent, round_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,9 +39,10 @@ HEIGHT = 6.8  # of a roofline's plot with all that belongs to it, in inches
 WIDTH, PLOT, LABELS = 9.0, 0.52, 0.575  # of the figure in inches; where the plot ends, where labels begin
 LINE = 54  # characters that fit in a label's line
 SIZE, SPACING = 8, 1.2  # of a label's letters, in points; of its lines, in letters
+NOTE = 7  # size of the letters of what else there is to say
 SMALL = 0.002  # of a round: kernels that take less are no points
 
-OF_BOUND = {MEMORY: COLOURS[0], ARITHMETIC: COLOURS[1], LAUNCHES: COLOURS[2]}
+OF_BOUND = {MEMORY: COLOURS[0], CACHES: COLOURS[5], ARITHMETIC: COLOURS[1], LAUNCHES: COLOURS[2]}
 OF_PHASE = {
     "forward": COLOURS[0], "backward": COLOURS[1], "predict": COLOURS[5], "step": COLOURS[2], "": COLOURS[3],
     "outside of kernels": GREY,
@@ -39,7 +52,8 @@ OF_PHASE = {
 def roofline(profile: Profile, filter: str = "") -> "Figure":
     """Kernels under the roofs that were measured: operations per second over operations per byte, a plot per device.
 
-    A point is a kernel with its shapes, as large as its share; the dozen with the largest shares are labelled. Kernels
+    A point is a kernel with its shapes, as large as its share; the dozen with the largest shares are labelled. What
+    stays in caches by construction, as most of a prediction does, has no traffic: it stands at the right edge. Kernels
     without arithmetic, those whose cost nobody knows, and those whose cost is wrong have no place there; how much time
     they take is said. filter: only rows that hold this text. Raises ValueError if no device's roofs were measured.
     """
@@ -62,35 +76,50 @@ def _head(profile):
 
 
 def _roofline(plot, roof: Roofs, found: Sequence[Group], whole: str):
-    known = [g for g in found if g.gain is not None and g.flops and g.bytes and g.share >= SMALL]
-    intensities = [group.intensity or 0 for group in known]
+    known = [g for g in found if g.gain is not None and g.flops and g.share >= SMALL]
     rates = [group.flop_rate or 0 for group in known]
     ridge = roof.arithmetic / roof.bandwidth
-    low, high = min([*intensities, ridge / 16]) / 2, max([*intensities, ridge * 2]) * 2
+    measured = [group.intensity for group in known if group.intensity]
+    low, high = min([*measured, ridge / 16]) / 2, max([*measured, ridge * 2]) * 2
+    edge = high * (high / low) ** 0.06  # where what has no traffic stands
+    points = [(group.intensity or edge, (group.flop_rate or 0) / 1e9) for group in known]
+    if len(measured) < len(known):
+        plot.axvline(high, color=PALE, linewidth=0.8, linestyle=":")
+        plot.text(edge, 0.01, "in caches", transform=_above(plot), rotation=90, ha="center", va="bottom", fontsize=8)
+        high = edge * edge / high
     bottom = min([*rates, roof.bandwidth * low, roof.arithmetic / 100]) / 1e9 / 2
     top = roof.arithmetic / 1e9
     plot.set(xscale="log", yscale="log", xlim=(low, high), ylim=(bottom, top * 2.2))
     plot.set(xlabel="floating-point operations per byte", ylabel="GFLOP/s")
     plot.grid(True, which="major", axis="both")
     plot.minorticks_off()
-    plot.plot([low, ridge, high], [roof.bandwidth * low / 1e9, top, top], color=INK, linewidth=1.4)
+    plot.plot([ridge, high], [top, top], color=INK, linewidth=1.4)
     threads = f", {roof.threads} threads" if roof.threads > 1 else ""
     plot.set_title(escaped(f"{printable(roof.device)}{threads}: kernels under their roofs"), pad=6)
-    plot.text(high, top * 1.06, f"{top:.3g} GFLOP/s in multiply-adds ", ha="right", va="bottom", fontsize=9)
-    _along(plot, low, ridge, roof, bottom)
+    plot.text(high, top * 1.06, f"{number(top)} GFLOP/s in multiply-adds ", ha="right", va="bottom", fontsize=9)
+    _along(plot, max(low, bottom * 1e9 / roof.bandwidth), ridge, roof)
+    for cache in roof.caches:
+        ends = np.array([max(low, bottom * 1e9 / cache.bandwidth), max(low, roof.arithmetic / cache.bandwidth)])
+        plot.plot(ends, cache.bandwidth / 1e9 * ends, color=PALE, linewidth=0.7, zorder=1)
     sizes = [max(LARGEST * group.share, 12) for group in known]
     colours = [OF_BOUND.get(group.bound, PALE) for group in known]
-    plot.scatter(
-        intensities, np.divide(rates, 1e9), sizes, colours, alpha=0.75, linewidths=0.8, edgecolors="white", zorder=3
-    )
-    _label(plot, known[:LABELLED], whole)
+    if points:
+        plot.scatter(
+            *zip(*points, strict=True), sizes, colours, alpha=0.75, linewidths=0.8, edgecolors="white", zorder=3
+        )
+    _label(plot, list(zip(known, points, strict=True))[:LABELLED], whole)
     _legend(plot, {group.bound for group in known})
+    words = []
+    if roof.caches:
+        told = [f"{number(cache.bandwidth, 1e-9)} GB/s up to {large(cache.bytes)}B" for cache in roof.caches]
+        words.append(f"Thin lines: in caches, {', '.join(told)}.")
     if left := [group for group in found if group not in known]:
         seconds = milliseconds(math.fsum(group.time for group in left))
         wrong = sum(1 for group in left if group.wrong)
-        words = f"Not shown: {seconds} in Python, in small kernels, or of a cost that is unknown or without arithmetic"
-        words += f"; {wrong} kernel{'s' * (wrong > 1)} with an error of the cost" if wrong else ""
-        plot.text(LABELS, -0.02, textwrap.fill(words, LINE), fontsize=8, color=PALE, va="top", transform=_across(plot))
+        said = f"Not shown: {seconds} in Python, in small kernels, or of a cost that is unknown or without arithmetic"
+        words.append(said + f"; {wrong} kernel{'s' * (wrong > 1)} with an error of the cost" * (wrong > 0))
+    text = "\n".join(textwrap.fill(line, LINE * SIZE // NOTE) for line in words)
+    plot.text(LABELS, 0, text, fontsize=NOTE, color=PALE, va="top", transform=_across(plot))
 
 
 def _across(plot):
@@ -100,23 +129,28 @@ def _across(plot):
     return blended_transform_factory(plot.figure.transFigure, plot.transAxes)
 
 
-def _along(plot, low, ridge, roof, bottom):
-    """Write the bandwidth along its roof, above it."""
-    start = max(low, bottom * 1e9 / roof.bandwidth)
-    x = start * (ridge / start) ** 0.42
+def _above(plot):
+    """Coordinates: x of the data, y of a plot."""
+    return plot.get_xaxis_transform()
+
+
+def _along(plot, start, end, roof):
+    """The roof of copying, and its bandwidth written along it, below it: above it are those of caches."""
+    rate = roof.bandwidth / 1e9
+    plot.plot([start, end], [rate * start, rate * end], color=INK, linewidth=1.4)
+    x = start * (end / start) ** 0.42
     plot.annotate(
-        f"{roof.bandwidth / 1e9:.3g} GB/s copied", (x, roof.bandwidth * x / 1e9), (-5, 5), fontsize=9,
-        textcoords="offset points", ha="center", va="bottom", rotation=45, rotation_mode="anchor",
-        transform_rotates_text=True,
+        f"{number(rate)} GB/s copied", (x, rate * x), (5, -5), fontsize=9, textcoords="offset points", ha="center",
+        va="top", rotation=45, rotation_mode="anchor", transform_rotates_text=True,
     )  # fmt: skip
 
 
-def _label(plot, shown: Sequence[Group], whole):
+def _label(plot, shown: Sequence[tuple[Group, tuple[float, float]]], whole):
     """Write labels in a column beside the plot, each with a line to its point, and as near to its height as there is
     room."""
-    shown = sorted(shown, key=lambda group: (-(group.flop_rate or 0), -(group.intensity or 0)))
-    labels, points = [], [(group.intensity or 0, (group.flop_rate or 0) / 1e9) for group in shown]
-    for group in shown:
+    shown = sorted(shown, key=lambda item: (-item[1][1], -item[1][0]))
+    labels, points = [], [point for _, point in shown]
+    for group, _ in shown:
         name = textwrap.wrap(shortened(printable(group.name), 2 * LINE - 10), LINE)[:2]
         time = f"{milliseconds(group.time)}, {percent(group.share)} of the {whole}"
         labels.append([*map(escaped, name), f"{time}; {percent(group.roof_share or 0)} of its roof"])
@@ -125,7 +159,7 @@ def _label(plot, shown: Sequence[Group], whole):
     heights = [(SIZE * SPACING * len(label) + 4) / height for label in labels]
     places = apart([(math.log(rate) - low) / (high - low) for _, rate in points], heights)
     across = _across(plot)
-    for group, label, point, y in zip(shown, labels, points, places, strict=True):
+    for (group, point), label, y in zip(shown, labels, places, strict=True):
         line = {"arrowstyle": "-", "color": OF_BOUND.get(group.bound, PALE), "linewidth": 0.7, "alpha": 0.6}
         plot.annotate(
             "", point, (LABELS - 0.008, y), textcoords=across, annotation_clip=False,

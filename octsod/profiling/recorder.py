@@ -18,6 +18,7 @@ from .tracks import COMPILING, OUTSIDE, PROFILER, PROFILING, PYTHON, Frame, Kind
 
 # What autograd and memory launch around an op: zeros, gradients that are added up, maps that are materialised.
 AROUND = {"activate", "add", "copy", "differentiate", "fill"}
+CHANGES = 1 << 14  # of memory in use, the latest
 KINDS = 500  # different launches of one kernel that are told apart; what comes after them is one more
 
 
@@ -33,7 +34,8 @@ class Recorder:
         self.clock, self.ring, self.active = clock, Ring(events), True
         self.tracks: list[Track] = []
         self.devices: dict[str, DeviceTrack] = {}
-        self.memory, self.gpu_memory = Holdings(memory.pool.live), Holdings()
+        kept = min(events, CHANGES)
+        self.memory, self.gpu_memory = Holdings(memory.pool.live, kept), Holdings(0, kept)
         self.computing: dict[str, Any] = {}
         self.examples: dict[Any, tuple[Any, ...]] = {}
         self._names = Names()

@@ -12,7 +12,7 @@ from ..threads import new_lock
 from .machine import facts
 from .recorder import Compiler, Recorder
 from .results import Profile
-from .roofs import measure
+from .roofs import under_roofs
 from .rows import events_of, rows_of
 
 clock = time.perf_counter_ns
@@ -134,18 +134,19 @@ class profile:  # noqa: N801 (reads as in `with octsod.profile() as p:`)
             )
         rows = rows_of(recorder, self._walls)
         devices = [timed.device for timed in recorder.devices.values()]
-        roofs = []
-        if self._roofs:
-            names = [row.device for row in rows if row.flops is not None] or ["cpu"]
-            roofs = [measure(recorder.computing.get(name, name)) for name in dict.fromkeys(names)]
         memory = recorder.gpu_memory if recorder.gpu_memory.used else recorder.memory
         events, lost = recorder.ring.latest()
-        return Profile(
-            subject=self._subject or "a block of code", machine=facts(devices), roofs=tuple(roofs),
+        found = Profile(
+            subject=self._subject or "a block of code", machine=facts(devices), roofs=(),
             rounds=tuple(wall / 1e9 for wall in self._walls), rows=tuple(rows), memory=tuple(memory.by_layer()),
             peak_bytes=memory.peak,
             compiled=recorder.compiled_by_all() / 1e9, events=tuple(events_of(events)), lost=lost,
+            held=tuple(memory.changes),
         )  # fmt: skip
+        if not self._roofs:
+            return found
+        names = dict.fromkeys([row.device for row in rows if row.flops is not None] or ["cpu"])
+        return under_roofs(found, [recorder.computing.get(name, name) for name in names])
 
     def __str__(self):
         from .tables import table

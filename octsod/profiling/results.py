@@ -5,16 +5,40 @@ from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
+class Cache:
+    """bytes: how much a level of caches and those before it hold together. bandwidth: bytes per second of what stays
+    in them, whether it is copied, added or read."""
+
+    bytes: int
+    bandwidth: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Roofs:
     """What the machine can do at most, measured in the same run. device: name of the device. threads: at work.
-    bandwidth: bytes per second copied. arithmetic: floating-point operations per second, in multiply-adds. launch:
-    seconds that a kernel takes that has nothing to do."""
+    bandwidth: bytes per second copied beyond the caches. arithmetic: floating-point operations per second, in
+    multiply-adds. launch: seconds that a kernel takes that has nothing to do. fastest: bytes per second beyond the
+    caches at most, such as when memory is only read or only written; 0 if that is no more than `bandwidth`. caches: the
+    fastest first."""
 
     device: str
     threads: int
     bandwidth: float
     arithmetic: float
     launch: float
+    fastest: float = 0.0
+    caches: Sequence[Cache] = ()
+
+    def memory_floor(self, size: float, fastest: bool = False) -> tuple[float, float]:
+        """Seconds that it takes at least to move `size` bytes, and how many of them in caches: before a launch, caches
+        hold at most as much of its data as they are large. fastest: as bandwidth beyond them, take `fastest`."""
+        within, before = 0.0, 0.0
+        for cache in self.caches:
+            if size > before:
+                within += (min(size, cache.bytes) - before) / cache.bandwidth
+                before = max(cache.bytes, before)
+        bandwidth = max(self.fastest, self.bandwidth) if fastest else self.bandwidth
+        return within + max(size - before, 0) / bandwidth, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +100,9 @@ class Profile:
     (step, prediction, or the whole block), in seconds. The seconds of the rows that are not `beside` add up to it:
     those of the thread that was profiled; or, if kernels ran on a GPU, those of the GPU, with its idle time, and the
     host's are beside. captured: wall times of rounds that were replayed from a captured graph, on devices that capture.
-    compiled: seconds of compiling, which are in no round. lost: how many events the ring buffer no longer
-    holds; they are in the rows all the same.
+    compiled: seconds of compiling, which are in no round. lost: how many events the ring buffer no longer holds; they
+    are in the rows all the same. held: the latest changes of the memory that `memory` is about: when, by the clock of
+    the events, and how many bytes are in use from then on.
     """
 
     subject: str
@@ -91,3 +116,4 @@ class Profile:
     compiled: float = 0.0
     events: Sequence[Event] = ()
     lost: int = 0
+    held: Sequence[tuple[int, int]] = ()

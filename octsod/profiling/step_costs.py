@@ -1,18 +1,15 @@
 """What each step of a plan for inference does, for which layer, and what that costs."""
 
 import dataclasses
-import os
-import pathlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import FileError
-from ..files import read_text
 from ..kernels.cpu.drafts import IMAGES, LOGITS, MEMORY, NO_MAP
 from ..kernels.cpu.operations import AVERAGE, BARRIER, DEPTHWISE, FILL, MAX_POOL, PRODUCT, TRANSFER, UPSAMPLE_ADD
 from ..kernels.cpu.plan import NetworkDraft
 from ..kernels.cpu.regions import UNFINISHED
+from .machine import cache_bytes
 
 if TYPE_CHECKING:
     from ..inference import Frozen
@@ -24,22 +21,6 @@ KERNELS = {
 }  # fmt: skip
 AT_BARRIERS = "waiting at barriers"
 NORMED, INTERPOLATED, BIASED = 4, 8, 1  # operations per element: batch norm with PReLU; between four others; one more
-_MOST = 1 << 12  # bytes of a file that the system has for a fact
-LARGE = 1 << 28  # bytes: more than caches hold where the system does not tell
-
-
-def cache_bytes() -> int:
-    """How much the last-level caches of the processors hold together that this process may use."""
-    found = {}
-    try:
-        for cpu in os.sched_getaffinity(0):
-            folder = pathlib.Path(f"/sys/devices/system/cpu/cpu{cpu}/cache")
-            last = max(folder.glob("index*"), key=lambda index: int(read_text(index / "level", _MOST)))
-            size = read_text(last / "size", _MOST).strip()
-            found[read_text(last / "shared_cpu_list", _MOST)] = int(size.removesuffix("K")) << 10
-    except (AttributeError, FileError, ValueError):  # not Linux
-        return LARGE
-    return sum(found.values())
 
 
 @dataclasses.dataclass(frozen=True)

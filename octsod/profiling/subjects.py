@@ -19,7 +19,7 @@ from ..training import Classification, Recipe, Saliency, Task, Trainer
 from .machine import facts
 from .recording import EVENTS, profile
 from .results import Profile
-from .roofs import measure
+from .roofs import under_roofs
 
 ROUNDS = 5
 CAPTURED = 2  # replays at first, which are not timed
@@ -71,8 +71,8 @@ def profile_prediction(
     device = get_device(device)
     x, size = _pictures("profile_prediction", network, batch_size, size)
     steps = require_integer(steps, "profile_prediction", "steps", 1)
-    subject = f"prediction of {_title(network)}, {len(x)} x {size}x{size}, {_where(device)}"
     with _threads(threads), _computing(device):
+        subject = f"prediction of {_title(network)}, {len(x)} x {size}x{size}, {_where(device)}"
         model = copy.deepcopy(network).to(device).eval()
         if device.name == "cpu":
             return _prediction_on_cpu(model, x, steps, subject)
@@ -88,9 +88,8 @@ def _prediction_on_cpu(model, x, steps, subject):
     from .predictions import prediction_rows
 
     rows, walls, events, lost = prediction_rows(model, x, steps, events=True)
-    return Profile(
-        subject, facts(), (measure("cpu"),), tuple(walls), tuple(rows), events=tuple(events), lost=lost
-    )
+    found = Profile(subject, facts(), (), tuple(walls), tuple(rows), events=tuple(events), lost=lost)
+    return under_roofs(found, ["cpu"])
 
 
 def _with_captured(found: Profile, device: Device, work: Callable[[], Any], steps: int) -> Profile:

@@ -22,7 +22,7 @@ from .groups import (
     typical,
 )
 from .results import Profile, Row
-from .verdicts import milliseconds, percent, round_name, verdict
+from .verdicts import large, milliseconds, number, percent, round_name, verdict
 
 WIDTH = 100  # columns
 LAYERS = 10  # of the list of memory, if not all are asked for
@@ -110,8 +110,8 @@ def _named(name, words, width, *styles):
 def _numbers(group):
     cells = (
         f"{1e3 * group.time:.3f}", percent(group.share), f"{group.calls:.6g}", _milli(group.each),
-        _milli(group.each_iqr), _large(group.flops), _large(group.bytes), _number(group.intensity),
-        _number(group.flop_rate, 1e-9), _number(group.byte_rate, 1e-9),
+        _milli(group.each_iqr), large(group.flops), large(group.bytes), number(group.intensity),
+        number(group.flop_rate, 1e-9), number(group.byte_rate, 1e-9),
     )  # fmt: skip
     return (f" {cell:>{size - 1}}" for cell, (_, size) in zip(cells, COLUMNS, strict=False))
 
@@ -124,23 +124,6 @@ def _roof(group):
 
 def _milli(seconds):
     return "-" if seconds is None else f"{1e3 * seconds:.3f}"
-
-
-def _number(value, unit=1.0):
-    if value is None:
-        return "-"
-    value *= unit
-    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.3g}"
-
-
-def _large(count):
-    """A count as text, such as 12.3 G."""
-    if count is None:
-        return "-"
-    for power, unit in ((12, " T"), (9, " G"), (6, " M"), (3, " k")):
-        if count >= 0.9995 * 10**power:
-            return f"{count / 10**power:.3g}{unit}"
-    return f"{count:.0f}"
 
 
 def _of(seconds, profile):
@@ -171,9 +154,11 @@ def _sums(profile, width):
     yield _sum("compiling", profile.compiled, None, f"in no {whole}")
     for roof in profile.roofs:
         name = f"roofs of {printable(roof.device)}" + (f", {roof.threads} threads" if roof.threads > 1 else "")
+        caches = [f"{number(cache.bandwidth, 1e-9)} GB/s up to {large(cache.bytes)}B" for cache in roof.caches]
         yield from _paragraph(
-            f"{name}: {_number(roof.bandwidth, 1e-9)} GB/s copied, {_number(roof.arithmetic, 1e-9)} GFLOP/s in "
-            f"multiply-adds, {1e6 * roof.launch:.3g} us for an empty launch", width,
+            f"{name}: {number(roof.bandwidth, 1e-9)} GB/s copied, {number(roof.arithmetic, 1e-9)} GFLOP/s in "
+            f"multiply-adds, {1e6 * roof.launch:.3g} us for an empty launch"
+            + (f"; in caches, {', '.join(caches)}" if caches else ""), width,
         )  # fmt: skip
     if profile.lost:
         yield Text(f"{profile.lost:,} older events are not in traces; the table has them all.")

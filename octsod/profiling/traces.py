@@ -20,9 +20,9 @@ _OUTER = {kind: level for level, kind in enumerate(("step", "layer", "op", "kern
 def write_trace(profile: Profile, path: str | os.PathLike[str], largest: int = LARGEST) -> int:
     """Write a profile's events as a trace, all or nothing: compressed, unless the name of the file ends in .json.
 
-    A device is a process there, and a thread of it a track. largest: bytes that the file may have; the oldest events
-    are left out if they don't fit. Returns how many that are, with those that the profile has lost before; the trace
-    tells so, too. Raises OSError.
+    A device is a process there, and a thread of it a track; the memory in use is a counter. largest: bytes that the
+    file may have; the oldest events are left out if they don't fit. Returns how many that are, with those that the
+    profile has lost before; the trace tells so, too. Raises OSError.
     """
     plain = os.fspath(path).endswith(".json")
     while True:
@@ -69,6 +69,7 @@ def _entries(profile: Profile) -> Iterator[dict]:
     tracks: dict[str, dict[str, list[Event]]] = {}
     for event in profile.events:
         tracks.setdefault(event.device, {}).setdefault(event.thread, []).append(event)
+    yield from _counters(profile, first, len(tracks) + 1)
     numbers = itertools.count(1)
     for process, (device, threads) in enumerate(tracks.items(), 1):
         yield _name("process", process, 0, device or "no device")
@@ -84,6 +85,17 @@ def _entries(profile: Profile) -> Iterator[dict]:
                         "ph": "X", "name": event.name or event.kind, "cat": event.kind, "pid": process, "tid": track,
                         "ts": (event.start - first) / 1e3, "dur": (event.end - event.start) / 1e3,
                     }  # fmt: skip
+
+
+def _counters(profile, first, process):
+    """The memory in use, as far back as the events go."""
+    last = max((event.end for event in profile.events), default=-1)
+    changes = [(moment, size) for moment, size in profile.held if first <= moment <= last]
+    if changes:
+        yield _name("process", process, 0, "memory")
+    for moment, size in changes:
+        ts = (moment - first) / 1e3
+        yield {"ph": "C", "name": "in use", "pid": process, "tid": 0, "ts": ts, "args": {"bytes": size}}
 
 
 def _name(kind, process, track, name):

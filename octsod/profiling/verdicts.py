@@ -1,9 +1,10 @@
 """What a group of rows says in words: what binds it, and how much there is to gain."""
 
-from .groups import ARITHMETIC, LAUNCHES, MEMORY, Group
+from .groups import ARITHMETIC, CACHES, LAUNCHES, MEMORY, OVERHEAD, Group
 from .results import Profile
 
 NEAR = 1.05  # times as fast at its roof: not worth mentioning
+KERNELS = MEMORY, CACHES, ARITHMETIC, LAUNCHES, OVERHEAD  # what binds kernels
 SOME = 0.1  # of a group's time: the least that is told of besides what binds most of it
 
 
@@ -25,9 +26,27 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if abs(value) < 100 or 100 < value < 100.5 else f"{value:,.0f} %"
 
 
+def number(value: float | None, unit: float = 1.0) -> str:
+    """A number as text, in three digits or, from a thousand on, as a whole one."""
+    if value is None:
+        return "-"
+    value *= unit
+    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.3g}"
+
+
+def large(count: float | None) -> str:
+    """A count as text, such as 12.3 G."""
+    if count is None:
+        return "-"
+    for power, unit in ((12, " T"), (9, " G"), (6, " M"), (3, " k")):
+        if count >= 0.9995 * 10**power:
+            return f"{count / 10**power:.3g}{unit}"
+    return f"{count:.0f}"
+
+
 def verdict(group: Group, whole: str = "round") -> str:
-    """What binds a group: memory, arithmetic, launches or Python; how many times as fast it would be at its roof, and
-    how much of the whole that would save. Where costs are unknown or wrong, it says so instead.
+    """What binds a group: memory, caches, arithmetic, launches or Python; how many times as fast it would be at its
+    roof, and how much of the whole that would save. Where costs are unknown or wrong, it says so instead.
 
     whole: what a round is called, such as "step"; see `round_name`.
     """
@@ -45,10 +64,12 @@ def verdict(group: Group, whole: str = "round") -> str:
 
 def outside(group: Group) -> list[str]:
     """What a group does outside of kernels: Python, or waiting."""
-    return [bound for bound in group.times if bound not in (MEMORY, ARITHMETIC, LAUNCHES, "")]
+    return [bound for bound in group.times if bound not in (*KERNELS, "")]
 
 
 def _main(group, whole):
+    if group.bound == OVERHEAD and not group.roof_share:
+        return f"{OVERHEAD}: nothing that the op itself needs; {milliseconds(group.gain)} of the {whole}"
     if group.gain is not None and group.bound:
         return f"{group.bound}; {_at_roof(group, whole)}"
     if group.wrong and group.gain is None:
@@ -72,4 +93,4 @@ def _at_roof(group, whole):
     times = 1 / group.roof_share if group.roof_share else float("inf")
     if times < NEAR:
         return "at its roof"
-    return f"{times:.{1 if times < 9.95 else 0}f}x faster at its roof, {milliseconds(group.gain)} of the {whole}"
+    return f"{times:,.{1 if times < 9.95 else 0}f}x faster at its roof, {milliseconds(group.gain)} of the {whole}"
