@@ -1,5 +1,8 @@
 """Cases: their numbers, layouts and lines of text; the strategies that draw them."""
 
+import importlib
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -145,6 +148,21 @@ def test_drawn_cases_differ():
     assert found != draw(strategies.cases([strategies.tensors()]), 20, 1)
     assert len(draw(strategies.cases([Input(2)]), 20, 0)) == 20  # which differ in their seeds alone
     assert draw(st.just(Case((Input(2),))), 20, 0) == [Case((Input(2),))]
+
+
+def test_draws_do_not_depend_on_what_is_loaded(tmp_path, monkeypatch):
+    """Hypothesis reads the sources of modules, and would draw what stands there."""
+    number, share = st.integers(0, 1000), st.floats(0, 1)
+    drawn = st.builds(lambda seed, p, t: Case((Input(2),), {"p": p, "t": t}, seed), number, share, st.text(max_size=5))
+    before = draw(drawn, 60, 0)
+    texts = [letter * 3 for letter in "abcdefghijklmnop"]
+    (tmp_path / "constants_to_draw.py").write_text(
+        f"A = {list(range(101, 150))}\nB = {[k / 1000 for k in range(50)]}\nC = {texts}"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("constants_to_draw")
+    assert draw(drawn, 60, 0) == before
+    sys.modules.pop("constants_to_draw")
 
 
 def test_empty_arrays_and_thousands_are_drawn():

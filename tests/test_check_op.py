@@ -105,8 +105,21 @@ class Affine(Function):
 
 def test_ops_of_one_precision():
     report = check_op(Affine, Case((Input((2, 3), dtype="float32"),)))
-    assert report["runs"].verdict == "PASS" and report["float32"].verdict == "SKIP"
+    assert {report[check].verdict for check in ("runs", "gradients", "adjoint", "accumulation")} == {"PASS"}
+    assert "differences are those of float32" in report["gradients"].message
+    assert report["float32"].message.startswith("float64 raises TypeError: float32 alone")
+    wrong = collect(WrongAffine, Case((Input((2, 3), dtype="float32"),)), checks=["gradients"])
+    assert wrong.verdict == "FAIL" and "numeric" in wrong["gradients"].message
+    case = Case((Input((2, 3), dtype="float32"),))
+    assert {v.verdict for v in check_op(Swish, case, checks=["gradients", "float32"])} == {"PASS"}
+    assert "float32" in {v.check for v in collect(wrong_ops.OnlyInFloat32, case).failures}
     assert "float32 alone" in collect(Affine, FIXED)["runs"].message
+
+
+class WrongAffine(Affine):
+    @staticmethod
+    def backward(ctx, grad):
+        return np.float32(2.05) * grad
 
 
 class OwnCases(Swish):

@@ -10,8 +10,10 @@ import numpy as np
 
 from ..autograd import Tensor
 from .cases import signed
-from .error_bounds import CALLS, SAFETY, Example
+from .error_bounds import unit
 from .evaluation import forward, leaves_of, values
+from .example import Example
+from .finite_differences import random_sum_bound
 from .gradient_check import gradcheck
 from .reports import Failed, Kink, Skipped, require_close
 
@@ -19,13 +21,12 @@ STEPS = tuple(2.0**-k for k in range(5, 18))
 ORDER = 1.5  # at least: that of a central difference quotient is 2
 CLEAR = 10  # times the rounding: an error that is less says nothing
 MOST_LINEAR = 6  # inputs that are tried
+FARTHER = 16  # times the input: that is how far linear ops are looked at, and how much larger errors may be there
 
 
 def gradients(example: Example) -> str:
     """backward gives the derivatives that finite differences do."""
     case = example.case
-    if example.precision != "float64":
-        raise Skipped("finite differences need float64, and the case names float32")
     if not example.differentiable():
         raise Skipped("no input has a gradient")
     if not any(v is not None for v in example.given):
@@ -90,14 +91,14 @@ def convergence(example: Example) -> str:
         raise Skipped("there is no gradient in float64")
     along = _Along(example)
     start, analytic = along(0.0), along.analytic()
-    terms = sum(float(np.abs(v * a).sum()) for v, a in zip(along.given, example.output_amounts, strict=True))
+    off = _sum_bound(along.given, example.of_outputs(example.bounds()))
     kept: list[tuple[float, float, float, float]] = []
     for h in STEPS:
         up, down = along(h), along(-h)
         quotient = float((up - down).sum()) / (2 * h)
         if not np.isfinite(quotient):
             continue
-        error, noise = abs(quotient - analytic), SAFETY * np.finfo(np.float64).eps * max(terms, 1e-300) * (1 + 1 / h)
+        error, noise = abs(quotient - analytic), off * (1 + 1 / h)
         if error <= CLEAR * noise:
             order = _order(kept)
             return "exact to rounding" if order is None else f"order {order:.1f}"
@@ -161,9 +162,10 @@ def _linear_image(example, index):
             return [y for y in values(example.subject, example.case, arrays) if y.dtype.kind == "f"]
 
     start, a, b, both, scaled = f(0 * x), f(u), f(w), f(u + w), f(-x.dtype.type(1.7) * u)
-    limit = SAFETY * float(np.finfo(x.dtype).eps) * np.sqrt(x.size + CALLS)
-    for y0, ya, yb, yab, ys, amount in zip(start, a, b, both, scaled, example.output_amounts, strict=True):
-        size = limit * 16 * (np.abs(ya) + np.abs(yb) + np.abs(y0) + amount + 1e-300)
+    found = example.error_bounds
+    factors, amounts = (example.of_outputs(n) for n in (found.factors(x.dtype), found.amounts))
+    for y0, ya, yb, yab, ys, factor, amount in zip(start, a, b, both, scaled, factors, amounts, strict=True):
+        size = factor * FARTHER * (np.abs(ya) + np.abs(yb) + np.abs(y0) + amount) + np.finfo(x.dtype).tiny
         first, second = (ya - y0) + (yb - y0) - (yab - y0), (ys - y0) + x.dtype.type(1.7) * (ya - y0)
         if not (np.all(np.abs(first) <= size) and np.all(np.abs(second) <= size)):
             return None
@@ -176,11 +178,17 @@ def _require_adjoint(example, index, u, image):
     gradient = np.zeros(u.shape) if gradient is None else gradient
     analytic = float(np.vdot(gradient.astype(np.float64), u))
     exact = float(sum(np.vdot(v.astype(np.float64), y) for v, y in zip(given, image, strict=True)))
-    terms = float(np.abs(gradient * u).sum())
-    triples = zip(given, image, example.output_amounts, strict=True)
-    terms += sum(float((np.abs(v) * (np.abs(y) + 16 * a)).sum()) for v, y, a in triples)
-    bound = SAFETY * float(np.finfo(u.dtype).eps) * np.sqrt(u.size + CALLS) * terms
+    own = dict(zip((name for name, _ in example.run.results), example.bounds(), strict=True))
+    outputs = example.of_outputs(example.bounds())
+    bound = _sum_bound([u], [own.get(f"the gradient of input {index}", np.zeros(u.shape))])
+    bound += _sum_bound(given, [FARTHER * b + unit(u.dtype) * np.abs(y) for y, b in zip(image, outputs, strict=True)])
+    added = np.abs(gradient * u).sum() + sum(np.abs(v * y).sum() for v, y in zip(given, image, strict=True))
+    bound += unit(np.float64) * sum(v.size for v in (u, *given)) * float(added)
     require_close(
-        f"<J'v, u> for input {index}", np.asarray(analytic), np.asarray(exact), max(bound, 1e-300),
-        ("analytic", "<v, Ju>"),
-    )  # fmt: skip
+        f"<J'v, u> for input {index}", np.asarray(analytic), np.asarray(exact), bound, ("analytic", "<v, Ju>")
+    )
+
+
+def _sum_bound(weights, errors):
+    """How far sum(w*e) can be off, if the signs of w are random and each e is as large as it can be."""
+    return random_sum_bound(np.concatenate([np.abs(w * e).reshape(-1) for w, e in zip(weights, errors, strict=True)]))

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..autograd.mode import unguarded
 from ..backend.memory import pool
-from .error_bounds import Example
 from .evaluation import Run, backward, cotangents, crash, evaluate, forward, gradients_of, leaves_of, numpy_of
+from .example import Example
 from .reports import Failed, Skipped, require_same
 from .watched_memory import JUNK, NAN, Watch, watched
 

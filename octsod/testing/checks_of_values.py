@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .cases import LAYOUTS
-from .error_bounds import Example
 from .evaluation import evaluate
+from .example import Example
 from .reports import Failed, Skipped, number, place, require_close, require_same
 
 PLACES = 3  # elements of each array that are tried

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 from hypothesis.errors import HypothesisException
+from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from .cases import Case, case_of
 
@@ -18,6 +20,11 @@ SPARE = 5  # times as many are drawn as are wanted
 
 class _Found(Exception):  # noqa: N818 (what is looked for)
     """A case that fails; hypothesis looks for a smaller one."""
+
+
+def _no_constant(*_: Any, **__: Any) -> None:
+    """Hypothesis draws some numbers and texts from the sources of modules that happen to be loaded, and no setting
+    keeps it from that. Without them, the same is drawn in every process."""
 
 
 def _run(strategy, examples, seed, phases, visit):
@@ -30,7 +37,8 @@ def _run(strategy, examples, seed, phases, visit):
     def run(value):
         visit(case_of(value))
 
-    run()
+    with mock.patch.object(HypothesisProvider, "_maybe_draw_constant", _no_constant):
+        run()
 
 
 def draw(strategy: Any, examples: int, seed: int) -> list[Case]:

@@ -12,7 +12,7 @@ at h and h/2 give a value of fourth order, R = (4*D(h/2) - D(h)) / 3, and two bo
   CONFIDENCE * sqrt(sum((v_j*e_j)**2)), but for a chance of 2*exp(-CONFIDENCE**2/2) = 5e-11. The smaller one counts.
 
 e_j is half a unit in the last place of the largest y_j met, and the noise that y_j is seen to have (`noise`). The best
-step balances the two: truncation grows with h**2, rounding with 1/h.
+step balances the two: truncation grows with h**2, rounding with 1/h. Sums are float64's, whatever the values are.
 
 At a kink one-sided derivatives differ. The fourth difference of the five values, over h, tends to their difference; for
 a smooth y it vanishes with h**3, and rounding explains at most 16*e_j/h of it.
@@ -25,24 +25,48 @@ from typing import Any
 
 import numpy as np
 
-UNIT = 2.0**-53  # half the distance from 1 to the next number
 CONFIDENCE = 7.0
-FIRST_STEP = 2.0**-8  # relative to the size of what is moved; adapted from there
 LARGEST_STEP = 2.0**-4  # noise has been measured at 0 alone
-SHRINK = 16.0  # where a kink or a pole is met
-DOUBT = 4.0  # where a quotient disagrees, for another one
 ATTEMPTS = 12
-KINK_STEP = 2.0**-18  # a jump that is the same at this step and the one before is at the very place
 GROSS = 0.1  # relative to the gradient: a disagreement above is looked at again
-CLOSE = 2.0**-16  # with steps that are so much smaller
 REFINEMENTS = 2  # of a difference that agrees, but could be sharper
 SHARP = 1e-9  # relative to the gradient: a bound below needs no refinement
 SEEN = 2.0  # a jump is one if it is so much larger than rounding explains
 ROUGH = 1e-6  # relative to the gradient: a jump of the derivative below is no kink
 FEW = 16  # values whose noise is looked at more often, since chance may have its way
-NOISE_STEPS = 2.0**-20, -1.618034 * 2.0**-20  # no multiples: rounding may happen to be regular along one
+NOISE_STEPS = 1.0, -1.618034  # no multiples: rounding may happen to be regular along one
 
 Array = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """What depends on the dtype that a function is computed in: with more digits, steps may differ more.
+
+    unit: half the distance from 1 to the next number. repeats: relative to a gradient, what backward passes may differ
+    by that should be equal: far more than rounding, far less than what has to be found. noise_step: at such a distance
+    smooth functions look straight, but for rounding. first_step: relative to the size of what is moved; adapted from
+    there. shrink: how much smaller the next step is where a kink or a pole is met; doubt: where a quotient disagrees,
+    for another one; close: where a gross disagreement is looked at again. kink_step: a jump that is the same at this
+    step and the one before is at the very place. least: of a typical gradient, what any entry's counts as at least.
+    """
+
+    unit: float
+    repeats: float
+    noise_step: float
+    first_step: float
+    shrink: float
+    doubt: float
+    close: float
+    kink_step: float
+    least: float
+
+
+PRECISIONS = {
+    "float64": Precision(2.0**-53, 2.0**-30, 2.0**-20, 2.0**-8, 16.0, 4.0, 2.0**-16, 2.0**-18, 0.01),
+    "float32": Precision(2.0**-24, 2.0**-13, 2.0**-10, 2.0**-5, 4.0, 2.0, 2.0**-6, 2.0**-11, 1.0),
+}
+UNIT = PRECISIONS["float64"].unit
 
 
 def random_sum_bound(magnitudes: Array) -> float:
@@ -89,10 +113,14 @@ class Difference:
 
 class Weighted:
     """What differences of functions with the same outputs have in common: the value at 0, `values` (n,), weights v,
-    noise e and the outputs' slices."""
+    noise e, the outputs' slices and the precision in which values are computed."""
 
-    def __init__(self, values: Array, weights: Array, noise: Array, slices: Sequence[slice]):
+    def __init__(
+        self, values: Array, weights: Array, noise: Array, slices: Sequence[slice],
+        precision: Precision = PRECISIONS["float64"],
+    ):  # fmt: skip
         self.values, self.weights, self.noise, self.slices = values, weights, noise, slices
+        self.precision = precision
 
     def sums(self, terms: Array) -> Array:
         return np.array([terms[part].sum() for part in self.slices])
@@ -125,7 +153,7 @@ class Line:
         self._touched |= (up != y0) | (down != y0) | (half_up != y0) | (half_down != y0)
         coarse, fine = v * (up - down) / (2 * step), v * (half_up - half_down) / step
         apart = coarse - fine
-        last_place = UNIT * np.maximum(np.maximum(np.abs(up), np.abs(down)), np.abs(y0))
+        last_place = self.weighted.precision.unit * np.maximum(np.maximum(np.abs(up), np.abs(down)), np.abs(y0))
         noise = np.abs(v) * (last_place + np.where(self._touched, self.weighted.noise, 0)) + self.place * np.abs(fine)
         jumps = np.abs(v * (4 * ((half_up - y0) + (half_down - y0)) - ((up - y0) + (down - y0)))) / step
         explained = jumps <= SEEN * 16 / step * noise
@@ -142,7 +170,9 @@ class Line:
         )
 
 
-def noise(y: Callable[[float], Array], values: Array, slices: Sequence[slice]) -> Array:
+def noise(
+    y: Callable[[float], Array], values: Array, slices: Sequence[slice], precision: Precision = PRECISIONS["float64"]
+) -> Array:
     """How much each value of y, near y(0) = `values`, is off by rounding, as seen in fourth differences.
 
     Between points this close, a smooth function's fourth differences are far below rounding, so what is left is noise.
@@ -150,11 +180,11 @@ def noise(y: Callable[[float], Array], values: Array, slices: Sequence[slice]) -
     mended by the median of its output: relative to the values or, if these are what large numbers have left over, as
     it is. slices: the outputs.
     """
-    own = UNIT * np.abs(values)
+    own = precision.unit * np.abs(values)
     seen = np.zeros(values.size)
     with np.errstate(all="ignore"):
         for step in NOISE_STEPS:
-            points = np.array([y(step * k) for k in range(1, 9 if values.size < FEW else 6)])
+            points = np.array([y(step * precision.noise_step * k) for k in range(1, 9 if values.size < FEW else 6)])
             fourth = np.abs(np.diff(points, n=4, axis=0)).max(axis=0) / 4
             seen = np.maximum(seen, np.nan_to_num(fourth, nan=0.0, posinf=0.0))
         for part in slices:
@@ -232,20 +262,27 @@ def compare(line: Line, analytic: Array, own: Array, scale: Array, first: float)
     agreed: Difference | None = None  # the sharpest that allows for `analytic`
     last: Difference | None = None  # the last one, if it does not
     step, order, refinements, ceiling, verdict = first, None, 0, math.inf, "INCONCLUSIVE"
+    precision = line.weighted.precision
     jump = growth = np.zeros(len(analytic))  # that of the last one, and how much larger it was than the one before
     for _ in range(ATTEMPTS):
         now = line.difference(step)
         if now is None:
             if agreed is not None:
                 break
-            last, jump, ceiling, step = None, 0 * jump, step, min(step / SHRINK, line.certain)
+            last, jump, ceiling, step = None, 0 * jump, step, min(step / precision.shrink, line.certain)
             continue
         order = convergence_order(now, analytic) if order is None else order
         size, bound, error = np.maximum(scale, np.abs(now.value)), now.bound + own, np.abs(now.value - analytic)
         now_jump = np.where(now.jump > np.maximum(ROUGH * size, now.bound), now.jump, 0)
         rough = bool(now_jump.any())
         # Steps may be too small to see the jump, if there is one: that of a smooth function fades away first.
-        hidden = not rough and bool(((jump > 0) & ((growth > 0.3) | (growth == 0)) & (now.blur > jump / 4)).any())
+        unseen = (jump > now.jump) & ((growth > 0.3) | (growth == 0)) & (now.blur > jump / 4)
+        hidden = not rough and bool(unseen.any()) and bool((error <= bound + 1.25 * jump).all())
+        if hidden:
+            larger = step * 5 * float((now.blur[unseen] / jump[unseen]).max())  # where it is just large enough
+            if larger < 0.75 * ceiling:
+                step = larger
+                continue
         if (error <= bound).all() and not rough and not hidden:
             agreed = now if agreed is None else min(agreed, now, key=lambda found: _largest_ratio(found.bound, size))
             refinements, step = refinements + 1, now.balanced(size)
@@ -263,7 +300,7 @@ def compare(line: Line, analytic: Array, own: Array, scale: Array, first: float)
                 last, verdict = min(now, last, key=lambda found: _largest_ratio(found.bound, size)), "FAIL"
                 if not (error > GROSS * size).any() or not _misled(line, last, analytic):
                     break
-                line.certain = step = last.step * CLOSE
+                line.certain = step = last.step * precision.close
                 verdict, last = "INCONCLUSIVE", None
                 continue
             if growth.max() > 0.5 * last.step / step:  # as noise does, but no jump
@@ -271,15 +308,15 @@ def compare(line: Line, analytic: Array, own: Array, scale: Array, first: float)
                 if (np.abs(noisy.value - analytic) <= noisy.bound + own).all():
                     agreed = noisy
                     break
-            stays = rough and step < KINK_STEP and (np.abs(growth - 1) < 0.01)[now_jump > 0].all()
+            stays = rough and step < precision.kink_step and (np.abs(growth - 1) < 0.01)[now_jump > 0].all()
             if stays or hidden:
                 last, verdict = now, "KINK"
                 break
         doubted = last is None and excluded.any() and not rough
         agreed, ceiling = None, step
-        verdict = "KINK" if rough and growth.max() < 0.5 * SHRINK else "INCONCLUSIVE"
+        verdict = "KINK" if rough and growth.max() < 0.5 * precision.shrink else "INCONCLUSIVE"
         last, jump = (now, now_jump) if step <= line.certain else (None, 0 * jump)
-        step = min(step / (DOUBT if doubted else SHRINK), line.certain)
+        step = min(step / (precision.doubt if doubted else precision.shrink), line.certain)
     found = agreed or last
     if found is None:  # no neighbour has finite values
         nothing = np.full(len(analytic), math.nan)
@@ -295,7 +332,7 @@ def compare(line: Line, analytic: Array, own: Array, scale: Array, first: float)
 def _misled(line, found, analytic):
     """Whether y varies so fast within the step of `found` that this has gone unnoticed: much closer to 0, quotients
     come near the derivative."""
-    closer = line.difference(found.step * CLOSE)
+    closer = line.difference(found.step * line.weighted.precision.close)
     if closer is None:
         return False
     error = np.abs(found.value - analytic)

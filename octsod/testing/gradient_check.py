@@ -10,9 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.mode import is_grad_enabled
+from ..autograd.mode import is_grad_enabled, no_grad
 from ..autograd.tensor import Tensor
-from .finite_differences import CONFIDENCE, FIRST_STEP, UNIT, Line, Weighted, compare, noise, norm, random_sum_bound
+from .finite_differences import (
+    CONFIDENCE,
+    PRECISIONS,
+    Line,
+    Weighted,
+    compare,
+    noise,
+    norm,
+    random_sum_bound,
+)
 from .gradient_report import GradientError, GradientReport, InconclusiveWarning, Place, relative, reproduction
 from .passes import SEED, Passes, random_numbers, signs
 from .precision_check import check_precision
@@ -21,7 +30,6 @@ ALL_ENTRIES = 64  # inputs of up to so many elements are checked entry by entry
 SPREAD_ENTRIES = 20  # at least so many of a larger one, besides corners and borders
 LONGEST_AXIS = 40  # each index of an axis up to this long is among them
 DIRECTIONS = 2
-REPEATS = 2.0**-30  # relative to the gradient: backward passes that should be equal may differ by so much
 VISIBLE = 1e-2  # an error of this part of the gradient must not pass unseen
 
 
@@ -31,7 +39,8 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
     fn: takes the inputs; returns a tensor of any shape, or a tuple or list of tensors and Nones; all in float64.
     inputs: checked are leaf tensors (float64) that require a gradient, and float64 arrays, which become such tensors.
     Anything else is passed on as it is. If all of them are float32 instead, gradients are checked in float64, at the
-    same numbers, and what float32 gives is compared with that (`check_precision`; `report.precision`).
+    same numbers, and what float32 gives is compared with that (`check_precision`; `report.precision`). Where fn raises
+    an error for float64, differences are those of float32, whose bounds are wider (`report.single`).
 
     With y = fn(x), random cotangents v and a direction u, backward's <J'v, u> is compared with difference quotients of
     t -> <v, fn(x + t*u)>: for single entries, all of a small input, else corners, borders, each index of each short
@@ -63,15 +72,33 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
     >>> gradcheck(lambda x, w: octsod.functional.conv2d(x, w, padding=1), np.ones((1, 2, 5, 4)), np.ones((3, 2, 3, 3)))
     """
     floats = [x for x in inputs if _is_checked(x, np.float64) or _is_checked(x, np.float32)]
-    if floats and all(x.dtype == np.float32 for x in floats):
-        precision = check_precision(fn, *inputs)
-        return dataclasses.replace(gradcheck(fn, *map(_in_double, inputs)), precision=precision)
-    given = inputs
-    inputs = tuple(Tensor(x.copy(), True) if isinstance(x, np.ndarray) and x.dtype == np.float64 else x for x in inputs)
-    checked = _checked(inputs)
+    if not floats or any(x.dtype == np.float64 for x in floats):
+        return _differences(fn, inputs, np.float64)
+    doubles = [_in_double(x) for x in inputs]
+    refusal = _refusal(fn, doubles)
+    if refusal is not None:
+        return dataclasses.replace(_differences(fn, inputs, np.float32), single=refusal)
+    precision = check_precision(fn, *inputs)
+    return dataclasses.replace(_differences(fn, doubles, np.float64), precision=precision)
+
+
+def _refusal(fn, inputs):
+    """What fn raises for these inputs, in words; None if it takes them."""
+    try:
+        with no_grad():
+            Passes("gradcheck", fn, inputs, {}, np.float64).outputs()
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def _differences(fn, given, dtype):
+    """The report of comparing gradients with finite differences in this dtype."""
+    inputs = tuple(Tensor(x.copy(), True) if isinstance(x, np.ndarray) and x.dtype == dtype else x for x in given)
+    checked = _checked(inputs, dtype)
     before = [(x, x.data, x.grad) for x in inputs if isinstance(x, Tensor)]
     try:
-        return _Check(fn, inputs, checked, given).report()
+        return _Check(fn, inputs, checked, given, dtype).report()
     finally:
         for x, data, grad in before:  # the very arrays that were there
             x._data, x._grad = data, grad
@@ -87,7 +114,7 @@ def _in_double(x):
     return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x
 
 
-def _checked(inputs):
+def _checked(inputs, dtype):
     """The inputs to check, by number."""
     if not is_grad_enabled():
         raise RuntimeError("gradcheck: called within `no_grad`, where nothing has a gradient.")
@@ -95,7 +122,7 @@ def _checked(inputs):
     if not checked:
         raise ValueError("gradcheck: no input requires a gradient; expected a tensor that does, or a float64 array.")
     for number, x in checked.items():
-        if x.dtype != np.float64:
+        if x.dtype != dtype:
             raise TypeError(f"gradcheck: input {number} is {x.dtype}; expected float64, for accurate differences.")
         if x.node is not None:
             raise ValueError(f"gradcheck: input {number} is the result of `{x.node.name}`; expected a leaf tensor.")
@@ -105,9 +132,9 @@ def _checked(inputs):
 class _Check:
     """One call of `gradcheck`. gradients, own: per input, an array for each output, whose cotangent is the only one."""
 
-    def __init__(self, fn, inputs, checked, given):
-        self.passes, self.checked = Passes("gradcheck", fn, inputs, checked, np.float64), checked
-        self.given = given
+    def __init__(self, fn, inputs, checked, given, dtype):
+        self.passes, self.checked = Passes("gradcheck", fn, inputs, checked, dtype), checked
+        self.given, self.dtype, self.precision = given, dtype, PRECISIONS[np.dtype(dtype).name]
         self.generator = np.random.default_rng((SEED, 1))
         self.kinks, self.inconclusive, self.orders, self.worst = [], [], {}, None
         self.entries = self.directions = self.failed = 0
@@ -119,7 +146,7 @@ class _Check:
         for y, again in zip(values, self.run(), strict=True):
             if not np.array_equal(y, again):
                 raise GradientError("gradcheck: `fn` is not deterministic: two runs on the same inputs differ.")
-        self.starts = {number: x.numpy().copy() for number, x in self.checked.items()}
+        self.starts = {number: x.numpy().astype(np.float64) for number, x in self.checked.items()}
         self.sizes = self._sizes()
         self.nearby = {number: self._nearby(number) for number in self.checked}
         again = self.passes.gradients(cotangents, dirty=True)
@@ -137,10 +164,11 @@ class _Check:
         self.own = {number: [own[number] for own in owns] for number in self.checked}
         ends = [0, *itertools.accumulate(y.size for y in values)]
         slices = [slice(*pair) for pair in itertools.pairwise(ends)]
-        self.weighted = Weighted(_flat(values), _flat(cotangents), self._noise(_flat(values), slices), slices)
-        for number, x in self.checked.items():
+        seen = self._noise(_flat(values), slices)
+        self.weighted = Weighted(_flat(values), _flat(cotangents), seen, slices, self.precision)
+        for number in self.checked:
             failures = self._check_input(number)
-            x.data = self.starts[number]
+            self.set(number, self.starts[number])
             if failures:
                 self._fail(failures)
         verdict = "INCONCLUSIVE" if self.inconclusive else "KINK" if self.kinks else "PASS"
@@ -155,20 +183,27 @@ class _Check:
             raise GradientError("gradcheck: `fn` returns outputs of other shapes for other values of its inputs.")
         return values
 
+    def set(self, number, numbers):
+        """Give an input these numbers."""
+        self.checked[number].data = numbers.astype(self.dtype)
+
     def _blur(self, gradients, values, cotangents):
         """By input, what gradients may differ by from one pass to the next: far more than rounding, far less than what
         has to be found."""
         pairs = zip(values, cotangents, strict=True)
         natural = math.hypot(*(norm(y * v) for y, v in pairs if v is not None))
-        return {n: REPEATS * (np.abs(g).max(initial=0.0) + natural / self.sizes[n]) for n, g in gradients.items()}
+        repeats = self.precision.repeats
+        return {n: repeats * (np.abs(g).max(initial=0.0) + natural / self.sizes[n]) for n, g in gradients.items()}
 
     def _own_rounding(self, gradients, values, cotangents):
         """How far gradients are off by backward's own rounding: as far as they move with the last bit of cotangents."""
-        ulps = [None if v is None else 2 * UNIT * signs(self.generator, v.shape) for v in cotangents]
-        moved = self.passes.gradients([v if v is None else v * (1 + e) for v, e in zip(cotangents, ulps, strict=True)])
+        unit = self.precision.unit
+        ulps = [None if v is None else 2 * unit * signs(self.generator, v.shape) for v in cotangents]
+        pairs = zip(cotangents, ulps, strict=True)
+        moved = self.passes.gradients([v if v is None else (v * (1 + e)).astype(self.dtype) for v, e in pairs])
         blur = self._blur(gradients, values, cotangents)
         self._require_same(gradients, moved, blur, "after cotangents have changed in the last place")
-        return {number: 4 * (np.abs(moved[number] - g) + UNIT * np.abs(g)) for number, g in gradients.items()}
+        return {number: 4 * (np.abs(moved[number] - g) + unit * np.abs(g)) for number, g in gradients.items()}
 
     def _require_same(self, gradients, others, bounds, where):
         for number, g in gradients.items():
@@ -198,13 +233,13 @@ class _Check:
         ways = {n: random_numbers(self.generator, near.shape) * near for n, near in self.nearby.items()}
 
         def y(t):
-            for number, x in self.checked.items():
-                x.data = self.starts[number] + t * ways[number]
+            for number, start in self.starts.items():
+                self.set(number, start + t * ways[number])
             return _flat(self.run())
 
-        seen = noise(y, values, slices)
-        for number, x in self.checked.items():
-            x.data = self.starts[number]
+        seen = noise(y, values, slices, self.precision)
+        for number, start in self.starts.items():
+            self.set(number, start)
         return seen
 
     def _check_input(self, number):
@@ -270,44 +305,45 @@ class _Input:
     """An input of a check, along whose entries and directions gradients are compared."""
 
     def __init__(self, check, number):
-        self.check, self.number, self.x, self.weighted = check, number, check.checked[number], check.weighted
+        self.check, self.number, self.weighted, self.unit = check, number, check.weighted, check.precision.unit
         self.start, self.size, self.nearby = check.starts[number], check.sizes[number], check.nearby[number]
         self.gradients, self.own = check.gradients[number], check.own[number]
-        self.typical = np.array([norm(g) / math.sqrt(max(g.size, 1)) for g in self.gradients])
+        typical = np.array([norm(g) / math.sqrt(max(g.size, 1)) for g in self.gradients])
+        self.least = check.precision.least * typical
         self.outputs = self.weighted.norms(self.weighted.weights * self.weighted.values)
         # A gradient that is zero but for rounding, such as a bias's before batch norm, is measured by the outputs.
         noise = [CONFIDENCE * own.max(initial=0.0) for own in self.own]
-        least = np.maximum(noise, 16 * UNIT * self.outputs / self.size)
+        least = np.maximum(noise, 16 * self.unit * self.outputs / self.size)
         self.nothing = np.array([np.abs(g).max(initial=0.0) for g in self.gradients]) <= least
-        self.step = FIRST_STEP
+        self.step = self.first_step = check.precision.first_step
 
     def entry(self, index):
         """Compare at an entry; returns the Comparison and the Place."""
         analytic = np.array([g[index] * self.size for g in self.gradients])
         own = np.array([own[index] * self.size for own in self.own])
-        scale = np.maximum(np.abs(analytic), VISIBLE * self.typical * self.size)
-        certain, off = FIRST_STEP * self.nearby[index] / self.size, max(1.0, abs(self.start[index]) / self.size)
+        scale = np.maximum(np.abs(analytic), self.least * self.size)
+        certain, off = self.first_step * self.nearby[index] / self.size, max(1.0, abs(self.start[index]) / self.size)
 
         def moved(t):
             array = self.start.copy()
             array[index] += t * self.size
             return array
 
-        return self._compare(moved, certain, UNIT * off, analytic, own, scale, self.size, index, None)
+        return self._compare(moved, certain, self.unit * off, analytic, own, scale, self.size, index, None)
 
     def direction(self, u, number=None):
         """Compare along u, an array like the input; number: of the direction."""
         terms = [g * u for g in self.gradients]
         analytic = np.array([t.sum() for t in terms])
-        scale = np.maximum([norm(t) for t in terms], VISIBLE * self.typical * norm(u))
+        scale = np.maximum([norm(t) for t in terms], self.least * norm(u))
         own = np.array([random_sum_bound(own * np.abs(u)) for own in self.own])
         return self._compare(
-            lambda t: self.start + t * u, FIRST_STEP, UNIT, analytic, own, scale, norm(u) or 1.0, None, number
+            lambda t: self.start + t * u, self.first_step, self.unit, analytic, own, scale, norm(u) or 1.0, None, number
         )
 
     def _compare(self, moved, certain, off, analytic, own, scale, unit, index, direction):
         def y(t):
-            self.x.data = moved(t)
+            self.check.set(self.number, moved(t))
             return _flat(self.check.run())
 
         scale = np.where(self.nothing, np.maximum(self.outputs, scale), scale)
@@ -358,4 +394,4 @@ def _entries(shape, generator):
 
 
 def _flat(arrays):
-    return np.concatenate([a.reshape(-1) for a in arrays])
+    return np.concatenate([a.reshape(-1) for a in arrays]).astype(np.float64)

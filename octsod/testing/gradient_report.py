@@ -59,11 +59,13 @@ class GradientReport:
     verdict: "PASS", "KINK", "INCONCLUSIVE" or "FAIL", see `gradcheck`. entries, directions: how many were compared.
     error: the largest error relative to the gradient. of_bound: the largest error relative to its bound; at most 1
     where nothing is wrong. sharpness: the largest bound relative to the gradient, so any error above has been seen
-    ("the gradient" is that entry's, or a hundredth of the input's root mean square if that is more). kinks,
-    inconclusive: (input, index) of those entries, with None for a direction. orders: per input, the order with which
-    central differences converge to backward's gradient, 2 or more if it is right, or None where they are too good to
-    measure it. evaluations: how often fn was called. worst: the place with the largest error, relative to its bound.
-    failed: how many of the entries and directions are wrong. precision: what `check_precision` found, for float32.
+    ("the gradient" is that entry's, or a hundredth of the input's root mean square if that is more; with differences of
+    float32, the root mean square itself). kinks, inconclusive: (input, index) of those entries, with None for a
+    direction. orders: per input, the order with which central differences converge to backward's gradient, 2 or more if
+    it is right, or None where they are too good to measure it. evaluations: how often fn was called. worst: the place
+    with the largest error, relative to its bound. failed: how many of the entries and directions are wrong. precision:
+    what `check_precision` found, for float32.
+    single: why differences are those of float32, or None if they are those of float64.
     """
 
     verdict: str
@@ -79,6 +81,7 @@ class GradientReport:
     worst: Place | None = None
     failed: int = 0
     precision: Any = None
+    single: str | None = None
 
     def __str__(self) -> str:
         parts = [
@@ -89,6 +92,7 @@ class GradientReport:
         if self.inconclusive:
             parts.append(f"{len(self.inconclusive)} inconclusive, such as {_named(self.inconclusive[0])}")
         parts += [f"float32: {self.precision}"] if self.precision is not None else []
+        parts += [f"differences are those of float32, since float64 raises {self.single}"] if self.single else []
         return "; ".join(parts)
 
 

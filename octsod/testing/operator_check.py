@@ -15,8 +15,8 @@ from ..backend import use_backend
 from ..checks import require_integer
 from . import checks_of_gradients, checks_of_graphs, checks_of_memory, checks_of_results, checks_of_values
 from .cases import Case, Input, case_of
-from .error_bounds import Example
 from .evaluation import RAISES, Subject, crash
+from .example import Example
 from .reports import FAIL, KINK, PASS, SKIP, CheckFailure, Failed, Kink, Report, Skipped, Verdict, explained, joined
 from .watched_memory import STRAY
 

@@ -9,13 +9,9 @@ import numpy as np
 
 from ..autograd.mode import observe
 from ..autograd.tensor import Tensor
-from .finite_differences import CONFIDENCE
+from .error_bounds import ErrorBounds, moves
 from .gradient_report import relative, reproduction
-from .passes import SEED, Passes, signs
-
-UNIT = 2.0**-24  # half the distance from 1 to the next number of float32
-RUNS = 3  # with all inputs moved by their last place
-MORE_RUNS = 12  # where a bound is exceeded
+from .passes import SEED, Passes
 
 Array = Any
 
@@ -61,16 +57,9 @@ def check_precision(fn: Callable[..., Any], *inputs: Any) -> PrecisionReport:
     floats are rounded to float32, and fn runs on tensors of either dtype. Gradients are compared for arrays, and for
     tensors that require one. Anything else is passed on as it is.
 
-    There is no tolerance. A sum of n products a_k*b_k, in any order, is off by at most gamma_n * sum(|a_k*b_k|), with
-    gamma_n = n*u / (1 - n*u) and u = 2**-24, and in practice, since errors have either sign, by at most
-    CONFIDENCE * sqrt(n) * u times that (N. Higham, T. Mary: A new approach to probabilistic rounding error analysis,
-    2019). Of any other function, such a bound is taken from the values at hand, for a result r:
-
-        CONFIDENCE * sqrt(n*d) * (c + u*|r|)
-
-    c: how far r moves, in float64, if each number that goes in moves by its last place in float32: so it is large where
-    the function itself, and not its implementation, makes errors larger. n: how many numbers r depends on, counted by
-    moving ever fewer of them. d: how many ops fn is made of.
+    There is no tolerance: how far float32 can be off is derived from the values at hand (error_bounds.py). The bound is
+    large where the function itself, and not its implementation, makes errors larger, since numbers that go in have been
+    rounded, too.
 
     So a variance that is the mean of squares less the square of the mean is caught, if inputs have a mean well above
     their deviation, and so is other code for float32, if it does something else. Give inputs that need care.
@@ -86,19 +75,14 @@ def check_precision(fn: Callable[..., Any], *inputs: Any) -> PrecisionReport:
     cotangents = [np.float64(v) for v in cotangents]
     count: list[None] = []
     with observe(lambda *_: count.append(None)):
-        high = double.results(cotangents, 0.0)
-    depth = max(1, len(count))
-    terms = _terms(double, cotangents, high)
-    moves = [np.zeros(h.shape) for h in high]
-    for _ in range(RUNS):
-        moves = _further(moves, double.results(cotangents, UNIT), high)
-    factors = [CONFIDENCE * np.sqrt(n * depth) for n in terms]
-    bounds = [k * (c + UNIT * np.abs(h)) for k, c, h in zip(factors, moves, high, strict=True)]
-    if any((np.abs(a - b) > c).any() for a, b, c in zip(low, high, bounds, strict=True)):
-        # Near a kink, rounding may choose the other side. It does so within these errors, if they are made on purpose.
-        reach = UNIT * max(float(k.max(initial=1.0)) for k in factors)
-        for _ in range(MORE_RUNS):
-            bounds = _further(bounds, double.results(cotangents, min(reach, 2.0**-7)), high)
+        values = double.passes.forward()
+    high = [*values, *double.passes.gradients(cotangents).values()]
+    numbers = sum(a.size for a in (*double.starts, *cotangents))
+    found = ErrorBounds(
+        lambda share, part: double.results(cotangents, share, part), high, cotangents,
+        [t.numpy() for t in double.passes.checked.values()], numbers, len(count),
+    )  # fmt: skip
+    bounds = found.explaining([np.abs(a - b) for a, b in zip(low, high, strict=True)], np.float32)
     return _judged(fn, inputs, names, low, high, bounds)
 
 
@@ -131,38 +115,17 @@ class _Precision:
         self.passes = Passes("check_precision", fn, inputs, checked, dtype)
         self.starts = [t.numpy().copy() for t in self.floats]
 
-    def results(self, cotangents, amount, part=1.0):
-        """Outputs and gradients, where numbers that go in, or that part of them, are moved by this much, relative to
-        themselves."""
+    def results(self, cotangents, share, part):
+        """Outputs and gradients, where numbers that go in, or that part of them, are moved by this share."""
         for t, start in zip(self.floats, self.starts, strict=True):
-            t.data = self._moved(start, amount, part)
+            t.data = np.asarray(start * moves(self.generator, start.shape, share, part))
         try:
-            moved = [self._moved(v, amount, part) for v in cotangents]
+            moved = [v * moves(self.generator, v.shape, share, part) for v in cotangents]
             values = [y.copy() for y in self.passes.forward()]
             return [*values, *self.passes.gradients(moved).values()]
         finally:
             for t, start in zip(self.floats, self.starts, strict=True):
                 t.data = start
-
-    def _moved(self, start, amount, part):
-        chosen = self.generator.random(start.shape) < part
-        relative_move = amount * signs(self.generator, start.shape) * self.generator.uniform(0.5, 1, start.shape)
-        return np.asarray(start * (1 + chosen * relative_move))
-
-
-def _further(moves, moved, high):
-    """The larger of `moves` and how far `moved` is from `high`, element by element."""
-    return [np.maximum(c, np.abs(m - h)) for c, m, h in zip(moves, moved, high, strict=True)]
-
-
-def _terms(double, cotangents, high):
-    """About how many of the numbers that go in each result depends on: it moves if one of them does."""
-    numbers = sum(a.size for a in (*double.starts, *cotangents))
-    terms = [np.ones(h.shape) for h in high]
-    for k in range(max(1, math.ceil(math.log2(max(numbers, 1)))) + 1):
-        moved = double.results(cotangents, 2.0**-10, 2.0**-k)
-        terms = [np.where(m != h, 2.0**k, n) for m, h, n in zip(moved, high, terms, strict=True)]
-    return terms
 
 
 def _judged(fn, inputs, names, low, high, bounds):

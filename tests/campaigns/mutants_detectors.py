@@ -62,7 +62,8 @@ EVERYTHING = [
     _cpu("kernels_convolution", "kernels_arrays", "kernels_optimization", "kernels_classification", "kernels_pictures"),
 ]
 GRAPH = [_cpu("graph_functions", "graph_backward", "graph_deferred", "graph_no_grad", "graph_memory", "in_place"),
-         _cpu("ops_errors", "arrays", "devices", "ops_deferred", "gradcheck")]  # fmt: skip
+         _cpu("ops_errors", "arrays", "devices", "ops_deferred", "gradcheck", "gradcheck_kinks",
+              "gradcheck_calls")]  # fmt: skip
 CONVOLUTION_OPS = [_cpu("cost", "ops_convolution", examples=20), _cpu("ops_convolution", "ops_deferred")]
 
 # The first pattern that fits a file counts.

@@ -1,0 +1,91 @@
+"""An op on a case, with what its checks need."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd.mode import observe
+from .cases import Case
+from .error_bounds import ErrorBounds, moves
+from .evaluation import Run, Subject, cotangents, evaluate
+
+
+class Example:
+    """An op on a case, with what several checks need: its run, and how far rounding may take that from the exact one.
+
+    arrays, given: numbers, and cotangents of the outputs, in the place of the case's.
+    """
+
+    def __init__(
+        self, subject: Subject, case: Case, arrays: Sequence[Any] | None = None, given: Sequence[Any] | None = None
+    ):
+        self.subject, self.case, self._arrays, self._given = subject, case, arrays, given
+
+    @functools.cached_property
+    def arrays(self) -> list[np.ndarray]:
+        """The numbers."""
+        return self.case.arrays() if self._arrays is None else list(self._arrays)
+
+    @functools.cached_property
+    def run(self) -> Run:
+        """Forward and backward, in float64 unless the numbers are others."""
+        return evaluate(self.subject, self.case, arrays=self.arrays, given=self._given)
+
+    @property
+    def given(self) -> list[Any]:
+        """The cotangents of the run."""
+        return cotangents(self.case, self.run.outputs) if self._given is None else list(self._given)
+
+    @functools.cached_property
+    def error_bounds(self) -> ErrorBounds:
+        """Those of the run's results, in their order."""
+        run, given, arrays = self.run, self.given, self.arrays
+        ops: list[None] = []
+        with observe(lambda *_: ops.append(None)):
+            evaluate(self.subject, self.case, arrays=arrays, given=given)
+        return ErrorBounds(
+            self._moved, [result for _, result in run.results],
+            [v for y, v in zip(run.outputs, given, strict=True) if y is not None],
+            [x for x, gradient in zip(arrays, run.gradients, strict=True) if gradient is not None],
+            sum(a.size for a in (*arrays, *given) if a is not None), len(ops),
+            max((n for _, r in run.results for n in r.shape), default=0),
+        )  # fmt: skip
+
+    @functools.cached_property
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng((self.case.seed, 0xB0))
+
+    def _moved(self, share: float, part: float) -> list[np.ndarray]:
+        """The run's results where numbers, or a part of them, are moved by this share."""
+        arrays = []
+        for leaf, x in zip(self.case.leaves(), self.arrays, strict=True):
+            shape = () if leaf.kind == "ties" else x.shape  # ties must stay ties: all of them move as one
+            arrays.append(self._times(x, shape, share, part) if x.dtype.kind == "f" else x)
+        given = [None if v is None else self._times(v, v.shape, share, part) for v in self.given]
+        return [r for _, r in evaluate(self.subject, self.case, arrays=arrays, given=given).results]
+
+    def _times(self, x, shape, share, part):
+        return np.asarray(x * moves(self._generator, shape, share, part)).astype(x.dtype)
+
+    def bounds(self, dtype: str | None = None) -> list[np.ndarray]:
+        """How far results in `dtype`, by default that of the run, may be from the exact ones."""
+        return self.error_bounds.bounds(dtype or self.precision)
+
+    def of_outputs(self, found: Sequence[Any]) -> list[Any]:
+        """Of what there is for each result, that of the outputs that are floats."""
+        count = sum(y is not None for y in self.run.outputs)
+        return [a for (_, y), a in list(zip(self.run.results, found, strict=True))[:count] if y.dtype.kind == "f"]
+
+    @property
+    def precision(self) -> str:
+        """The dtype in which the run computes: float64, unless the case names another."""
+        named = {leaf.dtype for leaf in self.case.leaves() if leaf.dtype in ("float32", "float64")}
+        return "float32" if named == {"float32"} else "float64"
+
+    def differentiable(self) -> list[int]:
+        """The numbers of the leaves that have gradients."""
+        return [i for i, leaf in enumerate(self.case.leaves()) if leaf.differentiable]
