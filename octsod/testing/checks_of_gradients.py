@@ -11,15 +11,18 @@ import numpy as np
 from ..autograd import Tensor
 from .cases import signed
 from .error_bounds import unit
-from .evaluation import forward, leaves_of, values
+from .evaluation import evaluate, forward, leaves_of, values
 from .example import Example
 from .finite_differences import random_sum_bound
 from .gradient_check import gradcheck
-from .reports import Failed, Kink, Skipped, require_close
+from .reports import Failed, Kink, Skipped, place, require_close
 
 STEPS = tuple(2.0**-k for k in range(5, 18))
 ORDER = 1.5  # at least: that of a central difference quotient is 2
 CLEAR = 10  # times the rounding: an error that is less says nothing
+MOST_ZEROS = 4  # inputs in which a number is made 0
+AROUND_ZERO = ("signed", "ties")  # kinds of numbers between which 0 is
+ZERO_STEPS = (2.0**-10, 2.0**-14)
 MOST_LINEAR = 6  # inputs that are tried
 FARTHER = 16  # times the input: that is how far linear ops are looked at, and how much larger errors may be there
 
@@ -40,7 +43,59 @@ def gradients(example: Example) -> str:
             fresh[index] = tensor
         return tuple(y for y in forward(example.subject, case, fresh) if y is not None and y.dtype.kind == "f")
 
-    return _gradcheck(fn, [leaves[i] for i in tensors])
+    found = _gradcheck(fn, [leaves[i] for i in tensors])
+    for index in example.differentiable()[:MOST_ZEROS]:
+        _at_zero(example, index)
+    return found
+
+
+def _at_zero(example, index):
+    """Where the function has a derivative at 0, backward gives it: what is divided by an input is not a number there.
+    Numbers of cases are never 0, or seldom."""
+    x, generator = example.arrays[index], np.random.default_rng((example.case.seed, 0x0, index))
+    if not x.size or example.case.leaves()[index].kind not in AROUND_ZERO or not np.any(x):
+        return
+    at = np.unravel_index(int(generator.integers(x.size)), x.shape)
+    size = float(np.abs(x).mean())
+
+    def arrays(t):
+        changed = example.case.arrays()
+        changed[index] = changed[index].copy()
+        changed[index][at] = t
+        return changed
+
+    def outputs(t):
+        with np.errstate(all="ignore"):
+            return [y for y in values(example.subject, example.case, arrays(t)) if y.dtype.kind == "f"]
+
+    given = [v for v in example.given if v is not None]
+    try:
+        triples = [[outputs(t * h * size) for t in (-1, 0, 1)] for h in ZERO_STEPS]
+    except Exception:  # 0 is no number for it
+        return
+    shapes = [v.shape for v in given]
+    if any([y.shape for y in ys] != shapes or not all(np.isfinite(y).all() for y in ys) for t in triples for ys in t):
+        return
+    quotients, gaps = [], []
+    for h, (down, start, up) in zip(ZERO_STEPS, triples, strict=True):
+        changes = [(v * (b - a), v * (b - 2 * y + a)) for v, a, y, b in zip(given, down, start, up, strict=True)]
+        quotients.append(sum(float(first.sum()) for first, _ in changes) / (2 * h * size))
+        gaps.append(sum(float(np.abs(second).sum()) for _, second in changes) / (h * size))
+    terms = sum(float((np.abs(v) * amount).sum()) for v, amount in zip(given, example.output_amounts(), strict=True))
+    rounding, apart = 2.0**-32 * terms / size, abs(quotients[0] - quotients[1])
+    if gaps[1] > gaps[0] / 8 + rounding or apart > gaps[0] / 8 + rounding:
+        return  # there is no derivative, or the steps are too large to tell
+    try:
+        with np.errstate(all="ignore"):
+            gradient = evaluate(example.subject, example.case, arrays=arrays(0)).gradients[index]
+    except Exception:  # such as of a matrix that is singular then
+        return
+    analytic, numeric = 0.0 if gradient is None else float(gradient[at]), quotients[1]
+    if not abs(analytic - numeric) <= 8 * apart + gaps[1] + rounding:
+        raise Failed(
+            f"input {index} at {place(at)}, if it is 0: backward gives {analytic:.10g} (analytic), finite differences "
+            f"{numeric:.10g} (numeric)."
+        )
 
 
 def _gradcheck(fn: Callable[..., Any], inputs: list[Tensor]) -> str:
@@ -50,7 +105,8 @@ def _gradcheck(fn: Callable[..., Any], inputs: list[Tensor]) -> str:
             warnings.simplefilter("ignore")  # what it warns of is its verdict, too
             found = gradcheck(fn, *inputs)
     except AssertionError as failure:
-        raise Failed(str(failure).removeprefix("gradcheck: ")) from failure
+        said, *_ = str(failure).removeprefix("gradcheck: ").splitlines()  # the report has a reproduction of its own
+        raise Failed(said) from failure
     if found.verdict == "KINK":
         raise Kink(str(found).removeprefix("KINK: "))
     if found.verdict == "INCONCLUSIVE":
@@ -133,7 +189,7 @@ def adjoint(example: Example) -> str:
     declared = example.subject.linear
     found: list[str] = []
     for index in example.differentiable():
-        if declared is not None and index not in declared:
+        if not example.arrays[index].size or (declared is not None and index not in declared):
             continue
         if declared is None and len(found) == MOST_LINEAR:
             break

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor, backward_all
+from ..functional import multiply
 from .cases import signed
 from .evaluation import backward, cotangents, evaluate, forward, gradients_of, leaves_of, numpy_of
 from .example import Example
@@ -68,10 +69,10 @@ def _among_readers(example, indices):
     leaves = leaves_of(example.case, example.arrays)
     between = list(leaves)
     for i in indices:
-        between[i] = leaves[i] * 1.0
-    before = [between[i] * 1.0 for i in indices]
+        between[i] = multiply(leaves[i], 1.0)
+    before = [multiply(between[i], 1.0) for i in indices]
     outputs = forward(example.subject, example.case, between)
-    after = [between[i] * 1.0 for i in indices]
+    after = [multiply(between[i], 1.0) for i in indices]
     roots = [(y, v) for y, v in zip(outputs, example.given, strict=True) if y is not None and v is not None]
     roots = [(y, Tensor.on(y.device, v)) for y, v in roots if y.requires_grad]
     for number, readers in ((1, before), (2, after)):

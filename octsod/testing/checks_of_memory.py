@@ -10,42 +10,49 @@ import numpy as np
 
 from ..autograd.mode import unguarded
 from ..backend.memory import pool
-from .evaluation import Run, backward, cotangents, crash, evaluate, forward, gradients_of, leaves_of, numpy_of
+from .cases import Case
+from .evaluation import Run, Subject, backward, cotangents, crash, evaluate, forward, gradients_of, leaves_of, numpy_of
 from .example import Example
 from .reports import Failed, Skipped, require_same
-from .watched_memory import JUNK, NAN, Watch, watched
+from .watched_memory import JUNK, LOW, NAN, Watch, watched
 
 SPRAYED = 8  # blocks of each size
 
 
-def _watched_run(example: Example, fill: int, guard: int) -> tuple[Run, list[str]]:
-    """(run, faults) of an evaluation whose arrays lie amid guards."""
+def watched_run(subject: Subject, case: Case, fill: int, guard: int, back: bool = True) -> tuple[Run, list[str]]:
+    """(run, faults) of an evaluation whose arrays lie amid guards. back: whether backward is run, too."""
     watch = Watch(fill, guard)
     try:
-        return _run(example, watch, example.subject.modules()), watch.faults()
+        return _run(subject, case, watch, subject.modules(), back), watch.faults()
     except Exception as error:
         if not type(error).__module__.startswith("numba"):
             raise
         watch = Watch(fill, guard)  # Numba cannot compile what calls our functions in the place of NumPy's
-        return _run(example, watch, []), watch.faults()
+        return _run(subject, case, watch, [], back), watch.faults()
 
 
-def _run(example, watch, modules):
-    case, subject = example.case, example.subject
+def _watched_run(example, fill, guard):
+    return watched_run(example.subject, example.case, fill, guard)
+
+
+def _run(subject, case, watch, modules, back):
     arrays = [watch.copy(a, f"input {i}") for i, a in enumerate(case.arrays())]
     with watched(watch, modules):
         leaves = leaves_of(case, arrays)
         outputs = forward(subject, case, leaves)
         values = numpy_of(outputs)
-        given = [None if v is None else watch.copy(v, f"cotangent {i}") for i, v in enumerate(cotangents(case, values))]
-        backward(outputs, given)
+        if back:
+            given = [
+                None if v is None else watch.copy(v, f"cotangent {i}") for i, v in enumerate(cotangents(case, values))
+            ]
+            backward(outputs, given)
         return Run(values, gradients_of(leaves))
 
 
 def guards(example: Example) -> str:
     """Nothing is written outside of arrays, and nothing outside of them is read."""
     runs = []
-    for guard in (NAN, JUNK):
+    for guard in (NAN, JUNK, LOW):
         run, faults = _watched_run(example, JUNK, guard)
         if faults:
             raise Failed(faults[0] if len(faults) == 1 else f"{faults[0][:-1]}; and {len(faults) - 1} other arrays.")
@@ -59,7 +66,7 @@ def guards(example: Example) -> str:
 def written(example: Example) -> str:
     """Every element of outputs and gradients is written, and no memory is read before."""
     runs = []
-    for fill in (NAN, JUNK):
+    for fill in (NAN, JUNK, LOW):
         _spray(example, fill)
         runs.append(_watched_run(example, fill, JUNK)[0])
     _require_alike(
@@ -70,9 +77,10 @@ def written(example: Example) -> str:
 
 
 def _require_alike(example, runs, fault, names):
-    """Raise Failed unless the two runs are equal bit for bit, or Skipped if any two runs differ."""
+    """Raise Failed unless the runs are equal bit for bit, or Skipped if any two runs differ."""
     try:
-        _require_equal(*runs, names)
+        for other in runs[1:]:
+            _require_equal(runs[0], other, names)
     except Failed as failure:
         again = [_watched_run(example, JUNK, JUNK)[0] for _ in range(3)]
         try:

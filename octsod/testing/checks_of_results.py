@@ -28,10 +28,12 @@ from .evaluation import (
     numpy_of,
 )
 from .example import Example
-from .reports import Failed, Skipped, require_close, require_same
+from .reports import Failed, Skipped, number, place, require_close, require_same
 from .simulation import simulated
 
 REPETITIONS = 3
+NOISE_STEPS = 2.0**-20, 2.0**-24
+NOISY = 2.0**18  # times the rounding of float64, far below that of float32
 THREADS = (1, 2, 3, 5)
 
 
@@ -49,7 +51,38 @@ def runs(example: Example) -> str:
         for index, y in enumerate(run.outputs):
             if y is not None and y.dtype.kind == "f" and y.dtype != expected:
                 raise Failed(f"output {index} is {y.dtype}; expected {expected}, like the inputs.")
+    _require_precision(example)
     return ""
+
+
+def _require_precision(example):
+    """Raise Failed if what is computed in float64 has more noise than that explains: a part of it is float32 then."""
+    case, floats = example.case, [k for k, v in enumerate(example.given) if v is not None]
+    arrays, generator = example.arrays, np.random.default_rng((example.case.seed, 0xF64))
+    ways = [x * generator.uniform(0.5, 1.5, x.shape) if x.dtype == "f8" else None for x in arrays]
+    if example.precision != "float64" or not floats or all(u is None for u in ways):
+        return
+
+    def outputs(t):
+        moved = [x if u is None else np.asarray(x + t * u) for x, u in zip(case.arrays(), ways, strict=True)]
+        with np.errstate(all="ignore"):
+            return evaluate(example.subject, case, arrays=moved, wanted=[False] * len(moved)).outputs
+
+    # Fourth differences of a smooth function fade away with the step; the noise of single precision does not.
+    series = [[outputs(step * k) for k in range(1, 7)] for step in NOISE_STEPS]
+    again = outputs(NOISE_STEPS[-1])
+    if any(not np.array_equal(series[-1][0][k], again[k]) for k in floats):
+        return  # it is not deterministic: there is a check for that
+    for k, amount in zip(floats, example.output_amounts(), strict=True):
+        fourth = [np.abs(np.diff([point[k] for point in points], n=4, axis=0)).max(axis=0) / 4 for points in series]
+        noise = np.asarray(np.minimum(*fourth))
+        noisy = noise > NOISY * np.finfo("f8").eps * amount
+        if noisy.any():
+            at = np.unravel_index(np.argmax(np.where(noisy, noise, 0)), noisy.shape)
+            raise Failed(
+                f"output {k} at {place(at)}, which is {number(example.run.outputs[k][at])}, has noise of "
+                f"{noise[at]:.2g}, though inputs are float64: a part of it is not computed in float64."
+            )
 
 
 def reference(example: Example) -> str:
@@ -200,7 +233,34 @@ def cuda(example: Example) -> str:
         except MissingKernelError as error:
             raise Skipped(str(error).rstrip(".")) from error
         _require_like(example, other, f"the CUDA kernels on {device.name}")
+        _require_nan_alike(example, device)
     return f"on {device.name}"
+
+
+def _require_nan_alike(example, device):
+    """Raise Failed unless NaN in an input reaches the same outputs on the device as here."""
+    generator = np.random.default_rng((example.case.seed, 0xF2))
+    for index, (leaf, x) in enumerate(zip(example.case.leaves(), example.arrays, strict=True)):
+        if leaf.array or x.dtype.kind != "f" or not x.size:
+            continue
+        at = np.unravel_index(int(generator.integers(x.size)), x.shape)
+        arrays = example.case.arrays()
+        arrays[index] = arrays[index].copy()
+        arrays[index][at] = np.nan
+        wanted = [False] * len(arrays)
+        runs = []
+        for one in (get_device("cpu"), device):
+            with computed_on(one):
+                runs.append(evaluate(example.subject, example.case, arrays=arrays, wanted=wanted))
+        here, there = runs
+        for (name, y), (_, other) in zip(here.results, there.results, strict=True):
+            apart = np.isnan(y) != np.isnan(other) if y.dtype.kind == "f" else np.zeros(y.shape, bool)
+            if apart.any():
+                where = tuple(np.argwhere(apart)[0])
+                raise Failed(
+                    f"input {index} at {place(at)} is NaN: {name} at {place(where)} is {number(y[where])} on the CPU, "
+                    f"{number(other[where])} on {device.name} ({int(apart.sum())} of {apart.size} elements)."
+                )
 
 
 def _gpu() -> AbstractContextManager[Device]:

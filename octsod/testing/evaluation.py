@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -41,7 +44,7 @@ class Subject:
             )
         self.op, self.linear = op, linear
         self.reference = getattr(op, "reference", None) if reference is None else reference
-        self.name = str(name or getattr(op, "__name__", type(op).__name__))
+        self.name = str(name or written(op, "op"))
         self.call: Callable[..., Any] = op.apply if self.is_function else op
 
     def modules(self) -> list[dict[str, Any]]:
@@ -53,6 +56,12 @@ class Subject:
             if names is not None and not str(names.get("__name__")).startswith("octsod."):
                 found[id(names)] = names
         return list(found.values())
+
+
+def written(function: Any, otherwise: str) -> str:
+    """The name of a function or class as code; `otherwise` for one that has none, such as a lambda."""
+    name = str(getattr(function, "__name__", ""))
+    return name if name.isidentifier() else otherwise
 
 
 @dataclasses.dataclass
@@ -169,11 +178,22 @@ def computed_on(device: Device) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _not_of_users() -> tuple[str, ...]:
+    """Where code lies of which an op's author need not hear."""
+    package = sys.modules[__package__.rpartition(".")[0]]
+    folders = [os.path.dirname(os.path.dirname(__file__)), os.path.dirname(np.__file__)]
+    folders += [os.path.join(path, "kernels") for path in package.__path__]  # beside it, in a bare checkout
+    return (functools.__file__, *(os.path.join(os.path.abspath(folder), "") for folder in folders))
+
+
 def crash(error: BaseException) -> str:
-    """An exception of an op as text: its type, what it says, and where it came from."""
+    """An exception of an op as text: its type, what it says, and where in the op's code it came from."""
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if "/octsod/" not in f.filename.replace("\\", "/")]
-    where = (outside or frames)[-1] if frames else None
+    ours = [k for k, f in enumerate(frames) if f.filename == __file__]
+    inside = frames[ours[-1] + 1 :] if ours else frames
+    outside = [f for f in inside if not f.filename.startswith(_not_of_users())]
+    where = outside[-1] if outside else None
     said = " ".join(str(error).split())
     at = f" ({where.filename}:{where.lineno} in {where.name})" if where else ""
     return f"{RAISES}{type(error).__name__}: {said}{at}"

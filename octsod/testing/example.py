@@ -80,6 +80,10 @@ class Example:
         count = sum(y is not None for y in self.run.outputs)
         return [a for (_, y), a in list(zip(self.run.results, found, strict=True))[:count] if y.dtype.kind == "f"]
 
+    def output_amounts(self) -> list[Any]:
+        """What the terms of the outputs that are floats amount to, per element."""
+        return self.of_outputs(self.error_bounds.amounts)
+
     @property
     def precision(self) -> str:
         """The dtype in which the run computes: float64, unless the case names another."""

@@ -208,7 +208,8 @@ class Comparison:
     """What comparing a derivative with differences has come to; arrays hold a number per output.
 
     verdict: PASS, FAIL, KINK or INCONCLUSIVE. truncation, rounding: bounds of `numeric`; own: that of `analytic`.
-    scale: the size of the gradient, which error and sharpness are relative to. next_step: where a similar comparison
+    scale: the size of the gradient, which error and sharpness are relative to. jump: half that of the derivative at 0,
+    as far as rounding does not explain it. next_step: where a similar comparison
     should begin. order: see `convergence_order`.
     """
 
@@ -221,6 +222,7 @@ class Comparison:
     rounding: Array
     own: Array
     scale: Array
+    jump: Array
     order: float | None
 
     @property
@@ -320,12 +322,12 @@ def compare(line: Line, analytic: Array, own: Array, scale: Array, first: float)
     found = agreed or last
     if found is None:  # no neighbour has finite values
         nothing = np.full(len(analytic), math.nan)
-        return Comparison("KINK", step, first, analytic, nothing, nothing, nothing, own, scale, order)
+        return Comparison("KINK", step, first, analytic, nothing, nothing, nothing, own, scale, 0 * jump, order)
     following = found.step if agreed and ceiling == math.inf else first
     size = np.maximum(scale, np.abs(found.value))
     return Comparison(
         "PASS" if agreed else verdict, found.step, following, analytic, found.value, found.truncation, found.rounding,
-        own, size, order,
+        own, size, found.jump, order,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from ..autograd.tensor import Tensor
 from .finite_differences import (
     CONFIDENCE,
     PRECISIONS,
+    ROUGH,
     Line,
     Weighted,
     compare,
@@ -30,6 +31,8 @@ ALL_ENTRIES = 64  # inputs of up to so many elements are checked entry by entry
 SPREAD_ENTRIES = 20  # at least so many of a larger one, besides corners and borders
 LONGEST_AXIS = 40  # each index of an axis up to this long is among them
 DIRECTIONS = 2
+NEIGHBOURHOODS = 2.0**-12, 2.0**-20  # relative to what entries may be moved by: see `_forgiven`
+NEIGHBOURS, FEW_SLOPES = 48, 4
 VISIBLE = 1e-2  # an error of this part of the gradient must not pass unseen
 
 
@@ -60,7 +63,8 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
     - PASS: everything checked is within its bound, and bounds are below 1 % of the gradient.
     - KINK: the same, but some entries, or directions, could not be judged, since one-sided derivatives differ there
       (PReLU at 0, a tie of max-pooling), by more than rounding explains and however small the step. Any number between
-      the two is accepted, as another choice of subgradient; what lies outside is no choice, and fails.
+      the two is accepted, as another choice of subgradient, or between derivatives at points close by, where ties are
+      broken; what lies outside is no choice, and fails.
     - INCONCLUSIVE: nothing was found wrong, but an error of 1 % could have gone unseen somewhere. It is also warned of.
 
     Raises GradientError (an AssertionError, with the report) that names the worst entry if a gradient is out of its
@@ -274,10 +278,12 @@ class _Check:
                 u[index] = 0
             found, place = one.direction(u, k)
             note(found, place)
-            if found.verdict == "KINK" and _unique(one.start).any():  # ties and zeros are where most kinks are
-                u *= _unique(one.start)
-                found, place = one.direction(u, k)
-                note(found, place)
+            # Where most kinks are: at numbers at which there was one, and at ties.
+            for apart in (~np.isin(one.start, [one.start[index] for index in kinks]), _unique(one.start)):
+                if found.verdict == "KINK" and apart.any() and not apart.all():
+                    u *= apart
+                    found, place = one.direction(u, k)
+                    note(found, place)
             if found.verdict == "FAIL":
                 culprit = one.search(u)
                 failures[:] = failures if culprit is None else [culprit]
@@ -295,7 +301,8 @@ class _Check:
         _, place = max(failures, key=lambda pair: pair[0])
         self.failed, self.worst = len(failures), place
         raise GradientError(
-            f"gradcheck: {place}. {self.failed} of the {self.entries + self.directions} comparisons so far are wrong.\n"
+            f"gradcheck: {place}. {self.failed} of the {self.entries + self.directions} comparisons so far "
+            f"{'is' if self.failed == 1 else 'are'} wrong.\n"
             f"{reproduction('octsod.gradcheck', self.passes.fn, self.given)}",
             self._summary("FAIL"),
         )
@@ -329,7 +336,8 @@ class _Input:
             array[index] += t * self.size
             return array
 
-        return self._compare(moved, certain, self.unit * off, analytic, own, scale, self.size, index, None)
+        found, place = self._compare(moved, certain, self.unit * off, analytic, own, scale, self.size, index, None)
+        return self._forgiven(found, moved, certain / self.first_step, 0.5), place
 
     def direction(self, u, number=None):
         """Compare along u, an array like the input; number: of the direction."""
@@ -337,9 +345,50 @@ class _Input:
         analytic = np.array([t.sum() for t in terms])
         scale = np.maximum([norm(t) for t in terms], self.least * norm(u))
         own = np.array([random_sum_bound(own * np.abs(u)) for own in self.own])
-        return self._compare(
+        found, place = self._compare(
             lambda t: self.start + t * u, self.first_step, self.unit, analytic, own, scale, norm(u) or 1.0, None, number
         )
+        return self._forgiven(found, lambda t: self.start + t * u, 1.0, 1.0), place
+
+    def _forgiven(self, found, moved, reach, beyond):
+        """The comparison, as a KINK if `found` fails where the derivative jumps, and derivatives at points close by,
+        where all inputs are moved a little, are on both sides of backward's: of three numbers that are alike, sorting
+        may take any one for the middle one, though whichever is moved alone comes to be first or last.
+
+        reach: how far `moved` may go. beyond: how far outside of the others backward's may lie, as a part of their
+        range, if there are several: of the ways in which many ties can be broken, only some are tried.
+        """
+        jumps = found.jump > ROUGH * found.scale
+        if found.verdict != "FAIL" or not jumps.any():
+            return found
+        (_, _, wide, _), (low, high, range_, several) = (self._around(moved, reach, near) for near in NEIGHBOURHOODS)
+        slack = np.where(several, beyond, 0) * range_ + 1e-4 * found.scale
+        inside = (found.analytic >= low - slack) & (found.analytic <= high + slack)
+        lasting = range_ > np.maximum(wide / 2, 1e-4 * found.scale)  # that of a smooth function goes with the distance
+        fine = (found.error <= found.bound) | (jumps & inside & lasting)
+        return dataclasses.replace(found, verdict="KINK") if fine.all() else found
+
+    def _around(self, moved, reach, near):
+        """(lowest, highest, range) of the derivatives at points that are so near, per output, and whether there are
+        more than a few of them."""
+        slopes, step = [], near * 2.0**-8 * reach
+        for _ in range(NEIGHBOURS):
+            place = {
+                n: near * random_numbers(self.check.generator, close.shape) * close
+                for n, close in self.check.nearby.items()
+            }
+            ends = []
+            for t in (step, -step):
+                for n, x in self.check.checked.items():
+                    x.data = place[n] + (moved(t) if n == self.number else self.check.starts[n])
+                ends.append(_flat(self.check.run()))
+            slopes.append(self.weighted.sums(self.weighted.weights * (ends[0] - ends[1])) / (2 * step))
+        for n, x in self.check.checked.items():
+            x.data = self.check.starts[n]
+        low, high = np.min(slopes, axis=0), np.max(slopes, axis=0)
+        range_ = high - low
+        steps = np.round(64 * (slopes - low) / np.where(range_ > 0, range_, 1))
+        return low, high, range_, np.array([len(set(column)) > FEW_SLOPES for column in steps.T])
 
     def _compare(self, moved, certain, off, analytic, own, scale, unit, index, direction):
         def y(t):

@@ -5,6 +5,7 @@ For an op that says nothing of its cases, a guess."""
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from .cases import Case, Input
-from .evaluation import Subject, values
+from .checks_of_memory import watched_run
+from .evaluation import Subject, crash
+from .reports import Failed
 from .strategies import (
     SMALL_MAPS,
     Branches,
@@ -29,6 +32,7 @@ from .strategies import (
     windows,
     with_settings,
 )
+from .watched_memory import JUNK
 
 Drawn = st.SearchStrategy[Case]
 EXPONENTS = st.sampled_from([2.0, 3.0, 0.5, -1.0, 1.0, 0.0])
@@ -52,35 +56,42 @@ GUESSES = (
 )
 
 
-def guessed(subject: Subject) -> Drawn | None:
-    """Cases of an op whose inputs may all have one shape; None if that does not seem to be so."""
-    count = _inputs(subject)
-    for tried, drawn in GUESSES if count else ():
+def guessed(subject: Subject) -> tuple[Drawn | None, str]:
+    """(cases, "") of an op whose inputs may all have one shape; (None, why that does not seem to be so)."""
+    faults = []
+    for count, (tried, drawn) in itertools.product(_inputs(subject), GUESSES):
         for kind in ("signed", "positive"):
-            if all(_goes_through(subject, Case((Input(shape, kind),) * count)) for shape in tried):
-                return cases(alike(count, drawn, kind=kind))
-    return None
+            found = [_fault(subject, Case((Input(shape, kind),) * count)) for shape in tried]
+            if not any(found):
+                return cases(alike(count, drawn, kind=kind)), ""
+            given = "with an array" if count == 1 else f"with {count} arrays"
+            faults += [f"{given} of shape {s} it {fault}" for s, fault in zip(tried, found, strict=True) if fault]
+    return None, faults[-1].rstrip(".") if faults else ""
 
 
 def _inputs(subject):
-    """How many inputs an op needs, by the arguments of its forward; 0 if it needs others besides."""
+    """How many inputs an op may need, by the arguments of its forward; nothing if it needs others besides."""
     function = subject.op.forward if subject.is_function else subject.op
     try:
         parameters = list(inspect.signature(function).parameters.values())[1 if subject.is_function else 0 :]
     except (TypeError, ValueError):  # what is not written in Python may have no signature
-        return 0
+        return ()
     needed = [p for p in parameters if p.default is p.empty]
     if any(p.kind is p.KEYWORD_ONLY for p in needed):
-        return 0
+        return ()
     several = any(p.kind is p.VAR_POSITIONAL for p in needed)
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed) + 2 * several
+    count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
+    return [count + 2, count + 1] if several else [count] if count else ()
 
 
-def _goes_through(subject, case):
+def _fault(subject, case):
+    """Why forward does not give finite numbers; "" if it does."""
     try:
-        return all(np.isfinite(y).all() for y in values(subject, case, case.arrays()))
-    except Exception:
-        return False
+        run, _ = watched_run(subject, case, JUNK, JUNK, back=False)  # nothing lives where a kernel may write astray
+        finite = all(np.isfinite(y).all() for y in run.outputs if y is not None)
+        return "" if finite else "returns a number that is not finite"
+    except Exception as error:
+        return str(error) if isinstance(error, Failed) else crash(error)
 
 
 def _parameters(channels: int, *more: str) -> list[Input]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from ..backend import use_backend
 from ..checks import require_integer
 from . import checks_of_gradients, checks_of_graphs, checks_of_memory, checks_of_results, checks_of_values
 from .cases import Case, Input, case_of
-from .evaluation import RAISES, Subject, crash
+from .evaluation import Subject, crash, written
 from .example import Example
 from .reports import FAIL, KINK, PASS, SKIP, CheckFailure, Failed, Kink, Report, Skipped, Verdict, explained, joined
 from .watched_memory import STRAY
@@ -92,7 +94,10 @@ def collect(
         names.remove("cuda")
     given = cases_of(subject) if cases is None else cases
     found: dict[str, list[Verdict]] = {check: [] for check in names}
-    with use_backend("cpu"), checks_of_results.on_threads(1), np.errstate(all="ignore"):
+    with (
+        use_backend("cpu"), checks_of_results.on_threads(1), np.errstate(all="ignore"), warnings.catch_warnings()
+    ):  # fmt: skip
+        warnings.simplefilter("ignore", RuntimeWarning)  # of odd numbers, such as the mean of nothing
         visit = _Visit(subject, found)
         if hasattr(given, "example") and hasattr(given, "map"):  # a hypothesis strategy
             with _importing():
@@ -101,15 +106,32 @@ def collect(
                 visit(case)
             _shrink(subject, found, lambda fails, most: shrink(given, examples, seed, fails, most))
         else:
-            listed = [case_of(case) for case in ([given] if isinstance(given, (Case, Input)) else given)]
+            given = [given] if isinstance(given, (Case, Input)) else given
+            if not isinstance(given, Iterable) or isinstance(given, (str, np.ndarray)):
+                raise TypeError(
+                    f"check_op: `cases` is a {type(given).__name__}; expected a Case, several, or a strategy of "
+                    "them."
+                )
+            listed = [case_of(case) for case in given]
             if not listed:
                 raise ValueError("check_op: `cases` is empty; expected a Case, several, or a strategy of them.")
             for case in sorted(listed, key=lambda case: case.size):  # of several that fail, the smallest is told
                 visit(case)
     verdicts = tuple(joined(check, found[check]) for check in names if found[check])
     arguments = "" if linear is None else f", linear={tuple(linear)!r}"
-    arguments += "" if reference is None else f", reference={getattr(reference, '__name__', 'reference')}"
-    return Report(subject.name, verdicts, visit.count, arguments)
+    arguments += "" if reference is None else f", reference={written(reference, 'reference')}"
+    arguments += "" if cuda is None else f", cuda={cuda}"
+    return Report(subject.name, verdicts, visit.count, arguments, _module(subject))
+
+
+def _module(subject):
+    """The name of the module that has the op by its name; "" if none has."""
+    name = getattr(subject.op, "__module__", None)
+    module = sys.modules.get(name) if isinstance(name, str) and name != "__main__" else None
+    found: Any = module
+    for part in subject.name.split("."):
+        found = getattr(found, part, None)
+    return name if found is subject.op else ""
 
 
 @contextlib.contextmanager
@@ -140,12 +162,13 @@ def cases_of(subject: Subject) -> Any:
     with _importing():
         from .op_cases import guessed, known
     with np.errstate(all="ignore"):
-        found = known(subject.op)
-        found = guessed(subject) if found is None else found
+        found, why = known(subject.op), ""
+        if found is None:
+            found, why = guessed(subject)
     if found is None:
         raise ValueError(
-            f"check_op: nothing is known of the inputs of `{subject.name}`; give `cases`, or set its attribute "
-            "`cases`, such as strategies.cases([strategies.tensors((2, 3)), strategies.tensors((3,))])."
+            f"check_op: nothing is known of the inputs of `{subject.name}`{why and f' ({why})'}; give `cases`, or set "
+            "its attribute `cases`, such as strategies.cases([strategies.tensors((2, 3)), strategies.tensors((3,))])."
         )
     return found
 
@@ -190,17 +213,19 @@ class _Visit:
         self._stray = guarded.message.startswith(STRAY)
         # What keeps the other checks from being run.
         broken = guarded if self._stray else _started(example)
-        if guarded.message.startswith(RAISES):
-            guarded = Verdict("guards", SKIP, f"it {guarded.message}", case)
+        # A write to an input, which is read-only, is told by the check that is about it, too.
+        told = ("runs", "unmodified") if broken and "read-only" in broken.message else ("runs",)
+        if broken and not self._stray and guarded.verdict == FAIL:
+            guarded = dataclasses.replace(guarded, verdict=SKIP, message=f"it {guarded.message}")
         for check, verdicts in self.found.items():
             if any(v.verdict == FAIL for v in verdicts):
                 continue
             if check == "guards":
                 verdicts.append(guarded)
-            elif self._stray or (broken and check not in ("runs", "unmodified")):
+            elif self._stray or (broken and check not in told):
                 why = "guards" if self._stray else "runs"
-                told = Verdict(check, SKIP, f"not run: see `{why}`", case)
-                verdicts.append(told if why in self.found else dataclasses.replace(broken, check=check))
+                skipped = Verdict(check, SKIP, f"not run: see `{why}`", case)
+                verdicts.append(skipped if why in self.found else dataclasses.replace(broken, check=check))
             else:
                 verdicts.append(verdict(check, example))
 

@@ -39,13 +39,14 @@ class Report:
     """The verdicts of `check_op`, in the order of the checks. `str` makes a table of them, with what failed below it.
 
     op: what was checked, as it is written in a reproduction. arguments: those of `check_op` that a reproduction needs.
-    examples: the number of cases.
+    examples: the number of cases. module: where `op` can be imported from, "" if nowhere.
     """
 
     op: str
     verdicts: tuple[Verdict, ...]
     examples: int
     arguments: str = ""
+    module: str = ""
 
     @property
     def verdict(self) -> str:
@@ -70,6 +71,12 @@ class Report:
         """A line of Python that finds it again."""
         return f"check_op({self.op}, {found.case!r}{self.arguments})"
 
+    @property
+    def imports(self) -> str:
+        """A line of Python that imports what a reproduction needs."""
+        own = f"; from {self.module} import {self.op.partition('.')[0]}" if self.module else ""
+        return f"from octsod.testing import Case, Input, check_op{own}"
+
     def __str__(self):
         width = max((len(v.check) for v in self.verdicts), default=0)
         lines = [f"{self.op}: {self.verdict} ({self.examples} {'case' if self.examples == 1 else 'cases'})"]
@@ -80,6 +87,8 @@ class Report:
             if found.verdict in (FAIL, KINK):
                 lines += ["", f"{found.verdict} {found.check}: {found.message}"]
                 lines += [f"  reproduce: {self.reproduction(found)}"] if found.case is not None else []
+        if any(v.verdict in (FAIL, KINK) and v.case is not None for v in self.verdicts):
+            lines += ["", f"with: {self.imports}"]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

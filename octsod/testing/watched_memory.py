@@ -17,8 +17,8 @@ import numpy as np
 from ..backend import memory
 
 # Bytes of which no number is made by chance. NaN shows wherever it is computed with; where comparisons and maxima hide
-# a NaN, the two differ.
-NAN, JUNK = 0xFF, 0x41
+# a NaN, the other two differ, very large numbers of either sign.
+NAN, JUNK, LOW = 0xFF, 0x7F, 0xFE
 STRAY = "writes outside of "  # how the report of a stray write begins
 LEAST_GUARD = 4096  # bytes on either side, or as many as the array has, if that is more
 _MAKERS = ("empty", "empty_like")
