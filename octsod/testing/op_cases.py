@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ from .strategies import (
 )
 from .watched_memory import JUNK
 
-Drawn = st.SearchStrategy[Case]
+Drawn: TypeAlias = st.SearchStrategy[Case]
 EXPONENTS = st.sampled_from([2.0, 3.0, 0.5, -1.0, 1.0, 0.0])
 SIZES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 PREDICTED = shapes(1, 3, 1, 4)  # logits of pictures: at least one

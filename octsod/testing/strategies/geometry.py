@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
 Shape = tuple[int, ...]
-Drawn = st.SearchStrategy[Any]
+Drawn: TypeAlias = st.SearchStrategy[Any]
 
 SEEDS = st.integers(0, 2**32 - 1)
 MOSTLY = st.sampled_from([True, True, True, False])
