@@ -170,7 +170,8 @@ def assert_close(name, got, expected, tolerance):
     nans = np.isnan(expected)
     assert np.array_equal(np.isnan(got), nans), f"{name}: NaN at other places, {np.argwhere(np.isnan(got) ^ nans)[:5]}"
     # Equal infinities are no error.
-    error = np.where(nans | (got == expected), 0, np.abs(np.where(nans, 0, got) - np.where(nans, 0, expected)))
+    with np.errstate(invalid="ignore"):
+        error = np.where(nans | (got == expected), 0, np.abs(np.where(nans, 0, got) - np.where(nans, 0, expected)))
     if error.size:
         finite = np.abs(expected[np.isfinite(expected)])
         limit = tolerance * max(finite.max(initial=0), 1)
