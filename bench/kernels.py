@@ -9,6 +9,7 @@ Its share of the roof is the floor over its time. `octsod profile` shows the sam
 that is not kernels.
 """
 
+import collections
 import dataclasses
 import inspect
 
@@ -22,7 +23,7 @@ from octsod.backend import get_device, kernel_on, launch_with
 from octsod.cli.check import find
 from octsod.ops import Cost
 from octsod.profiling.groups import floors_of
-from octsod.profiling.launches import arrays_of, described, private, signature
+from octsod.profiling.launches import arrays_of, described, private, signature, told_apart
 from octsod.profiling.roofs import measure, most_of
 
 from .agreement import relative_error
@@ -52,17 +53,14 @@ class Launch:
 def recorded(step, visit):
     """Launches of `step()`, in order of first appearance. `visit(launch, name, function, arguments)` is called before
     the first of equal ones."""
-    launches, titles = {}, {}
+    launches, titles = {}, collections.Counter()
 
     def launcher(name, function, *arguments):
         key = name, signature(arguments)
         if key not in launches:
             title, cost = described(name, arguments)
-            title = f"{name} {title}".strip()
-            titles[title] = titles.get(title, 0) + 1
-            if titles[title] > 1:  # they differ in something that the title leaves out
-                title += f" ({titles[title]})"
-            launches[key] = Launch(title, cost)
+            title = told_apart(name, title, titles)
+            launches[key] = Launch(f"{name} {title}".strip(), cost)
             visit(launches[key], name, function, arguments)
         launches[key].count += 1
         return function(*arguments)

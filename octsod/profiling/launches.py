@@ -1,5 +1,6 @@
 """Launches of kernels: which of them are equal, and copies of their arguments."""
 
+import collections
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -82,6 +83,13 @@ def private(arguments: Any) -> Any:
             memo[id(array)] = memory.empty(array.shape, array.dtype)
             memo[id(array)][...] = array
     return copy.deepcopy(arguments, memo)
+
+
+def told_apart(name: str, title: str, seen: collections.Counter[tuple[str, str]]) -> str:
+    """A title for one more kind of launches of a kernel: with a number if others, which differ in something that the
+    title leaves out, have it already. seen: how many have."""
+    seen[name, title] += 1
+    return title if seen[name, title] == 1 else f"{title} ({seen[name, title]})".strip()
 
 
 def described(name: str, arguments: Any) -> tuple[str, Cost | None]:

@@ -12,7 +12,7 @@ from ..backend import current, device_of, gpu, memory
 from ..backend.cuda import CudaDevice
 from .events import DeviceTrack
 from .holdings import Holdings
-from .launches import described, first_array, shapes_of, signature
+from .launches import described, first_array, shapes_of, signature, told_apart
 from .names import Names
 from .tracks import COMPILING, OUTSIDE, PROFILER, PROFILING, PYTHON, Frame, Kind, Ring, Track, Within
 
@@ -163,9 +163,7 @@ class Recorder:
                 title, cost = "other shapes", None
             else:
                 title, cost = _described(name, arguments)
-                self._titles[name, title] += 1
-                if self._titles[name, title] > 1:  # they differ in something that the title leaves out
-                    title = f"{title} ({self._titles[name, title]})".strip()
+                title = told_apart(name, title, self._titles)
             found = self._kinds.setdefault(key, Kind(name, title, device.name, cost))
             self.computing[device.name] = device
         return found, device
