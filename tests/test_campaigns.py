@@ -189,6 +189,7 @@ def tree(tmp_path_factory):
 def test_a_bug_is_caught(tree, file, function, operator):
     """By the tests that cover its file, and by the first run of them."""
     mutant = next(m for m in mutants_in(ROOT, file) if (m.scope, m.operator) == (function, operator))
+    tree.prepare(mutant)
     with tree.with_bug(mutant):
         assert (tree.tree / file).read_text() != (ROOT / file).read_text()
         outcome = tree.run(detectors(file)[0], 600)
@@ -312,7 +313,7 @@ def test_what_is_drawn():
 def test_all_files_have_detectors():
     for file in sources(ROOT):
         tests = [test for stage in detectors(file) for test in stage.tests]
-        assert tests and all((ROOT / "tests" / test).exists() for test in tests), file
+        assert tests and all((ROOT / "tests" / test.partition("::")[0]).exists() for test in tests), file
 
 
 @needs_libcst
@@ -374,6 +375,7 @@ def test_how_bugs_end(small, tmp_path, monkeypatch, deed):
     start = SOURCE.index("nothing")
     edit = Edit("constant", start, start + len("nothing"), deed, "", 0, len(SOURCE))
     mutant = Mutant("", "octsod/ops/deed.py", 2, "constant", "", "", "", "", edit)
+    tree.prepare(mutant)
     with tree.with_bug(mutant):
         outcome = tree.run(Stage(("test_deed.py",)), 1)
     expected = {"nothing": "passed", "idle": "timeout", 'broken" +': "broken"}.get(deed, deed)
@@ -392,7 +394,7 @@ def test_a_campaign(small, tmp_path):
         mutants.Campaign(tmp_path / "out", small)
     campaign.close()
 
-    campaign = mutants.Campaign(tmp_path / "out", small)
+    campaign = mutants.Campaign(tmp_path / "out", small, jobs=2)
     (equivalent,) = (m for m in drawn if m.id.endswith(border))
     fact = equivalent.file, equivalent.scope, equivalent.before, equivalent.after
     campaign.equivalents.bugs[fact] = "both sides are 4 there"

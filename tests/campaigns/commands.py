@@ -97,9 +97,12 @@ def soak(minutes, seed, out, **counts):
 @click.option("--minutes", type=float, help="Stop then, wherever it is; the same command goes on.")
 @click.option("--only", metavar="FILE|ID", help="Only the bugs of one file, or one bug.")
 @click.option("--show", metavar="ID", help="Print a bug as a patch, and do nothing else.")
+@click.option("--results", type=click.Path(dir_okay=False, path_type=pathlib.Path), metavar="FILE",
+              help="Where results are kept.  [default: OUT/results.jsonl]")  # fmt: skip
+@click.option("--jobs", default=1, show_default=True, help="Bugs to try at a time.")
 @seed_option
 @out_option
-def mutants(count, minutes, only, show, seed, out):
+def mutants(count, minutes, only, show, results, jobs, seed, out):
     """Bugs seeded in every op and kernel: a test must catch each."""
     try:
         import libcst  # noqa: F401
@@ -115,7 +118,9 @@ def mutants(count, minutes, only, show, seed, out):
 
     if reason := cusim.unavailable():
         raise click.ClickException(reason)
-    campaign = campaigns.Campaign(out or pathlib.Path(tempfile.gettempdir(), "octsod-mutants"))
+    campaign = campaigns.Campaign(
+        out or pathlib.Path(tempfile.gettempdir(), "octsod-mutants"), kept=results, jobs=jobs
+    )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):
         campaign.run(count, seed, minutes, only)
     drawn = campaign.chosen(count, seed, only)

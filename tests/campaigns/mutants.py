@@ -6,10 +6,12 @@ their turn, with all that may catch it. What has been found out is kept in the o
 and the edit, so that the same command goes on where it was stopped, and results hold as long as the function does.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import json
 import pathlib
+import threading
 import time
 from collections import Counter
 
@@ -37,33 +39,42 @@ def all_mutants(root: pathlib.Path) -> list[Mutant]:
 
 
 class Campaign:
-    """Mutants in an output folder. results: what became of each bug, by its key; results.jsonl keeps them."""
+    """Mutants in an output folder. results: what became of each bug, by its key; a file keeps them, by default
+    results.jsonl in the folder. jobs: how many bugs are tried at a time."""
 
-    def __init__(self, folder: pathlib.Path, root: pathlib.Path = ROOT):
+    def __init__(
+        self, folder: pathlib.Path, root: pathlib.Path = ROOT, kept: pathlib.Path | None = None, jobs: int = 1
+    ):
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / "results.jsonl"
+        self._paths = kept or self.folder / "results.jsonl", self.folder / "baselines.jsonl"
         self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 (held until the process ends)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"{self.folder}: another campaign is at work there.") from None
         self.equivalents = Equivalents()
-        self.results: dict[str, dict] = {}
-        self.baselines: dict[str, dict] = {}
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):  # a line that was being written
-                fact = json.loads(line)
-                (self.baselines if "stage" in fact else self.results)[fact["key"]] = fact
-        self.tree = Tree(self.folder, root)
+        self.results, self.baselines = (self._read(path) for path in self._paths)
+        self.trees = [Tree(self.folder / str(job), root, self.folder / "cache") for job in range(jobs)]
+        self.tree = self.trees[0]
         self._drawn: tuple = (None, [])
+        self._choosing, self._warming = threading.RLock(), threading.Lock()
+        self._busy: set[str] = set()
 
     def close(self) -> None:
         """Let others work in the folder."""
         self._lock.close()
 
-    def _keep(self, fact):
-        with self.path.open("a") as file:
+    def _read(self, path):
+        facts: dict[str, dict] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with contextlib.suppress(json.JSONDecodeError):  # a line that was being written
+                fact = json.loads(line)
+                facts[fact["key"]] = fact
+        return facts
+
+    def _keep(self, path, fact):
+        with self._choosing, path.open("a") as file:
             file.write(json.dumps(fact) + "\n")
 
     def _is_broken(self, mutant):
@@ -85,19 +96,40 @@ class Campaign:
     def run(self, count: int, seed: int, minutes: float | None, only: str | None = None, say=print) -> list[Mutant]:
         """Try bugs, until all are settled or the minutes are over. Returns those that were drawn."""
         end = None if minutes is None else time.monotonic() + 60 * minutes
-        for everywhere in (False, True):
-            while True:
-                drawn = self.chosen(count, seed, only)
-                states = Counter(self.state(mutant) for mutant in drawn)
-                wanted = "open" if everywhere else "new"
-                mutant = next((m for m in drawn if self.state(m) == wanted), None)
-                if mutant is None:
-                    break
+
+        def work(tree):
+            while end is None or time.monotonic() < end:
+                with self._choosing:
+                    states = {mutant: self.state(mutant) for mutant in self.chosen(count, seed, only)}
+                    mutant = next((m for m in states if states[m] == wanted and m.key not in self._busy), None)
+                    if mutant is None:
+                        return
+                    self._busy.add(mutant.key)
+                try:
+                    outcome = self.try_out(mutant, wanted == "open", tree)
+                finally:
+                    self._busy.discard(mutant.key)
+                counts = dict(Counter(states.values()))
+                say(f"{counts} {mutant.id}: {outcome.kind} {outcome.test} {outcome.seconds} s", flush=True)
+
+        for wanted in ("new", "open"):  # others take the place of those that do not compile, even of the last
+            while any(self.state(m) == wanted for m in self.chosen(count, seed, only)):
+                self._at_once(work)
                 if end is not None and time.monotonic() > end:
-                    return drawn
-                outcome = self.try_out(mutant, everywhere)
-                say(f"{dict(states)} {mutant.id}: {outcome.kind} {outcome.test} {outcome.seconds} s", flush=True)
-        return drawn
+                    break
+        return self.chosen(count, seed, only)
+
+    def _at_once(self, work):
+        """Do it in each tree; if one fails, or the user stops it, in none any more."""
+        with concurrent.futures.ThreadPoolExecutor(len(self.trees)) as pool:
+            futures = [pool.submit(work, tree) for tree in self.trees]
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+            except BaseException:
+                for tree in self.trees:
+                    tree.stopped.set()
+                raise
 
     def chosen(self, count: int, seed: int, only: str | None) -> list[Mutant]:
         """What is drawn; with `only`, that of a file or a bug, whether drawn or not."""
@@ -112,33 +144,35 @@ class Campaign:
         """How many do not compile."""
         return sum(result["kind"] == "broken" for result in self.results.values())
 
-    def try_out(self, mutant: Mutant, everywhere: bool = False) -> Outcome:
+    def try_out(self, mutant: Mutant, everywhere: bool, tree: Tree) -> Outcome:
         """Run the tests that cover a bug's file, or, `everywhere`, all further ones, until one fails."""
         outcome, seconds = Outcome("passed"), 0.0
-        for stage in further(self.tree.tree, mutant.file) if everywhere else detectors(mutant.file):
-            baseline = self._baseline(stage)
-            with self.tree.with_bug(mutant):
-                outcome = self.tree.run(stage, 3 * baseline["seconds"], skipped=tuple(baseline["failing"]))
+        for stage in further(tree.tree, mutant.file) if everywhere else detectors(mutant.file):
+            with self._warming:
+                baseline = self._baseline(stage, tree)
+                tree.prepare(mutant)
+            with tree.with_bug(mutant):
+                outcome = tree.run(stage, 3 * baseline["seconds"], skipped=tuple(baseline["failing"]))
             seconds += outcome.seconds
             if outcome.kind != "passed":
                 break
         outcome.seconds = round(seconds + (self.results[mutant.key]["seconds"] if everywhere else 0), 1)
         fact = {
             "key": mutant.key, "id": mutant.id, "kind": outcome.kind, "test": outcome.test,
-            "message": outcome.message, "seconds": outcome.seconds, "everywhere": everywhere,
+            "message": outcome.message[:300], "seconds": outcome.seconds, "everywhere": everywhere,
             "tests": self.tree.tests_version,
         }  # fmt: skip
         self.results[mutant.key] = fact
-        self._keep(fact)
+        self._keep(self._paths[0], fact)
         return outcome
 
-    def _baseline(self, stage: Stage) -> dict:
+    def _baseline(self, stage: Stage, tree: Tree) -> dict:
         """What a stage does without any bug: how long it takes, and which tests fail anyway."""
-        key = f"{self.tree.version(stage)} {stage.name}"
+        key = f"{tree.version(stage)} {stage.name}"
         if key not in self.baselines:
-            failing, seconds = self.tree.failing(stage, 1800)
+            failing, seconds = tree.failing(stage, 1800)
             self.baselines[key] = {"key": key, "stage": stage.name, "failing": failing, "seconds": seconds}
-            self._keep(self.baselines[key])
+            self._keep(self._paths[1], self.baselines[key])
         return self.baselines[key]
 
     def report(self, drawn: list[Mutant]) -> str:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from .mutants_detectors import Stage, is_related, sources
@@ -35,13 +36,21 @@ class Outcome:
     seconds: float = 0.0
 
 
-class Tree:
-    """A copy of the checkout in a folder, and the caches of compiled kernels for its tests."""
+class Stopped(Exception):  # noqa: N818 (it is no error)
+    """A run of tests was given up."""
 
-    def __init__(self, folder: pathlib.Path, root: pathlib.Path):
+
+class Tree:
+    """A copy of the checkout in a folder, and the caches of compiled kernels for its tests.
+
+    warm: the cache for runs without a bug, which several trees may share if they take turns in all but `run`.
+    stopped: set by another thread, it ends a run with Stopped."""
+
+    def __init__(self, folder: pathlib.Path, root: pathlib.Path, warm: pathlib.Path | None = None):
         self.tree, self.box = folder / "tree", folder / "box"
-        self.warm, self._changed = folder / "cache", folder / "changed"
+        self.warm, self._changed = warm or folder / "cache", folder / "changed"
         self._cache, self._compiled_for = self.warm, ""
+        self.stopped = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.tree, ignore_errors=True)
         for name in COPIED:
@@ -66,16 +75,19 @@ class Tree:
         data = [path.read_bytes() if path.exists() else b"" for path in paths]
         return hashlib.sha256(b"".join(data)).hexdigest()[:16]
 
-    @contextlib.contextmanager
-    def with_bug(self, mutant: Mutant):
-        """The tree has the bug meanwhile."""
-        path = self.tree / mutant.file
-        source = path.read_text(encoding="utf-8")
+    def prepare(self, mutant: Mutant) -> None:
+        """Make the cache for runs with a bug."""
         self.warm.mkdir(mode=0o755, parents=True, exist_ok=True)
         if self._compiled_for != mutant.key:  # else what an earlier run has compiled is of use
             shutil.rmtree(self._changed, ignore_errors=True)
             shutil.copytree(self.warm, self._changed, copy_function=_link)  # what is compiled gets files of its own
             self._compiled_for = mutant.key
+
+    @contextlib.contextmanager
+    def with_bug(self, mutant: Mutant):
+        """The tree has the bug meanwhile; its cache must be prepared."""
+        path = self.tree / mutant.file
+        source = path.read_text(encoding="utf-8")
         try:
             self._cache = self._changed
             path.write_text(mutant.apply(source), encoding="utf-8")
@@ -111,30 +123,32 @@ class Tree:
         command += [] if not first else ["-x"]
         command += [part for test in skipped for part in ("--deselect", test)]
         cpu = int(limit + COMPILING)
-        before, began = _children(), time.monotonic()
         with open(self.box / "output", "wb") as output:
             process = subprocess.Popen(
                 command, cwd=self.tree, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
-                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 5)),
             )  # fmt: skip
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (cpu, cpu + 5))
             try:
                 ended = self._watched(process)
             finally:  # and whatever it has started
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
         outcome = self._judged(process.returncode, ended, notes)
-        outcome.seconds = round(_children() - before or time.monotonic() - began, 1)
+        outcome.seconds = round(usage.ru_utime + usage.ru_stime, 1)
         return outcome
 
     def _watched(self, process):
         """Wait for a process. How it must be ended, if it must: one that computes too long is ended by its limit."""
         computed, moved = 0.0, time.monotonic()
         while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
+            # It is not reaped yet: what it has computed is told then.
+            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return ""
+            if self.stopped.wait(0.5):
+                raise Stopped
             with contextlib.suppress(OSError, ValueError, IndexError):
                 pages = int(pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[1])
                 if pages * os.sysconf("SC_PAGE_SIZE") > MOST_MEMORY:
@@ -191,9 +205,3 @@ def _link(source, target):
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _children():
-    """Seconds that ended child processes have computed."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
