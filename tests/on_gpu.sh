@@ -14,8 +14,8 @@ export CI=true OCTSOD_TEST_EXAMPLES="${OCTSOD_TEST_EXAMPLES:-10}"
 wanted() { [[ $parts =~ ^\ *$ || $parts == *" $1 "* ]]; }
 
 python3 -m octsod doctor --device cuda 2>&1 | tee "$out/doctor.txt"
-if wanted suite; then  # interrupted, pytest still tells what has failed
-    OCTSOD_TEST_BACKEND=cuda timeout -s INT -k 10 170 python3 -m pytest -p no:cacheprovider --tb=short tests 2>&1 \
+if wanted suite; then  # interrupted, once (--foreground; else twice), pytest still tells what has failed
+    OCTSOD_TEST_BACKEND=cuda timeout --foreground -s INT -k 10 170 python3 -m pytest -p no:cacheprovider --tb=short tests 2>&1 \
         | tee "$out/suite.txt" | tail -20
 fi
 if wanted check && command -v compute-sanitizer > /dev/null; then

@@ -1,5 +1,6 @@
 """`check_op` on right and wrong ops: the check that is meant for a fault finds it. And octsod's own ops pass."""
 
+import inspect
 import os
 import re
 
@@ -61,6 +62,27 @@ def test_nothing_runs_after_stray_writes():
     assert report.examples == 1
     assert {v.verdict for v in report if v.check != "guards"} == {"SKIP"}
     assert "float64" in report["guards"].message
+
+
+def test_memory_that_stays_has_an_address():
+    """And is the op's, whatever becomes of the arrays inside of generators of random numbers."""
+    report = collect(wrong_ops.KeepsAll, FIXED, checks=["memory"])
+    source, first = inspect.getsourcelines(wrong_ops.KeepsAll)
+    line = first + next(k for k, text in enumerate(source) if "append" in text)
+    assert re.search(rf"made at \S*wrong_ops\.py:{line}, kept by something", report["memory"].message)
+
+
+def test_memory_of_generators_is_not_the_ops(monkeypatch):
+    kept, new = [], np.random.default_rng
+
+    def hoarding(*arguments):
+        kept.append(np.zeros(1, np.uint32))
+        return new(*arguments)
+
+    monkeypatch.setattr(np.random, "default_rng", hoarding)
+    monkeypatch.setattr("octsod.random.__file__", __file__)  # as if NumPy's generators, whose frames are not seen
+    assert collect(Swish, FIXED, checks=["memory"]).verdict == "PASS"
+    assert kept
 
 
 def test_a_crash_is_a_failure():
