@@ -189,7 +189,6 @@ def tree(tmp_path_factory):
 def test_a_bug_is_caught(tree, file, function, operator):
     """By the tests that cover its file, and by the first run of them."""
     mutant = next(m for m in mutants_in(ROOT, file) if (m.scope, m.operator) == (function, operator))
-    tree.prepare(mutant)
     with tree.with_bug(mutant):
         assert (tree.tree / file).read_text() != (ROOT / file).read_text()
         outcome = tree.run(detectors(file)[0], 600)
@@ -375,7 +374,6 @@ def test_how_bugs_end(small, tmp_path, monkeypatch, deed):
     start = SOURCE.index("nothing")
     edit = Edit("constant", start, start + len("nothing"), deed, "", 0, len(SOURCE))
     mutant = Mutant("", "octsod/ops/deed.py", 2, "constant", "", "", "", "", edit)
-    tree.prepare(mutant)
     with tree.with_bug(mutant):
         outcome = tree.run(Stage(("test_deed.py",)), 1)
     expected = {"nothing": "passed", "idle": "timeout", 'broken" +': "broken"}.get(deed, deed)

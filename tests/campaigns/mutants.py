@@ -58,8 +58,9 @@ class Campaign:
         self.trees = [Tree(self.folder / str(job), root, self.folder / "cache") for job in range(jobs)]
         self.tree = self.trees[0]
         self._drawn: tuple = (None, [])
-        self._choosing, self._warming = threading.RLock(), threading.Lock()
+        self._choosing = threading.RLock()
         self._busy: set[str] = set()
+        self._measuring: dict[str, threading.Lock] = {}
 
     def close(self) -> None:
         """Let others work in the folder."""
@@ -148,9 +149,7 @@ class Campaign:
         """Run the tests that cover a bug's file, or, `everywhere`, all further ones, until one fails."""
         outcome, seconds = Outcome("passed"), 0.0
         for stage in further(tree.tree, mutant.file) if everywhere else detectors(mutant.file):
-            with self._warming:
-                baseline = self._baseline(stage, tree)
-                tree.prepare(mutant)
+            baseline = self._baseline(stage, tree)
             with tree.with_bug(mutant):
                 outcome = tree.run(stage, 3 * baseline["seconds"], skipped=tuple(baseline["failing"]))
             seconds += outcome.seconds
@@ -169,11 +168,14 @@ class Campaign:
     def _baseline(self, stage: Stage, tree: Tree) -> dict:
         """What a stage does without any bug: how long it takes, and which tests fail anyway."""
         key = f"{tree.version(stage)} {stage.name}"
-        if key not in self.baselines:
-            failing, seconds = tree.failing(stage, 1800)
-            self.baselines[key] = {"key": key, "stage": stage.name, "failing": failing, "seconds": seconds}
-            self._keep(self._paths[1], self.baselines[key])
-        return self.baselines[key]
+        with self._choosing:
+            lock = self._measuring.setdefault(key, threading.Lock())
+        with lock:  # who needs the same meanwhile, waits for it
+            if key not in self.baselines:
+                failing, seconds = tree.failing(stage, 1800)
+                self.baselines[key] = {"key": key, "stage": stage.name, "failing": failing, "seconds": seconds}
+                self._keep(self._paths[1], self.baselines[key])
+            return self.baselines[key]
 
     def report(self, drawn: list[Mutant]) -> str:
         """Markdown: totals, survivors, equivalents, and a row for each bug."""

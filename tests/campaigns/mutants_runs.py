@@ -43,8 +43,8 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 class Tree:
     """A copy of the checkout in a folder, and the caches of compiled kernels for its tests.
 
-    warm: the cache for runs without a bug, which several trees may share if they take turns in all but `run`.
-    stopped: set by another thread, it ends a run with Stopped."""
+    warm: the cache for runs without a bug, which several trees may share. stopped: set by another thread, it ends a run
+    with Stopped."""
 
     def __init__(self, folder: pathlib.Path, root: pathlib.Path, warm: pathlib.Path | None = None):
         self.tree, self.box = folder / "tree", folder / "box"
@@ -75,19 +75,16 @@ class Tree:
         data = [path.read_bytes() if path.exists() else b"" for path in paths]
         return hashlib.sha256(b"".join(data)).hexdigest()[:16]
 
-    def prepare(self, mutant: Mutant) -> None:
-        """Make the cache for runs with a bug."""
+    @contextlib.contextmanager
+    def with_bug(self, mutant: Mutant):
+        """The tree has the bug meanwhile."""
+        path = self.tree / mutant.file
+        source = path.read_text(encoding="utf-8")
         self.warm.mkdir(mode=0o755, parents=True, exist_ok=True)
         if self._compiled_for != mutant.key:  # else what an earlier run has compiled is of use
             shutil.rmtree(self._changed, ignore_errors=True)
             shutil.copytree(self.warm, self._changed, copy_function=_link)  # what is compiled gets files of its own
             self._compiled_for = mutant.key
-
-    @contextlib.contextmanager
-    def with_bug(self, mutant: Mutant):
-        """The tree has the bug meanwhile; its cache must be prepared."""
-        path = self.tree / mutant.file
-        source = path.read_text(encoding="utf-8")
         try:
             self._cache = self._changed
             path.write_text(mutant.apply(source), encoding="utf-8")
@@ -200,8 +197,11 @@ def _computed(session):
 
 
 def _link(source, target):
-    """A second name of a file, or a copy on another disk."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    """A second name of a file, or a copy on another disk; nothing, if another tree has just removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copy2(source, target)
