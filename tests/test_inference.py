@@ -76,15 +76,34 @@ def test_nothing_of_a_picture_stays_behind():
     assert np.concatenate([logits(frozen, x[k : k + 1]) for k in range(3)]).tobytes() == expected.tobytes()
 
 
-def test_a_changed_model_is_frozen_anew():
+def _replace_array(layer):
+    """As moving a parameter does."""
+    layer.weight._data = layer.weight.data * 2
+
+
+CHANGES = {
+    "numbers of a buffer": lambda layer: layer.norms[0].running_mean.fill(1),
+    "another buffer": lambda layer: setattr(layer.norms[0], "running_mean", layer.norms[0].running_mean + 1),
+    "numbers of a parameter": lambda layer: layer.weight.data.fill(0.1),
+    "another array": _replace_array,
+    "another parameter": lambda layer: setattr(layer, "weight", nn.Parameter(2 * layer.weight.data)),
+    "another norm": lambda layer: layer.norms.__setitem__(0, nn.NormAct(layer.norms[0].weight.size)),
+    "epsilon": lambda layer: setattr(layer.norms[0], "eps", 1.0),
+    "scale of weights": lambda layer: setattr(layer, "weight_scale", 2.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_model_is_frozen_anew(change):
     model = lived_in(Configuration.standard(0.2), 3, "float32")
     first = snapshots.of(model)
-    assert snapshots.of(model) is first
-    model.fusion.merge.norms[0].running_mean[...] += 1
+    assert snapshots.of(model) is first and snapshots.of(model.train()) is first and snapshots.of(model.eval()) is first
+    change(model.fusion.merge)
     second = snapshots.of(model)
-    assert second is not first
+    assert second is not first and snapshots.of(model) is second
     x = np.random.default_rng(2).standard_normal((1, 3, 32, 32)).astype(np.float32)
     assert not np.array_equal(logits(first, x), logits(second, x))  # a snapshot stays what it was
+    assert np.array_equal(logits(freeze(model), x), logits(second, x))
 
 
 def test_infer_is_sigmoid_of_the_logits_whatever_the_mode():

@@ -58,7 +58,7 @@ def refusal(path):
 @pytest.mark.parametrize("data, words", [
     (b"", "is no profile, or a damaged one: it is no JSON"),
     (b"\x89PNG\r\n\x1a\n\0\xff", "is no profile, or a damaged one"),
-    (gzip.compress(b"{}"), "is no profile, or a damaged one"),
+    (gzip.compress(b"{}", mtime=0), "is no profile, or a damaged one"),
     (b"[]", "is no profile; `octsod profile --json`"),
     (b"3", "is no profile; `octsod profile --json`"),
     (b'{"traceEvents": []}', "is no profile; `octsod profile --json`"),

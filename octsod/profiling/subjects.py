@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import inference
-from ..backend import Device, Host, get_device, use_backend
+from ..backend import Device, Host, get_device, use_backend, watching
 from ..checks import require, require_integer
 from ..models import CSNet
 from ..nn import Module
@@ -79,7 +79,8 @@ def profile_prediction(
         frozen = inference.freeze(model)
         with profile(subject, warm=1, events=events) as found:
             for _ in range(1 + steps):
-                inference.logits(frozen, x)
+                with watching.span("predict", "predict"):
+                    inference.logits(frozen, x)
                 found.step()
         return _with_captured(found.result, device, lambda: inference.logits(frozen, x), steps)
 
