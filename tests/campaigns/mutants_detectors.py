@@ -35,6 +35,12 @@ def _device(*tests, mode="check"):
     return Stage(tuple(f"test_{name}.py" for name in tests), environment)
 
 
+def _stand_in(*tests):
+    """On the stand-in for CuPy, which captures launches and replays them, and whose memory is not NumPy's."""
+    environment = ("OCTSOD_TEST_BACKEND", "cuda"), ("OCTSOD_TEST_CUPY", "fake"), ("OCTSOD_TEST_EXAMPLES", "2")
+    return Stage(tuple(f"test_{name}.py" for name in tests), environment)
+
+
 def _kernels(*tests, further=()):
     """A kernel's contract on a few problems, then on all, then the ops that use it."""
     names = tuple(f"kernels_{name}" for name in tests)
@@ -146,10 +152,12 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("kernels/cuda/pictures.*", _cuda("pictures", further=(), more=("device_loader",))),
     ("kernels/cuda/resampling.*", _cuda("resampling", further=("ops_resampling",))),
     ("kernels/cuda/normalization.*", _cuda("normalization", "numerics")),
-    ("kernels/cuda/network.py", _cuda("network", further=(), more=("cuda",))),
+    ("kernels/cuda/network.py", [*_cuda("network", further=()), _stand_in("kernels_network"), _simulated("cuda")]),
     ("kernels/cuda/depthwise*", _cuda("convolution", more=("cuda_depthwise", "kernels_network"))),
     ("kernels/cuda/common.cu", _cuda("elementwise", "classification", "normalization", "optimization", "convolution")),
-    ("kernels/cuda/launch.py", _cuda("elementwise", "arrays", "optimization", more=("cuda_launches", "gpu"))),
+    ("kernels/cuda/launch.py", [
+        *_cuda("elementwise", "arrays", "optimization", more=("cuda_launches", "gpu")), _stand_in("device_steps"),
+    ]),
     ("kernels/cuda/*", _cuda("convolution", "normalization", "network", more=("cuda_depthwise",))),
 ]  # fmt: skip
 
