@@ -47,7 +47,7 @@ def _kernels(*tests, further=()):
     return [_cpu(*names, examples=8), _cpu(*names), *([_cpu(*further)] if further else [])]
 
 
-def _cuda(*tests, further=("ops_deferred", "device_steps"), more=()):
+def _cuda(*tests, further=(), more=()):
     """The same for kernels of CUDA."""
     names = tuple(f"kernels_{name}" for name in tests)
     return [
@@ -149,10 +149,10 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("kernels/cuda/reductions.*", _cuda("elementwise", "classification", "arrays", further=("ops_pointwise",))),
     ("kernels/cuda/many.cu", _cuda("optimization", "arrays")),
     ("kernels/cuda/optimization.*", _cuda("optimization")),
-    ("kernels/cuda/pictures.*", _cuda("pictures", further=(), more=("device_loader",))),
+    ("kernels/cuda/pictures.*", _cuda("pictures", more=("device_loader",))),
     ("kernels/cuda/resampling.*", _cuda("resampling", further=("ops_resampling",))),
     ("kernels/cuda/normalization.*", _cuda("normalization", "numerics")),
-    ("kernels/cuda/network.py", [*_cuda("network", further=()), _stand_in("kernels_network"), _simulated("cuda")]),
+    ("kernels/cuda/network.py", [*_cuda("network"), _stand_in("kernels_network"), _simulated("cuda")]),
     ("kernels/cuda/depthwise*", _cuda("convolution", more=("cuda_depthwise", "kernels_network"))),
     ("kernels/cuda/common.cu", _cuda("elementwise", "classification", "normalization", "optimization", "convolution")),
     ("kernels/cuda/launch.py", [
@@ -195,6 +195,8 @@ def further(root: pathlib.Path, file: str) -> list[Stage]:
     asked = {test for stage in detectors(file) for test in stage.tests if not stage.environment}
     names = sorted(path.name for path in (root / "tests").glob("test_*.py"))
     names = [name for name in names if name not in asked and is_related(name)]
+    first = []
     if file.startswith("kernels/cuda"):
         names = [name for name in names if "cuda" in name or name in ("test_gpu.py", "test_rehearsal.py")]
-    return [Stage(tuple(names[k : k + CHUNK])) for k in range(0, len(names), CHUNK)]
+        first = [_device("ops_deferred", "device_steps")]
+    return first + [Stage(tuple(names[k : k + CHUNK])) for k in range(0, len(names), CHUNK)]
