@@ -130,6 +130,8 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("kernels/cpu/steps.py", CONVOLUTIONS),
     ("kernels/cpu/barrier.py", [*INFERENCE[:1], _cpu("interruptions"), *EVERYTHING]),
     ("kernels/cpu/parallel.py", [*EVERYTHING[:1], _cpu("interruptions"), *EVERYTHING[1:]]),
+    ("kernels/cpu/timed.py", [_cpu("profile_predictions")]),
+    ("kernels/cpu/clock.py", [_cpu("profile_predictions")]),
     ("kernels/cpu/*.py", EVERYTHING),
     # The reference, which all others are compared with.
     ("kernels/reference/arrays.py", _kernels("arrays", further=("ops_shapes",))),
