@@ -389,10 +389,33 @@ def test_other_threads_are_beside(clock):
         _in_thread(lambda: [functional.relu(x), functional.sum(net(images())).backward()])
         _in_thread(lambda: functional.relu(x), "MainThread")  # which is called like the other one
     mine, theirs, namesake = rows_by(p.result, kernel="relu")
+    assert namesake.thread == "MainThread (2)"
     assert (mine.thread, mine.beside, theirs.thread, theirs.beside) == ("MainThread", False, "helper", True)
     assert namesake.thread != "MainThread" and namesake.beside
     assert {row.layer for row in rows_by(p.result, thread="helper", kernel="conv2d_backward")} > {"stages.0.0"}
     assert_complete(p.result)
+
+
+def test_threads_of_the_same_name_are_apart_while_they_live():
+    x, together = np.ones(4, np.float32), threading.Barrier(3)
+
+    def work():
+        together.wait(60)
+        functional.relu(x)
+        together.wait(60)
+
+    def all_at_once():
+        threads = [threading.Thread(target=work, name="worker") for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    with profiled() as p:
+        for _ in range(2):
+            all_at_once()
+    calls = {row.thread: row.calls for row in rows_by(p.result, kernel="relu")}
+    assert calls == {"worker": 2, "worker (2)": 2, "worker (3)": 2}
 
 
 def test_a_profile_in_a_thread(clock):
@@ -454,6 +477,18 @@ def test_a_kernel_that_somebody_has_kept():
         relu = octsod.backend.kernels.relu
     relu(x, out)
     assert out.max() == 1 and rows_by(p.result, kernel="relu") == []
+
+
+def test_a_result_that_was_interrupted_can_be_asked_for_again(monkeypatch):
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "under_roofs", interrupted)
+    with pytest.raises(KeyboardInterrupt), octsod.profile() as p:
+        functional.relu(np.ones(4, np.float32))
+    monkeypatch.setattr(recording, "under_roofs", lambda profile, _: profile)
+    assert [event.name for event in p.result.events] == ["relu", "ReLU", "round 1"] and p.result.lost == 0
 
 
 def test_nothing_is_left_behind():

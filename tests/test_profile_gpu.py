@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import octsod
-from octsod import functional
+from octsod import functional, ops
+from octsod.autograd import Function
 from octsod.profiling import events, gpu_roofs, recording
 from octsod.profiling.roofs import measure
 from octsod.profiling.subjects import profile_prediction, profile_training
@@ -98,6 +99,25 @@ def test_kernels_of_the_host_count_where_they_take_more(device):
     beside = {row.kernel: row.beside for row in p.result.rows if row.kernel}
     assert beside == {"exp": False, "relu": True}
     assert_complete(p.result)
+
+
+def test_an_own_op_without_kernels_has_no_cost_there(device):
+    """What it launches by itself has no time that anyone has measured: the host's would be that of launching."""
+
+    class Empty(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return octsod.backend.empty(x.shape, x.dtype)
+
+        @staticmethod
+        def cost(x, itemsize=4, backward=False):
+            return ops.Cost(10**12, 10**12)
+
+    x = octsod.Tensor(np.ones((4, 600), np.float32))
+    with octsod.profile(roofs=False) as p:
+        Empty.apply(x.to("cuda"))
+        Empty.apply(x)
+    assert [(row.calls, row.flops) for row in p.result.rows if row.op == "Empty" and not row.kernel] == [(2, None)]
 
 
 def test_roofs_of_a_gpu(device):

@@ -9,6 +9,7 @@ from profiles import CPU, profile, profiles, row, typical
 
 from octsod.profiling import Cache, LayerMemory, Roofs, grouped, table, verdict
 from octsod.profiling.groups import NAMES, SORTS
+from octsod.profiling.tables import COLUMNS
 
 
 def of(name, by="kernel", found=None):
@@ -231,6 +232,35 @@ def test_wide_names_are_wrapped_at_100_columns():
         lines = table(dataclasses.replace(profile(row(layer=name, title="x" * 130)), subject=name), by).splitlines()
         assert max(map(len, lines)) <= 100
     assert "end" in table(profile(row(layer=name)), "layer")
+
+
+@pytest.mark.parametrize("width, breaks", [
+    (100, 1), (93, 1), (92, 2), (80, 2), (50, 2), (49, 3), (40, 3),
+])  # fmt: skip
+def test_numbers_are_wrapped_where_a_terminal_is_narrow(width, breaks):
+    found = dataclasses.replace(typical(), captured=(0.1,) * 5, lost=12_345)
+    lines = table(found, width=width, filter="net").splitlines()
+    assert max(map(len, lines)) <= width
+    header = [line for line in lines if set(line.split()) & {"share", "FLOP", "roof"}][:breaks]
+    assert " ".join(" ".join(header).split()) == " ".join(name for name, _ in COLUMNS)
+    numbers = lines[lines.index(header[-1]) :]
+    first = next(i for i, line in enumerate(numbers) if line.split()[:3] == ["40.000", "40.0", "%"])
+    whole = " ".join(" ".join(numbers[first : first + breaks]).split())
+    assert whole == "40.000 40.0 % 1 40.000 0.000 1 G 1 M 1,000 25 0.025 25.0 %"
+    for words in ("the step", "unaccounted for", "replayed from a captured", "12,345 older events", "net.conv"):
+        assert words in " ".join(" ".join(lines).split())
+
+
+@pytest.mark.parametrize("width", [39, 0, -1])
+def test_too_narrow(width):
+    with pytest.raises(ValueError, match=rf"^profile: `width` is {width}; expected at least 40\.$"):
+        table(typical(), width=width)
+
+
+def test_a_very_wrong_cost_does_not_touch_its_neighbour():
+    wrong = profile(row(ms=(1e-3,) * 5, flops=2**60, bytes=1), rounds=(100.0,) * 5)
+    (line,) = [line for line in table(wrong).splitlines() if line.endswith("!")]
+    assert line.split()[-3:] == ["-", "1.2e+15", "%!"]
 
 
 def test_names_are_safe_for_a_terminal():

@@ -61,9 +61,10 @@ class Group:
 
 
 def kernel_name(row: Row) -> str:
-    """A kernel with its shapes, or what is done outside of kernels: Python, unless a title says something else."""
+    """A kernel with its shapes, or what is done outside of kernels, see `use_name`; an op with a cost that is computed
+    there has a name of its own."""
     if not row.kernel:
-        return row.title or PYTHON
+        return use_name(row) if row.flops is None else f"{use_name(row)} of {_op_name(row)}"
     return f"{row.kernel} {row.title}".rstrip()
 
 
@@ -75,9 +76,14 @@ def _layer_name(row):
     return row.layer or f"({row.phase or 'no layer'})"
 
 
+def use_name(row: Row) -> str:
+    """What is done outside of kernels: Python, unless a title says something else."""
+    return row.title or PYTHON
+
+
 def _row_name(row):
-    own = [row.layer, row.op, row.phase]
-    return f"{kernel_name(row)}: {', '.join(filter(None, own))}" if any(own) else kernel_name(row)
+    own, name = [row.layer, row.op, row.phase], kernel_name(row) if row.kernel else use_name(row)
+    return f"{name}: {', '.join(filter(None, own))}" if any(own) else name
 
 
 NAMES: dict[str, Callable[[Row], str]] = {
@@ -237,14 +243,15 @@ def _part(rows: Sequence[Row], time: float, roof: Roofs | None) -> _Part:
     first = rows[0]
     flops, size = sum(row.flops or 0 for row in rows), sum(row.bytes or 0 for row in rows)
     part = _Part(kernel_name(first), first.device, time, flops, size)
-    if not first.kernel:
-        part.bound, part.outside = part.name, True
+    costed = first.flops is not None and first.bytes is not None
+    part.outside = not first.kernel
+    if part.outside and not costed:
+        part.bound = part.name
     elif roof is None:
         part.roofless = True
     elif time:
         calls = math.fsum(row.calls for row in rows)
-        launches = math.fsum(row.calls for row in rows if not row.inside) * roof.launch
-        costed = first.flops is not None and first.bytes is not None
+        launches = math.fsum(row.calls for row in rows if row.kernel and not row.inside) * roof.launch
         floors = floors_of(roof, flops, size, calls, first.inside)
         moving = (calls or 1.0) * roof.memory_floor(size / (calls or 1.0), fastest=True)[0]
         part.share = max(moving, floors[ARITHMETIC]) / time if costed else 0.0

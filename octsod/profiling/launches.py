@@ -2,12 +2,14 @@
 
 import collections
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..backend import is_array, memory
+from ..autograd import Tensor
+from ..backend import Host, default_device, device_of, is_array, memory
 from ..backend.deferred import ActivationGradient, ActivationSums, Deferred, DeferredGradient, GradientTarget
 from ..ops import Cost
 from .costs import DESCRIPTIONS
@@ -98,6 +100,28 @@ def described(name: str, arguments: Any) -> tuple[str, Cost | None]:
     if name in DESCRIPTIONS:
         return DESCRIPTIONS[name](*arguments)
     return ", ".join("x".join(map(str, array.shape)) for _, array in arrays_of(arguments)), None
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An application of a user's op: what decides on its cost. function: the op. shapes: of its inputs. on_host:
+    whether a processor computes it, not a GPU. settings: its parameters, of which `kinds` is the signature."""
+
+    function: Any
+    shapes: tuple[Any, ...]
+    itemsize: int
+    on_host: bool
+    kinds: Any
+    settings: dict[str, Any] = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, function: Any, tensors: Any, settings: dict[str, Any]) -> "Example":
+        first = next((t for t in tensors if hasattr(t, "dtype")), None)
+        itemsize = 4 if first is None else first.dtype.itemsize
+        array = first_array(first._data if isinstance(first, Tensor) else first)
+        device = default_device() if array is None else device_of(array)
+        shapes, kinds = tuple(shapes_of(tensors)), signature(settings)
+        return cls(function, shapes, itemsize, isinstance(device, Host), kinds, settings)
 
 
 def shapes_of(inputs: Any) -> list[Any]:

@@ -10,14 +10,16 @@ from numba.core import event as numba_events
 from ..autograd import Op
 from ..backend import current, device_of, gpu, memory
 from ..backend.cuda import CudaDevice
+from ..threads import new_lock
 from .events import DeviceTrack
 from .holdings import Holdings
-from .launches import described, first_array, shapes_of, signature, told_apart
+from .launches import Example, described, first_array, signature, told_apart
 from .names import Names
 from .tracks import COMPILING, OUTSIDE, PROFILER, PROFILING, PYTHON, Frame, Kind, Ring, Track, Within
 
 # What autograd and memory launch around an op: zeros, gradients that are added up, maps that are materialised.
-AROUND = {"activate", "add", "copy", "differentiate", "fill"}
+AROUND_FORWARD = {"activate", "copy", "fill"}
+AROUND_BACKWARD = AROUND_FORWARD | {"add", "differentiate"}
 CHANGES = 1 << 14  # of memory in use, the latest
 KINDS = 500  # different launches of one kernel that are told apart; what comes after them is one more
 
@@ -26,8 +28,7 @@ class Recorder:
     """The time of all threads and devices, while a profile is under way. It begins in the thread that makes it.
 
     main: the track of that thread. tracks: those of all others. devices: by name, those of devices with a time of their
-    own. computing: all devices on which kernels have run, by name. ring: the latest intervals. examples: what a user's
-    op with a cost was applied to, by what equal calls have in common.
+    own. computing: all devices on which kernels have run, by name. ring: the latest intervals.
     """
 
     def __init__(self, events: int, clock: Callable[[], int]):
@@ -37,12 +38,13 @@ class Recorder:
         kept = min(events, CHANGES)
         self.memory, self.gpu_memory = Holdings(memory.pool.live, kept), Holdings(0, kept)
         self.computing: dict[str, Any] = {}
-        self.examples: dict[Any, tuple[Any, ...]] = {}
         self._names = Names()
         self._kinds: dict[Any, Kind] = {}
         self._of_kernel: collections.Counter[str] = collections.Counter()  # how many kinds
         self._titles: collections.Counter[tuple[str, str]] = collections.Counter()
         self._here = threading.local()
+        self._naming = new_lock()
+        self._threads = [(threading.current_thread().name, threading.current_thread())]  # alive, by name
         self.main = self._here.track = Track(threading.current_thread().name, clock, True)
 
     # What `watching` tells -------------------------------------------------------------------------------------------
@@ -52,7 +54,7 @@ class Recorder:
         before = track.frame
         frame = Frame(function.__name__, before.layer, before.phase or "forward")
         priced = None if issubclass(function, Op) or not hasattr(function, "cost") else (function, tensors, settings)
-        cost = None if priced is None else self._example(*priced)
+        cost = None if priced is None else Example.of(*priced)
         return _Applied(track, self.ring, "op", frame.op, track.of(PYTHON, frame), frame, (before.layer, cost, False))
 
     def noted(self):
@@ -171,15 +173,6 @@ class Recorder:
     def _use(self, title):
         return self._kinds.setdefault(("", title), Kind("", title, "cpu"))
 
-    def _example(self, function, tensors, settings):
-        """What calls of a user's op of the same cost have in common."""
-        shapes = tuple(shapes_of(tensors))
-        itemsize = next((t.dtype.itemsize for t in tensors if hasattr(t, "dtype")), 4)
-        key = function, shapes, itemsize, signature(settings)
-        if key not in self.examples:
-            self.examples[key] = function, shapes, itemsize, dict(settings)
-        return key
-
     # Threads and rounds ----------------------------------------------------------------------------------------------
 
     def track(self) -> Track:
@@ -187,11 +180,21 @@ class Recorder:
         try:
             return self._here.track
         except AttributeError:
-            name = threading.current_thread().name
-            name = f"{name} ({len(self.tracks) + 2})" if name == self.main.name else name
-            track = self._here.track = Track(name, self.clock, False)
-            self.tracks.append(track)
+            with self._naming:
+                track = self._here.track = Track(self._own_name(), self.clock, False)
+                self.tracks.append(track)
             return track
+
+    def _own_name(self):
+        """The name of this thread, with a number if one that is alive has it, too."""
+        thread = threading.current_thread()
+        self._threads = [(name, other) for name, other in self._threads if other.is_alive()]
+        taken, name, number = {self.main.name, *(name for name, _ in self._threads)}, thread.name, 1
+        while name in taken:
+            number += 1
+            name = f"{thread.name} ({number})"
+        self._threads.append((name, thread))
+        return name
 
     def all_tracks(self) -> list[Track]:
         """The tracks of all threads and devices, the main one first."""
@@ -248,8 +251,9 @@ class _Applied(Within):
     def _end(self, track, launched):
         _, cost, backward = self._note
         if cost is not None:
-            kernels = [cell for cell in launched if cell.kind.kernel not in AROUND]
-            if not kernels:
+            around = AROUND_BACKWARD if backward else AROUND_FORWARD
+            kernels = [c for c in launched if c.kind.kernel not in around or c.frame.op != self._frame.op]
+            if not kernels and cost.on_host:  # of a GPU, nobody has timed what is no kernel
                 self._cell.costs[cost, backward] += 1
             elif len(kernels) == 1 and kernels[0].kind.own:
                 kernels[0].costs[cost, backward] += 1

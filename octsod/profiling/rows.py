@@ -5,15 +5,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ..checks import require, require_number
 from ..ops import Cost
 from .recorder import Recorder
 from .results import Event, Row
 from .tracks import COMPILING, OUTSIDE, PYTHON, Cell
 
+MOST = 10**15  # of operations or bytes of a user's op: no machine makes as many in a call that anyone waits for
+
 
 def rows_of(recorder: Recorder, walls: Sequence[int]) -> list[Row]:
     """The rows of rounds that took `walls` nanoseconds: of the thread that was profiled, of other threads, of GPUs."""
-    rounds, prices = len(walls), _Prices(recorder.examples)
+    rounds, prices = len(walls), _Prices()
     merged: dict[Any, list[Cell]] = {}
     for track in recorder.all_tracks():
         for cell in list(track.cells.values()):
@@ -55,9 +58,9 @@ def _row(key, cells, rounds, prices):
 class _Prices:
     """The costs of cells: those of our own kernels, and those that users' ops tell."""
 
-    def __init__(self, examples: Any):
-        self._examples = examples
+    def __init__(self):
         self._known: dict[Any, Cost | None] = {}
+        self._said: set[str] = set()
 
     def of(self, cell: Cell) -> tuple[float, float] | None:
         """(flops, bytes) of all calls; None if nobody knows."""
@@ -74,19 +77,32 @@ class _Prices:
     def _cost(self, example, backward):
         key = example, backward
         if key not in self._known:
-            function, shapes, itemsize, settings = self._examples[example]
+            function = example.function
             try:
-                cost = function.cost(*shapes, itemsize=itemsize, backward=backward, **settings)
-                if not isinstance(cost, Cost):
-                    raise TypeError(f"it returned a {type(cost).__name__}; expected an octsod.ops.Cost")
+                cost = _sound(
+                    function.cost(*example.shapes, itemsize=example.itemsize, backward=backward, **example.settings)
+                )
             except Exception as error:  # of a user's code
                 cost = None
-                warnings.warn(
-                    f"profile: `{function.__name__}.cost` is not used: {type(error).__name__}: {error}",
-                    RuntimeWarning, stacklevel=2,
-                )  # fmt: skip
+                self._warn(f"profile: `{function.__name__}.cost` is not used: {type(error).__name__}: {error}")
             self._known[key] = cost
         return self._known[key]
+
+    def _warn(self, text):
+        """Say it once, however many shapes it is true of."""
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _sound(cost):
+    """A cost that a user's op told, in whole numbers. Raises TypeError or ValueError for what is none."""
+    if not isinstance(cost, Cost):
+        raise TypeError(f"it returned a {type(cost).__name__}; expected an octsod.ops.Cost")
+    numbers = [("flops", cost.flops), ("bytes", cost.bytes)]
+    for name, number in numbers:
+        require(require_number(number, "cost", name, 0) <= MOST, "cost", name, f"is {number}", f"at most {MOST:g}")
+    return Cost(*(int(number) for _, number in numbers))
 
 
 def events_of(items: Sequence[Any]) -> list[Event]:

@@ -121,8 +121,11 @@ class Ring:
     def latest(self) -> tuple[list[Any], int]:
         """What it holds, in order of their ends, and how many it has lost."""
         size, count = len(self._items), next(self._numbers) - 1
+        self._numbers = itertools.count(count + 1)  # so that it may be asked again
         first = max(1, count - size + 1)
-        return [self._items[number % size] for number in range(first, count + 1) if size], first - 1
+        held = [self._items[number % size] for number in range(first, count + 1) if size]
+        found = [item for item in held if item is not None]  # a thread may just be adding one
+        return found, count - len(found)
 
 
 class Within:
