@@ -79,7 +79,12 @@ def test_one_row_alone_is_slower():
     assert [change.name for change in difference.slower] == ["kernel7 8@32 -> 8@32, 3x3: a.b, Conv2d, forward"]
     few = compare(noisy(0, 4, kernels=40), scaled(noisy(1, 4, kernels=40), 1.5, "kernel7"))
     assert few.exit_code == 0 and few.rows[0].verdict == "too few rounds to tell"
-    assert "too few rounds (4 and 4) to judge 40 rows" in " ".join(few.notes)
+    assert few.notes == [
+        "4 and 4 rounds are too few to judge single rows, of which 40 take 0.5% or more: that takes at least 7 in "
+        "each, or a filter that leaves fewer."
+    ]
+    enough = compare(noisy(0, 7, kernels=40), scaled(noisy(1, 7, kernels=40), 1.5, "kernel7"))
+    assert len(enough.slower) == 1 and enough.notes == []
 
 
 def test_what_takes_little_decides_nothing():
@@ -146,6 +151,27 @@ def test_as_text():
     assert max(map(len, text.splitlines())) <= 80
     assert "the step" not in text and "the round" in text  # its phases are forward alone
     assert text.count("slower") >= 2 and "7 others, none of them slower" in text
+
+
+def test_what_only_one_has_is_listed_up_to_the_top():
+    def of(*names):
+        return profile(*(row(name, ms=(10.0 + i,) * 4) for i, name in enumerate(names)), rounds=(100.0,) * 4)
+
+    difference = compare(of("a", "b", "c"), of("d", "e", "a", "f"))
+    lines = difference_table(difference, top=1).splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith(("new", "vanished"))] == [
+        "new, 13.000 ms", "new, 21.000 ms", "vanished, 12.000 ms", "vanished, 11.000 ms"
+    ]  # fmt: skip
+    assert "new, 21.000 ms: 2 others" in lines and "vanished, 11.000 ms: 1 other" in lines
+    assert difference_table(difference).count("new, ") == 3
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_difference_fits_a_terminal(width):
+    text = difference_table(compare(noisy(0), scaled(noisy(1), 1e6, "kernel3")), width=width)
+    assert max(map(len, text.splitlines())) <= width and "slower" in text
+    with pytest.raises(ValueError, match="`width`"):
+        difference_table(compare(noisy(0), noisy(1)), width=39)
 
 
 @settings(max_examples=60, deadline=None)

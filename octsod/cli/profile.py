@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import shutil
 import sys
 
 import click
@@ -118,7 +119,7 @@ def profile(
 
     if diff:
         difference = _compared(profiling, diff, by or "row", text, threshold, anyway)
-        click.echo(profiling.difference_table(difference, top))
+        click.echo(profiling.difference_table(difference, top, _width()))
         ctx.exit(difference.exit_code)
     if load:
         result = profiling.load(load)
@@ -226,14 +227,23 @@ def _compared(profiling, paths, by, text, threshold, anyway):
     return dataclasses.replace(difference, refusals=())
 
 
+def _width():
+    """Columns of a table: as a terminal has them, within bounds."""
+    from ..profiling.tables import NARROWEST
+
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(NARROWEST, min(shutil.get_terminal_size().columns, WIDEST))
+
+
 def _show(lines, *arguments):
     """Print a table, in colours on a terminal."""
     if sys.stdout.isatty():
         from rich.console import Console
 
         console = Console(highlight=False)
-        for line in lines(*arguments, width=max(WIDTH, min(console.width, WIDEST))):
+        for line in lines(*arguments, width=_width()):
             console.print(line, soft_wrap=True)
     else:
-        for line in lines(*arguments):
+        for line in lines(*arguments, width=_width()):
             click.echo(line.plain.rstrip())

@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
+import itertools
 import math
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
+from rich.text import Text
 
-from ..checks import printable, require, require_number
+from ..checks import printable, require, require_integer, require_number
 from .groups import NAMES, added, group_name, matching, median, require_whole
 from .results import Profile, Row
+from .tables import NARROWEST, beside, paragraph
 from .verdicts import round_name
 
 ALARMS = 0.05  # how often the whole is called slower or faster where nothing has changed; likewise any row at all
@@ -86,7 +88,7 @@ def compare(
     rows = [_change(name, sides[0][name], sides[1][name], alarms, threshold, name in heavy) for name in common]
     rows.sort(key=lambda change: -abs(change.after - change.before))
     whole = _whole(round_name(before), before.rounds, after.rounds, threshold)
-    notes = _notes(before, after, rows)
+    notes = _notes(before, after, rows, alarms)
     new, vanished = ([(n, median(s[n])) for n in s if n not in t] for s, t in (sides[::-1], sides))
     return Difference(whole, rows, new, vanished, _refusals(before, after), notes)
 
@@ -184,7 +186,7 @@ def _listed(values):
     return ", ".join(map(str, values)) or "none"
 
 
-def _notes(before, after, rows):
+def _notes(before, after, rows, alarms):
     notes = []
     counts = len(before.rounds), len(after.rounds)
     if min(counts) == 1:
@@ -192,8 +194,13 @@ def _notes(before, after, rows):
     elif _rank(*counts, ALARMS) < 1:
         sure = 1 - 2 / math.comb(sum(counts), counts[0])
         notes.append(f"With {counts[0]} and {counts[1]} rounds, the bounds hold in {sure:.0%} of all comparisons only.")
-    if any(row.verdict == UNSURE and row.decisive for row in rows):
-        notes.append(f"There are too few rounds ({counts[0]} and {counts[1]}) to judge {len(rows)} rows.")
+    unsure = [row for row in rows if row.decisive and row.high == math.inf]
+    if unsure and min(counts) > 1:
+        needed = next(n for n in itertools.count(max(counts)) if _rank(n, n, alarms) > 0)
+        notes.append(
+            f"{counts[0]} and {counts[1]} rounds are too few to judge single rows, of which {len(unsure)} take "
+            f"{HEAVY:.1%} or more: that takes at least {needed} in each, or a filter that leaves fewer."
+        )
     for fact in FREE:
         both = [profile.machine.get(fact) for profile in (before, after)]
         if both[0] != both[1]:
@@ -211,26 +218,33 @@ def _shown(value):
 def difference_table(difference: Difference, top: int | None = None, width: int = 100) -> str:
     """A difference as text: the whole, then the rows whose times have changed most, then what is new or has vanished.
 
-    top: how many rows are shown; of others, all that are decisive and have become slower.
+    top: how many rows are shown, how many that are new, and how many that have vanished; of others, all that are
+    decisive and have become slower. width: columns, at least 40.
     """
+    width = require_integer(width, "difference_table", "width", NARROWEST)
     shown = [row for i, row in enumerate(difference.rows) if top is None or i < top or row in difference.slower]
-    out = [f"{'before, ms':>12}{'after, ms':>12}{'ratio':>9}   bounds"]
+    out = [*beside(f"{'before, ms':>12}{'after, ms':>12}{'ratio':>9}   ", "bounds", width)]
     for change in (difference.whole, *shown):
-        out += [*_wrapped(change.name, width), _numbers(change)]
+        out += [*paragraph(printable(change.name), width), *_numbers(change, width)]
     if rest := len(difference.rows) - len(shown):
-        out.append(f"{rest} others, none of them slower beyond noise that take {HEAVY:.1%} or more")
+        out += paragraph(f"{rest} others, none of them slower beyond noise that take {HEAVY:.1%} or more", width)
     for what, rows in (("new", difference.new), ("vanished", difference.vanished)):
-        for name, seconds in sorted(rows, key=lambda row: -row[1]):
-            out += _wrapped(f"{what}, {1e3 * seconds:.3f} ms: {name}", width)
-    out += ["", *(line for note in difference.notes for line in _wrapped(note, width))]
-    return "\n".join(out).rstrip()
+        for line in _listing(what, sorted(rows, key=lambda row: -row[1]), top):
+            out += paragraph(printable(line), width)
+    out += [Text(), *(line for note in difference.notes for line in paragraph(printable(note), width))]
+    return "\n".join(line.plain.rstrip() for line in out).rstrip()
 
 
-def _numbers(change):
+def _numbers(change, width):
     bound = "none" if change.high == math.inf else f"{change.low:.3f} to {change.high:.3f}"
     words = change.verdict if change.decisive or change.verdict == SAME else f"{change.verdict}, but it takes little"
-    return f"{1e3 * change.before:>12.3f}{1e3 * change.after:>12.3f}{change.ratio:>9.3f}   {bound:<16}  {words}"
+    numbers = f" {1e3 * change.before:>11.3f} {1e3 * change.after:>11.3f} {change.ratio:>8.3f}   "
+    yield from beside(numbers, f"{bound:<16}  {words}", width)
 
 
-def _wrapped(text, width):
-    return textwrap.wrap(printable(text), width, subsequent_indent="    ") or [""]
+def _listing(what, rows, top):
+    """The rows that only one of two profiles has, the first `top` of them one by one."""
+    listed = [*rows[:top]]
+    if rest := rows[len(listed) :]:
+        listed.append((f"{len(rest)} other{'s' * (len(rest) > 1)}", math.fsum(seconds for _, seconds in rest)))
+    return [f"{what}, {1e3 * seconds:.3f} ms: {name}" for name, seconds in listed]

@@ -23,6 +23,8 @@ def milliseconds(seconds: float) -> str:
 def percent(share: float) -> str:
     """A share as text, such as 12.3 %; what is just above the whole does not look like it."""
     value = round(100 * share, 3) + 0.0  # no -0.0
+    if abs(value) >= 1e6:
+        return f"{value:.2g} %"
     return f"{value:.1f} %" if abs(value) < 100 or 100 < value < 100.5 else f"{value:,.0f} %"
 
 
