@@ -98,13 +98,14 @@ def _flag(value, where):
     return value
 
 
-def _number(least: float = -math.inf, above: bool = False, whole: bool = False) -> Callable[[Any, str], Any]:
+def _number(least: float = -math.inf, most: float = math.inf, whole: bool = False) -> Callable[[Any, str], Any]:
     kind = "an integer" if whole else "a finite number"
-    bound = "" if least == -math.inf else f" above {least:g}" if above else f" of at least {least:g}"
+    bound = "" if least == -math.inf else f" of at least {least:g}"
+    bound += "" if most == math.inf else f" and at most {most:g}"
 
     def check(value, where):
         known = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not known or not math.isfinite(value) or not (value > least if above else value >= least):
+        if not known or not math.isfinite(value) or not least <= value <= most:
             raise _wrong(value, where, kind + bound)
         return value if whole else float(value)
 
@@ -154,26 +155,27 @@ def _machine(value, where):
     return value
 
 
-_SECONDS, _POSITIVE = _number(0), _number(0, above=True)
+# What a clock of nanoseconds and any machine may have measured: other numbers would only fill tables and pictures.
+_SECONDS, _WALL, _RATE = _number(0, 1e9), _number(1e-9, 1e9), _number(1e-3, 1e21)
 _COUNT = _number(0, whole=True)
 
 _RECORDS = {
     "roofs": _record(Roofs, {
-        "device": _text, "threads": _number(1, whole=True), "bandwidth": _POSITIVE, "arithmetic": _POSITIVE,
-        "launch": _SECONDS, "fastest": _SECONDS,
-        "caches": _list_of(_record(Cache, {"bytes": _COUNT, "bandwidth": _POSITIVE})),
+        "device": _text, "threads": _number(1, whole=True), "bandwidth": _RATE, "arithmetic": _RATE,
+        "launch": _SECONDS, "fastest": _number(0, 1e21),
+        "caches": _list_of(_record(Cache, {"bytes": _COUNT, "bandwidth": _RATE})),
     }),
     "rows": _record(Row, {
-        **dict.fromkeys(("kernel", "title", "op", "layer", "phase", "device", "thread"), _text), "calls": _SECONDS,
-        "seconds": _list_of(_SECONDS), "flops": _or_none(_COUNT), "bytes": _or_none(_COUNT),
+        **dict.fromkeys(("kernel", "title", "op", "layer", "phase", "device", "thread"), _text),
+        "calls": _number(0, 1e15), "seconds": _list_of(_SECONDS), "flops": _or_none(_COUNT), "bytes": _or_none(_COUNT),
         "beside": _flag, "inside": _flag,
     }),
     "memory": _record(LayerMemory, {"layer": _text, "bytes": _COUNT, "at_peak": _COUNT}),
 }  # fmt: skip
 
 _ENTRIES = _record(dict, {
-    "subject": _text, "machine": _machine, "rounds": _list_of(_POSITIVE, least=1), "peak_bytes": _COUNT,
-    "captured": _list_of(_POSITIVE), "compiled": _SECONDS, "lost": _COUNT, "names": _list_of(_text),
+    "subject": _text, "machine": _machine, "rounds": _list_of(_WALL, least=1), "peak_bytes": _COUNT,
+    "captured": _list_of(_WALL), "compiled": _SECONDS, "lost": _COUNT, "names": _list_of(_text),
     "events": _list_of(_list_of(_number(whole=True))), "held": _list_of(_list_of(_number(whole=True))),
     **{name: _list_of(record) for name, record in _RECORDS.items()},
 })  # fmt: skip
@@ -181,8 +183,9 @@ _ENTRIES = _record(dict, {
 
 def _profile(entries):
     """The profile that a file's entries describe. Raises ValueError, which says what is wrong, without a full stop."""
-    if entries.get("version") != VERSION:
-        raise _wrong(entries.get("version", _MISSING), "version", str(VERSION))
+    version = entries.get("version", _MISSING)
+    if type(version) is not int or version != VERSION:
+        raise _wrong(version, "version", str(VERSION))
     entries = _ENTRIES({name: value for name, value in entries.items() if name not in ("format", "version")}, "")
     rounds, names = len(entries["rounds"]), entries.pop("names")
     for i, row in enumerate(entries["rows"]):
