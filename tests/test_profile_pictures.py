@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +87,17 @@ def test_points_lie_at_intensity_and_rate():
     assert "10 GB/s copied" in text and "100 GFLOP/s in multiply-adds" in text
     assert "add 8@32\n20 ms, 20.0 % of the step; 50.0 % of its roof" in text
     assert "Not shown: 31 ms in Python" in text and "1 kernel with an error of the cost" in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize("bandwidth", [1e8, 10e9, 1e12])
+def test_what_is_copied_stands_along_its_roof(bandwidth):
+    found = typical()
+    roof = dataclasses.replace(found.roofs[0], bandwidth=bandwidth)
+    (plot,) = roofline(dataclasses.replace(found, roofs=(roof,))).axes
+    (text,) = [t for t in plot.texts if t.get_text().endswith("GB/s copied")]
+    line = next(line for line in plot.lines if len({*line.get_ydata()}) > 1)
+    (left, low), (right, high) = plot.transData.transform(np.transpose(line.get_data()))
+    assert text.get_rotation() == pytest.approx(math.degrees(math.atan2(high - low, right - left)))
 
 
 def test_of_many_points_a_dozen_are_labelled():

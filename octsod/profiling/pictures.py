@@ -139,9 +139,10 @@ def _along(plot, start, end, roof):
     rate = roof.bandwidth / 1e9
     plot.plot([start, end], [rate * start, rate * end], color=INK, linewidth=1.4)
     x = start * (end / start) ** 0.42
+    (left, low), (right, high) = plot.transData.transform([(start, rate * start), (end, rate * end)])
     plot.annotate(
-        f"{number(rate)} GB/s copied", (x, rate * x), (5, -5), fontsize=9, textcoords="offset points", ha="center",
-        va="top", rotation=45, rotation_mode="anchor", transform_rotates_text=True,
+        f"{number(rate)} GB/s copied", (x, rate * x), (3, -5), fontsize=9, textcoords="offset points", ha="center",
+        va="top", rotation=math.degrees(math.atan2(high - low, right - left)), rotation_mode="anchor",
     )  # fmt: skip
 
 
