@@ -6,7 +6,7 @@ import pytest
 
 import octsod
 from octsod import nn
-from octsod.profiling import roofs
+from octsod.profiling import roofs, subjects
 from octsod.profiling.machine import LARGE, cache_bytes, cache_levels, facts
 from octsod.profiling.results import Cache, Roofs
 from octsod.profiling.subjects import profile_prediction, profile_training
@@ -71,11 +71,23 @@ def test_what_cannot_be_profiled(settings, said):
         profile_training(**arguments)
 
 
-def test_a_subject_names_its_threads(quick):
+def test_a_subject_names_its_threads(quick, monkeypatch):
+    monkeypatch.setattr(subjects, "available_cpus", lambda: 3)
     for threads in (1, 3):
         result = profile_prediction(octsod.csnet(0.2), 1, 32, steps=1, threads=threads)
         count = f"{threads} thread{'s' * (threads > 1)}"
         assert result.subject.endswith(f", cpu, {count}") and result.roofs[0].threads == threads
+
+
+def test_a_prediction_has_no_more_threads_than_processors(quick, monkeypatch):
+    """Steps of others would seem faster than the machine can be, while they wait for a processor."""
+    monkeypatch.setattr(subjects, "available_cpus", lambda: 2)
+    network, before = octsod.csnet(0.2), octsod.get_num_threads()
+    said = r"^profile_prediction: `threads` is 3; expected at most 2, one per processor: .*\.$"
+    with pytest.raises(subjects.ThreadsError, match=said):
+        profile_prediction(network, 1, 32, steps=1, threads=3)
+    assert octsod.get_num_threads() == before
+    assert profile_training(network, 1, 32, steps=1, threads=3).roofs[0].threads == 3  # where the caller's clock counts
 
 
 def test_roofs(quick):

@@ -12,9 +12,10 @@ import numpy as np
 from .. import inference
 from ..backend import Device, Host, get_device, use_backend, watching
 from ..checks import require, require_integer
+from ..errors import OctsodError
 from ..models import CSNet
 from ..nn import Module
-from ..threads import get_num_threads, set_num_threads
+from ..threads import available_cpus, get_num_threads, set_num_threads
 from ..training import Classification, Recipe, Saliency, Task, Trainer
 from .machine import facts
 from .recording import EVENTS, profile
@@ -23,6 +24,10 @@ from .roofs import under_roofs
 
 ROUNDS = 5
 CAPTURED = 2  # replays at first, which are not timed
+
+
+class ThreadsError(OctsodError, ValueError):
+    """A prediction has more threads than there are processors, so that times of its steps are not those of work."""
 
 
 def profile_training(
@@ -66,7 +71,8 @@ def profile_prediction(
     """Profile predictions of a CSNet that finds objects, for random pictures that are prepared already.
 
     On a processor, where a prediction is one kernel call, its rows are those of the call's steps; on a GPU, those of
-    the layers' kernels, and `captured` has times of predictions that are replayed. Arguments as of `profile_training`.
+    the layers' kernels, and `captured` has times of predictions that are replayed. Arguments as of `profile_training`;
+    more threads than processors are a ThreadsError, a ValueError, as steps of theirs wait while others work.
     """
     device = get_device(device)
     x, size = _pictures("profile_prediction", network, batch_size, size)
@@ -88,6 +94,11 @@ def profile_prediction(
 def _prediction_on_cpu(model, x, steps, subject):
     from .predictions import prediction_rows
 
+    if get_num_threads() > available_cpus():
+        raise ThreadsError(
+            f"profile_prediction: `threads` is {get_num_threads()}; expected at most {available_cpus()}, one per "
+            "processor: of more, nobody can tell which are at work."
+        )
     rows, walls, events, lost = prediction_rows(model, x, steps, events=True)
     found = Profile(subject, facts(), (), tuple(walls), tuple(rows), events=tuple(events), lost=lost)
     return under_roofs(found, ["cpu"])
