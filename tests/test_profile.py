@@ -1,7 +1,9 @@
 """What `octsod.profile` finds of ops, layers, kernels, threads and memory, and that it loses nothing."""
 
+import concurrent.futures
 import itertools
 import math
+import sys
 import threading
 
 import numpy as np
@@ -598,6 +600,34 @@ def test_holdings():
     held.restart()
     held.taken(4, 50, "c")
     assert held.peak == 135 == sum(entry.at_peak for entry in held.by_layer())
+
+
+def test_holdings_of_several_threads_and_of_garbage_collection():
+    held = Holdings(kept=10)
+
+    class Live(dict):
+        def get(self, key, default=None):  # garbage collection runs here, and returns a block of the same layer
+            if 1 in blocks:
+                blocks.remove(1)
+                held.returned(1, 100)
+            return super().get(key, default)
+
+    blocks = set()
+    held.live = Live(held.live)
+    held.taken(1, 100, "a")
+    blocks.add(1)
+    held.taken(2, 10, "a")
+    assert held.live == {"": 0, "a": 10} and held.total == 10 and held.peak == 110
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for _ in pool.map(lambda t: [(held.taken((t, i), 7, "b"), held.returned((t, i), 7)) for i in range(2000)],
+                              range(4)):  # fmt: skip
+                pass
+    finally:
+        sys.setswitchinterval(before)
+    assert held.live == {"": 0, "a": 10, "b": 0} and held.total == 10
 
 
 def test_what_was_there_before_is_counted_as_far_as_it_is_known():

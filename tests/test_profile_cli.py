@@ -1,7 +1,10 @@
 """`octsod profile`: options, files, exit codes."""
 
 import dataclasses
+import io
 import json
+import os
+import shutil
 import sys
 import types
 
@@ -88,6 +91,16 @@ def test_a_profile_is_shown_again_in_other_ways(saved, measured):
     lines = shown("--load", saved, "--sort", "name", "--filter", "conv2d", "--top", 1).splitlines()
     assert lines[4].startswith("Python") and lines[6].startswith("2 others")
     assert not measured
+
+
+@pytest.mark.parametrize("columns, width", [(20, 40), (40, 40), (80, 80), (120, 120), (300, 140)])
+def test_tables_are_as_wide_as_the_terminal(columns, width, saved, monkeypatch):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    for options in (("--load", saved), ("--diff", saved, saved)):
+        assert max(map(len, shown(*options).splitlines())) <= 100  # this is no terminal
+    monkeypatch.setattr(sys, "stdout", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    assert sys.modules["octsod.cli.profile"]._width() == width
 
 
 def test_pictures_of_a_saved_profile(saved, tmp_path):
