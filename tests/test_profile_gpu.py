@@ -14,6 +14,7 @@ from octsod.profiling import events, gpu_roofs, recording
 from octsod.profiling.roofs import measure
 from octsod.profiling.subjects import profile_prediction, profile_training
 from octsod.testing import cusim
+from octsod.testing.simulation import Simulator
 
 pytestmark = pytest.mark.skipif(bool(cusim.unavailable()), reason=cusim.unavailable() or "-")
 
@@ -144,3 +145,10 @@ def test_a_step_and_a_prediction_are_launched_one_by_one_and_then_captured(devic
     layers = {row.layer: row for row in predicted.rows if row.kernel == "depthwise_conv2d"}
     assert layers["extractor.stages.0.0.depthwise.1"].phase == "predict"
     assert not any(row.kernel == "csnet" and not row.beside for row in predicted.rows)
+
+
+def test_compiling_for_the_simulator_is_in_no_round():
+    with octsod.profile(roofs=False) as p:
+        module = Simulator().module('extern "C" __global__ void nothing() {}', ())
+        assert module.get_function("nothing") is module.get_function("nothing")
+    assert p.result.compiled > 0 and "compile" in {event.kind for event in p.result.events}

@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Host, use_backend
+from ..backend import Host, use_backend, watching
 from . import cusim
+
+
+class _Module(cusim.RawModule):
+    """A module whose compiling a profiler sees."""
+
+    def compile(self) -> None:
+        with watching.compiling():
+            super().compile()
 
 
 class Simulator:
@@ -18,7 +26,7 @@ class Simulator:
         self.mode = mode
 
     def module(self, code: str, options: Sequence[str]) -> Any:
-        return cusim.RawModule(code=code, options=options, mode=self.mode)
+        return _Module(code=code, options=options, mode=self.mode)
 
     def prepare(self, modules: Any) -> None:
         """Nothing: compiling takes long, and few of them are needed."""
