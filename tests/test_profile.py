@@ -14,7 +14,7 @@ from numba.core import event as numba_events
 import octsod
 from octsod import functional, nn, ops, optim
 from octsod.autograd import Function
-from octsod.backend import launch_with, watching
+from octsod.backend import Namespace, launch_with, watching
 from octsod.profiling import recording
 from octsod.profiling.holdings import Holdings
 from octsod.profiling.results import Profile
@@ -418,6 +418,30 @@ def test_threads_of_the_same_name_are_apart_while_they_live():
             all_at_once()
     calls = {row.thread: row.calls for row in rows_by(p.result, kernel="relu")}
     assert calls == {"worker": 2, "worker (2)": 2, "worker (3)": 2}
+
+
+def test_what_another_thread_has_not_ended_counts_as_far_as_it_has_come(monkeypatch):
+    kernels, now = Namespace("waits", replace=True), itertools.count(0, 10)
+    monkeypatch.setattr(recording, "clock", lambda: next(now) if threading.current_thread().name == "main" else 15)
+    begun, ended = threading.Barrier(2), threading.Barrier(2)
+
+    @kernels.kernel("cpu", "wait")
+    def wait(x):
+        begun.wait(60)
+        ended.wait(60)
+
+    thread = threading.Thread(target=lambda: kernels.wait(np.ones(4, np.float32)), name="helper")
+    monkeypatch.setattr(threading.current_thread(), "name", "main")
+    with profiled() as p:
+        thread.start()
+        begun.wait(60)
+        p.step()
+        p.step()
+    ended.wait(60)
+    thread.join()
+    assert p.result.rounds == (1e-8, 1e-8)
+    row = the_row(p.result, kernel="waits.wait")
+    assert row.seconds == (5e-9, 1e-8) and row.calls == 0.5 and row.beside
 
 
 def test_a_profile_in_a_thread(clock):

@@ -15,7 +15,7 @@ from .events import DeviceTrack
 from .holdings import Holdings
 from .launches import Example, described, first_array, signature, told_apart
 from .names import Names
-from .tracks import COMPILING, OUTSIDE, PROFILER, PROFILING, PYTHON, Frame, Kind, Ring, Track, Within
+from .tracks import COMPILING, OUTSIDE, PROFILER, PROFILING, PYTHON, Cell, Frame, Kind, Ring, Track, Within
 
 # What autograd and memory launch around an op: zeros, gradients that are added up, maps that are materialised.
 AROUND_FORWARD = {"activate", "copy", "fill"}
@@ -203,15 +203,25 @@ class Recorder:
     def _cells(self):
         return [cell for track in self.all_tracks() for cell in list(track.cells.values())]
 
-    def close(self) -> None:
-        """A round is over."""
-        for cell in self._cells():
-            cell.close()
+    def _running(self, now):
+        """Nanoseconds of what other threads have not ended yet, by cell."""
+        found: collections.Counter[Cell] = collections.Counter()
+        for track in self.tracks:
+            cell, last = track.cell, track.last  # nothing comes between, as `turn` sets both
+            found[cell] += max(now - last, 0)
+        return found
 
-    def forget(self) -> None:
-        """Count from here, but for compiling."""
+    def close(self, now: int) -> None:
+        """A round is over."""
+        running = self._running(now)
         for cell in self._cells():
-            cell.forget()
+            cell.close(running[cell])
+
+    def forget(self, now: int) -> None:
+        """Count from here, but for compiling."""
+        running = self._running(now)
+        for cell in self._cells():
+            cell.forget(running[cell])
         self.ring.clear()
         for holdings in (self.memory, self.gpu_memory):
             holdings.restart()

@@ -70,7 +70,7 @@ class profile:  # noqa: N801 (reads as in `with octsod.profile() as p:`)
                 self._stack = stack.pop_all()
             watching.profiler = recorder
         now = recorder.main.turn(recorder.main.cell)
-        recorder.forget()
+        recorder.forget(now)
         self._begin(now)
         return self
 
@@ -94,9 +94,9 @@ class profile:  # noqa: N801 (reads as in `with octsod.profile() as p:`)
         now = recorder.main.turn(recorder.main.cell)
         if self._warm:
             self._warm -= 1
-            recorder.forget()
+            recorder.forget(now)
         else:
-            recorder.close()
+            recorder.close(now)
             wall = now - self._start - (recorder.compiled() - self._compiled)
             recorder.ring.add(("step", f"round {len(self._walls) + 1}", recorder.main.name, "cpu", self._start, now))
             self._walls.append(wall)

@@ -53,15 +53,15 @@ class Cell:
         self.seconds: list[int] = []
         self.forget()
 
-    def forget(self) -> None:
-        """Count from here."""
-        self.seen, self.base, self.kept = self.total, self.calls, self.calls
+    def forget(self, running: int = 0) -> None:
+        """Count from here. running: nanoseconds so far of what has not ended."""
+        self.seen, self.base, self.kept = self.total + running, self.calls, self.calls
         self.costs.clear()
         self.kept_costs: dict[Any, int] = {}
 
-    def close(self) -> None:
-        """A round is over."""
-        total = self.total
+    def close(self, running: int) -> None:
+        """A round is over. running: nanoseconds so far of what has not ended."""
+        total = self.total + running
         self.seconds.append(total - self.seen)
         self.seen, self.kept = total, self.calls
         if self.costs:
