@@ -51,6 +51,7 @@ KINDS: dict[str, tuple[Callable[..., np.ndarray], tuple[float, float]]] = {
     "ties": (_ties, (-1.0, 1.0)),
     "labels": (lambda generator, shape, low, high: generator.integers(int(low), int(high), shape), (0, 2)),
 }
+EITHER_SIGN = ("signed", "ties")  # kinds of numbers between which 0 is
 LAYOUTS = ("contiguous", "transposed", "strided", "reversed", "offset", "read-only")
 
 

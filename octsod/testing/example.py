@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..autograd.mode import observe
-from .cases import Case
-from .error_bounds import ErrorBounds, moves
+from .cases import EITHER_SIGN, Case
+from .error_bounds import ErrorBounds
 from .evaluation import Run, Subject, cotangents, evaluate
+
+SOLVERS = ("numpy.linalg", "scipy.linalg")
 
 
 class Example:
@@ -48,28 +51,39 @@ class Example:
         with observe(lambda *_: ops.append(None)):
             evaluate(self.subject, self.case, arrays=arrays, given=given)
         return ErrorBounds(
-            self._moved, [result for _, result in run.results],
+            self._changed, [result for _, result in run.results],
             [v for y, v in zip(run.outputs, given, strict=True) if y is not None],
             [x for x, gradient in zip(arrays, run.gradients, strict=True) if gradient is not None],
             sum(a.size for a in (*arrays, *given) if a is not None), len(ops),
             max((n for _, r in run.results for n in r.shape), default=0),
         )  # fmt: skip
 
-    @functools.cached_property
-    def _generator(self) -> np.random.Generator:
-        return np.random.default_rng((self.case.seed, 0xB0))
-
-    def _moved(self, share: float, part: float) -> list[np.ndarray]:
-        """The run's results where numbers, or a part of them, are moved by this share."""
+    def _changed(self, change: Callable[[tuple[int, ...]], Any]) -> list[np.ndarray]:
+        """The run's results where numbers are multiplied by `change` of their shape."""
         arrays = []
         for leaf, x in zip(self.case.leaves(), self.arrays, strict=True):
-            shape = () if leaf.kind == "ties" else x.shape  # ties must stay ties: all of them move as one
-            arrays.append(self._times(x, shape, share, part) if x.dtype.kind == "f" else x)
-        given = [None if v is None else self._times(v, v.shape, share, part) for v in self.given]
+            factors = change(() if leaf.kind == "ties" else x.shape)  # ties must stay ties: all of them move as one
+            arrays.append(_times(x, factors if leaf.kind in EITHER_SIGN else np.abs(factors)))
+        given = [None if v is None else _times(v, change(v.shape)) for v in self.given]
         return [r for _, r in evaluate(self.subject, self.case, arrays=arrays, given=given).results]
 
-    def _times(self, x, shape, share, part):
-        return np.asarray(x * moves(self._generator, shape, share, part)).astype(x.dtype)
+    @functools.cached_property
+    def solvers(self) -> str:
+        """The module of linear algebra that forward or backward calls; "" if they call none."""
+        called: set[str] = set()
+
+        def note(frame, event, _):
+            module = str(frame.f_globals.get("__name__"))
+            if event == "call" and module.startswith(SOLVERS):
+                called.add(".".join(module.split(".")[:2]))
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            evaluate(self.subject, self.case, arrays=self.arrays, given=self._given)
+        finally:
+            sys.setprofile(before)
+        return " and ".join(sorted(called))
 
     def bounds(self, dtype: str | None = None) -> list[np.ndarray]:
         """How far results in `dtype`, by default that of the run, may be from the exact ones."""
@@ -78,11 +92,15 @@ class Example:
     def of_outputs(self, found: Sequence[Any]) -> list[Any]:
         """Of what there is for each result, that of the outputs that are floats."""
         count = sum(y is not None for y in self.run.outputs)
-        return [a for (_, y), a in list(zip(self.run.results, found, strict=True))[:count] if y.dtype.kind == "f"]
+        return [a for (_, y), a in zip(self.run.results[:count], found[:count], strict=True) if y.dtype.kind == "f"]
 
     def output_amounts(self) -> list[Any]:
         """What the terms of the outputs that are floats amount to, per element."""
         return self.of_outputs(self.error_bounds.amounts)
+
+    def output_scales(self) -> list[float]:
+        """How large the outputs that are floats are for numbers like these."""
+        return self.of_outputs(self.error_bounds.scales)
 
     @property
     def precision(self) -> str:
@@ -93,3 +111,7 @@ class Example:
     def differentiable(self) -> list[int]:
         """The numbers of the leaves that have gradients."""
         return [i for i, leaf in enumerate(self.case.leaves()) if leaf.differentiable]
+
+
+def _times(x, factors):
+    return np.asarray(x * factors).astype(x.dtype) if x.dtype.kind == "f" else x

@@ -154,7 +154,8 @@ class Line:
         coarse, fine = v * (up - down) / (2 * step), v * (half_up - half_down) / step
         apart = coarse - fine
         last_place = self.weighted.precision.unit * np.maximum(np.maximum(np.abs(up), np.abs(down)), np.abs(y0))
-        noise = np.abs(v) * (last_place + np.where(self._touched, self.weighted.noise, 0)) + self.place * np.abs(fine)
+        touched = self._noisy()
+        noise = np.abs(v) * (last_place + np.where(touched, self.weighted.noise, 0)) + self.place * np.abs(fine)
         jumps = np.abs(v * (4 * ((half_up - y0) + (half_down - y0)) - ((up - y0) + (down - y0)))) / step
         explained = jumps <= SEEN * 16 / step * noise
         adding = UNIT * (4 + math.log2(max(y0.size, 1))) * sums(np.abs(fine))
@@ -166,8 +167,16 @@ class Line:
             coarse=sums(coarse),
             fine=sums(fine),
             jump=sums(np.where(explained, 0, jumps)) / 2,
-            blur=sums(np.where(self._touched, 16 / step * noise, 0)) / 2,
+            blur=sums(np.where(touched, 16 / step * noise, 0)) / 2,
         )
+
+    def _noisy(self):
+        """What may have noise: values that depend on the number, and all of an output that seems not to. Rounding may
+        have taken all of the change then, as that of 1 + t for a small t."""
+        touched = self._touched.copy()
+        for part in self.weighted.slices:
+            touched[part] |= not touched[part].any()
+        return touched
 
 
 def noise(

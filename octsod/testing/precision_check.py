@@ -9,9 +9,9 @@ import numpy as np
 
 from ..autograd.mode import observe
 from ..autograd.tensor import Tensor
-from .error_bounds import ErrorBounds, moves
+from .error_bounds import ErrorBounds
 from .gradient_report import relative, reproduction
-from .passes import SEED, Passes
+from .passes import Passes
 
 Array = Any
 
@@ -79,7 +79,7 @@ def check_precision(fn: Callable[..., Any], *inputs: Any) -> PrecisionReport:
     high = [*values, *double.passes.gradients(cotangents).values()]
     numbers = sum(a.size for a in (*double.starts, *cotangents))
     found = ErrorBounds(
-        lambda share, part: double.results(cotangents, share, part), high, cotangents,
+        lambda change: double.results(cotangents, change), high, cotangents,
         [t.numpy() for t in double.passes.checked.values()], numbers, len(count),
     )  # fmt: skip
     bounds = found.explaining([np.abs(a - b) for a, b in zip(low, high, strict=True)], np.float32)
@@ -105,7 +105,6 @@ class _Precision:
     """The function in one dtype."""
 
     def __init__(self, fn, rounded, dtype):
-        self.dtype, self.generator = dtype, np.random.default_rng((SEED, 2))
         inputs = [Tensor(x.values.astype(dtype), x.checked) if isinstance(x, _Floats) else x for x in rounded]
         floats = {k: (t, x) for k, (t, x) in enumerate(zip(inputs, rounded, strict=True)) if isinstance(x, _Floats)}
         self.floats = [t for t, _ in floats.values()]
@@ -115,12 +114,12 @@ class _Precision:
         self.passes = Passes("check_precision", fn, inputs, checked, dtype)
         self.starts = [t.numpy().copy() for t in self.floats]
 
-    def results(self, cotangents, share, part):
-        """Outputs and gradients, where numbers that go in, or that part of them, are moved by this share."""
+    def results(self, cotangents, change):
+        """Outputs and gradients, where numbers that go in are multiplied by `change` of their shape."""
         for t, start in zip(self.floats, self.starts, strict=True):
-            t.data = np.asarray(start * moves(self.generator, start.shape, share, part))
+            t.data = np.asarray(start * change(start.shape))
         try:
-            moved = [v * moves(self.generator, v.shape, share, part) for v in cotangents]
+            moved = [v * change(v.shape) for v in cotangents]
             values = [y.copy() for y in self.passes.forward()]
             return [*values, *self.passes.gradients(moved).values()]
         finally:
