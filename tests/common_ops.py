@@ -264,6 +264,8 @@ WRONG = {
     "inverse_without_nan": (lambda x: np.nan_to_num(np.linalg.inv(x)), inverse_back, MATRIX, "nonfinite"),
     "softmax_of_what_is_no_nan": (lambda x: np.exp(x) / np.nansum(np.exp(x), -1, keepdims=True), softmax_back,
                                   inputs((1, 4)), "nonfinite"),
+    "unit_length_of_what_is_no_nan": (lambda x: x / np.linalg.norm(np.nan_to_num(x), axis=-1, keepdims=True),
+                                      lambda x, g: unit_length_back(x, g, 0), inputs((1, 3)), "nonfinite"),
     "variance_as_squares": (lambda x: (x * x).mean(-1) - x.mean(-1) ** 2,
                             lambda x, g: 2 * (x - x.mean(-1, keepdims=True)) * g[..., None] / x.shape[-1],
                             inputs(Input((2, 8), "positive", range=(1000.0, 1004.0))), "float32"),

@@ -14,7 +14,7 @@ from .cases import EITHER_SIGN, Case
 from .error_bounds import ErrorBounds
 from .evaluation import Run, Subject, cotangents, evaluate
 
-SOLVERS = ("numpy.linalg", "scipy.linalg")
+SOLVERS, NO_SOLVERS = ("numpy.linalg", "scipy.linalg"), ("norm",)  # modules, and functions of theirs
 
 
 class Example:
@@ -69,12 +69,12 @@ class Example:
 
     @functools.cached_property
     def solvers(self) -> str:
-        """The module of linear algebra that forward or backward calls; "" if they call none."""
+        """The module of linear algebra whose solvers forward or backward calls; "" if they call none."""
         called: set[str] = set()
 
         def note(frame, event, _):
             module = str(frame.f_globals.get("__name__"))
-            if event == "call" and module.startswith(SOLVERS):
+            if event == "call" and module.startswith(SOLVERS) and frame.f_code.co_name not in NO_SOLVERS:
                 called.add(".".join(module.split(".")[:2]))
 
         before = sys.getprofile()

@@ -12,18 +12,9 @@ import numpy as np
 
 from ..autograd.mode import is_grad_enabled, no_grad
 from ..autograd.tensor import Tensor
-from .finite_differences import (
-    CONFIDENCE,
-    PRECISIONS,
-    ROUGH,
-    Line,
-    Weighted,
-    compare,
-    noise,
-    norm,
-    random_sum_bound,
-)
-from .gradient_report import GradientError, GradientReport, InconclusiveWarning, Place, relative, reproduction
+from .finite_differences import PRECISIONS, Weighted, noise, norm
+from .gradient_report import GradientError, GradientReport, InconclusiveWarning, relative, reproduction
+from .input_check import InputCheck, flat
 from .passes import SEED, Passes, random_numbers, signs
 from .precision_check import check_precision
 
@@ -31,8 +22,6 @@ ALL_ENTRIES = 64  # inputs of up to so many elements are checked entry by entry
 SPREAD_ENTRIES = 20  # at least so many of a larger one, besides corners and borders
 LONGEST_AXIS = 40  # each index of an axis up to this long is among them
 DIRECTIONS = 2
-NEIGHBOURHOODS = 2.0**-12, 2.0**-20  # relative to what entries may be moved by: see `_forgiven`
-NEIGHBOURS, FEW_SLOPES = 48, 4
 VISIBLE = 1e-2  # an error of this part of the gradient must not pass unseen
 
 
@@ -168,8 +157,8 @@ class _Check:
         self.own = {number: [own[number] for own in owns] for number in self.checked}
         ends = [0, *itertools.accumulate(y.size for y in values)]
         slices = [slice(*pair) for pair in itertools.pairwise(ends)]
-        seen = self._noise(_flat(values), slices)
-        self.weighted = Weighted(_flat(values), _flat(cotangents), seen, slices, self.precision)
+        seen = self._noise(flat(values), slices)
+        self.weighted = Weighted(flat(values), flat(cotangents), seen, slices, self.precision)
         for number in self.checked:
             failures = self._check_input(number)
             self.set(number, self.starts[number])
@@ -239,7 +228,7 @@ class _Check:
         def y(t):
             for number, start in self.starts.items():
                 self.set(number, start + t * ways[number])
-            return _flat(self.run())
+            return flat(self.run())
 
         seen = noise(y, values, slices, self.precision)
         for number, start in self.starts.items():
@@ -248,7 +237,7 @@ class _Check:
 
     def _check_input(self, number):
         """Compare entries and directions; returns the Places where backward is wrong, with how wrong it is."""
-        one, failures, orders = _Input(self, number), [], []
+        one, failures, orders = InputCheck(self, number), [], []
 
         def note(found, place):
             self.entries += place.index is not None
@@ -308,117 +297,6 @@ class _Check:
         )
 
 
-class _Input:
-    """An input of a check, along whose entries and directions gradients are compared."""
-
-    def __init__(self, check, number):
-        self.check, self.number, self.weighted, self.unit = check, number, check.weighted, check.precision.unit
-        self.start, self.size, self.nearby = check.starts[number], check.sizes[number], check.nearby[number]
-        self.gradients, self.own = check.gradients[number], check.own[number]
-        typical = np.array([norm(g) / math.sqrt(max(g.size, 1)) for g in self.gradients])
-        self.least = check.precision.least * typical
-        self.outputs = self.weighted.norms(self.weighted.weights * self.weighted.values)
-        # A gradient that is zero but for rounding, such as a bias's before batch norm, is measured by the outputs.
-        noise = [CONFIDENCE * own.max(initial=0.0) for own in self.own]
-        least = np.maximum(noise, 16 * self.unit * self.outputs / self.size)
-        self.nothing = np.array([np.abs(g).max(initial=0.0) for g in self.gradients]) <= least
-        self.step = self.first_step = check.precision.first_step
-
-    def entry(self, index):
-        """Compare at an entry; returns the Comparison and the Place."""
-        analytic = np.array([g[index] * self.size for g in self.gradients])
-        own = np.array([own[index] * self.size for own in self.own])
-        scale = np.maximum(np.abs(analytic), self.least * self.size)
-        certain, off = self.first_step * self.nearby[index] / self.size, max(1.0, abs(self.start[index]) / self.size)
-
-        def moved(t):
-            array = self.start.copy()
-            array[index] += t * self.size
-            return array
-
-        found, place = self._compare(moved, certain, self.unit * off, analytic, own, scale, self.size, index, None)
-        return self._forgiven(found, moved, certain / self.first_step, 0.5), place
-
-    def direction(self, u, number=None):
-        """Compare along u, an array like the input; number: of the direction."""
-        terms = [g * u for g in self.gradients]
-        analytic = np.array([t.sum() for t in terms])
-        scale = np.maximum([norm(t) for t in terms], self.least * norm(u))
-        own = np.array([random_sum_bound(own * np.abs(u)) for own in self.own])
-        found, place = self._compare(
-            lambda t: self.start + t * u, self.first_step, self.unit, analytic, own, scale, norm(u) or 1.0, None, number
-        )
-        return self._forgiven(found, lambda t: self.start + t * u, 1.0, 1.0), place
-
-    def _forgiven(self, found, moved, reach, beyond):
-        """The comparison, as a KINK if `found` fails where the derivative jumps, and derivatives at points close by,
-        where all inputs are moved a little, are on both sides of backward's: of three numbers that are alike, sorting
-        may take any one for the middle one, though whichever is moved alone comes to be first or last.
-
-        reach: how far `moved` may go. beyond: how far outside of the others backward's may lie, as a part of their
-        range, if there are several: of the ways in which many ties can be broken, only some are tried.
-        """
-        jumps = found.jump > ROUGH * found.scale
-        if found.verdict != "FAIL" or not jumps.any():
-            return found
-        (_, _, wide, _), (low, high, range_, several) = (self._around(moved, reach, near) for near in NEIGHBOURHOODS)
-        slack = np.where(several, beyond, 0) * range_ + 1e-4 * found.scale
-        inside = (found.analytic >= low - slack) & (found.analytic <= high + slack)
-        lasting = range_ > np.maximum(wide / 2, 1e-4 * found.scale)  # that of a smooth function goes with the distance
-        fine = (found.error <= found.bound) | (jumps & inside & lasting)
-        return dataclasses.replace(found, verdict="KINK") if fine.all() else found
-
-    def _around(self, moved, reach, near):
-        """(lowest, highest, range) of the derivatives at points that are so near, per output, and whether there are
-        more than a few of them."""
-        slopes, step = [], near * 2.0**-8 * reach
-        for _ in range(NEIGHBOURS):
-            place = {
-                n: near * random_numbers(self.check.generator, close.shape) * close
-                for n, close in self.check.nearby.items()
-            }
-            ends = []
-            for t in (step, -step):
-                for n, x in self.check.checked.items():
-                    x.data = place[n] + (moved(t) if n == self.number else self.check.starts[n])
-                ends.append(_flat(self.check.run()))
-            slopes.append(self.weighted.sums(self.weighted.weights * (ends[0] - ends[1])) / (2 * step))
-        for n, x in self.check.checked.items():
-            x.data = self.check.starts[n]
-        low, high = np.min(slopes, axis=0), np.max(slopes, axis=0)
-        range_ = high - low
-        steps = np.round(64 * (slopes - low) / np.where(range_ > 0, range_, 1))
-        return low, high, range_, np.array([len(set(column)) > FEW_SLOPES for column in steps.T])
-
-    def _compare(self, moved, certain, off, analytic, own, scale, unit, index, direction):
-        def y(t):
-            self.check.set(self.number, moved(t))
-            return _flat(self.check.run())
-
-        scale = np.where(self.nothing, np.maximum(self.outputs, scale), scale)
-        with np.errstate(all="ignore"):
-            found = compare(Line(self.weighted, y, certain, off), analytic, own, scale, self.step)
-        self.step = found.next_step
-        k = found.worst
-        numbers = (found.analytic, found.numeric, found.truncation, found.rounding, found.own)
-        output = k if len(self.gradients) > 1 else None
-        place = Place(
-            self.number, index, direction, output, *(float(a[k] / unit) for a in numbers), step=float(found.step * unit)
-        )
-        return found, place
-
-    def search(self, u):
-        """An entry that is wrong, where the direction u has shown that one is: by halves. None if it gets lost."""
-        candidates = np.argwhere(u)
-        while len(candidates) > 1:
-            half = candidates[: len(candidates) // 2]
-            part = np.zeros(u.shape)
-            part[tuple(half.T)] = u[tuple(half.T)]
-            candidates = half if self.direction(part)[0].verdict == "FAIL" else candidates[len(candidates) // 2 :]
-        found, place = self.entry(tuple(int(i) for i in candidates[0]))
-        return (found.relative_error, place) if found.verdict == "FAIL" else None
-
-
 def _unique(array):
     """1 where a number occurs once, else 0."""
     _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
@@ -440,7 +318,3 @@ def _entries(shape, generator):
     spread = [np.concatenate([generator.permutation(n) for _ in range(-(-count // n))])[:count] for n in shape]
     chosen.update(dict.fromkeys(tuple(int(i) for i in index) for index in zip(*spread, strict=True)))
     return list(chosen)
-
-
-def _flat(arrays):
-    return np.concatenate([a.reshape(-1) for a in arrays]).astype(np.float64)

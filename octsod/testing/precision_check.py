@@ -59,7 +59,8 @@ def check_precision(fn: Callable[..., Any], *inputs: Any) -> PrecisionReport:
 
     There is no tolerance: how far float32 can be off is derived from the values at hand (error_bounds.py). The bound is
     large where the function itself, and not its implementation, makes errors larger, since numbers that go in have been
-    rounded, too.
+    rounded, too. What an implementation loses besides, where large terms leave a small result over, is seen in float64,
+    as noise; it is granted as far as it is small beside other results.
 
     So a variance that is the mean of squares less the square of the mean is caught, if inputs have a mean well above
     their deviation, and so is other code for float32, if it does something else. Give inputs that need care.
