@@ -14,7 +14,8 @@ from .cases import EITHER_SIGN, Case
 from .error_bounds import ErrorBounds
 from .evaluation import Run, Subject, cotangents, evaluate
 
-SOLVERS, NO_SOLVERS = ("numpy.linalg", "scipy.linalg"), ("norm",)  # modules, and functions of theirs
+SOLVERS = ("numpy.linalg", "scipy.linalg")  # modules
+NO_SOLVERS = ("norm", "_dispatcher")  # how functions of theirs end that solve nothing
 
 
 class Example:
@@ -72,10 +73,13 @@ class Example:
         """The module of linear algebra whose solvers forward or backward calls; "" if they call none."""
         called: set[str] = set()
 
+        def module(frame):
+            return str(frame.f_globals.get("__name__")) if frame else ""
+
         def note(frame, event, _):
-            module = str(frame.f_globals.get("__name__"))
-            if event == "call" and module.startswith(SOLVERS) and frame.f_code.co_name not in NO_SOLVERS:
-                called.add(".".join(module.split(".")[:2]))
+            entered = module(frame).startswith(SOLVERS) and not module(frame.f_back).startswith(SOLVERS)
+            if event == "call" and entered and not frame.f_code.co_name.endswith(NO_SOLVERS):
+                called.add(".".join(module(frame).split(".")[:2]))
 
         before = sys.getprofile()
         sys.setprofile(note)
