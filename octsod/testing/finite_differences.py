@@ -142,6 +142,7 @@ class Line:
     def __init__(self, weighted: Weighted, y: Callable[[float], Array], certain: float, place: float):
         self.weighted, self._y, self.certain, self.place = weighted, y, certain, place
         self._touched = np.zeros(weighted.values.size, bool)  # where y has been seen to depend on the number
+        self.said = np.zeros(len(weighted.slices), bool)  # which outputs backward says depend on it
 
     def difference(self, step: float) -> Difference | None:
         """The difference quotient at 0; None if a value is not finite."""
@@ -171,11 +172,11 @@ class Line:
         )
 
     def _noisy(self):
-        """What may have noise: values that depend on the number, and all of an output that seems not to. Rounding may
-        have taken all of the change then, as that of 1 + t for a small t."""
+        """What may have noise: values that depend on the number, and all of an output that is said to, but does not
+        change. Rounding may have taken all of the change then, as that of 1 + t for a small t."""
         touched = self._touched.copy()
-        for part in self.weighted.slices:
-            touched[part] |= not touched[part].any()
+        for part, said in zip(self.weighted.slices, self.said, strict=True):
+            touched[part] |= said and not touched[part].any()
         return touched
 
 
@@ -273,6 +274,7 @@ def compare(line: Line, analytic: Array, own: Array, scale: Array, first: float)
     agreed: Difference | None = None  # the sharpest that allows for `analytic`
     last: Difference | None = None  # the last one, if it does not
     step, order, refinements, ceiling, verdict = first, None, 0, math.inf, "INCONCLUSIVE"
+    line.said = analytic != 0
     precision = line.weighted.precision
     jump = growth = np.zeros(len(analytic))  # that of the last one, and how much larger it was than the one before
     for _ in range(ATTEMPTS):
