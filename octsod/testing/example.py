@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.mode import observe
+from ..backend import memory
 from .cases import EITHER_SIGN, Case
 from .error_bounds import ErrorBounds
 from .evaluation import Run, Subject, cotangents, evaluate
@@ -60,13 +61,15 @@ class Example:
         )  # fmt: skip
 
     def _changed(self, change: Callable[[tuple[int, ...]], Any]) -> list[np.ndarray]:
-        """The run's results where numbers are multiplied by `change` of their shape."""
+        """The run's results where numbers are multiplied by `change` of their shape. What is not written is NaN there,
+        not what memory happens to hold, which would explain any error."""
         arrays = []
         for leaf, x in zip(self.case.leaves(), self.arrays, strict=True):
             factors = change(() if leaf.kind == "ties" else x.shape)  # ties must stay ties: all of them move as one
             arrays.append(_times(x, factors if leaf.kind in EITHER_SIGN else np.abs(factors)))
         given = [None if v is None else _times(v, change(v.shape)) for v in self.given]
-        return [r for _, r in evaluate(self.subject, self.case, arrays=arrays, given=given).results]
+        with memory.made_by(_unwritten):
+            return [r for _, r in evaluate(self.subject, self.case, arrays=arrays, given=given).results]
 
     @functools.cached_property
     def solvers(self) -> str:
@@ -115,6 +118,10 @@ class Example:
     def differentiable(self) -> list[int]:
         """The numbers of the leaves that have gradients."""
         return [i for i, leaf in enumerate(self.case.leaves()) if leaf.differentiable]
+
+
+def _unwritten(shape, dtype):
+    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 0, dtype)
 
 
 def _times(x, factors):
