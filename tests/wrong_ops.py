@@ -234,6 +234,18 @@ class WritesBehind(Swish):
 
 
 @wrong("guards")
+class AddsBehind(Swish):
+    """... which in a large number, or NaN, is lost."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        out = empty(grad.shape, grad.dtype)
+        out[...] = Swish.backward(ctx, grad)
+        beyond(out, out.size)[0] += 1
+        return out
+
+
+@wrong("guards")
 class WritesBefore(Swish):
     """... of an array that NumPy made."""
 

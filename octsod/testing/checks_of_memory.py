@@ -17,7 +17,7 @@ from .cases import Case
 from .evaluation import Run, Subject, backward, cotangents, crash, evaluate, forward, gradients_of, leaves_of, numpy_of
 from .example import Example
 from .reports import Failed, Skipped, require_same
-from .watched_memory import JUNK, LOW, NAN, Watch, watched
+from .watched_memory import JUNK, LOW, NAN, SMALL, Watch, watched
 
 SPRAYED = 8  # blocks of each size
 
@@ -55,7 +55,7 @@ def _run(subject, case, watch, modules, back):
 def guards(example: Example) -> str:
     """Nothing is written outside of arrays, and nothing outside of them is read."""
     runs = []
-    for guard in (NAN, JUNK, LOW):
+    for guard in (NAN, JUNK, LOW, SMALL):
         run, faults = _watched_run(example, JUNK, guard)
         if faults:
             raise Failed(faults[0] if len(faults) == 1 else f"{faults[0][:-1]}; and {len(faults) - 1} other arrays.")

@@ -15,7 +15,8 @@ from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from .cases import Case, case_of
 
-SPARE = 5  # times as many are drawn as are wanted
+SPARE = 10  # times as many are drawn as are wanted
+MOST_EMPTY = 3  # cases that are taken since an axis has no elements
 
 
 class _Found(Exception):  # noqa: N818 (what is looked for)
@@ -41,33 +42,65 @@ def _run(strategy, examples, seed, phases, visit):
         run()
 
 
+def _runs(strategy, examples, seed, phases, visit):
+    """Many short runs of hypothesis, since one run draws again what differs in little from what it has drawn."""
+    for number in range(examples):
+        _run(strategy, SPARE, (seed << 16) + number, phases, visit)
+
+
 def draw(strategy: Any, examples: int, seed: int) -> list[Case]:
-    """So many cases, or all there are. Hypothesis likes to draw again what differs in little or in the seed alone. So
-    more are drawn, and of those that differ in more, some of all sizes are taken, the smallest and the largest too."""
+    """So many cases, or all there are. Of more that are drawn and differ in more than the seed, some are taken that are
+    longest along an axis, where a kernel goes through more than one vector, tile or block of threads, some that have no
+    elements, and some of all sizes, the smallest and the largest too."""
     unlike: dict[str, Case] = {}
-    others: dict[str, Case] = {}
+    alike: dict[str, Case] = {}
 
     def visit(case):
         key = repr(dataclasses.replace(case, seed=0))
         if unlike.setdefault(key, case) != case:
-            others.setdefault(repr(case), case)
+            alike.setdefault(repr(case), case)
 
-    _run(strategy, SPARE * examples, seed, [Phase.generate], visit)
+    _runs(strategy, examples, seed, [Phase.generate], visit)
     found = sorted(unlike.values(), key=lambda case: case.size)
     if len(found) <= examples:
-        return found + list(others.values())[: examples - len(found)]
-    return [found[k * (len(found) - 1) // max(examples - 1, 1)] for k in range(examples)]
+        return found + list(alike.values())[: examples - len(found)]
+    empty, longest = _extremes(found)
+    taken = longest[: examples // 3] + empty[: min(MOST_EMPTY, examples // 3)]
+    others = [case for case in found if case not in taken]
+    wanted = examples - len(taken)
+    taken += [others[k * (len(others) - 1) // max(wanted - 1, 1)] for k in range(wanted)]
+    return sorted(taken, key=lambda case: case.size)
 
 
-def shrink(strategy: Any, examples: int, seed: int, fails: Callable[[Case], bool], most: int) -> None:
-    """Call `fails` with smaller and smaller cases, at most `most` times, beginning with any."""
-    count = 0
+def _extremes(found):
+    """(cases without elements along an axis of an input, those that are longest there), of cases in the order of their
+    sizes: the first one of each."""
+    empty: dict[tuple[int, int], Case] = {}
+    longest: dict[tuple[int, int], tuple[int, Case]] = {}
+    for case in found:
+        for number, leaf in enumerate(case.leaves()):
+            for axis, length in enumerate(reversed(leaf.shape)):
+                if not length:
+                    empty.setdefault((number, axis), case)
+                elif length > longest.get((number, axis), (0, case))[0]:
+                    longest[number, axis] = length, case
+    return list(dict.fromkeys(empty.values())), list(dict.fromkeys(case for _, case in longest.values()))
+
+
+def shrink(
+    strategy: Any, examples: int, seed: int, start: Case, fails: Callable[[Case], bool], most: int
+) -> None:  # fmt: skip
+    """Call `fails` with cases smaller and smaller than `start`, one of those that were drawn, at most `most` times."""
+    count, begun = 0, False
 
     def visit(case):
-        nonlocal count
+        nonlocal count, begun
+        begun = begun or case == start
+        if not begun:
+            return
         count += 1
         if count <= most and fails(case):
             raise _Found
 
     with contextlib.suppress(_Found, HypothesisException):  # whoever gave us `fails` has seen the smallest
-        _run(strategy, SPARE * examples, seed, [Phase.generate, Phase.shrink], visit)
+        _runs(strategy, examples, seed, [Phase.generate, Phase.shrink], visit)

@@ -67,7 +67,7 @@ def written(function: Any, otherwise: str) -> str:
 @dataclasses.dataclass
 class Run:
     """outputs: NumPy arrays, None for what is missing. gradients: of each leaf of the case, None for one that has none.
-    launched: the names of the kernels that forward ran."""
+    launched: the names of the kernels that forward ran, and of those of namespaces that backward did."""
 
     outputs: list[Any]
     gradients: list[Any]
@@ -156,11 +156,13 @@ def evaluate(
         launched.add(name)
         return function(*arguments, **keywords)
 
-    with launch_with(launch):  # forward alone: on the way back, the graph adds and copies, too
+    with launch_with(launch):
         outputs = forward(subject, case, leaves)
         values = numpy_of(outputs)
-    backward(outputs, cotangents(case, values) if given is None else given)
-    return Run(values, gradients_of(leaves), launched)
+        there = set(launched)
+        backward(outputs, cotangents(case, values) if given is None else given)
+    # On the way back, the graph adds and copies with octsod's own kernels.
+    return Run(values, gradients_of(leaves), there | {name for name in launched if "." in name})
 
 
 def values(subject: Subject, case: Case, arrays: Sequence[Any]) -> list[np.ndarray]:

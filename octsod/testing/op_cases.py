@@ -50,7 +50,7 @@ def known(op: Any) -> Drawn | None:
 
 # What is tried of an op that says nothing of its cases: shapes that must all go through, and what is drawn then.
 GUESSES = (
-    (((), (3,), (2, 3), (2, 1, 3, 4)), shapes(long=True)),
+    (((), (3,), (2, 3), (2, 1, 3, 4)), shapes()),
     (((1, 2, 3, 4), (2, 3, 5, 5)), SMALL_MAPS),
     (((1, 4), (3, 2)), shapes(2, 2, 1)),
 )

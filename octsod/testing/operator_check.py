@@ -15,7 +15,14 @@ import numpy as np
 from ..autograd import is_grad_enabled
 from ..backend import use_backend
 from ..checks import require_integer
-from . import checks_of_gradients, checks_of_graphs, checks_of_memory, checks_of_results, checks_of_values
+from . import (
+    checks_of_devices,
+    checks_of_gradients,
+    checks_of_graphs,
+    checks_of_memory,
+    checks_of_results,
+    checks_of_values,
+)
 from .cases import Case, Input, case_of
 from .evaluation import Subject, crash, written
 from .example import Example
@@ -35,7 +42,7 @@ CHECKS: dict[str, Callable[[Example], str]] = {
     "float32": checks_of_results.float32,
     "deterministic": checks_of_results.deterministic,
     "threads": checks_of_results.threads,
-    "cuda": checks_of_results.cuda,
+    "cuda": checks_of_devices.cuda,
     "accumulation": checks_of_graphs.accumulation,
     "aliasing": checks_of_graphs.aliasing,
     "graphs": checks_of_graphs.graphs,
@@ -104,7 +111,7 @@ def collect(
                 from .drawing import draw, shrink
             for case in draw(given, examples, seed):
                 visit(case)
-            _shrink(subject, found, lambda fails, most: shrink(given, examples, seed, fails, most))
+            _shrink(subject, found, lambda *search: shrink(given, examples, seed, *search))
         else:
             given = [given] if isinstance(given, (Case, Input)) else given
             if not isinstance(given, Iterable) or isinstance(given, (str, np.ndarray)):
@@ -188,13 +195,16 @@ def verdict(check: str, example: Example) -> Verdict:
 
 
 def _started(example):
-    """None if forward and backward go through, else the verdict that says what they raise."""
+    """None if forward and backward go through, else the verdict that says what they raise; a ValueError for arrays
+    without elements is no fault."""
     try:
         example.run  # noqa: B018 (kept for the checks)
     except Failed as failure:
         return Verdict("runs", FAIL, str(failure), example.case)
     except Exception as error:
-        return Verdict("runs", FAIL, crash(error), example.case)
+        refused = isinstance(error, ValueError) and not all(all(leaf.shape) for leaf in example.case.leaves())
+        said = f"arrays without elements are refused: it {crash(error)}" if refused else crash(error)
+        return Verdict("runs", SKIP if refused else FAIL, said, example.case)
     return None
 
 
@@ -222,6 +232,8 @@ class _Visit:
                 continue
             if check == "guards":
                 verdicts.append(guarded)
+            elif broken and broken.verdict == SKIP:
+                verdicts.append(dataclasses.replace(broken, check=check))
             elif self._stray or (broken and check not in told):
                 why = "guards" if self._stray else "runs"
                 skipped = Verdict(check, SKIP, f"not run: see `{why}`", case)
@@ -246,6 +258,6 @@ def _shrink(subject, found, search):
             return now.verdict == FAIL
 
         if smallest is None or (smallest.size < best.case.size and not fails(smallest)):
-            search(fails, SHRINKS // 5 if check in SLOW else SHRINKS)
+            search(best.case, fails, SHRINKS // 5 if check in SLOW else SHRINKS)
         smallest = best.case if smallest is None else min(smallest, best.case, key=lambda case: case.size)
         found[check] = [v for v in found[check] if v.verdict != FAIL] + [best]

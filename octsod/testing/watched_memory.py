@@ -17,8 +17,9 @@ import numpy as np
 from ..backend import memory
 
 # Bytes of which no number is made by chance. NaN shows wherever it is computed with; where comparisons and maxima hide
-# a NaN, the other two differ, very large numbers of either sign.
-NAN, JUNK, LOW = 0xFF, 0x7F, 0xFE
+# a NaN, JUNK and LOW differ, very large numbers of either sign. What is added to any of these is lost in it: that shows
+# in SMALL, numbers near 0.
+NAN, JUNK, LOW, SMALL = 0xFF, 0x7F, 0xFE, 0x3F
 STRAY = "writes outside of "  # how the report of a stray write begins
 LEAST_GUARD = 4096  # bytes on either side, or as many as the array has, if that is more
 _MAKERS = ("empty", "empty_like")

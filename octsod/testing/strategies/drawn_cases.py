@@ -30,7 +30,7 @@ def tensors(
     layout = st.sampled_from([LAYOUTS[0], *LAYOUTS]) if layouts else st.just(LAYOUTS[0])
     varied = RANGES if range is None and kind in ("signed", "positive") else st.just(range)
     return st.builds(
-        Input, _strategy(shapes(long=True) if shape is None else shape), kind=st.just(kind), range=varied,
+        Input, _strategy(shapes() if shape is None else shape), kind=st.just(kind), range=varied,
         dtype=st.just(dtype), layout=layout, grad=st.just(grad), array=st.just(array),
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ def feature_maps(kind: str = "signed", **more: Any) -> Drawn:
 @st.composite
 def alike(draw: Callable[..., Any], count: int, shape: Any = None, **more: Any) -> tuple[Input, ...]:
     """`count` `Input`s of one shape, for ops that take elements in pairs."""
-    common = draw(_strategy(shapes(long=True) if shape is None else shape))
+    common = draw(_strategy(shapes() if shape is None else shape))
     return tuple(draw(tensors(common, **more)) for _ in [None] * count)
 
 

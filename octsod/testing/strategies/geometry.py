@@ -21,12 +21,15 @@ SHAPES = st.tuples(BATCHES, CHANNELS, SIDES, SIDES)
 LARGE_SHAPES = st.tuples(st.just(2), st.integers(14, 23), st.integers(61, 90), st.integers(33, 50))
 
 # Few numbers, for checks that evaluate an op hundreds of times: single pixels, odd sizes, several images; now and then
-# more channels or pixels than a vector or a tile has.
+# more images, channels or pixels than a vector, a tile or a block of threads has, or none.
 _SMALLEST_MAPS = st.tuples(
     st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3, 5, 8, 4]),
     st.sampled_from([1, 3, 2, 7, 4]),
 )  # fmt: skip
-_WIDER_MAPS = st.sampled_from([(2, 9, 3, 2), (1, 1, 17, 33), (1, 2, 9, 18), (1, 17, 1, 3)])
+_OTHER_MAPS = st.sampled_from([
+    (2, 9, 3, 2), (1, 1, 35, 34), (1, 2, 9, 18), (1, 17, 1, 3), (9, 2, 2, 3), (1, 35, 2, 1), (1, 257, 1, 1),
+    (1, 1, 67, 2), (1, 1, 2, 130), (0, 2, 3, 2), (2, 0, 2, 3),
+])  # fmt: skip
 
 
 def _seldom(usual: Drawn, other: Drawn) -> Drawn:
@@ -34,17 +37,34 @@ def _seldom(usual: Drawn, other: Drawn) -> Drawn:
     return st.tuples(usual, st.integers(0, 7), other).map(lambda drawn: drawn[2 if drawn[1] == 7 else 0])
 
 
-SMALL_MAPS = _seldom(_SMALLEST_MAPS, _WIDER_MAPS)
-_LENGTHS = st.sampled_from([17, 33, 65, 130, 257, 1025, 4099])  # whole vectors, blocks of threads, and a rest
+SMALL_MAPS = _seldom(_SMALLEST_MAPS, _OTHER_MAPS)
+# Whole vectors, warps and blocks of threads, and a rest; along two axes, tiles and a rest.
+_LENGTHS = [33, 257, 4099, 65, 17, 1025, 130]
+_TILED = [(17, 18), (35, 34), (67, 66)]
+_USUAL = 5  # the most that an axis mostly has
 
 
-def shapes(least_axes: int = 0, most_axes: int = 4, least: int = 0, most: int = 5, long: bool = False) -> Drawn:
-    """Shapes with so many axes, each of length least to most. Zero is drawn seldom. long: now and then also an array
-    of one axis with up to some thousand elements."""
-    usual = st.integers(max(least, 1), max(most, 1))
-    sides = usual | usual | usual | st.integers(least, most) if least == 0 else usual
+def shapes(least_axes: int = 0, most_axes: int = 4, least: int = 0, most: int | None = None) -> Drawn:
+    """Shapes with so many axes, each of length least to most. Zero is drawn seldom. Unless `most` is given, lengths go
+    to 5, and now and then an axis has up to some thousand elements, or two axes have up to 67."""
+    usual = st.integers(max(least, 1), max(_USUAL if most is None else most, least, 1))
+    sides = usual | usual | usual | st.integers(least, _USUAL if most is None else most) if least == 0 else usual
     found = st.lists(sides, min_size=least_axes, max_size=most_axes).map(tuple)
-    return _seldom(found, st.tuples(_LENGTHS)) if long else found
+    if most is not None or not most_axes:
+        return found
+    return _seldom(found, _long(max(least_axes, 1), most_axes, max(least, 1)))
+
+
+@st.composite
+def _long(draw: Callable[..., Any], least_axes: int, most_axes: int, least: int) -> Shape:
+    """The other axes have few elements: checks evaluate an op hundreds of times."""
+    shape = [max(draw(st.sampled_from([1, 2])), least) for _ in range(draw(st.integers(least_axes, most_axes)))]
+    if len(shape) > 1 and draw(st.booleans()):
+        start = draw(st.integers(0, len(shape) - 2))
+        shape = [least] * start + list(draw(st.sampled_from(_TILED))) + [least] * (len(shape) - 2 - start)
+    else:
+        shape[draw(st.integers(0, len(shape) - 1))] = draw(st.sampled_from(_LENGTHS))
+    return tuple(max(n, least) for n in shape)
 
 
 @dataclasses.dataclass(frozen=True)
