@@ -233,6 +233,23 @@ def test_octave_conv2d_backward(dtype, case):
 
 
 @both_dtypes
+@pytest.mark.parametrize("sums", [False, True])
+def test_gradients_on_three_scales(dtype, sums):
+    """A scale's weights take the place of the last one's, which some threads may still read."""
+    target = strategies.Target(False, sums)
+
+    def launch(kernels, arena):
+        shapes = (1, 2, 8, 12), (1, 11, 4, 6), (1, 11, 2, 3)
+        inputs = [arena.deferred(f"x{i}", shape, strategies.Reading(True, False)) for i, shape in enumerate(shapes)]
+        grads = [arena.gradient((1, 3, *shape[2:]), True) for shape in shapes]
+        slots = [arena.slot(f"grad_x{i}", shape, target) for i, shape in enumerate(shapes)]
+        weight = arena.normal(9, 24, 1, 1)
+        kernels.octave_conv2d_backward(grads, inputs, weight, 1, slots, arena.output("grad_weight", weight.shape))
+
+    verify(dtype, 0, launch)
+
+
+@both_dtypes
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_no_output_no_gradient(dtype, accumulate):
     """A convolution without output channels adds nothing to a gradient, whose sums are still those of the total."""
