@@ -157,14 +157,21 @@ def test_a_gradient_that_somebody_holds_is_left_alone():
     optimizer.zero_grad()
     (p * q).backward(first)  # and may be an input of the next backward
     assert p.grad.tolist() == [3, 3, 3] and q.grad.tolist() == [1, 2, 3]
-    del first
+
+
+def test_a_step_takes_gradients_from_where_they_are():
+    """And they are then where the optimiser wants them again, whoever holds what was there."""
+    p, q = nn.Parameter(np.float64([1, 2, 3])), nn.Parameter(np.ones(3))
+    optimizer = optim.SGD([p, q], lr=0.5)
+    (buffer,) = optimizer.buffers
+    (p * 100.0 + q).sum().backward()
     held = p.grad
     optimizer.zero_grad()
     (p * 7.0).sum().backward()
-    optimizer.step()  # takes it from where it is, and where the optimiser wants it it is again
-    assert np.shares_memory(p.grad, optimizer.buffers[0].grad) and p.grad.tolist() == [7, 7, 7]
-    assert np.allclose(p.data, np.float64([1, 2, 3]) - 0.5) and q.grad is None
-    del held
+    assert not np.shares_memory(p.grad, buffer.grad) and held.tolist() == [100, 100, 100]
+    optimizer.step()
+    assert np.shares_memory(p.grad, buffer.grad) and p.grad.tolist() == [7, 7, 7]
+    assert p.data.tolist() == [1 - 3.5, 2 - 3.5, 3 - 3.5] and q.grad is None and q.data.tolist() == [1, 1, 1]
 
 
 def test_backward_within_backward_and_buffers_asked_for_twice():
