@@ -1,14 +1,17 @@
-"""Kernels that take arrays apart, turn them and put them together, and products of matrices, against the reference."""
+"""Kernels that fill arrays, copy them, take them apart, turn them and put them together, and products of matrices,
+against the reference."""
 
 import numpy as np
 import pytest
 from hypothesis import example, given
-from kernel_contract import both_dtypes, verify
+from kernel_contract import BACKENDS, both_dtypes, reference, verify
 
+from octsod.backend.arrays import NUMBERS
 from octsod.testing import strategies
 from octsod.testing.strategies import MatmulCase, TransposeCase
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
+every_backend = pytest.mark.parametrize("kernels", [*BACKENDS, reference])
 
 
 @both_dtypes
@@ -60,3 +63,44 @@ def test_matmul(dtype, case):
         kernels.matmul(a, b, arena.output("out", case.out_shape), case.transpose_a, case.transpose_b)
 
     verify(dtype, case.seed, launch)
+
+
+@every_backend
+def test_copies_are_broadcast(kernels):
+    out = np.empty((2, 3))
+    kernels.copy(np.array([1.0, 2.0, 3.0]), out)
+    assert out.tolist() == [[1, 2, 3], [1, 2, 3]]
+    kernels.copy(np.array(4.0), out)
+    assert (out == 4).all()
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [str(dtype) for dtype in NUMBERS])
+def test_fill(kernels, dtype):
+    around = np.zeros(12, dtype)
+    for part, value in ((around[1:11].reshape(2, 5), 5), (around[4:4], 7), (around[3:4].reshape(()), 1)):
+        kernels.fill(part, value)
+    assert np.array_equal(around, np.array([0, 5, 5, 1, *[5] * 7, 0]).astype(dtype))
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [str(dtype) for dtype in NUMBERS])
+def test_copies_are_converted(kernels, dtype):
+    values = np.array([[0, 1, 0, 3, 250]])
+    for other in NUMBERS:
+        if np.can_cast(dtype, other, "same_kind"):
+            x, out = values.astype(dtype), np.zeros((2, 5), other)
+            kernels.copy(x, out)
+            assert np.array_equal(out, [x[0].astype(other)] * 2), other
+            together = np.zeros(11, other)
+            kernels.gather([x, x.reshape(-1)[:0], x[0, :1], x[0]], together)
+            assert np.array_equal(together, np.concatenate([x[0], x[0, :1], x[0]]).astype(other)), other
+
+
+@every_backend
+def test_large_integers_are_copied_exactly(kernels):
+    for dtype, number in (("int64", -(2**62) - 1), ("uint64", 2**63 + 1)):
+        out, wide = np.zeros(1, dtype), np.zeros(1)
+        kernels.copy(np.array([number], dtype), out)
+        kernels.copy(out, wide)
+        assert out[0] == number and wide[0] == float(number)

@@ -1,4 +1,4 @@
-"""The kernels that end a training step, and those that move arrays as a whole."""
+"""The kernels that end a training step."""
 
 import math
 
@@ -8,7 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kernel_contract import BACKENDS, both_dtypes, reference, verify
 
-from octsod.backend.arrays import NUMBERS
 from octsod.testing import strategies
 from octsod.testing.strategies import ArraysCase
 
@@ -210,40 +209,6 @@ def test_decay_of_scales_equals_its_formula(kernels, dtype, metric):
     assert np.isclose(penalty[0], total / 2, rtol=1e-12)
     for got, wanted in zip(gradients, expected, strict=True):
         assert np.allclose(got, wanted, rtol=1e-6 if dtype == "float32" else 1e-12)
-
-
-@every_backend
-def test_copies_are_broadcast(kernels):
-    out = np.empty((2, 3))
-    kernels.copy(np.array([1.0, 2.0, 3.0]), out)
-    assert out.tolist() == [[1, 2, 3], [1, 2, 3]]
-    kernels.copy(np.array(4.0), out)
-    assert (out == 4).all()
-    kernels.fill(out, 5)
-    assert (out == 5).all()
-
-
-@every_backend
-@pytest.mark.parametrize("dtype", [str(dtype) for dtype in NUMBERS])
-def test_copies_are_converted(kernels, dtype):
-    values = np.array([[0, 1, 0, 3, 250]])
-    for other in NUMBERS:
-        if np.can_cast(dtype, other, "same_kind"):
-            x, out = values.astype(dtype), np.zeros((2, 5), other)
-            kernels.copy(x, out)
-            assert np.array_equal(out, [x[0].astype(other)] * 2), other
-            together = np.zeros(11, other)
-            kernels.gather([x, x.reshape(-1)[:0], x[0, :1], x[0]], together)
-            assert np.array_equal(together, np.concatenate([x[0], x[0, :1], x[0]]).astype(other)), other
-
-
-@every_backend
-def test_large_integers_are_copied_exactly(kernels):
-    for dtype, number in (("int64", -(2**62) - 1), ("uint64", 2**63 + 1)):
-        out, wide = np.zeros(1, dtype), np.zeros(1)
-        kernels.copy(np.array([number], dtype), out)
-        kernels.copy(out, wide)
-        assert out[0] == number and wide[0] == float(number)
 
 
 @every_backend
