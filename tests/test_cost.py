@@ -80,6 +80,14 @@ def test_products_of_matrices():
 def test_what_passes_over_memory_once(backward):
     for op in (ops.Exp, ops.Log, ops.Sqrt, ops.ReLU):
         assert op.cost((2, 3), 8, backward) == Cost(6 * (1 + backward), 8 * 6 * (2 + backward))
+    for op in (ops.Add, ops.Subtract, ops.Multiply, ops.Divide):
+        assert op.cost((2, 3), (3,), 8, backward) == Cost(6 * (1 + backward), 8 * (6 + 3 + 6))
+    assert ops.Power.cost((2, 3), 8, backward) == Cost(18 if backward else 6, 8 * 6 * (2 + backward))
+    assert ops.Sum.cost((2, 3), 8, backward) == Cost(0 if backward else 6, 8 * 6)
+    assert ops.Reshape.cost((2, 3), 8, backward) == Cost(0, 0)
+    assert ops.To.cost((2, 3), 8, backward) == Cost(0, 8 * 12)
+    for op, flops in ((ops.Sigmoid, 4), (ops.BinaryCrossEntropyWithLogits, 7), (ops.OverlapLoss, 8)):
+        assert op.cost((2, 3), 8, backward) == Cost(6 * flops, 8 * 6 * (2 + backward))
     assert ops.Dropout.cost((2, 3), 8, backward) == Cost(6, 8 * 12)
     assert ops.Transpose.cost((2, 3), 8, backward) == Cost(0, 8 * 12)
     assert ops.Slice.cost((2, 3), (2,), 8, backward) == Cost(0, 8 * (2 + 6 if backward else 2 + 2))
@@ -88,6 +96,24 @@ def test_what_passes_over_memory_once(backward):
     assert ops.LogSoftmax.cost((2, 3), 8, backward) == Cost(6 * (5 - backward), 8 * 6 * (2 + backward))
     assert ops.CrossEntropy.cost((2, 3), 4, backward) == Cost(6 * (4 + 2 * backward), 4 * 6 * (1 + backward) + 16)
     assert ops.GlobalAveragePool.cost((2, 3, 4, 5), 8, backward) == Cost(6 if backward else 126, 8 * 126)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_resampling(backward):
+    # 2x2 pixels make one of 2 * 3 * 2 * 3; then bilinear, one makes 2x2.
+    assert ops.MaxPool2d.cost((2, 3, 4, 6), (2, 3, 2, 3), 2, 8, backward) == Cost(
+        36 * 4, 8 * (144 * (1 + backward) + 36)
+    )
+    assert ops.AvgPool2d.cost((2, 3, 4, 6), (2, 3, 2, 3), 2, 8, backward) == Cost(36 * 4, 8 * (144 + 36))
+    assert ops.UpsampleBilinear.cost((2, 3, 2, 3), (2, 3, 4, 6), 8, backward) == Cost(8 * 144, 8 * (36 + 144))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_work_per_channel(backward):
+    norm = ops.BatchNormPReLU.cost((2, 3, 4, 4), (2, 5, 2, 2), itemsize=8, backward=backward)
+    assert norm == Cost(8 * (20 if backward else 5), 8 * 16 * (6 if backward else 3))
+    assert ops.PReLU.cost((2, 3, 4, 4), 8, backward) == Cost(3, 8 * 4 * 3)
+    assert ops.Materialize.cost((2, 3, 4, 4), 8, backward) == (Cost(0, 0) if backward else Cost(4 * 96, 8 * 2 * 96))
 
 
 def test_adam():

@@ -71,14 +71,16 @@ GRAPH = [_cpu("graph_functions", "graph_backward", "graph_deferred", "graph_no_g
          _cpu("ops_errors", "arrays", "devices", "ops_deferred", "gradcheck", "gradcheck_kinks",
               "gradcheck_calls")]  # fmt: skip
 KIT = Stage(("test_check_op.py::test_our_ops_pass",))  # what users check their ops with
-CONVOLUTION_OPS = [_cpu("cost", "ops_convolution", examples=20), _cpu("ops_convolution", "ops_deferred"), KIT]
+CONVOLUTION_OPS = [
+    _cpu("cost", "ops_errors", "ops_convolution", examples=20), _cpu("ops_convolution", "ops_deferred"), KIT
+]  # fmt: skip
 NORMALIZATION_OPS = [_cpu("cost", "ops_normalization", "ops_deferred", "in_place", "ops_errors"), KIT]
 
 # The first pattern that fits a file counts.
 TABLE: list[tuple[str, list[Stage]]] = [
     # Ops.
     ("octsod/ops/arithmetic.py", [_cpu("ops_arithmetic", "cost", "ops_errors"), KIT]),
-    ("octsod/ops/operators.py", [_cpu("ops_arithmetic", "ops_pointwise", "ops_errors"), KIT]),
+    ("octsod/ops/operators.py", [_cpu("cost", "ops_arithmetic", "ops_pointwise", "ops_errors"), KIT]),
     ("octsod/ops/classification.py", [_cpu("ops_classification", "cost", "ops_errors", "classification"), KIT]),
     ("octsod/ops/convolution.py", CONVOLUTION_OPS),
     ("octsod/ops/octave.py", CONVOLUTION_OPS),
