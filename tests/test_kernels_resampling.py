@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from kernel_contract import both_dtypes, hosts_only, verify
 
 from octsod.testing import strategies
+from octsod.testing.strategies import ResizingCase
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
@@ -60,6 +61,8 @@ def test_upsample_bilinear(dtype, case):
 
 @both_dtypes
 @given(case=strategies.resizings())
+@example(case=ResizingCase((1, 2, 1, 3), (3, 201), 0))  # a pixel has a share in more columns than a warp has threads
+@example(case=ResizingCase((1, 1, 363, 362), (363, 362), 0))  # more pixels than a GPU has threads at once
 def test_upsample_bilinear_backward(dtype, case):
     def launch(kernels, arena):
         grad = arena.normal(*case.shape[:2], *case.size)
