@@ -55,6 +55,7 @@ BAD_CALLS = [
     (lambda: f.depthwise_conv2d(X, D.astype(np.float32)), "depthwise_conv2d", "weight", "float32", "float64"),
     (lambda: f.depthwise_conv2d(X, D, stride=-1), "depthwise_conv2d", "stride", "-1", "at least 1"),
     (lambda: chain(X, D, C, C), "depthwise_chain", "parameters", "3", "4 per layer"),
+    (lambda: chain(X), "depthwise_chain", "parameters", "0", "4 per layer"),
     (lambda: chain(X, W, C, C, C), "depthwise_chain", "weight", "(3, 2, 3, 3)", "(2, 1, k, k)"),
     (lambda: chain(X, np.ones((2, 1, 2, 2)), C, C, C), "depthwise_chain", "weight", "(2, 1, 2, 2)", "odd"),
     (lambda: chain(X, D, C, np.ones(3), C), "depthwise_chain", "norm bias", "(3,)", "(2,)"),
