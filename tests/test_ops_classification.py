@@ -9,6 +9,7 @@ from op_checks import SEEDS, check, examples, get, normals, put
 import octsod
 from octsod import Tensor
 from octsod import functional as f
+from octsod.backend import launch_with
 
 SIDES = st.sampled_from([1, 2, 3, 5])
 
@@ -79,6 +80,20 @@ def test_log_softmax_of_huge_logits():
     assert np.allclose(y.numpy(), [[-np.log(2), -2e4 - np.log(2), -np.log(2)], [-np.log(3)] * 3], rtol=1e-12)
     y.backward(np.array([[1.0, 0.0, 0.0]] * 2))
     assert np.allclose(get(x.grad), [[0.5, 0, -0.5], [2 / 3, -1 / 3, -1 / 3]])
+
+
+def test_kernels_are_asked_for_no_softmax_of_nothing():
+    """The contract promises them an axis with an entry at least."""
+    asked = []
+
+    def launcher(name, function, *arguments):
+        asked.append(name)
+        function(*arguments)
+
+    x = Tensor(np.ones((3, 0)), requires_grad=True)
+    with launch_with(launcher):
+        f.log_softmax(x).backward(np.ones((3, 0)))
+    assert x.grad.shape == (3, 0) and not [name for name in asked if "softmax" in name]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
