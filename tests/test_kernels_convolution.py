@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from kernel_contract import assert_close, both_dtypes, reading, reference, verify
 from op_checks import get
 
@@ -10,6 +10,7 @@ import octsod
 from octsod import functional as f
 from octsod.backend.deferred import ActivationGradient, Deferred
 from octsod.testing import strategies
+from octsod.testing.strategies import OctaveCase
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
 
@@ -179,8 +180,21 @@ def test_dilated_conv2d_backward(dtype, case):
     verify(dtype, case.seed, launch)
 
 
+# Maps of more pixels, averaged 2x2, than a CUDA kernel's block has; with two scales, four times as many.
+LARGE = [
+    OctaveCase(
+        batch=2, ins=counts, outs=counts, height=height, width=width, kernel_size=1, stride=2, moments=True,
+        xs=(strategies.Reading(True, True),) * len(counts), grads_deferred=(True,) * len(counts),
+        grad_xs=(strategies.Target(False, True),) * len(counts), grad_weight=True, seed=0,
+    )
+    for counts, height, width in (((2,), 34, 32), ((1, 2), 76, 60))
+]  # fmt: skip
+
+
 @both_dtypes
 @given(case=strategies.octaves())
+@example(case=LARGE[0])
+@example(case=LARGE[1])
 def test_octave_conv2d(dtype, case):
     def launch(kernels, arena):
         inputs = [
@@ -211,6 +225,8 @@ def test_more_outputs_than_warps_compute_at_a_time(dtype):
 
 @both_dtypes
 @given(case=strategies.octaves())
+@example(case=LARGE[0])
+@example(case=LARGE[1])
 def test_octave_conv2d_backward(dtype, case):
     def launch(kernels, arena):
         inputs = [
@@ -234,16 +250,19 @@ def test_octave_conv2d_backward(dtype, case):
 
 @both_dtypes
 @pytest.mark.parametrize("sums", [False, True])
-def test_gradients_on_three_scales(dtype, sums):
-    """A scale's weights take the place of the last one's, which some threads may still read."""
-    target = strategies.Target(False, sums)
+def test_three_scales_in_turn(dtype, sums):
+    """A kernel may put a scale's weights and sums where those of the scale before were, and a map's further channels
+    where its first ones were: no thread may still need them."""
+    shapes = (1, 11, 8, 12), (1, 11, 4, 6), (1, 11, 2, 3)
 
     def launch(kernels, arena):
-        shapes = (1, 2, 8, 12), (1, 11, 4, 6), (1, 11, 2, 3)
-        inputs = [arena.deferred(f"x{i}", shape, strategies.Reading(True, False)) for i, shape in enumerate(shapes)]
-        grads = [arena.gradient((1, 3, *shape[2:]), True) for shape in shapes]
-        slots = [arena.slot(f"grad_x{i}", shape, target) for i, shape in enumerate(shapes)]
-        weight = arena.normal(9, 24, 1, 1)
+        inputs = [arena.deferred(f"x{i}", shape, strategies.Reading(True, sums)) for i, shape in enumerate(shapes)]
+        weight = arena.normal(33, 33, 1, 1)
+        outputs = [arena.output(f"out{i}", shape) for i, shape in enumerate(shapes)]
+        moments = [arena.moments(f"moments{i}", shape) for i, shape in enumerate(shapes)] if sums else None
+        kernels.octave_conv2d(inputs, weight, outputs, 1, moments)
+        grads = [arena.gradient(shape, True) for shape in shapes]
+        slots = [arena.slot(f"grad_x{i}", shape, strategies.Target(False, sums)) for i, shape in enumerate(shapes)]
         kernels.octave_conv2d_backward(grads, inputs, weight, 1, slots, arena.output("grad_weight", weight.shape))
 
     verify(dtype, 0, launch)
