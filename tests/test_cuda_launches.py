@@ -9,6 +9,7 @@ import pytest
 
 import octsod
 from octsod.backend import Device, Host, register
+from octsod.backend.deferred import Deferred, DeferredGradient, GradientTarget
 from octsod.backend.device import launch_with
 from octsod.training import Recipe, Saliency
 from octsod.training.recipe_files import read_recipe, recipe_names
@@ -30,10 +31,12 @@ class Idle(Host):
 
 
 class Counter:
-    """A driver that runs nothing and counts launches by kernel of the contract, and the calls of those."""
+    """A driver that runs nothing and counts launches by kernel of the contract, and the calls of those. functions: the
+    functions of CUDA that were launched, in their order."""
 
     def __init__(self):
         self.launches, self.calls, self.kernel = collections.Counter(), collections.Counter(), None
+        self.functions = []
 
     def module(self, code, options):
         return self
@@ -42,7 +45,11 @@ class Counter:
         pass
 
     def get_function(self, name):
-        return lambda *arguments, **settings: self.launches.update([self.kernel])
+        def launch(*arguments, **settings):
+            self.launches.update([self.kernel])
+            self.functions.append(name)
+
+        return launch
 
     def empty(self, shape, dtype):
         return np.zeros(shape, dtype)
@@ -107,3 +114,36 @@ def test_a_layer_is_normalised_at_once(counter):
     blocks = kinds.count("depthwise") // 2
     assert counter.calls["depthwise_chain"] == counter.calls["depthwise_chain_backward"] == blocks
     assert counter.launches["depthwise_chain"] == 3 * blocks  # two layers, and the last one's statistics
+
+
+def launched(counter, name, *arguments):
+    """What a kernel of the contract launches."""
+    counter.functions = []
+    getattr(idle.kernels, name)(*arguments)
+    return counter.functions
+
+
+@pytest.mark.parametrize(("kernel_size", "settings", "fast"), [
+    ((3, 3), (1, 1, 1), True), ((3, 3), (2, 1, 1), False), ((3, 3), (1, 2, 2), False), ((5, 5), (1, 2, 1), False),
+    ((3, 5), (1, 1, 1), False),
+])  # fmt: skip
+def test_the_usual_depthwise_convolution_has_kernels_of_its_own(counter, kernel_size, settings, fast):
+    x, weight = np.zeros((2, 3, 8, 8), np.float32), np.zeros((3, 1, *kernel_size), np.float32)
+    stride, padding, dilation = settings
+    size = [(8 + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for k in kernel_size]
+    out, grad_x, grad_weight = np.zeros((2, 3, *size), np.float32), np.zeros_like(x), np.zeros_like(weight)
+    functions = launched(counter, "depthwise_conv2d", Deferred(x), weight, out, *settings)
+    functions += launched(
+        counter, "depthwise_conv2d_backward", DeferredGradient.of(out), Deferred(x), weight, *settings,
+        GradientTarget(grad_x), grad_weight,
+    )  # fmt: skip
+    assert {name.startswith("depthwise3") for name in functions} == {fast}
+
+
+@pytest.mark.parametrize(("shape", "function"), [
+    ((3, 5), "turn"), ((1 << 30, 2), "take"), ((2, 1 << 30), "take"),
+])  # fmt: skip
+def test_matrices_are_turned_by_tiles_as_far_as_an_int_can_count(counter, shape, function):
+    """The large ones have but one element of memory."""
+    x = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), shape, (0, 0))
+    assert launched(counter, "transpose", x, (1, 0), x.T) == [function]

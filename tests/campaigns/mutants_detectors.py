@@ -147,7 +147,7 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("kernels/reference/products.py", _kernels("elementwise", "arrays", further=("ops_products",))),
     ("kernels/reference/*.py", _kernels("resampling", "convolution", "pictures", further=("ops_resampling",))),
     # Kernels for GPUs, on the simulator.
-    ("kernels/cuda/arrays.*", _cuda("arrays", further=("ops_shapes",))),
+    ("kernels/cuda/arrays.*", _cuda("arrays", further=("ops_shapes",), more=("cuda_launches",))),
     ("kernels/cuda/elementwise.*", _cuda("elementwise", "numerics", further=("ops_pointwise", "ops_arithmetic"))),
     ("kernels/cuda/products.*", _cuda("elementwise", "arrays", further=("ops_products",))),
     ("kernels/cuda/reductions.*", _cuda("elementwise", "classification", "arrays", further=("ops_pointwise",))),
@@ -157,7 +157,7 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("kernels/cuda/resampling.*", _cuda("resampling", further=("ops_resampling",))),
     ("kernels/cuda/normalization.*", _cuda("normalization", "numerics")),
     ("kernels/cuda/network.py", [*_cuda("network"), _stand_in("kernels_network"), _simulated("cuda")]),
-    ("kernels/cuda/depthwise*", _cuda("convolution", more=("cuda_depthwise", "kernels_network"))),
+    ("kernels/cuda/depthwise*", _cuda("convolution", more=("cuda_launches", "cuda_depthwise", "kernels_network"))),
     ("kernels/cuda/common.cu", _cuda("elementwise", "classification", "normalization", "optimization", "convolution")),
     ("kernels/cuda/launch.py", [
         *_cuda("elementwise", "arrays", "optimization", more=("cuda_launches", "gpu")), _stand_in("device_steps"),
