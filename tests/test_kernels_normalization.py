@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from kernel_contract import both_dtypes, reading, verify
+from kernel_contract import BACKENDS, both_dtypes, reading, reference, verify
 
 from octsod.testing import strategies
 
@@ -109,3 +109,15 @@ def test_no_maps_and_no_channels(dtype):
         kernels.batch_norm([moments], [6], [0.1], [1e-5], [none], [(None, None)], [statistics], [coefficients])
 
     verify(dtype, 0, launch)
+
+
+@pytest.mark.parametrize("kernels", [*BACKENDS, reference])
+@pytest.mark.parametrize("learned", [True, False])
+def test_prelu_alone(kernels, learned):
+    slope, sums = np.array([0.25, -0.5]), np.random.default_rng(0).standard_normal((5, 3, 2))
+    coefficients, by, grad_slope = np.empty((4, 2)), np.empty((6, 2)), np.full(2, np.nan)
+    kernels.prelu_coefficients(slope, coefficients)
+    assert coefficients.tolist() == [[1, 1], [0, 0], slope.tolist(), [0, 0]]
+    kernels.prelu_backward(sums, slope, by, grad_slope if learned else None)
+    assert by.tolist() == [[1, 1], [0, 0], slope.tolist(), [1, 1], [0, 0], [0, 0]]
+    assert np.allclose(grad_slope, sums[:, 2].sum(axis=0) if learned else np.nan, equal_nan=True)

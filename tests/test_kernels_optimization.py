@@ -151,14 +151,14 @@ def test_steps_count_until_training_halts(kernels):
 
 
 @every_backend
-@pytest.mark.parametrize("loss, penalty, bad, code", [
-    (1.5, 2.5, 0.0, 0), (np.nan, 2.5, 0.0, 1), (1.5, np.inf, 0.0, 2), (1.5, 2.5, -np.inf, 4),
-    (np.inf, np.nan, np.nan, 1),
+@pytest.mark.parametrize("loss, penalty, bad, at, code", [
+    (1.5, 2.5, 0.0, 29, 0), (np.nan, 2.5, 0.0, 29, 1), (1.5, np.inf, 0.0, 29, 2), (1.5, 2.5, -np.inf, 29, 4),
+    (1.5, 2.5, np.inf, 5, 4), (1.5, 2.5, np.nan, 8, 4), (1.5, 2.5, np.nan, 9, 4), (np.inf, np.nan, np.nan, 29, 1),
 ])  # fmt: skip
-def test_what_a_step_came_to(kernels, loss, penalty, bad, code):
+def test_what_a_step_came_to(kernels, loss, penalty, bad, at, code):
     gradients = [np.ones(100, np.float32), np.ones(30)]
-    gradients[1][29] += bad
     gradients[1][:5] = np.nan  # nobody's
+    gradients[1][at] += bad
     gradients = [(gradients[0], np.array([[0, 100, 0]])), (gradients[1], np.array([[5, 9, 0], [9, 30, 1]]))]
     ring, state = np.full((4, 4), -1.0), np.array([6, 0])
     kernels.record_step([np.array(loss, np.float32), np.array([penalty]), np.array(7.0)], gradients, ring, state)
@@ -209,14 +209,3 @@ def test_decay_of_scales_equals_its_formula(kernels, dtype, metric):
     assert np.isclose(penalty[0], total / 2, rtol=1e-12)
     for got, wanted in zip(gradients, expected, strict=True):
         assert np.allclose(got, wanted, rtol=1e-6 if dtype == "float32" else 1e-12)
-
-
-@every_backend
-def test_prelu_alone(kernels):
-    slope, sums = np.array([0.25, -0.5]), np.random.default_rng(0).standard_normal((3, 3, 2))
-    coefficients, by, grad_slope = np.empty((4, 2)), np.empty((6, 2)), np.empty(2)
-    kernels.prelu_coefficients(slope, coefficients)
-    assert coefficients.tolist() == [[1, 1], [0, 0], slope.tolist(), [0, 0]]
-    kernels.prelu_backward(sums, slope, by, grad_slope)
-    assert by.tolist() == [[1, 1], [0, 0], slope.tolist(), [1, 1], [0, 0], [0, 0]]
-    assert np.allclose(grad_slope, sums[:, 2].sum(axis=0))
