@@ -1,5 +1,8 @@
 """`check_op` on common ops: what rounding, kinks and LAPACK do to right ones is no fault, and faults are found."""
 
+import subprocess
+import sys
+
 import common_ops
 import numpy as np
 import pytest
@@ -66,3 +69,12 @@ def test_ops_may_refuse_nan():
     assert collect(made(finite, lambda x, g: g), common_ops.ROWS(0), checks=["nonfinite"]).verdict == "PASS"
     broken = made(lambda x: {True: x * 1}[bool(np.isfinite(x).all())], lambda x, g: g)
     assert "raises KeyError" in collect(broken, common_ops.ROWS(0), checks=["nonfinite"])["nonfinite"].message
+
+
+def test_a_profiler_of_python_may_run():
+    """Looking for solvers asks Python to tell of calls; whom it tells already goes on to hear of them."""
+    code = "import cProfile, numpy as np; from octsod import functional as f; from octsod.testing import check_op\n"
+    code += "profile = cProfile.Profile(); profile.enable(); check_op(f.exp, checks=['nonfinite']); profile.disable()\n"
+    code += "assert any('nonfinite' in str(entry.code) for entry in profile.getstats())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

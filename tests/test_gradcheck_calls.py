@@ -178,3 +178,9 @@ def test_it_is_public():
 
 def test_empty_inputs_pass():
     assert gradcheck(lambda x, y: (x * 2, y * 2), normal(0, 3), normal(2)).error < 1e-9
+
+
+def test_single_beside_double_is_named_as_unchecked():
+    report = gradcheck(lambda a, b: a * 2.0, np.ones(3), np.ones(3, np.float32))
+    assert report.unchecked == (1,) and str(report).endswith("; input 1, float32 beside float64, is not checked")
+    assert gradcheck(lambda a, b: a * 2.0, np.ones(3), 1).unchecked == ()

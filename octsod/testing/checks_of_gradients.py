@@ -13,7 +13,7 @@ from .cases import EITHER_SIGN, signed
 from .error_bounds import unit
 from .evaluation import evaluate, forward, leaves_of, values
 from .example import Example
-from .finite_differences import random_sum_bound
+from .finite_differences import inner, random_sum_bound
 from .gradient_check import gradcheck
 from .reports import Failed, Kink, Skipped, place, require_close
 
@@ -138,7 +138,7 @@ class _Along:
     def analytic(self) -> float:
         """backward's derivative at 0."""
         pairs = zip(self.example.run.gradients, self.directions, strict=True)
-        return float(sum(np.vdot(g, u) for g, u in pairs if g is not None and u is not None))
+        return float(sum(inner(g, u) for g, u in pairs if g is not None and u is not None))
 
 
 def convergence(example: Example) -> str:
@@ -253,8 +253,8 @@ def _require_adjoint(example, index, u, image):
     given = [v for v in example.given if v is not None]
     gradient = example.run.gradients[index]
     gradient = np.zeros(u.shape) if gradient is None else gradient
-    analytic = float(np.vdot(gradient.astype(np.float64), u))
-    exact = float(sum(np.vdot(v.astype(np.float64), y) for v, y in zip(given, image, strict=True)))
+    analytic = inner(gradient.astype(np.float64), u)
+    exact = float(sum(inner(v.astype(np.float64), y) for v, y in zip(given, image, strict=True)))
     own = dict(zip((name for name, _ in example.run.results), example.bounds(), strict=True))
     outputs = example.of_outputs(example.bounds())
     bound = _sum_bound([u], [own.get(f"the gradient of input {index}", np.zeros(u.shape))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextvars
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -84,12 +86,13 @@ class Example:
             if event == "call" and entered and not frame.f_code.co_name.endswith(NO_SOLVERS):
                 called.add(".".join(module(frame).split(".")[:2]))
 
-        before = sys.getprofile()
-        sys.setprofile(note)
-        try:
+        def run():
+            sys.setprofile(note)
             evaluate(self.subject, self.case, arrays=self.arrays, given=self._given)
-        finally:
-            sys.setprofile(before)
+
+        # In a thread of its own: this one may have a profiler, which could not be put back.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(contextvars.copy_context().run, run).result()
         return " and ".join(sorted(called))
 
     def bounds(self, dtype: str | None = None) -> list[np.ndarray]:

@@ -30,9 +30,10 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
 
     fn: takes the inputs; returns a tensor of any shape, or a tuple or list of tensors and Nones; all in float64.
     inputs: checked are leaf tensors (float64) that require a gradient, and float64 arrays, which become such tensors.
-    Anything else is passed on as it is. If all of them are float32 instead, gradients are checked in float64, at the
-    same numbers, and what float32 gives is compared with that (`check_precision`; `report.precision`). Where fn raises
-    an error for float64, differences are those of float32, whose bounds are wider (`report.single`).
+    Anything else is passed on as it is; of a float32 array the report says so (`report.unchecked`). If all of them are
+    float32 instead, gradients are checked in float64, at the same numbers, and what float32 gives is compared with that
+    (`check_precision`; `report.precision`). Where fn raises an error for float64, differences are those of float32,
+    whose bounds are wider (`report.single`).
 
     With y = fn(x), random cotangents v and a direction u, backward's <J'v, u> is compared with difference quotients of
     t -> <v, fn(x + t*u)>: for single entries, all of a small input, else corners, borders, each index of each short
@@ -66,7 +67,8 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
     """
     floats = [x for x in inputs if _is_checked(x, np.float64) or _is_checked(x, np.float32)]
     if not floats or any(x.dtype == np.float64 for x in floats):
-        return _differences(fn, inputs, np.float64)
+        unchecked = tuple(i for i, x in enumerate(inputs) if isinstance(x, np.ndarray) and x.dtype == np.float32)
+        return dataclasses.replace(_differences(fn, inputs, np.float64), unchecked=unchecked)
     doubles = [_in_double(x) for x in inputs]
     refusal = _refusal(fn, doubles)
     if refusal is not None:

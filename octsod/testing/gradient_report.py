@@ -65,7 +65,8 @@ class GradientReport:
     it is right, or None where they are too good to measure it. evaluations: how often fn was called. worst: the place
     with the largest error, relative to its bound. failed: how many of the entries and directions are wrong. precision:
     what `check_precision` found, for float32.
-    single: why differences are those of float32, or None if they are those of float64.
+    single: why differences are those of float32, or None if they are those of float64. unchecked: the numbers of
+    float32 arrays beside inputs in float64: nothing was found out about their gradients.
     """
 
     verdict: str
@@ -82,6 +83,7 @@ class GradientReport:
     failed: int = 0
     precision: Any = None
     single: str | None = None
+    unchecked: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -93,6 +95,7 @@ class GradientReport:
             parts.append(f"{len(self.inconclusive)} inconclusive, such as {_named(self.inconclusive[0])}")
         parts += [f"float32: {self.precision}"] if self.precision is not None else []
         parts += [f"differences are those of float32, since float64 raises {self.single}"] if self.single else []
+        parts += [f"input {number}, float32 beside float64, is not checked" for number in self.unchecked]
         return "; ".join(parts)
 
 
