@@ -1,9 +1,11 @@
 """`check_op` on ops with kernels: faults of those for CUDA, of sizes, of empty arrays."""
 
+import numba
 import numpy as np
 import pytest
 import wrong_kernels
 from more_ops import made
+from numpy import zeros
 
 from octsod.autograd import Function
 from octsod.backend import Namespace, namespaces
@@ -59,6 +61,29 @@ def test_forward_is_compared_where_backward_has_no_kernel(space, tmp_path):
 def test_kernels_of_backward_alone(space, tmp_path):
     report = collect(wrong_kernels.halves(space, tmp_path / "halves.cu"), wrong_kernels.SHORT)
     assert {v.check for v in report.failures} == {"reference", "cuda"}
+
+
+@numba.njit
+def squares(x, out):
+    own, kept, flat = np.empty(x.size, x.dtype), zeros(x.size + 1), np.empty_like(out)
+    for i in range(x.size):
+        own[i], kept[i], flat[i] = x[i] * x[i], 1, 0
+    for i in range(x.size + 1):
+        out[i] = own[min(i, x.size - 1)] * kept[i]
+
+
+def test_kernels_are_compiled_amid_guards():
+    """Numba meets NumPy's functions, while Python meets those that put guards around arrays."""
+
+    def forward(x):
+        out = np.empty(x.shape, x.dtype)
+        squares(x, out)
+        return out
+
+    assert not squares.signatures
+    found = collect(made(forward, lambda x, g: 2 * x * g), Case((Input((5,)),)), checks=["guards"])["guards"]
+    assert squares.signatures
+    assert "outside of an array from `numpy.empty` (float64 (5,)): 8 bytes, the nearest 1 behind" in found.message
 
 
 @pytest.mark.parametrize("inputs, longest", [

@@ -56,16 +56,26 @@ def test_ties_of_many_are_kinks_and_hide_no_error():
         gradcheck(more_ops.made(lambda x: np.maximum(x, 0), off).apply, x)
 
 
-def test_nan_on_a_gpu(tmp_path):
+def softplus(x, out):
+    np.log1p(np.exp(-np.abs(x)), out=out)
+    out += np.maximum(x, 0)
+
+
+@pytest.mark.parametrize("on_gpu, on_cpu, words", [
+    ("fmax(x[i], real(-1e9))", lambda x, out: np.maximum(x, -1e9, out=out),
+     ("is NaN: the output at", "is nan on the CPU, -1000000000.0 on simulated")),
+    ("log1p(exp(x[i]))", softplus, ("overflows where input 0 is ", "the CUDA kernels on simulated gives inf, float64 ")),
+])  # fmt: skip
+def test_odd_numbers_on_a_gpu(tmp_path, on_gpu, on_cpu, words):
     if reason := cusim.unavailable():
         pytest.skip(reason)
     (tmp_path / "cut.cu").write_text(
         'extern "C" __global__ void cut(int64 count, const real* x, real* out) {\n'
-        "    for (int64 i = FIRST_ELEMENT; i < count; i += NEXT_ELEMENT) out[i] = fmax(x[i], real(-1e9));\n}\n"
+        f"    for (int64 i = FIRST_ELEMENT; i < count; i += NEXT_ELEMENT) out[i] = {on_gpu};\n}}\n"
     )
-    source, space = cuda_source(tmp_path / "cut.cu"), Namespace("test_nan_on_a_gpu")
+    source, space = cuda_source(tmp_path / "cut.cu"), Namespace("test_odd_numbers_on_a_gpu")
     try:
-        space.kernel("cpu", "cut")(lambda x, out: np.maximum(x, -1e9, out=out))
+        space.kernel("cpu", "cut")(on_cpu)
         space.kernel("cuda", "cut")(lambda x, out: source.each("cut", x.dtype, x.size, x, out))
 
         class Cut(Function):
@@ -80,9 +90,9 @@ def test_nan_on_a_gpu(tmp_path):
                 return grad
 
         message = collect(Cut, FIXED, checks=["cuda"])["cuda"].message
-        assert "is NaN: the output at" in message and "is nan on the CPU, -1000000000.0 on simulated" in message
+        assert all(text in message for text in words), message
     finally:
-        del namespaces._namespaces["test_nan_on_a_gpu"]
+        del namespaces._namespaces["test_odd_numbers_on_a_gpu"]
 
 
 def test_warnings_of_odd_numbers_are_no_errors():

@@ -10,6 +10,7 @@ from octsod.testing import Case, Input, PrecisionError, check_op, check_precisio
 from octsod.testing.error_bounds import ErrorBounds, vanishing
 from octsod.testing.evaluation import Subject
 from octsod.testing.example import Example
+from octsod.testing.reports import Failed, require_close
 
 
 def normal(*shape, seed=0):
@@ -98,3 +99,16 @@ def test_places():
 def test_what_vanishes_is_measured_by_the_outputs():
     y, v = [np.full((3, 4), 2.0)], [np.full((3, 4), 0.5)]
     assert vanishing(y, v, [np.full(12, 0.1), np.zeros(12), np.zeros(0)]) == pytest.approx([10, 10, np.sqrt(12) * 10])
+
+
+@pytest.mark.parametrize("got, bound", [
+    ([1, 1, 1], [np.nan, 1, 1]), ([0, 1, 5], [np.nan, 1, 1]), ([np.nan, 1, 1], [np.nan, 1, 1]), ([5, 1, 1], np.nan),
+])  # fmt: skip
+def test_a_bound_that_is_nan_allows_no_error(got, bound):
+    with pytest.raises(Failed, match="exceeds its bound"):
+        require_close("it", np.array(got, float), np.array([0.0, 1, 1]), np.array(bound))
+
+
+def test_a_bound_that_is_nan_is_none_where_there_is_no_error():
+    both = np.array([0.0, np.inf, np.nan])
+    assert require_close("it", both, both.copy(), np.full(3, np.nan)) == 0

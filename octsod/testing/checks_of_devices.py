@@ -10,7 +10,7 @@ from ..backend import Device, DeviceError, get_device
 from ..backend.memory import made_by
 from . import cusim
 from .checks_of_results import reached, require_like
-from .checks_of_values import FAR
+from .checks_of_values import FAR, require_no_overflow
 from .evaluation import Run, backward, computed_on, cotangents, evaluate, forward, gradients_of, leaves_of, numpy_of
 from .example import Example
 from .reports import Failed, Skipped, number, place, require_close, require_same
@@ -31,6 +31,7 @@ def cuda(example: Example) -> str:
             raise Skipped(missing)
         require_like(example, other, names)
         _require_nan_alike(example, device)
+        require_no_overflow(example, device, names, back=not missing)
         if not missing:
             _require_graphs_alike(example, device, names)
     return f"on {device.name}{missing and f', forward alone: {missing}'}"
@@ -90,25 +91,30 @@ def _both(example, numbers):
 
 
 def _require_nan_alike(example, device):
-    """Raise Failed unless NaN in an input reaches the same outputs on the device as here."""
+    """Raise Failed unless NaN in an input, once in the place of its largest number, reaches the same outputs on the
+    device as here."""
     generator = np.random.default_rng((example.case.seed, 0xF2))
     for index, (leaf, x) in enumerate(zip(example.case.leaves(), example.arrays, strict=True)):
         if leaf.array or x.dtype.kind != "f" or not x.size:
             continue
-        at = np.unravel_index(int(generator.integers(x.size)), x.shape)
-        with computed_on(device):
-            there = _outputs_with(example, index, at, np.nan)
-        here = _outputs_with(example, index, at, np.nan)
-        for k, ((name, y), (_, other)) in enumerate(zip(here, there, strict=True)):
-            apart = np.isnan(y) != np.isnan(other) if y.dtype.kind == "f" else np.zeros(y.shape, bool)
-            if apart.any():
-                apart &= _matters(example, index, at, k)
-            if apart.any():
-                where = tuple(np.argwhere(apart)[0])
-                raise Failed(
-                    f"input {index} at {place(at)} is NaN: {name} at {place(where)} is {number(y[where])} on the CPU, "
-                    f"{number(other[where])} on {device.name} ({int(apart.sum())} of {apart.size} elements)."
-                )
+        for element in {int(generator.integers(x.size)), int(np.argmax(x))}:
+            _require_one_nan_alike(example, device, index, np.unravel_index(element, x.shape))
+
+
+def _require_one_nan_alike(example, device, index, at):
+    with computed_on(device):
+        there = _outputs_with(example, index, at, np.nan)
+    here = _outputs_with(example, index, at, np.nan)
+    for k, ((name, y), (_, other)) in enumerate(zip(here, there, strict=True)):
+        apart = np.isnan(y) != np.isnan(other) if y.dtype.kind == "f" else np.zeros(y.shape, bool)
+        if apart.any():
+            apart &= _matters(example, index, at, k)
+        if apart.any():
+            where = tuple(np.argwhere(apart)[0])
+            raise Failed(
+                f"input {index} at {place(at)} is NaN: {name} at {place(where)} is {number(y[where])} on the CPU, "
+                f"{number(other[where])} on {device.name} ({int(apart.sum())} of {apart.size} elements)."
+            )
 
 
 def _outputs_with(example, index, at, value):

@@ -25,13 +25,7 @@ SPRAYED = 8  # blocks of each size
 def watched_run(subject: Subject, case: Case, fill: int, guard: int, back: bool = True) -> tuple[Run, list[str]]:
     """(run, faults) of an evaluation whose arrays lie amid guards. back: whether backward is run, too."""
     watch = Watch(fill, guard)
-    try:
-        return _run(subject, case, watch, subject.modules(), back), watch.faults()
-    except Exception as error:
-        if not type(error).__module__.startswith("numba"):
-            raise
-        watch = Watch(fill, guard)  # Numba cannot compile what calls our functions in the place of NumPy's
-        return _run(subject, case, watch, [], back), watch.faults()
+    return _run(subject, case, watch, subject.modules(), back), watch.faults()
 
 
 def _watched_run(example, fill, guard):

@@ -1,19 +1,24 @@
-"""Checks on odd numbers and odd arrays: NaN, infinity, layouts, arrays without elements."""
+"""Checks on odd numbers and odd arrays: NaN, infinity, large numbers, layouts, arrays without elements."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from .cases import LAYOUTS
-from .evaluation import evaluate
+from ..backend.device import Device
+from .cases import EITHER_SIGN, LAYOUTS
+from .evaluation import computed_on, evaluate
 from .example import Example
 from .reports import Failed, Skipped, number, place, require_close, require_same
 
 FAR = 1e12
 MOVES = (1e-3, -1e-3)  # shares by which an element is moved to see what depends on it
+LARGE = 300.0  # its exponential overflows in float32, and that of twice as much does not in float64
+MODERATE = 2.0**64  # half of the exponents of float32
+UNBOUNDED = (*EITHER_SIGN, "positive")  # kinds of numbers that may be large
 
 
 def nonfinite(example: Example) -> str:
@@ -28,7 +33,8 @@ def nonfinite(example: Example) -> str:
         if leaf.array or x.dtype.kind != "f" or not x.size:
             continue
         gradient = example.run.gradients[index]
-        matters = [] if gradient is None else [int(np.argmax(np.abs(gradient)))]
+        matters = [int(np.argmax(x)), int(np.argmin(x))]  # which maxima and minima depend on
+        matters += [] if gradient is None else [int(np.argmax(np.abs(gradient)))]
         for at in _places(example, x, index, matters):
             tried += 1
             _input(example, index, at)
@@ -142,6 +148,66 @@ def _cotangent(example, index, at):
                 f"cotangent {index} at {place(at)} is NaN, but the gradient of input {i} at {place(where)}, which "
                 f"depends on it, is {number(got[i][where])} ({int(wrong.sum())} of {int(depends.sum())} such elements)."
             )
+
+
+def overflow(example: Example) -> str:
+    """With large numbers in an input, what is of moderate size in float64 is finite in float32, too.
+
+    An exponential may overflow, but not a softmax. An input with a range of its own is left as it is.
+    """
+    if example.precision != "float64" or any(leaf.dtype == "float64" for leaf in example.case.leaves()):
+        raise Skipped("the case names a precision")
+    tried = require_no_overflow(example)
+    if not tried:
+        raise Skipped("large numbers go in nowhere, or come out everywhere")
+    return f"{tried} times with numbers of up to {LARGE:g}"
+
+
+def require_no_overflow(
+    example: Example, device: Device | None = None, names: str = "float32", back: bool = True
+) -> int:  # fmt: skip
+    """Raise Failed if anything overflows in float32, by default on this device, that does not in float64. Returns how
+    many times large numbers were tried. back: whether gradients are compared, too."""
+    case, count = example.case, 0
+    wanted = None if back else [False] * len(example.arrays)
+    for what, arrays in _enlarged(example):
+        wide = [a.astype("float64") if a.dtype == "float32" else a for a in arrays]
+        try:
+            with np.errstate(all="ignore"):
+                exact = evaluate(example.subject, case, arrays=wide, wanted=wanted)
+        except Exception:  # it is not made for them
+            continue
+        if not all(_moderate(y).all() for y in exact.outputs if y is not None):
+            continue
+        with computed_on(device) if device else nullcontext():
+            run = _unless_refused(example, arrays=arrays, wanted=wanted)
+        count += 1
+        for (name, got), (_, y) in zip(run.results if run else [], exact.results, strict=False):
+            wrong = _moderate(y) & ~np.isfinite(got)
+            if wrong.any():
+                where = tuple(np.argwhere(wrong)[0])
+                raise Failed(
+                    f"{name} at {place(where)} overflows where {what}: {names} gives {number(got[where])}, float64 "
+                    f"{number(y[where])} ({int(wrong.sum())} of {wrong.size} elements)."
+                )
+    return count
+
+
+def _enlarged(example: Example) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """(what was changed, float32 arrays) for each input that may be large, with either sign if it has signs."""
+    for index, leaf in enumerate(example.case.leaves()):
+        x = example.arrays[index]
+        if leaf.array or leaf.range or leaf.kind not in UNBOUNDED or x.dtype.kind != "f" or not np.any(x):
+            continue
+        for sign in (1, -1) if leaf.kind in EITHER_SIGN else (1,):
+            arrays = example.case.arrays("float32")
+            factor = sign * LARGE / np.abs(x).max()
+            arrays[index] = (x * factor).astype(arrays[index].dtype)
+            yield f"input {index} is {factor:.4g} times as large", arrays
+
+
+def _moderate(y):
+    return np.isfinite(y) & (np.abs(y) <= MODERATE)
 
 
 def layouts(example: Example) -> str:

@@ -187,7 +187,7 @@ class ErrorBounds:
 
 
 def _exceeded(errors, bounds):
-    return any((e > b).any() for e, b in zip(errors, bounds, strict=False))
+    return any((np.isnan(b) | (e > b)).any() for e, b in zip(errors, bounds, strict=False))
 
 
 def _largest(array):

@@ -20,6 +20,7 @@ from . import (
     checks_of_gradients,
     checks_of_graphs,
     checks_of_memory,
+    checks_of_races,
     checks_of_results,
     checks_of_values,
 )
@@ -42,12 +43,14 @@ CHECKS: dict[str, Callable[[Example], str]] = {
     "float32": checks_of_results.float32,
     "deterministic": checks_of_results.deterministic,
     "threads": checks_of_results.threads,
+    "races": checks_of_races.races,
     "cuda": checks_of_devices.cuda,
     "accumulation": checks_of_graphs.accumulation,
     "aliasing": checks_of_graphs.aliasing,
     "graphs": checks_of_graphs.graphs,
     "parts": checks_of_graphs.parts,
     "nonfinite": checks_of_values.nonfinite,
+    "overflow": checks_of_values.overflow,
     "layouts": checks_of_values.layouts,
     "memory": checks_of_memory.returned,
 }

@@ -150,14 +150,16 @@ def require_close(
     what: str, got: np.ndarray, expected: np.ndarray, bound: Any, names: tuple[str, str] = ("got", "expected")
 ) -> float:  # fmt: skip
     """Raise Failed, naming the worst element, unless `got` is `expected` up to `bound`, a number or an array. Equal
-    infinities and NaN in the same places are no errors. Returns the largest error as a share of the bound."""
+    infinities and NaN in the same places are no errors; a bound that is NaN allows none. Returns the largest error as a
+    share of the bound."""
     require_shape(what, got, expected, names)
     if not got.size:
         return 0.0
     with np.errstate(all="ignore"):
         same = (got == expected) | (np.isnan(got) & np.isnan(expected))
         error = np.where(same, 0.0, np.abs(got.astype(np.float64) - expected.astype(np.float64)))
-        share = np.where(same, 0.0, np.where(np.isfinite(error), error / np.maximum(bound, 1e-300), np.inf))
+        known = np.isfinite(error) & ~np.isnan(bound)
+        share = np.where(same, 0.0, np.where(known, error / np.maximum(bound, 1e-300), np.inf))
     worst = np.unravel_index(np.argmax(share), share.shape)
     if share[worst] > 1:
         limit = float(np.broadcast_to(bound, share.shape)[worst])

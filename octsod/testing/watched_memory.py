@@ -7,8 +7,8 @@ call them, lies between two guards and is full of a pattern. A stray write hits 
 from __future__ import annotations
 
 import contextlib
-import functools
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,7 +101,7 @@ class _Numpy(types.ModuleType):
     def __init__(self, watch: Watch):
         super().__init__("numpy")
         for name in (*_MAKERS, *_FILLED):
-            setattr(self, name, _maker(name, watch.make))
+            setattr(self, name, _Maker(name, watch.make))
 
     def __getattr__(self, name):
         return getattr(np, name)
@@ -113,17 +113,28 @@ class _Numpy(types.ModuleType):
         return vars(self)[name] if known else None
 
 
-def _maker(name, make):
-    original: Callable[..., np.ndarray] = getattr(np, name)
+class _Maker:
+    """A function of NumPy's that makes arrays, amid guards. It equals NumPy's own: a kernel that calls it can be
+    compiled meanwhile, since Numba looks up functions in a dict, whose keys are functions or weak references to them.
+    """
 
-    @functools.wraps(original)
-    def made(*arguments, **keywords):
-        like = original(*arguments, **keywords)  # the right shape, dtype and layout, or an error
+    __slots__ = ("_make", "_original")  # none for weak references: Numba would look up one to this
+
+    def __init__(self, name: str, make: Callable[..., np.ndarray]):
+        self._original, self._make = getattr(np, name), make
+
+    def __eq__(self, other: object) -> bool:
+        return self._original == (other() if isinstance(other, weakref.ref) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._original)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> np.ndarray:
+        like = self._original(*arguments, **keywords)  # the right shape, dtype and layout, or an error
         if type(like) is not np.ndarray or not like.flags.c_contiguous or like.dtype.kind not in "fiub":
             return like
-        array = make(like.shape, like.dtype, f"an array from `numpy.{name}`")
+        name = self._original.__name__
+        array = self._make(like.shape, like.dtype, f"an array from `numpy.{name}`")
         if name in _FILLED:
             array.fill(_FILLED[name])
         return array
-
-    return made
