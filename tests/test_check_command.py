@@ -193,3 +193,13 @@ def test_without_hypothesis_and_pytest():
     assert lines[1] == 'octsod.testing.strategies needs hypothesis; `pip install "octsod[test]"` installs it.'
     assert lines[2] == 'octsod.testing.parametrize_ops needs pytest; `pip install "octsod[test]"` installs it.'
     assert 'needs hypothesis; `pip install "octsod[test]"` installs it' in lines[3]
+
+
+def test_progress_and_guesses_are_told(folder):
+    """Guessed cases are named as such, in case they do not fit the op; progress goes to standard error alone."""
+    arguments = ["check", "my_ops.py:product", "--examples", "3", "--checks", "runs,parts"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0 and "case 0/3" in done.stderr and "case 3/3" in done.stderr
+    assert done.stdout.splitlines()[1].strip().startswith("given arrays of one shape, a guess;")
+    assert "guess" not in CliRunner().invoke(main, ["check", "my_ops.py:Square"]).output
+    assert CliRunner().invoke(main, [*arguments, "--quiet"]).stderr == ""

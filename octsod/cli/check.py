@@ -11,6 +11,7 @@ import click
 
 from ..checks import shortened
 from . import Failure
+from .progress import Progress
 
 
 @click.command()
@@ -18,13 +19,14 @@ from . import Failure
 @click.option("--examples", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N",
               help="How many cases are drawn.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Which ones.")
-@click.option("--checks", metavar="A,B", help="Run these checks alone.")
+@click.option("--checks", metavar="A,B", help="Run these checks alone, of those in a report.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None,
               help="cuda: also compare with the op's CUDA kernels, on a GPU or the simulator; cpu: never do.  "
                    "[default: for ops that are not octsod's own]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress on standard error.")
 @click.pass_context
-def check(ctx, target, examples, seed, checks, device, as_json):
+def check(ctx, target, examples, seed, checks, device, as_json, quiet):
     """Check an op: its gradients, its kernels, and what it does to memory.
 
     MODULE:OP is a class derived from octsod.autograd.Function, or a function of tensors: octsod.functional:conv2d,
@@ -38,10 +40,11 @@ def check(ctx, target, examples, seed, checks, device, as_json):
 
     op, name = find(target)
     try:
-        report = operator_check.collect(
-            op, examples=examples, seed=seed, checks=checks.split(",") if checks else None, name=name,
-            cuda=None if device is None else device == "cuda",
-        )  # fmt: skip
+        with Progress(examples, "case", quiet or as_json) as progress:
+            report = operator_check.collect(
+                op, examples=examples, seed=seed, checks=checks.split(",") if checks else None, name=name,
+                cuda=None if device is None else device == "cuda", told=progress.update,
+            )  # fmt: skip
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         raise Failure(str(error).removeprefix("check_op: ")) from error
     click.echo(json.dumps(report.to_json()) if as_json else str(report))

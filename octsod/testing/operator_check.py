@@ -90,9 +90,10 @@ def check_op(
 def collect(
     op: Any, cases: Any = None, *, reference: Callable[..., Any] | None = None, linear: Sequence[int] | None = None,
     checks: Iterable[str] | None = None, examples: int = EXAMPLES, seed: int = 0, cuda: bool | None = None,
-    name: str | None = None,
+    name: str | None = None, told: Callable[[int, str], None] | None = None,
 ) -> Report:  # fmt: skip
-    """As `check_op`, but returns the report whatever it says."""
+    """As `check_op`, but returns the report whatever it says. told: is called with how many cases are done, and what
+    comes next, before each."""
     subject = Subject(op, reference, linear, name)
     if not is_grad_enabled():
         raise RuntimeError("check_op: called within `no_grad`, where nothing has a gradient.")
@@ -102,7 +103,7 @@ def collect(
     own = str(getattr(op, "__module__", "")).startswith("octsod.")
     if "cuda" in names and checks is None and not (not own if cuda is None else cuda):
         names.remove("cuda")
-    given = cases_of(subject) if cases is None else cases
+    given, guessed = cases_of(subject) if cases is None else (cases, False)
     found: dict[str, list[Verdict]] = {check: [] for check in names}
     with (
         use_backend("cpu"), checks_of_results.on_threads(1), np.errstate(all="ignore"), warnings.catch_warnings()
@@ -112,8 +113,13 @@ def collect(
         if hasattr(given, "example") and hasattr(given, "map"):  # a hypothesis strategy
             with _importing():
                 from .drawing import draw, shrink
-            for case in draw(given, examples, seed):
+            for number, case in enumerate(draw(given, examples, seed)):
+                if told is not None:
+                    told(number, "")
                 visit(case)
+            if told is not None:
+                failed = any(v.verdict == FAIL for verdicts in found.values() for v in verdicts)
+                told(examples, "looking for smaller cases that fail" if failed else "")
             _shrink(subject, found, lambda *search: shrink(given, examples, seed, *search))
         else:
             given = [given] if isinstance(given, (Case, Input)) else given
@@ -131,7 +137,7 @@ def collect(
     arguments = "" if linear is None else f", linear={tuple(linear)!r}"
     arguments += "" if reference is None else f", reference={written(reference, 'reference')}"
     arguments += "" if cuda is None else f", cuda={cuda}"
-    return Report(subject.name, verdicts, visit.count, arguments, _module(subject))
+    return Report(subject.name, verdicts, visit.count, arguments, _module(subject), guessed)
 
 
 def _module(subject):
@@ -164,23 +170,25 @@ def names_of(checks: Iterable[str] | str | None) -> list[str]:
     return [name for name in CHECKS if name in names]
 
 
-def cases_of(subject: Subject) -> Any:
-    """The cases of an op: its own attribute `cases`, or octsod's, or a guess. Raises ValueError if there are none."""
+def cases_of(subject: Subject) -> tuple[Any, bool]:
+    """The cases of an op: its own attribute `cases`, or octsod's, or a guess; and whether they are guessed. Raises
+    ValueError if there are none."""
     own = getattr(subject.op, "cases", None)
     if own is not None:
-        return own() if callable(own) and not hasattr(own, "map") else own
+        return own() if callable(own) and not hasattr(own, "map") else own, False
     with _importing():
         from .op_cases import guessed, known
     with np.errstate(all="ignore"):
-        found, why = known(subject.op), ""
-        if found is None:
-            found, why = guessed(subject)
+        found = known(subject.op)
+        if found is not None:
+            return found, False
+        found, why = guessed(subject)
     if found is None:
         raise ValueError(
             f"check_op: nothing is known of the inputs of `{subject.name}`{why and f' ({why})'}; give `cases`, or set "
             "its attribute `cases`, such as strategies.cases([strategies.tensors((2, 3)), strategies.tensors((3,))])."
         )
-    return found
+    return found, True
 
 
 def verdict(check: str, example: Example) -> Verdict:

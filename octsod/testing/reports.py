@@ -39,7 +39,8 @@ class Report:
     """The verdicts of `check_op`, in the order of the checks. `str` makes a table of them, with what failed below it.
 
     op: what was checked, as it is written in a reproduction. arguments: those of `check_op` that a reproduction needs.
-    examples: the number of cases. module: where `op` can be imported from, "" if nowhere.
+    examples: the number of cases. module: where `op` can be imported from, "" if nowhere. guessed: whether nobody has
+    said what the op takes, so that arrays of one shape were tried.
     """
 
     op: str
@@ -47,6 +48,7 @@ class Report:
     examples: int
     arguments: str = ""
     module: str = ""
+    guessed: bool = False
 
     @property
     def verdict(self) -> str:
@@ -80,6 +82,8 @@ class Report:
     def __str__(self):
         width = max((len(v.check) for v in self.verdicts), default=0)
         lines = [f"{self.op}: {self.verdict} ({self.examples} {'case' if self.examples == 1 else 'cases'})"]
+        if self.guessed:
+            lines.append("  given arrays of one shape, a guess; the op's attribute `cases` says what it takes")
         for found in self.verdicts:
             note = "" if found.verdict in (FAIL, KINK) else found.message
             lines.append(f"  {found.verdict}  {found.check:<{width}}  {note}".rstrip())
