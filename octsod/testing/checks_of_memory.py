@@ -42,6 +42,7 @@ def _run(subject, case, watch, modules, back):
             given = [
                 None if v is None else watch.copy(v, f"cotangent {i}") for i, v in enumerate(cotangents(case, values))
             ]
+            watch.phase = "backward"
             backward(outputs, given)
         return Run(values, gradients_of(leaves))
 

@@ -55,23 +55,27 @@ class Guarded:
 
 
 class Watch:
-    """The arrays that were handed out."""
+    """The arrays that were handed out. phase: what runs meanwhile, for messages."""
 
     def __init__(self, fill: int, guard: int):
         self._fill, self._guard = fill, guard
         self._handed: list[Guarded] = []
+        self.phase = "forward"
 
     def make(self, shape: Any, dtype: Any, what: str = "an array from `empty`") -> np.ndarray:
-        """An array amid guards."""
-        guarded = Guarded(what, tuple(shape), dtype, self._fill, self._guard)
-        self._handed.append(guarded)
-        return guarded.array
+        """An array amid guards, which the op asks for. what: how, for messages."""
+        return self._guarded(shape, dtype, f"{what} in {self.phase}")
 
     def copy(self, array: np.ndarray, what: str) -> np.ndarray:
         """A contiguous copy of an array amid guards."""
-        out = self.make(array.shape, array.dtype, what)
+        out = self._guarded(array.shape, array.dtype, what)
         out[...] = array
         return out
+
+    def _guarded(self, shape, dtype, what):
+        guarded = Guarded(what, tuple(shape), dtype, self._fill, self._guard)
+        self._handed.append(guarded)
+        return guarded.array
 
     def faults(self) -> list[str]:
         """What was written outside of them, a sentence each."""
