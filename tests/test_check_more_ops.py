@@ -64,7 +64,8 @@ def softplus(x, out):
 @pytest.mark.parametrize("on_gpu, on_cpu, words", [
     ("fmax(x[i], real(-1e9))", lambda x, out: np.maximum(x, -1e9, out=out),
      ("is NaN: the output at", "is nan on the CPU, -1000000000.0 on simulated")),
-    ("log1p(exp(x[i]))", softplus, ("overflows where input 0 is ", "the CUDA kernels on simulated gives inf, float64 ")),
+    ("log1p(exp(x[i]))", softplus,
+     ("overflows where input 0 is ", "the CUDA kernels on simulated gives inf, float64 ")),
 ])  # fmt: skip
 def test_odd_numbers_on_a_gpu(tmp_path, on_gpu, on_cpu, words):
     if reason := cusim.unavailable():

@@ -8,6 +8,7 @@ import functools
 import os
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -48,14 +49,31 @@ class Subject:
         self.call: Callable[..., Any] = op.apply if self.is_function else op
 
     def modules(self) -> list[dict[str, Any]]:
-        """The globals of the op's own code, unless that is octsod's: where it may call NumPy for memory."""
-        functions = [self.op.forward, self.op.backward] if self.is_function else [self.op]
-        found = {}
-        for function in functions:
-            names = getattr(function, "__globals__", None)
-            if names is not None and not str(names.get("__name__")).startswith("octsod."):
+        """The globals of the op's own code and of what that may call, unless it is octsod's or a library's: where they
+        may call NumPy for memory."""
+        waiting: list[Any] = [self.op.forward, self.op.backward] if self.is_function else [self.op]
+        found: dict[int, dict[str, Any]] = {}
+        seen: set[int] = set()
+        while waiting:
+            item = waiting.pop()
+            function = getattr(item, "py_func", item)  # of what Numba compiles
+            names = vars(item) if isinstance(item, types.ModuleType) else getattr(function, "__globals__", None)
+            if id(function) in seen or not isinstance(names, dict) or _of_a_library(names):
+                continue
+            seen.add(id(function))
+            cells = getattr(function, "__closure__", None) or ()
+            waiting += [cell.cell_contents for cell in cells if cell != types.CellType()]
+            if id(names) not in found:
                 found[id(names)] = names
+                waiting += names.values()
         return list(found.values())
+
+
+def _of_a_library(names):
+    """Whether a module, by its globals, is octsod's, Python's or an installed one."""
+    package, folders = str(names.get("__name__")).partition(".")[0], str(names.get("__file__")).split(os.sep)
+    python = package in sys.stdlib_module_names and package != "__main__"
+    return python or package == "octsod" or "site-packages" in folders or "dist-packages" in folders
 
 
 def written(function: Any, otherwise: str) -> str:
