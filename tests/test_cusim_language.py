@@ -116,6 +116,15 @@ __global__ void mathematics(float* y, double* d, const float* x) {
   d[threadIdx.x] = exp((double)v) + fma(2.0, 3.0, (double)v) + rsqrt(4.0) + sqrt(16.0);
 }
 
+__global__ void conversions(int* y, unsigned* u, long long* l, unsigned long long* ul, const double* x) {
+  const int i = threadIdx.x;
+  const float v = x[i];
+  y[5 * i] = __double2int_rz(x[i]), y[5 * i + 1] = __double2int_rn(x[i]), y[5 * i + 2] = __float2int_rz(v);
+  y[5 * i + 3] = __float2int_rd(v), y[5 * i + 4] = __float2int_ru(v);
+  u[2 * i] = __float2uint_rz(v), u[2 * i + 1] = __float2uint_rn(v);
+  l[i] = __double2ll_rz(x[i]), ul[i] = __double2ull_rz(x[i]);
+}
+
 __global__ void early(float* y, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
@@ -222,6 +231,22 @@ def test_mathematics(launch):
     ]  # fmt: skip
     np.testing.assert_allclose(y, np.stack(expected), rtol=1e-6)
     np.testing.assert_allclose(d, np.exp(x.astype(float)) + 6 + x + 0.5 + 4, rtol=1e-15)
+
+
+def test_conversions_to_integers(launch):
+    """What does not fit becomes the nearest number that does."""
+    x = np.array([2.75, -2.75, -0.75, 2.0**31, -(2.0**31), 2.0**32, 2.0**63, -(2.0**63), 2.0**64, 1e30, -1e30])
+    u, l, ul = np.zeros((11, 2), np.uint32), np.zeros(11, np.int64), np.zeros(11, np.uint64)
+    y = launch("conversions", (1,), (11,), np.zeros((11, 5), np.int32), u, l, ul, x)
+
+    def expected(values, dtype):
+        limits = np.iinfo(dtype)
+        return [min(max(int(value), limits.min), limits.max) for value in values]
+
+    for column, rounded in enumerate((np.trunc, np.rint, np.trunc, np.floor, np.ceil)):
+        assert y[:, column].tolist() == expected(rounded(x), np.int32)
+    assert u.T.tolist() == [expected(rounded(x), np.uint32) for rounded in (np.trunc, np.rint)]
+    assert l.tolist() == expected(x, np.int64) and ul.tolist() == expected(x, np.uint64)
 
 
 def test_threads_that_end_early(launch):

@@ -23,7 +23,8 @@ struct Number {
     // What does not fit wraps around.
     template <typename T>
     __device__ T integer() const {
-        return T(type > FLOAT64 ? whole : real < 9223372036854775808.0 ? int64(real) : int64(uint64(real)));
+        bool large = real >= 9223372036854775808.0;  // no int64: what a plain cast makes of it is not defined
+        return T(type > FLOAT64 ? whole : large ? int64(__double2ull_rz(real)) : __double2ll_rz(real));
     }
 };
 

@@ -115,15 +115,26 @@ CUSIM_INLINE int __mulhi(int x, int y) { return (int)((long long)x * y >> 32); }
 CUSIM_INLINE unsigned __umulhi(unsigned x, unsigned y) { return (unsigned)((unsigned long long)x * y >> 32); }
 CUSIM_INLINE int __mul24(int x, int y) { return (x << 8 >> 8) * (y << 8 >> 8); }
 
-// Conversions with a direction of rounding; those towards zero are plain casts.
-CUSIM_INLINE int __float2int_rn(float x) { return (int)__builtin_rintf(x); }
-CUSIM_INLINE int __float2int_rz(float x) { return (int)x; }
-CUSIM_INLINE int __float2int_rd(float x) { return (int)__builtin_floorf(x); }
-CUSIM_INLINE int __float2int_ru(float x) { return (int)__builtin_ceilf(x); }
-CUSIM_INLINE unsigned __float2uint_rn(float x) { return (unsigned)__builtin_rintf(x); }
-CUSIM_INLINE unsigned __float2uint_rz(float x) { return (unsigned)x; }
-CUSIM_INLINE int __double2int_rn(double x) { return (int)__builtin_rint(x); }
-CUSIM_INLINE int __double2int_rz(double x) { return (int)x; }
+// Conversions with a direction of rounding. As PTX has it, numbers that an integer type does not hold become the nearest
+// one that it does; a plain cast of such a number has no defined result.
+namespace cusim {
+template <class T, class F> CUSIM_INLINE T clamped(F x) {
+  constexpr bool has_sign = T(-1) < T(0);
+  constexpr F half = F(1ull << (8 * sizeof(T) - 1)), end = has_sign ? half : 2 * half, start = has_sign ? -half : F(0);
+  constexpr T least = has_sign ? T(1ull << (8 * sizeof(T) - 1)) : T(0);
+  return x >= end ? T(~least) : x <= start ? least : T(x);
+}
+}  // namespace cusim
+CUSIM_INLINE int __float2int_rn(float x) { return cusim::clamped<int>(__builtin_rintf(x)); }
+CUSIM_INLINE int __float2int_rz(float x) { return cusim::clamped<int>(x); }
+CUSIM_INLINE int __float2int_rd(float x) { return cusim::clamped<int>(__builtin_floorf(x)); }
+CUSIM_INLINE int __float2int_ru(float x) { return cusim::clamped<int>(__builtin_ceilf(x)); }
+CUSIM_INLINE unsigned __float2uint_rn(float x) { return cusim::clamped<unsigned>(__builtin_rintf(x)); }
+CUSIM_INLINE unsigned __float2uint_rz(float x) { return cusim::clamped<unsigned>(x); }
+CUSIM_INLINE int __double2int_rn(double x) { return cusim::clamped<int>(__builtin_rint(x)); }
+CUSIM_INLINE int __double2int_rz(double x) { return cusim::clamped<int>(x); }
+CUSIM_INLINE long long __double2ll_rz(double x) { return cusim::clamped<long long>(x); }
+CUSIM_INLINE unsigned long long __double2ull_rz(double x) { return cusim::clamped<unsigned long long>(x); }
 CUSIM_INLINE float __int2float_rn(int x) { return (float)x; }
 CUSIM_INLINE float __uint2float_rn(unsigned x) { return (float)x; }
 CUSIM_INLINE float __double2float_rn(double x) { return (float)x; }
