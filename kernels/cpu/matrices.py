@@ -59,8 +59,6 @@ def _matmul(slot, start, stop, a, b, out, table, packed, spare, plan):
 
 def matmul(a, b, out, transpose_a=False, transpose_b=False):
     count, rows, columns = out.shape
-    if not out.size:
-        return
     depth = a.shape[1 if transpose_a else 2]
     steps = (1, rows) if transpose_a else (depth, 1)
     plan = _Plan(rows, columns, depth, *steps, max(rows // ROWS, 1), max(columns // COLUMNS, 1))

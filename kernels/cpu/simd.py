@@ -209,7 +209,7 @@ def read_control_word(builder):
     word = ir.IntType(64)
     if X86:
         slot = cgutils.alloca_once(builder, ir.IntType(32))
-        _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), builder.bitcast(slot, ir.IntType(8).as_pointer()))
+        _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), slot)
         return builder.zext(builder.load(slot), word)
     if ARM:  # no inline assembly: Numba does not initialise LLVM's parser for it
         return _call(builder, "llvm.aarch64.get.fpcr", word)
@@ -221,6 +221,6 @@ def write_control_word(builder, word):
     if X86:
         slot = cgutils.alloca_once(builder, ir.IntType(32))
         builder.store(builder.trunc(word, ir.IntType(32)), slot)
-        _call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), builder.bitcast(slot, ir.IntType(8).as_pointer()))
+        _call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), slot)
     elif ARM:
         _call(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), word)

@@ -13,9 +13,8 @@ TILE = 32
 
 
 def fill(out, value):
-    bits = np.zeros(8, np.uint8)
-    bits[: out.dtype.itemsize] = np.array([value], out.dtype).view(np.uint8)
-    SOURCE.each("fill", ANY, out.size, bits.view(np.int64)[0], out.dtype.itemsize, out)
+    bits = np.array(value, out.dtype).tobytes().ljust(8, b"\0")
+    SOURCE.each("fill", ANY, out.size, np.frombuffer(bits, np.int64)[0], out.dtype.itemsize, out)
 
 
 def copy(x, out):

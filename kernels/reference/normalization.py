@@ -60,7 +60,7 @@ def differentiate(grad, out):
 def channel_moments(x, moments):
     a = x.astype(np.float64)
     # With the mean itself as the reference value, nothing is lost to cancellation.
-    mean = a.mean(axis=(2, 3)) if a.size else np.zeros(a.shape[:2])
+    mean = a.mean(axis=(2, 3))
     about = a - mean[:, :, None, None]
     moments[:, 0] = mean
     moments[:, 1] = about.sum(axis=(2, 3))
