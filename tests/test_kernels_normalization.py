@@ -112,12 +112,15 @@ def test_no_maps_and_no_channels(dtype):
 
 
 @pytest.mark.parametrize("kernels", [*BACKENDS, reference])
-@pytest.mark.parametrize("learned", [True, False])
-def test_prelu_alone(kernels, learned):
-    slope, sums = np.array([0.25, -0.5]), np.random.default_rng(0).standard_normal((5, 3, 2))
-    coefficients, by, grad_slope = np.empty((4, 2)), np.empty((6, 2)), np.full(2, np.nan)
+def test_prelu_alone(kernels):
+    slope, sums = np.array([0.25, -0.5, 0.0, 1.5]), np.random.default_rng(0).standard_normal((2, 3, 4))
+    coefficients, by, grad_slope = np.empty((4, 4)), np.empty((6, 4)), np.empty(4)
     kernels.prelu_coefficients(slope, coefficients)
-    assert coefficients.tolist() == [[1, 1], [0, 0], slope.tolist(), [0, 0]]
-    kernels.prelu_backward(sums, slope, by, grad_slope if learned else None)
-    assert by.tolist() == [[1, 1], [0, 0], slope.tolist(), [1, 1], [0, 0], [0, 0]]
-    assert np.allclose(grad_slope, sums[:, 2].sum(axis=0) if learned else np.nan, equal_nan=True)
+    one, zero = [1] * 4, [0] * 4
+    assert coefficients.tolist() == [one, zero, slope.tolist(), zero]
+    kernels.prelu_backward(sums, slope, by, grad_slope)
+    assert by.tolist() == [one, zero, slope.tolist(), one, zero, zero]
+    assert np.allclose(grad_slope, sums[:, 2].sum(axis=0))
+    by[...] = np.nan
+    kernels.prelu_backward(sums, slope, by, None)
+    assert by.tolist() == [one, zero, slope.tolist(), one, zero, zero]

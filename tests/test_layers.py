@@ -22,6 +22,22 @@ def test_linear():
     assert np.array_equal(get(nn.Linear(400, 30, "float64").bias.data), get(layer.bias.data))
 
 
+@pytest.mark.parametrize("settings", [
+    {"padding": 1}, {"stride": 2, "padding": 1}, {"padding": 3, "dilation": 2}, {"stride": 3},
+])  # fmt: skip
+def test_conv2d(settings):
+    octsod.manual_seed(0)
+    layer = nn.Conv2d(4, 30, 3, **settings, dtype="float64")
+    (x,) = normals(0, (2, 4, 9, 8))
+    assert np.array_equal(layer(Tensor(x)).numpy(), f.conv2d(x, layer.weight, layer.bias, **settings).numpy())
+    assert layer.weight.shape == (30, 4, 3, 3) and layer.bias.shape == (30,) and layer.weight.dtype == np.float64
+    for values in (get(layer.weight.data), get(layer.bias.data)):
+        assert np.abs(values).max() <= 1 / 6 and values.std() == pytest.approx(1 / 6 / np.sqrt(3), rel=0.3)
+    pointwise = nn.Conv2d(4, 2)
+    assert pointwise.weight.shape == (2, 4, 1, 1) and pointwise.weight.dtype == np.float32
+    assert pointwise(Tensor(x.astype(np.float32))).shape == (2, 2, 9, 8)
+
+
 def test_dropout_is_active_in_training_only():
     layer, x = nn.Dropout(0.25), Tensor(np.ones(1000))
     with random.stream(1):
