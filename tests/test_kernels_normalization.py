@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from kernel_contract import BACKENDS, both_dtypes, reading, reference, verify
 
+from octsod.backend.deferred import Deferred
 from octsod.testing import strategies
 
 pytestmark = pytest.mark.usefixtures("poisoned_scratch")
@@ -124,3 +125,17 @@ def test_prelu_alone(kernels):
     by[...] = np.nan
     kernels.prelu_backward(sums, slope, by, None)
     assert by.tolist() == [one, zero, slope.tolist(), one, zero, zero]
+
+
+@pytest.mark.parametrize("kernels", [*BACKENDS, reference])
+def test_sums_over_large_planes_keep_their_last_digits(kernels):
+    """A float32 has no room for what is added up here, of numbers of twelve binary places."""
+    rng, shape = np.random.default_rng(0), (1, 2, 150, 200)
+    x, g = (rng.integers(0, 1 << 13, shape).astype(np.float32) / (1 << 12) for _ in range(2))
+    exact, pixels = g.astype(np.float64).sum(axis=(2, 3)), shape[2] * shape[3]
+    identity = np.repeat(np.float32([[1], [0], [1], [0]]), shape[1], axis=1)
+    sums, moments = np.empty((1, 3, 2)), np.empty((1, 3, 2))
+    kernels.gradient_sums(g, Deferred(x, identity), sums)
+    assert sums[:, 0].tolist() == exact.tolist() and (np.float32(exact) != exact).any()
+    kernels.channel_moments(g, moments)
+    assert np.allclose(moments[:, 0] + moments[:, 1] / pixels, exact / pixels, rtol=1e-14, atol=0)
