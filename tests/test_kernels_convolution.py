@@ -250,19 +250,21 @@ def test_octave_conv2d_backward(dtype, case):
 
 @both_dtypes
 @pytest.mark.parametrize("sums", [False, True])
-def test_three_scales_in_turn(dtype, sums):
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_three_scales_in_turn(dtype, count, sums):
     """A kernel may put a scale's weights and sums where those of the scale before were, and a map's further channels
     where its first ones were: no thread may still need them."""
     shapes = (1, 11, 8, 12), (1, 11, 4, 6), (1, 11, 2, 3)
 
     def launch(kernels, arena):
-        inputs = [arena.deferred(f"x{i}", shape, strategies.Reading(True, sums)) for i, shape in enumerate(shapes)]
-        weight = arena.normal(33, 33, 1, 1)
+        given = shapes[:count]
+        inputs = [arena.deferred(f"x{i}", shape, strategies.Reading(True, sums)) for i, shape in enumerate(given)]
+        weight = arena.normal(33, 11 * count, 1, 1)
         outputs = [arena.output(f"out{i}", shape) for i, shape in enumerate(shapes)]
         moments = [arena.moments(f"moments{i}", shape) for i, shape in enumerate(shapes)] if sums else None
         kernels.octave_conv2d(inputs, weight, outputs, 1, moments)
         grads = [arena.gradient(shape, True) for shape in shapes]
-        slots = [arena.slot(f"grad_x{i}", shape, strategies.Target(False, sums)) for i, shape in enumerate(shapes)]
+        slots = [arena.slot(f"grad_x{i}", shape, strategies.Target(False, sums)) for i, shape in enumerate(given)]
         kernels.octave_conv2d_backward(grads, inputs, weight, 1, slots, arena.output("grad_weight", weight.shape))
 
     verify(dtype, 0, launch)
