@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -93,6 +94,44 @@ def test_what_takes_little_decides_nothing():
     assert difference.exit_code == 0
     assert next(change for change in difference.rows if change.name.startswith("small")).verdict == "slower"
     assert "slower, but it takes little" in difference_table(difference)
+
+
+def test_a_slower_row_of_a_faster_whole_is_no_regression():
+    """Such as the Python around kernels that have become much faster. Without that, it counts."""
+
+    def of(kernel, python):
+        return profile(row(ms=(kernel,) * 10), row("", "", (python,) * 10))
+
+    faster = compare(of(40.0, 0.463), of(25.0, 0.536))
+    assert [c.verdict for c in (faster.whole, *faster.rows)] == ["faster", "faster", "slower"]
+    assert faster.rows[1].decisive and len(faster.slower) == 1
+    assert faster.regressions == [] and faster.exit_code == 0
+    assert last_line(faster) == "Exit code 0: the round is faster beyond noise, so the slower row is no regression."
+    same = compare(of(40.0, 0.463), of(39.9, 0.536))
+    assert same.whole.verdict == "no change beyond noise" and same.exit_code == 1
+    assert last_line(same) == (
+        "Exit code 1: Python: a.b, Conv2d, forward is slower beyond noise (0.463 ms became 0.536); the round is not "
+        "faster beyond noise, which would excuse it."
+    )
+
+
+def test_the_last_line_says_why_the_exit_code_is_not_0():
+    before = noisy(0, 10)
+    assert compare(before, before).reason == ""
+    slower = compare(before, scaled(noisy(1, 10), 1.5))
+    assert re.fullmatch(
+        r"Exit code 1: the round is slower beyond noise \(\S+ ms became \S+\), and so are 8 other rows\.", last_line(slower)
+    )
+    two = compare(before, scaled(scaled(noisy(1, 10), 1.5, "kernel3"), 1.1, "kernel4"))
+    assert two.whole.verdict == "slower" and ", and so are 2 other rows." in last_line(two)
+    single = compare(profile(row(ms=(10.0,))), profile(row(ms=(20.0,))))
+    assert last_line(single) == "Exit code 2: there are too few rounds to tell whether the round is slower."
+    other = compare(before, dataclasses.replace(before, subject="x"))
+    assert last_line(other) == "Exit code 2: The subjects differ: 'a step' and 'x'."
+
+
+def last_line(difference):
+    return difference_table(difference, width=1000).splitlines()[-1]
 
 
 def test_threshold():

@@ -82,7 +82,7 @@ _file = click.Path(dir_okay=False)
 @click.option("--load", type=existing_file(), metavar="FILE.json",
               help="Show a profile that --json has written, without profiling again.")  # fmt: skip
 @click.option("--diff", type=(existing_file(), existing_file()), metavar="A.json B.json",
-              help="Compare two profiles. Exit code 1: B is slower beyond noise.")  # fmt: skip
+              help="Compare two profiles. Exit code 1: B is slower beyond noise; see above.")  # fmt: skip
 @click.option("--threshold", type=Number(0), metavar="SHARE",
               help="For --diff: what is not slower by more than this counts as noise.  [default: 0.03]")
 @click.option("--anyway", is_flag=True, help="For --diff: compare, even if subjects, devices or machines differ.")
@@ -107,8 +107,9 @@ def profile(
     is an error of the op's cost.
 
     --diff compares medians, with bounds of noise from the rounds of both. Exit codes: 0, no slower beyond noise; 1, the
-    whole is, or a row that takes 0.5 % of it or more; 2, they cannot be compared, since subjects, machines, devices or
-    numbers of threads differ, or there is only one round.
+    whole is slower, or, unless the whole is faster, a row that takes 0.5 % of it or more; 2, they cannot be compared,
+    since subjects, machines, devices or numbers of threads differ, or there is only one round. The last line says why
+    the code is not 0.
     """
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     _check_options(given)

@@ -60,11 +60,36 @@ class Difference:
         return [c for c in (self.whole, *self.rows) if c.decisive and c.verdict == SLOWER]
 
     @property
+    def regressions(self) -> list[Change]:
+        """What makes the exit code 1: `slower`, but nothing where the whole is faster beyond noise."""
+        return [] if self.whole.verdict == FASTER else self.slower
+
+    @property
     def exit_code(self) -> int:
-        """0: no slower beyond noise. 1: slower. 2: they cannot be compared."""
+        """0: no slower beyond noise. 1: slower, see `regressions`. 2: they cannot be compared."""
         if self.refusals:
             return 2
-        return 1 if self.slower else 2 if self.whole.verdict == UNSURE else 0
+        return 1 if self.regressions else 2 if self.whole.verdict == UNSURE else 0
+
+    @property
+    def reason(self) -> str:
+        """Why the exit code is what it is, in one sentence; "" where it is 0 and nothing is slower."""
+        whole = self.whole.name
+        if self.refusals:
+            return f"Exit code 2: {self.refusals[0]}"
+        if self.regressions:
+            first, *rest = self.regressions
+            times = f"{1e3 * first.before:.3f} ms became {1e3 * first.after:.3f}"
+            others = f", and so {'is 1 other row' if len(rest) == 1 else f'are {len(rest)} other rows'}" if rest else ""
+            but = "" if first is self.whole else f"; {whole} is not faster beyond noise, which would excuse it"
+            return f"Exit code 1: {first.name} is slower beyond noise ({times}){others}{but}."
+        if self.whole.verdict == UNSURE:
+            return f"Exit code 2: there are too few rounds to tell whether {whole} is slower."
+        if self.slower:
+            count = len(self.slower)
+            rows = "the slower row is no regression" if count == 1 else f"the {count} slower rows are no regression"
+            return f"Exit code 0: {whole} is faster beyond noise, so {rows}."
+        return ""
 
 
 def compare(
@@ -216,7 +241,8 @@ def _shown(value):
 
 
 def difference_table(difference: Difference, top: int | None = None, width: int = 100) -> str:
-    """A difference as text: the whole, then the rows whose times have changed most, then what is new or has vanished.
+    """A difference as text: the whole, then the rows whose times have changed most, then what is new or has vanished,
+    then why the exit code is what it is (`Difference.reason`).
 
     top: how many rows are shown, how many that are new, and how many that have vanished; of others, all that are
     decisive and have become slower. width: columns, at least 40.
@@ -232,6 +258,7 @@ def difference_table(difference: Difference, top: int | None = None, width: int 
         for line in _listing(what, sorted(rows, key=lambda row: -row[1]), top):
             out += paragraph(printable(line), width)
     out += [Text(), *(line for note in difference.notes for line in paragraph(printable(note), width))]
+    out += paragraph(printable(difference.reason), width)
     return "\n".join(line.plain.rstrip() for line in out).rstrip()
 
 
