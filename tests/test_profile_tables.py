@@ -103,7 +103,27 @@ def test_steps_without_work_of_the_op_are_overhead():
 
 def test_launches_bind_only_where_they_take_much():
     (group,) = grouped(profile(row(ms=(1.0,) * 3, calls=100, flops=100, bytes=100)))
-    assert group.bound == "memory" and group.roof_share == pytest.approx(0.1), "but launches take that long at least"
+    assert group.roof_share == pytest.approx(0.1), "launches take that long at least"
+    assert (group.bound, group.nearest) == ("its own code", "launches")
+
+
+@pytest.mark.parametrize("ms, flops, moved, words", [
+    (40.0, 1, 100_000_000, "memory; 4.0x faster at its roof, 30 ms of the round"),
+    (41.0, 1, 100_000_000, "its own code, far from every roof; 4.1x faster at its nearest, memory, 31 ms of the round"),
+    (750.0, 1, 100_000_000, "its own code, far from every roof; 75x faster at its nearest, memory, 740 ms of the round"),
+    (50.0, 10**9, 1, "its own code, far from every roof; 5.0x faster at its nearest, arithmetic, 40 ms of the round"),
+])  # fmt: skip
+def test_what_is_far_from_every_roof_is_held_up_by_its_own_code(ms, flops, moved, words):
+    (group,) = grouped(profile(row(ms=(ms,) * 3, flops=flops, bytes=moved)))
+    assert verdict(group) == words
+
+
+def test_what_is_partly_far_from_its_roof():
+    """60 ms at a sixth of the roof of memory and 40 at half of that of arithmetic are at 0.3 of both."""
+    rows = row(ms=(60.0,) * 3, flops=1, bytes=100_000_000), row("b", ms=(40.0,) * 3, flops=2 * 10**9, bytes=1)
+    (group,) = grouped(profile(*rows), "op")
+    words = "its own code, for the most part far from every roof; 3.3x faster at its roofs, 70 ms of the round"
+    assert verdict(group) == words
 
 
 def test_roofs_are_those_of_the_device():

@@ -103,8 +103,9 @@ def profile(
 
     A line has calls, time, its share, time per call with its spread over the rounds, operations, bytes, and the share
     of the roof that binds it: of the rates of copying, of caches and of multiply-adds that the same run has measured,
-    and of the time of an empty launch. The verdict says what binds it, and how much faster it could be. More than 100 %
-    is an error of the op's cost.
+    and of the time of an empty launch. The verdict says what binds it, and how much faster it could be. Below 25 % of
+    every roof, that is its own code: it is not vectorised, waits for other threads, or, as a step of a prediction,
+    moves bytes within caches, which nobody counts. More than 100 % is an error of the op's cost.
 
     --diff compares medians, with bounds of noise from the rounds of both. Exit codes: 0, no slower beyond noise; 1, the
     whole is slower, or, unless the whole is faster, a row that takes 0.5 % of it or more; 2, they cannot be compared,

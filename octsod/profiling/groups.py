@@ -11,8 +11,9 @@ from .results import Profile, Roofs, Row
 
 PYTHON = "Python"
 MEMORY, CACHES, ARITHMETIC, LAUNCHES, OVERHEAD = "memory", "caches", "arithmetic", "launches", "overhead"
+OWN_CODE = "its own code"
 
-SOME_LAUNCHES = 0.25  # of a kernel's time: only where launches take that much do they bind it
+BINDS = 0.25  # of a kernel's time: only a roof for which it would need that much binds it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,11 @@ class Group:
     that they took; gain, the seconds of a round that there would be to gain. If the costs of all rows are wrong,
     roof_share is above 1; then flops and bytes are as claimed, and there are no rates.
 
-    bound: what binds most of the time: "memory", "caches" if the bytes fit in them, "arithmetic", "launches",
-    "overhead" of steps that do nothing which the op needs, "" if nobody knows; outside of kernels, "Python", or what
-    else is done there, such as waiting for a device. times: seconds of a round by what binds them. outside: how many of
-    them are outside of kernels. wrong: names of kernels that would have been faster than the machine can be, with the
+    bound: what binds most of the time: "memory", "caches" if the bytes fit in them, "arithmetic", "launches"; "its own
+    code" if no roof would take a quarter of it; "overhead" of steps that do nothing which the op needs, "" if nobody
+    knows; outside of kernels, "Python", or what else is done there, such as waiting for a device. nearest: the roof
+    that is nearest for most of what its own code holds up, "" if there is none. times: seconds of a round by what binds
+    them. outside: how many of them are outside of kernels. wrong: names of kernels that would have been faster than the machine can be, with the
     share of the roof that they would have reached. roofless: devices without measured roofs.
     """
 
@@ -49,6 +51,7 @@ class Group:
     roof_share: float | None
     gain: float | None
     bound: str
+    nearest: str
     times: dict[str, float]
     outside: float
     wrong: dict[str, float]
@@ -188,8 +191,11 @@ def group_of(profile: Profile, name: str, rows: Sequence[Row]) -> Group:
         launches.setdefault((kernel_name(row), row.device, costed), []).append(row)
     parts = [_part(own, typical(profile, added(own, rounds)), roofs.get(own[0].device)) for own in launches.values()]
     times: dict[str, float] = {}
+    nearest: dict[str, float] = {}
     for part in parts:
         times[part.bound] = times.get(part.bound, 0.0) + part.time
+        if part.bound == OWN_CODE:
+            nearest[part.nearest] = nearest.get(part.nearest, 0.0) + part.time
     wrong = {part.name: part.share for part in parts if part.share > 1}
     known = [part for part in parts if part.floor is not None]
     costs = known or [part for part in parts if part.share > 1]
@@ -215,6 +221,7 @@ def group_of(profile: Profile, name: str, rows: Sequence[Row]) -> Group:
         roof_share=floor / judged if known else max(wrong.values(), default=None),
         gain=judged - floor if known else None,
         bound=max(times, key=lambda bound: times[bound], default=""),
+        nearest=max(nearest, key=lambda bound: nearest[bound], default=""),
         times=times,
         outside=math.fsum(part.time for part in parts if part.outside),
         wrong=wrong,
@@ -225,7 +232,8 @@ def group_of(profile: Profile, name: str, rows: Sequence[Row]) -> Group:
 @dataclasses.dataclass
 class _Part:
     """Equal launches. time: seconds of a round. floor: the least that the machine needs for them; None if nobody knows,
-    or if they would have been faster. share: of the roof that their cost alone would have reached."""
+    or if they would have been faster. nearest: the roof that gives it. share: of the roof that their cost alone would
+    have reached."""
 
     name: str
     device: str
@@ -234,6 +242,7 @@ class _Part:
     bytes: int
     bound: str = ""
     floor: float | None = None
+    nearest: str = ""
     share: float = 0.0
     roofless: bool = False
     outside: bool = False
@@ -259,10 +268,9 @@ def _part(rows: Sequence[Row], time: float, roof: Roofs | None) -> _Part:
         floors = {bound: seconds if bound == ARITHMETIC else min(seconds, time) for bound, seconds in floors.items()}
         launches = min(launches, time)
         floor = max(*floors.values(), launches)
-        bound = max(floors, key=lambda name: floors[name])
-        if floor == launches >= SOME_LAUNCHES * time:
-            bound = LAUNCHES
+        part.nearest = LAUNCHES if floor == launches else max(floors, key=lambda name: floors[name])
         if costed and part.share <= 1:
+            bound = part.nearest if floor >= BINDS * time else OWN_CODE
             part.bound, part.floor = bound if floor else OVERHEAD, floor
         elif not costed and launches > time / 2:
             part.bound = LAUNCHES

@@ -18,6 +18,7 @@ from .groups import (
     CACHES,
     LAUNCHES,
     MEMORY,
+    OWN_CODE,
     Group,
     added,
     grouped,
@@ -42,7 +43,7 @@ SIZE, SPACING = 8, 1.2  # of a label's letters, in points; of its lines, in lett
 NOTE = 7  # size of the letters of what else there is to say
 SMALL = 0.002  # of a round: kernels that take less are no points
 
-OF_BOUND = {MEMORY: COLOURS[0], CACHES: COLOURS[5], ARITHMETIC: COLOURS[1], LAUNCHES: COLOURS[2]}
+OF_BOUND = {MEMORY: COLOURS[0], CACHES: COLOURS[5], ARITHMETIC: COLOURS[1], LAUNCHES: COLOURS[2], OWN_CODE: COLOURS[3]}
 OF_PHASE = {
     "forward": COLOURS[0], "backward": COLOURS[1], "predict": COLOURS[5], "step": COLOURS[2], "": COLOURS[3],
     "outside of kernels": GREY,

@@ -1,10 +1,10 @@
 """What a group of rows says in words: what binds it, and how much there is to gain."""
 
-from .groups import ARITHMETIC, CACHES, LAUNCHES, MEMORY, OVERHEAD, Group
+from .groups import ARITHMETIC, BINDS, CACHES, LAUNCHES, MEMORY, OVERHEAD, OWN_CODE, Group
 from .results import Profile
 
 NEAR = 1.05  # times as fast at its roof: not worth mentioning
-KERNELS = MEMORY, CACHES, ARITHMETIC, LAUNCHES, OVERHEAD  # what binds kernels
+KERNELS = MEMORY, CACHES, ARITHMETIC, LAUNCHES, OWN_CODE, OVERHEAD  # what binds kernels
 SOME = 0.1  # of a group's time: the least that is told of besides what binds most of it
 
 
@@ -48,7 +48,9 @@ def large(count: float | None) -> str:
 
 def verdict(group: Group, whole: str = "round") -> str:
     """What binds a group: memory, caches, arithmetic, launches or Python; how many times as fast it would be at its
-    roof, and how much of the whole that would save. Where costs are unknown or wrong, it says so instead.
+    roof, and how much of the whole that would save. Of what no roof binds, its own code holds it up: it is not
+    vectorised, say, or waits for other threads; then the roof is the nearest one. Where costs are unknown or wrong, it
+    says so instead.
 
     whole: what a round is called, such as "step"; see `round_name`.
     """
@@ -72,6 +74,10 @@ def outside(group: Group) -> list[str]:
 def _main(group, whole):
     if group.bound == OVERHEAD and not group.roof_share:
         return f"{OVERHEAD}: nothing that the op itself needs; {milliseconds(group.gain)} of the {whole}"
+    if group.gain is not None and group.bound == OWN_CODE:
+        if (group.roof_share or 0.0) < BINDS:
+            return f"{OWN_CODE}, far from every roof; {_at_roof(group, whole, f'its nearest, {group.nearest}')}"
+        return f"{OWN_CODE}, for the most part far from every roof; {_at_roof(group, whole, 'its roofs')}"
     if group.gain is not None and group.bound:
         return f"{group.bound}; {_at_roof(group, whole)}"
     if group.wrong and group.gain is None:
@@ -91,8 +97,8 @@ def _worst(group):
     return f"{named} would be at {percent(group.wrong[name])} of its roof"
 
 
-def _at_roof(group, whole):
+def _at_roof(group, whole, roof="its roof"):
     times = 1 / group.roof_share if group.roof_share else float("inf")
     if times < NEAR:
         return "at its roof"
-    return f"{times:,.{1 if times < 9.95 else 0}f}x faster at its roof, {milliseconds(group.gain)} of the {whole}"
+    return f"{times:,.{1 if times < 9.95 else 0}f}x faster at {roof}, {milliseconds(group.gain)} of the {whole}"
