@@ -87,4 +87,5 @@ def profiles(draw, least=1, most=12):
         *(tuple(draw(st.lists(part, max_size=4))) for part in (rows, memory)), draw(COUNTS),
         tuple(draw(st.lists(TIMES, max_size=3))), draw(st.floats(0, 1e6)), tuple(draw(st.lists(events, max_size=6))),
         draw(st.integers(0, 10**6)), tuple(draw(st.lists(st.tuples(st.integers(0, 2**62), COUNTS), max_size=3))),
+        draw(st.integers(0, 3)),
     )  # fmt: skip

@@ -209,6 +209,7 @@ def test_rounds(clock):
             p.step()
     relu = the_row(p.result, kernel="relu")
     assert len(p.result.rounds) == len(relu.seconds) == 3 and relu.calls == 3 and relu.flops == 12
+    assert p.result.warm == 2
     assert_complete(p.result)
 
 

@@ -145,6 +145,9 @@ def test_a_single_round_cannot_be_compared(tmp_path):
 
 
 @pytest.mark.parametrize("options, words", [
+    (("my_ops.py:Op",), "Error: my_ops.py:Op: octsod profile takes options alone, and profiles networks. For code of "
+     "your own, write `with octsod.profile() as p:` around it, and print(p); `python -m bench kernels --op MODULE:OP` "
+     "times an op's kernels."),
     (("--load", "A", "--diff", "A", "A"), "--load shows one profile and --diff compares two; choose one."),
     (("--load", "A", "--width", 1), "--load shows a profile that there is; leave --width out."),
     (("--load", "A", "--predict"), "--load shows a profile that there is; leave --train and --predict out."),
@@ -182,6 +185,12 @@ def test_without_matplotlib(measured, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     line = refused("profile", "--roofline", tmp_path / "r.png")
     assert line == "Error: figures need the matplotlib package; `pip install matplotlib` brings it." and not measured
+
+
+def test_help_names_the_way_to_profile_own_code():
+    text = " ".join(run("profile", "--help").output.split())
+    assert "For code of your own, there is `with octsod.profile() as p:` in Python." in text
+    assert "unless the whole is faster" in text
 
 
 def test_errors_while_measuring(measured, monkeypatch):

@@ -119,9 +119,8 @@ def test_the_last_line_says_why_the_exit_code_is_not_0():
     before = noisy(0, 10)
     assert compare(before, before).reason == ""
     slower = compare(before, scaled(noisy(1, 10), 1.5))
-    assert re.fullmatch(
-        r"Exit code 1: the round is slower beyond noise \(\S+ ms became \S+\), and so are 8 other rows\.", last_line(slower)
-    )
+    said = r"Exit code 1: the round is slower beyond noise \(\S+ ms became \S+\), and so are 8 other rows\."
+    assert re.fullmatch(said, last_line(slower))
     two = compare(before, scaled(scaled(noisy(1, 10), 1.5, "kernel3"), 1.1, "kernel4"))
     assert two.whole.verdict == "slower" and ", and so are 2 other rows." in last_line(two)
     single = compare(profile(row(ms=(10.0,))), profile(row(ms=(20.0,))))
@@ -176,6 +175,19 @@ def test_rows_are_matched_by_all_their_names():
 def test_what_cannot_be_compared(change, words):
     difference = compare(typical(), dataclasses.replace(typical(), **change))
     assert difference.refusals == [words] and difference.exit_code == 2
+
+
+def test_roofs_that_differ_much_are_told():
+    def under(bandwidth, arithmetic):
+        return dataclasses.replace(typical(), roofs=(Roofs("cpu", 2, bandwidth, arithmetic, 1e-6),))
+
+    assert compare(under(18e9, 100e9), under(55e9, 100e9)).notes == [
+        "The roofs of cpu differ much: 18 and 55 GB/s copied. The machine was busy, or is another one, and times may "
+        "differ for that alone."
+    ]
+    (note,) = compare(under(55e9, 300e9), under(18e9, 100e9)).notes
+    assert ": 55 and 18 GB/s copied; 300 and 100 GFLOP/s in multiply-adds. The" in note
+    assert compare(under(20e9, 100e9), under(24e9, 120e9)).notes == []
 
 
 def test_versions_may_differ():

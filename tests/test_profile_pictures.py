@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -180,4 +181,15 @@ def test_files(draw, tmp_path):
 def test_nothing_to_draw():
     for draw in (roofline, shares):
         assert draw(profile(rounds=(1.0,)))
-        assert draw(typical(), "nonsense")
+
+
+@pytest.mark.parametrize("draw", [roofline, shares])
+@pytest.mark.parametrize("wanted, words", [
+    ("nonsense", r"`filter` is 'nonsense'; expected text that some row holds\."),
+    ("r.PNG", r"`filter` is 'r\.PNG', the name of a file; .*: `NAME\(result\)\.savefig\('r\.PNG'\)`\."),
+    (pathlib.PurePosixPath("a/b"), r"`filter` is 'a/b', the name of a file; .*: `NAME\(result\)\.savefig\('a/b'\)`\."),
+    (3, r"profile: `filter` is a int; expected text\."),
+])  # fmt: skip
+def test_a_filter_that_no_row_holds(draw, wanted, words):
+    with pytest.raises(ValueError, match=words.replace("NAME", draw.__name__)):
+        draw(typical(), wanted)

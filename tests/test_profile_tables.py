@@ -110,7 +110,7 @@ def test_launches_bind_only_where_they_take_much():
 @pytest.mark.parametrize("ms, flops, moved, words", [
     (40.0, 1, 100_000_000, "memory; 4.0x faster at its roof, 30 ms of the round"),
     (41.0, 1, 100_000_000, "its own code, far from every roof; 4.1x faster at its nearest, memory, 31 ms of the round"),
-    (750.0, 1, 100_000_000, "its own code, far from every roof; 75x faster at its nearest, memory, 740 ms of the round"),
+    (750.0, 1, 10**8, "its own code, far from every roof; 75x faster at its nearest, memory, 740 ms of the round"),
     (50.0, 10**9, 1, "its own code, far from every roof; 5.0x faster at its nearest, arithmetic, 40 ms of the round"),
 ])  # fmt: skip
 def test_what_is_far_from_every_roof_is_held_up_by_its_own_code(ms, flops, moved, words):
@@ -199,6 +199,45 @@ def test_parts_of_a_typical_round_add_up_whatever_the_noise():
     assert sum(group.share for group in grouped(found)) == pytest.approx(1)
     assert "the round                          11.750 ms" in table(found)
     assert "unaccounted for                     0.000 ms" in table(found)
+
+
+@pytest.mark.parametrize("rounds, warm, told", [(1, 0, True), (1, 1, False), (2, 0, False)])
+def test_a_first_round_that_is_the_only_one_is_told(rounds, warm, told):
+    text = " ".join(table(profile(row(ms=(1.0,) * rounds), warm=warm)).split())
+    said = (
+        "This was the first and only round, so it may include loading kernels; `octsod.profile(warm=1)`, with "
+        "`p.step()` after each round, counts later ones."
+    )
+    assert (said in text) == told
+
+
+def test_a_profile_is_short_in_a_notebook():
+    assert repr(typical()) == "<Profile of 'a step': 5 rounds, 6 rows>"
+    assert repr(profile(row(ms=(1.0,)))) == "<Profile of 'a step': 1 round, 1 row>"
+    assert len(repr(dataclasses.replace(typical(), subject="x" * 10_000))) < 300
+
+
+def test_an_interrupted_call_is_told():
+    """The mean, by which lines add up, is ranked; the verdict says what made it."""
+    found = profile(
+        row("a", ms=(0.4, 28.0, 0.4, 0.4, 0.4), flops=1, bytes=10**6), row("b", ms=(5.0,) * 5), rounds=(40.0,) * 5
+    )
+    group, steady = grouped(found)
+    assert group.slowest == 0.028 and group.each == 0.0004 and group.time > 10 * group.each and steady.slowest is None
+    assert verdict(group).endswith("; uneven: 28 ms in one round, 0.4 ms in a median one")
+    (outside,) = grouped(profile(row("", "", (1.0, 1.0, 28.0))))
+    words = "Python; 10 ms of the round outside of kernels; uneven: 28 ms in one round, 1 ms in a median one"
+    assert verdict(outside) == words
+
+
+@pytest.mark.parametrize("ms, whole", [
+    ((1.0, 1.3, 1.6, 2.0, 2.4), 40.0),  # noise
+    ((0.01, 0.01, 0.2, 0.01, 0.01), 40.0),  # hardly any of the whole
+    ((1.0,), 40.0),
+])  # fmt: skip
+def test_noise_is_not_called_uneven(ms, whole):
+    (group,) = grouped(profile(row(ms=ms), rounds=(whole,) * len(ms)))
+    assert group.slowest is None and "uneven" not in verdict(group)
 
 
 def test_captured_steps_and_lost_events_are_told():

@@ -43,7 +43,7 @@ FLAGS = {"weights": "--model", "train": "--train and --predict", "json_file": "-
 _file = click.Path(dir_okay=False)
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})
 @click.option("--train/--predict", "train", default=True, show_default=True,
               help="Profile steps of training, or predictions.")  # fmt: skip
 @width_option
@@ -95,6 +95,8 @@ def profile(
 ):  # fmt: skip
     """Measure the kernels of a training step, or of a prediction, against what the machine can do.
 
+    For code of your own, there is `with octsod.profile() as p:` in Python.
+
     \b
     octsod profile --json before.json --roofline roofline.png
     octsod profile --predict --model csnet-l --by layer
@@ -107,11 +109,17 @@ def profile(
     every roof, that is its own code: it is not vectorised, waits for other threads, or, as a step of a prediction,
     moves bytes within caches, which nobody counts. More than 100 % is an error of the op's cost.
 
+    ms is the mean over the middle half of the rounds, so that lines add up to the whole; each is the median over the
+    rounds of the time per call, and IQR its spread. Where a slow round makes ms much more than calls x each, as when a
+    call is interrupted, the verdict says "uneven"; then the share of the roof, which is that of ms, is too low.
+
     --diff compares medians, with bounds of noise from the rounds of both. Exit codes: 0, no slower beyond noise; 1, the
     whole is slower, or, unless the whole is faster, a row that takes 0.5 % of it or more; 2, they cannot be compared,
     since subjects, machines, devices or numbers of threads differ, or there is only one round. The last line says why
     the code is not 0.
     """
+    if ctx.args:
+        _refuse(ctx.args[0])
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     _check_options(given)
     outputs = {name: ctx.params[name] for name in OUTPUTS if ctx.params[name] is not None}
@@ -133,6 +141,15 @@ def profile(
     _show(profiling.lines, result, by or "kernel", sort, text, top)
     if lost:
         ctx.exit(Failure.exit_code)
+
+
+def _refuse(argument):
+    """Usage error for an argument, such as an op's name: only networks are profiled here."""
+    raise click.UsageError(
+        f"{argument}: octsod profile takes options alone, and profiles networks. For code of your own, write `with "
+        "octsod.profile() as p:` around it, and print(p); `python -m bench kernels --op MODULE:OP` times an op's "
+        "kernels."
+    )
 
 
 def _flag(name):

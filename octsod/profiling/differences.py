@@ -13,12 +13,12 @@ from ..checks import printable, require, require_integer, require_number
 from .groups import NAMES, added, group_name, matching, median, require_whole
 from .results import Profile, Row
 from .tables import NARROWEST, beside, paragraph
-from .verdicts import round_name
+from .verdicts import number, round_name
 
 ALARMS = 0.05  # how often the whole is called slower or faster where nothing has changed; likewise any row at all
 HEAVY = 0.005  # of the whole: what takes less in both profiles decides nothing
 THRESHOLD = 0.03  # two runs of the same code differ by that much, whatever the rounds of each tell
-ENOUGH = 4  # rounds with which the bounds of the whole hold as often as they should
+ROOFS_DIFFER = 1.25  # times: roofs that differ by more tell of another machine, or of one that was busy
 FREE = ("versions", "date")  # facts of a machine that may differ: to compare versions is what profiles are for
 
 SLOWER, FASTER, SAME, UNSURE = "slower", "faster", "no change beyond noise", "too few rounds to tell"
@@ -226,11 +226,28 @@ def _notes(before, after, rows, alarms):
             f"{counts[0]} and {counts[1]} rounds are too few to judge single rows, of which {len(unsure)} take "
             f"{HEAVY:.1%} or more: that takes at least {needed} in each, or a filter that leaves fewer."
         )
+    notes += _other_roofs(before, after)
     for fact in FREE:
         both = [profile.machine.get(fact) for profile in (before, after)]
         if both[0] != both[1]:
             notes.append(f"Their {fact} differ: {_shown(both[0])} and {_shown(both[1])}.")
     return notes
+
+
+def _other_roofs(before, after):
+    """Whether the machine could do much more in one of the profiles: then times differ for that reason, too."""
+    first, second = ({roof.device: roof for roof in profile.roofs} for profile in (before, after))
+    for device in (name for name in first if name in second):
+        told = []
+        for unit, name in (("GB/s copied", "bandwidth"), ("GFLOP/s in multiply-adds", "arithmetic")):
+            a, b = getattr(first[device], name), getattr(second[device], name)
+            if max(a, b) > ROOFS_DIFFER * min(a, b):
+                told.append(f"{number(a, 1e-9)} and {number(b, 1e-9)} {unit}")
+        if told:
+            yield (
+                f"The roofs of {device} differ much: {'; '.join(told)}. The machine was busy, or is another one, and "
+                "times may differ for that alone."
+            )
 
 
 def _shown(value):

@@ -175,7 +175,7 @@ _RECORDS = {
 
 _ENTRIES = _record(dict, {
     "subject": _text, "machine": _machine, "rounds": _list_of(_WALL, least=1), "peak_bytes": _COUNT,
-    "captured": _list_of(_WALL), "compiled": _SECONDS, "lost": _COUNT, "names": _list_of(_text),
+    "warm": _COUNT, "captured": _list_of(_WALL), "compiled": _SECONDS, "lost": _COUNT, "names": _list_of(_text),
     "events": _list_of(_list_of(_number(whole=True))), "held": _list_of(_list_of(_number(whole=True))),
     **{name: _list_of(record) for name, record in _RECORDS.items()},
 })  # fmt: skip

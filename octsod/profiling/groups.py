@@ -13,6 +13,7 @@ PYTHON = "Python"
 MEMORY, CACHES, ARITHMETIC, LAUNCHES, OVERHEAD = "memory", "caches", "arithmetic", "launches", "overhead"
 OWN_CODE = "its own code"
 
+UNEVEN = 1.5, 0.005  # time over the median over the rounds, and their difference, of the whole, from which it is said
 BINDS = 0.25  # of a kernel's time: only a roof for which it would need that much binds it
 
 
@@ -20,8 +21,10 @@ BINDS = 0.25  # of a kernel's time: only a roof for which it would need that muc
 class Group:
     """Rows that have something in common: those of a kernel and its shapes, of an op, or of a layer.
 
-    calls: per round. seconds: for each round. time: of a typical round (see `typical`). share: of the whole. each,
-    each_iqr: seconds per call, median over the rounds and the third quartile less the first; None without calls.
+    calls: per round. seconds: for each round. time: of a typical round, a mean (see `typical`), so that groups add up.
+    share: of the whole. each, each_iqr: seconds per call, median over the rounds and the third quartile less the first;
+    None without calls. slowest: seconds of the slowest round that counts in `time`, if a few slow ones make that much
+    longer than the median, as where a call was interrupted; else None.
 
     What follows is of those rows alone whose cost is known and can be, and None if there are none: flops and bytes of a
     round; flop_rate and byte_rate per second; roof_share, the least time that the machine needs for them over the time
@@ -32,8 +35,8 @@ class Group:
     code" if no roof would take a quarter of it; "overhead" of steps that do nothing which the op needs, "" if nobody
     knows; outside of kernels, "Python", or what else is done there, such as waiting for a device. nearest: the roof
     that is nearest for most of what its own code holds up, "" if there is none. times: seconds of a round by what binds
-    them. outside: how many of them are outside of kernels. wrong: names of kernels that would have been faster than the machine can be, with the
-    share of the roof that they would have reached. roofless: devices without measured roofs.
+    them. outside: how many of them are outside of kernels. wrong: names of kernels that would have been faster than the
+    machine can be, with the share of the roof that they would have reached. roofless: devices without measured roofs.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Group:
     share: float
     each: float | None
     each_iqr: float | None
+    slowest: float | None
     flops: int | None
     bytes: int | None
     flop_rate: float | None
@@ -130,10 +134,15 @@ def typical(profile: Profile, seconds: Sequence[float]) -> float:
     """Seconds of a typical round, of what took `seconds` in each: the mean over the rounds in the middle, of which a
     quarter of all was faster and a quarter slower as a whole. So parts add up to their whole, which medians don't, and
     a disturbed round counts for nothing."""
+    middle = _middle(profile)
+    return math.fsum(seconds[i] for i in middle) / len(middle)
+
+
+def _middle(profile):
+    """The numbers of the rounds that count in `typical`."""
     rounds = profile.rounds
     out = len(rounds) // 4
-    middle = np.argsort(rounds, kind="stable")[out : len(rounds) - out]
-    return math.fsum(seconds[i] for i in middle) / len(middle)
+    return np.argsort(rounds, kind="stable")[out : len(rounds) - out]
 
 
 def added(rows: Iterable[Row], rounds: int) -> tuple[float, ...]:
@@ -151,7 +160,8 @@ def require_whole(profile: Profile) -> None:
 
 
 def matching(rows: Iterable[Row], text: str) -> list[Row]:
-    """The rows that hold `text`, in capitals or not, in a name or in their shapes."""
+    """The rows that hold `text`, in capitals or not, in a name or in their shapes. Raises ValueError for no text."""
+    require(isinstance(text, str), "profile", "filter", f"is a {type(text).__name__}", "text")
     wanted = text.casefold()
     held = ((row, (kernel_name(row), row.title, row.op, row.layer, row.phase, row.device, row.thread)) for row in rows)
     return [row for row, texts in held if any(wanted in name.casefold() for name in texts)]
@@ -205,6 +215,8 @@ def group_of(profile: Profile, name: str, rows: Sequence[Row]) -> Group:
     seconds = added(rows, rounds)
     time, calls = typical(profile, seconds), math.fsum(row.calls for row in rows)
     each = [value / calls for value in seconds] if calls else []
+    usual = median(seconds)
+    uneven = time > UNEVEN[0] * usual and time - usual > UNEVEN[1] * whole
     return Group(
         name=name,
         devices=list(dict.fromkeys(row.device for row in rows)),
@@ -214,6 +226,7 @@ def group_of(profile: Profile, name: str, rows: Sequence[Row]) -> Group:
         share=time / whole,
         each=median(each) if calls else None,
         each_iqr=iqr(each) if calls else None,
+        slowest=max(seconds[i] for i in _middle(profile)) if uneven else None,
         flops=flops if costs else None,
         bytes=size if costs else None,
         flop_rate=flops / judged if known else None,

@@ -5,6 +5,7 @@ to be read at 900 pixels of width.
 """
 
 import math
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -56,8 +57,10 @@ def roofline(profile: Profile, filter: str = "") -> "Figure":
     A point is a kernel with its shapes, as large as its share; the dozen with the largest shares are labelled. What
     stays in caches by construction, as most of a prediction does, has no traffic: it stands at the right edge. Kernels
     without arithmetic, those whose cost nobody knows, and those whose cost is wrong have no place there; how much time
-    they take is said. filter: only rows that hold this text. Raises ValueError if no device's roofs were measured.
+    they take is said. filter: only rows that hold this text. Raises ValueError if there are none, and if no device's
+    roofs were measured.
     """
+    _require_rows("roofline", profile, filter)
     require(len(profile.roofs) > 0, "roofline", "profile", "has no roofs", "those that were measured with it")
     found = grouped(profile, "kernel", "time", filter)
     devices = {roof.device: roof for roof in profile.roofs}
@@ -70,6 +73,19 @@ def roofline(profile: Profile, filter: str = "") -> "Figure":
         _roofline(plot, devices[device], own, round_name(profile))
     figure.text(0.012, 1 - 0.1 / height, _head(profile), fontsize=10, weight="bold", va="top")
     return figure
+
+
+def _require_rows(op, profile, filter):
+    """Raise ValueError for a filter that no row holds, such as the name of a file to write."""
+    if isinstance(filter, os.PathLike) or str(filter).casefold().endswith((".png", ".svg")):
+        path = os.fspath(filter)
+        raise ValueError(
+            f"{op}: `filter` is {path!r}, the name of a file; expected text that rows hold. To write the figure: "
+            f"`{op}(result).savefig({path!r})`."
+        )
+    if filter:
+        held = matching(profile.rows, filter)
+        require(len(held) > 0, op, "filter", f"is {shortened(repr(filter), 60)}", "text that some row holds")
 
 
 def _head(profile):
@@ -204,9 +220,10 @@ def shares(profile: Profile, filter: str = "") -> "Figure":
     and backward beside each other.
 
     Layers are put together by the beginnings of their paths, as far as there is room. filter: only rows that hold this
-    text.
+    text; if there are none, that is a ValueError.
     """
     require_whole(profile)
+    _require_rows("shares", profile, filter)
     rows = [row for row in matching(profile.rows, filter) if not row.beside]
     bars = _bars(rows)
     whole = typical(profile, profile.rounds)

@@ -141,7 +141,7 @@ class profile:  # noqa: N801 (reads as in `with octsod.profile() as p:`)
             rounds=tuple(wall / 1e9 for wall in self._walls), rows=tuple(rows), memory=tuple(memory.by_layer()),
             peak_bytes=memory.peak,
             compiled=recorder.compiled_by_all() / 1e9, events=tuple(events_of(events)), lost=lost,
-            held=tuple(memory.changes),
+            held=tuple(memory.changes), warm=self._asked,
         )  # fmt: skip
         if not self._roofs:
             return found

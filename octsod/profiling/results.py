@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from ..checks import shortened
+
 
 @dataclasses.dataclass(frozen=True)
 class Cache:
@@ -92,7 +94,7 @@ class Event:
     end: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Profile:
     """What `octsod.profile` found.
 
@@ -101,8 +103,8 @@ class Profile:
     those of the thread that was profiled; or, if kernels ran on a GPU, those of the GPU, with its idle time, and the
     host's are beside. captured: wall times of rounds that were replayed from a captured graph, on devices that capture.
     compiled: seconds of compiling, which are in no round. lost: how many events the ring buffer no longer holds; they
-    are in the rows all the same. held: the latest changes of the memory that `memory` is about: when, by the clock of
-    the events, and how many bytes are in use from then on.
+    are in the rows all the same. warm: how many rounds were made before those that count. held: the latest changes of
+    the memory that `memory` is about: when, by the clock of the events, and how many bytes are in use from then on.
     """
 
     subject: str
@@ -117,3 +119,11 @@ class Profile:
     events: Sequence[Event] = ()
     lost: int = 0
     held: Sequence[tuple[int, int]] = ()
+    warm: int = 0
+
+    def __repr__(self):
+        rounds, rows = len(self.rounds), len(self.rows)
+        return (
+            f"<Profile of {shortened(repr(self.subject))}: {rounds} round{'s' * (rounds != 1)}, "
+            f"{rows} row{'s' * (rows != 1)}>"
+        )

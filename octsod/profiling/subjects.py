@@ -100,7 +100,7 @@ def _prediction_on_cpu(model, x, steps, subject):
             "processor: of more, nobody can tell which are at work."
         )
     rows, walls, events, lost = prediction_rows(model, x, steps, events=True)
-    found = Profile(subject, facts(), (), tuple(walls), tuple(rows), events=tuple(events), lost=lost)
+    found = Profile(subject, facts(), (), tuple(walls), tuple(rows), events=tuple(events), lost=lost, warm=1)
     return under_roofs(found, ["cpu"])
 
 

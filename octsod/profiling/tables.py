@@ -41,7 +41,9 @@ def table(
     width: int = WIDTH,
 ) -> str:  # fmt: skip
     """A profile as text: two lines for each kernel, op, layer or row (`by`), its name with a verdict and its numbers;
-    then sums, roofs, and memory by layer. Times are those of a typical round, the mean of those in the middle.
+    then sums, roofs, and memory by layer. `ms` and `share` are those of a typical round, the mean of those in the
+    middle, so that they add up; `each` and `IQR` are of a call, over the rounds. If a slow round or a few make the mean
+    much longer than the median, the verdict says so.
 
     sort: one of `groups.SORTS`. filter: only rows that hold this text in a name or in their shapes. top: how many
     groups are shown; the others are added up. width: columns, at least 40; names that are wider are wrapped, and so are
@@ -180,6 +182,11 @@ def _sums(profile, width):
         note = f"replayed from a captured graph, {_spread(profile.captured, f'{whole}s')}"
         yield from _sum(f"the {whole}, captured", median(profile.captured), note, width)
     yield from _sum("compiling", profile.compiled, f"in no {whole}", width)
+    if len(profile.rounds) == 1 and not profile.warm:
+        yield from paragraph(
+            "This was the first and only round, so it may include loading kernels; `octsod.profile(warm=1)`, with "
+            "`p.step()` after each round, counts later ones.", width,
+        )  # fmt: skip
     for roof in profile.roofs:
         name = f"roofs of {printable(roof.device)}" + (f", {roof.threads} threads" if roof.threads > 1 else "")
         caches = [f"{number(cache.bandwidth, 1e-9)} GB/s up to {large(cache.bytes)}B" for cache in roof.caches]

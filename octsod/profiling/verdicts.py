@@ -1,6 +1,6 @@
 """What a group of rows says in words: what binds it, and how much there is to gain."""
 
-from .groups import ARITHMETIC, BINDS, CACHES, LAUNCHES, MEMORY, OVERHEAD, OWN_CODE, Group
+from .groups import ARITHMETIC, BINDS, CACHES, LAUNCHES, MEMORY, OVERHEAD, OWN_CODE, Group, median
 from .results import Profile
 
 NEAR = 1.05  # times as fast at its roof: not worth mentioning
@@ -48,22 +48,31 @@ def large(count: float | None) -> str:
 
 def verdict(group: Group, whole: str = "round") -> str:
     """What binds a group: memory, caches, arithmetic, launches or Python; how many times as fast it would be at its
-    roof, and how much of the whole that would save. Of what no roof binds, its own code holds it up: it is not
+    roof, and how much of the whole that would save; and whether a slow round or a few make its time, a mean, much
+    longer than the median. Of what no roof binds, its own code holds it up: it is not
     vectorised, say, or waits for other threads; then the roof is the nearest one. Where costs are unknown or wrong, it
     says so instead.
 
     whole: what a round is called, such as "step"; see `round_name`.
     """
-    if group.outside and group.bound in outside(group):
-        return f"{group.bound}; {milliseconds(group.times[group.bound])} of the {whole} outside of kernels"
-    said = [_main(group, whole)]
-    if group.time and group.outside >= SOME * group.time:
-        said.append(f"{percent(group.outside / group.time)} of it outside of kernels")
-    if group.gain is not None and group.wrong:
-        said.append(f"error of the cost: {_worst(group)}")
-    elif group.gain is not None and group.bound and group.times.get("", 0.0) >= SOME * group.time:
-        said.append(f"the cost of {percent(group.times[''] / group.time)} of it is unknown")
+    said = [*_said(group, whole)]
+    if group.slowest is not None:
+        slow, usual = milliseconds(group.slowest), milliseconds(median(group.seconds))
+        said.append(f"uneven: {slow} in one {whole}, {usual} in a median one")
     return "; ".join(said)
+
+
+def _said(group, whole):
+    if group.outside and group.bound in outside(group):
+        yield f"{group.bound}; {milliseconds(group.times[group.bound])} of the {whole} outside of kernels"
+        return
+    yield _main(group, whole)
+    if group.time and group.outside >= SOME * group.time:
+        yield f"{percent(group.outside / group.time)} of it outside of kernels"
+    if group.gain is not None and group.wrong:
+        yield f"error of the cost: {_worst(group)}"
+    elif group.gain is not None and group.bound and group.times.get("", 0.0) >= SOME * group.time:
+        yield f"the cost of {percent(group.times[''] / group.time)} of it is unknown"
 
 
 def outside(group: Group) -> list[str]:
