@@ -111,7 +111,7 @@ def test_a_slower_row_of_a_faster_whole_is_no_regression():
     assert same.whole.verdict == "no change beyond noise" and same.exit_code == 1
     assert last_line(same) == (
         "Exit code 1: Python: a.b, Conv2d, forward is slower beyond noise (0.463 ms became 0.536); the round is not "
-        "faster beyond noise, which would excuse it."
+        "faster, which would make up for that."
     )
 
 

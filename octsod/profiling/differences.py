@@ -81,7 +81,7 @@ class Difference:
             first, *rest = self.regressions
             times = f"{1e3 * first.before:.3f} ms became {1e3 * first.after:.3f}"
             others = f", and so {'is 1 other row' if len(rest) == 1 else f'are {len(rest)} other rows'}" if rest else ""
-            but = "" if first is self.whole else f"; {whole} is not faster beyond noise, which would excuse it"
+            but = "" if first is self.whole else f"; {whole} is not faster, which would make up for that"
             return f"Exit code 1: {first.name} is slower beyond noise ({times}){others}{but}."
         if self.whole.verdict == UNSURE:
             return f"Exit code 2: there are too few rounds to tell whether {whole} is slower."
