@@ -197,6 +197,8 @@ def _followed(numba: Any, log: _Log) -> Iterator[None]:
     """Within it, kernels with `parallel=True` are run in Python, and so is what they call."""
     dispatcher, special, parallel = numba.core.registry.CPUDispatcher, numba.misc.special, numba.np.ufunc.parallel
     parallel._launch_threads()  # after which its functions are there
+    for context in (numba.core.registry.cpu_target.typing_context, numba.core.registry.cpu_target.target_context):
+        context.refresh()  # Numba looks up NumPy's functions now, not those in their places below
     compiled = dispatcher.__call__
 
     def call(self, *arguments, **keywords):
