@@ -24,7 +24,8 @@ from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 NUMBERS_VARY, OF_ONE_MACHINE = "<!-- numbers vary -->", "<!-- of one machine -->"
-COMPILING = re.compile(r"^(compiling kernels: .*|\d+ kernels? compiled in .*)\n", re.MULTILINE)
+# What commands tell on standard error of how far they are: the guides show what comes then.
+PROGRESS = re.compile(r"^(compiling kernels: .*|\d+ kernels? compiled in .*|case \d+/\d+.*)\n", re.MULTILINE)
 
 # What a guide cannot do without.
 NEEDS = {
@@ -47,8 +48,7 @@ def run_sh(example):
         text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, f"{example.path}, line {example.line}: exit code {done.returncode}\n{done.stdout}"
-    # Who has no kernels yet is told of compiling them; the guides show what comes then.
-    example.namespace["__printed__"] = COMPILING.sub("", done.stdout)
+    example.namespace["__printed__"] = PROGRESS.sub("", done.stdout)
 
 
 def files(document):

@@ -138,4 +138,7 @@ def test_sums_over_large_planes_keep_their_last_digits(kernels):
     kernels.gradient_sums(g, Deferred(x, identity), sums)
     assert sums[:, 0].tolist() == exact.tolist() and (np.float32(exact) != exact).any()
     kernels.channel_moments(g, moments)
-    assert np.allclose(moments[:, 0] + moments[:, 1] / pixels, exact / pixels, rtol=1e-14, atol=0)
+    about, rest = moments[:, 0], moments[:, 1]
+    # A difference from the number that moments are about may be rounded to float32, a sum of them may not.
+    rounding = 2.0**-24 * np.sqrt(((g - about[:, :, None, None]) ** 2).sum(axis=(2, 3)))
+    assert (np.abs(about * pixels + rest - exact) <= 8 * rounding).all()
