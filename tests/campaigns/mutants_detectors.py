@@ -71,6 +71,7 @@ GRAPH = [_cpu("graph_functions", "graph_backward", "graph_deferred", "graph_no_g
          _cpu("ops_errors", "arrays", "devices", "ops_deferred", "gradcheck", "gradcheck_kinks",
               "gradcheck_calls")]  # fmt: skip
 KIT = Stage(("test_check_op.py::test_our_ops_pass",))  # what users check their ops with
+TRAFFIC = Stage(("test_cuda_resources.py::test_the_table_has_the_traffic_that_is_counted",))
 CONVOLUTION_OPS = [
     _cpu("cost", "ops_errors", "ops_convolution", examples=20), _cpu("ops_convolution", "ops_deferred"), KIT
 ]  # fmt: skip
@@ -147,22 +148,25 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("kernels/reference/products.py", _kernels("elementwise", "arrays", further=("ops_products",))),
     ("kernels/reference/*.py", _kernels("resampling", "convolution", "pictures", further=("ops_resampling",))),
     # Kernels for GPUs, on the simulator.
-    ("kernels/cuda/arrays.*", _cuda("arrays", further=("ops_shapes",), more=("cuda_launches",))),
-    ("kernels/cuda/elementwise.*", _cuda("elementwise", "numerics", further=("ops_pointwise", "ops_arithmetic"))),
+    ("kernels/cuda/arrays.*", _cuda("arrays", further=("ops_shapes",), more=("cuda_launches", "cuda_grids"))),
+    ("kernels/cuda/elementwise.*", _cuda(
+        "elementwise", "numerics", further=("ops_pointwise", "ops_arithmetic"), more=("cuda_grids",),
+    )),
     ("kernels/cuda/products.*", _cuda("elementwise", "arrays", further=("ops_products",))),
     ("kernels/cuda/reductions.*", _cuda("elementwise", "classification", "arrays", further=("ops_pointwise",))),
     ("kernels/cuda/many.cu", _cuda("optimization", "arrays")),
     ("kernels/cuda/optimization.*", _cuda("optimization")),
     ("kernels/cuda/pictures.*", _cuda("pictures", more=("device_loader",))),
-    ("kernels/cuda/resampling.*", _cuda("resampling", further=("ops_resampling",))),
+    ("kernels/cuda/resampling.*", _cuda("resampling", further=("ops_resampling",), more=("cuda_grids",))),
     ("kernels/cuda/normalization.*", _cuda("normalization", "numerics")),
     ("kernels/cuda/network.py", [*_cuda("network"), _stand_in("kernels_network"), _simulated("cuda")]),
     ("kernels/cuda/depthwise*", _cuda("convolution", more=("cuda_launches", "cuda_depthwise", "kernels_network"))),
     ("kernels/cuda/common.cu", _cuda("elementwise", "classification", "normalization", "optimization", "convolution")),
     ("kernels/cuda/launch.py", [
-        *_cuda("elementwise", "arrays", "optimization", more=("cuda_launches", "gpu")), _stand_in("device_steps"),
+        *_cuda("elementwise", "arrays", "optimization", more=("cuda_launches", "cuda_grids", "gpu")),
+        _stand_in("device_steps"),
     ]),
-    ("kernels/cuda/*", _cuda("convolution", "normalization", "network", more=("cuda_depthwise",))),
+    ("kernels/cuda/*", [*_cuda("convolution", "normalization", "network", more=("cuda_depthwise",)), TRAFFIC]),
 ]  # fmt: skip
 
 # What seeds no bugs of ops and kernels: how kernels are compiled, kept and found.
