@@ -236,8 +236,8 @@ def test_mathematics(launch):
 def test_conversions_to_integers(launch):
     """What does not fit becomes the nearest number that does."""
     x = np.array([2.75, -2.75, -0.75, 2.0**31, -(2.0**31), 2.0**32, 2.0**63, -(2.0**63), 2.0**64, 1e30, -1e30])
-    u, s, ul = np.zeros((11, 2), np.uint32), np.zeros(11, np.int64), np.zeros(11, np.uint64)
-    y = launch("conversions", (1,), (11,), np.zeros((11, 5), np.int32), u, s, ul, x)
+    u, wide, wide_u = np.zeros((11, 2), np.uint32), np.zeros(11, np.int64), np.zeros(11, np.uint64)
+    y = launch("conversions", (1,), (11,), np.zeros((11, 5), np.int32), u, wide, wide_u, x)
 
     def expected(values, dtype):
         limits = np.iinfo(dtype)
@@ -246,7 +246,7 @@ def test_conversions_to_integers(launch):
     for column, rounded in enumerate((np.trunc, np.rint, np.trunc, np.floor, np.ceil)):
         assert y[:, column].tolist() == expected(rounded(x), np.int32)
     assert u.T.tolist() == [expected(rounded(x), np.uint32) for rounded in (np.trunc, np.rint)]
-    assert s.tolist() == expected(x, np.int64) and ul.tolist() == expected(x, np.uint64)
+    assert wide.tolist() == expected(x, np.int64) and wide_u.tolist() == expected(x, np.uint64)
 
 
 def test_threads_that_end_early(launch):

@@ -1,7 +1,9 @@
 """Exponential, logarithm, square root, ReLU and dropout: gradients, values against NumPy, masks."""
 
+import gc
 import math
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -47,6 +49,18 @@ def test_relu_at_zero_and_of_nan():
     y.backward(np.ones(5))
     assert np.array_equal(y.numpy(), [0, 0, 1, 0, np.nan], equal_nan=True)
     assert get(x.grad)[:4].tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("op", [f.exp, f.sqrt, f.relu])
+def test_what_has_a_gradient_by_its_result_does_not_keep_its_input(op):
+    """The next op needs the result anyway."""
+    x = Tensor(np.ones((3, 4)), requires_grad=True)
+    between = x * 2.0
+    array = weakref.ref(between.data)
+    y = op(between)
+    del between
+    gc.collect()
+    assert array() is None and y.node is not None
 
 
 def test_limits_do_not_warn():
