@@ -132,12 +132,8 @@ def test_sums_over_large_planes_keep_their_last_digits(kernels):
     """A float32 has no room for what is added up here, of numbers of twelve binary places."""
     rng, shape = np.random.default_rng(0), (1, 2, 150, 200)
     x, g = (rng.integers(0, 1 << 13, shape).astype(np.float32) / (1 << 12) for _ in range(2))
-    exact, pixels = g.astype(np.float64).sum(axis=(2, 3)), shape[2] * shape[3]
+    exact = g.astype(np.float64).sum(axis=(2, 3))
     identity = np.repeat(np.float32([[1], [0], [1], [0]]), shape[1], axis=1)
-    sums, moments = np.empty((1, 3, 2)), np.empty((1, 3, 2))
+    sums = np.empty((1, 3, 2))
     kernels.gradient_sums(g, Deferred(x, identity), sums)
     assert sums[:, 0].tolist() == exact.tolist() and (np.float32(exact) != exact).any()
-    kernels.channel_moments(g, moments)
-    # Rows of differences may be added up in float32, where sums are small, but not the plane: that costs a digit more.
-    mean = moments[:, 0] + moments[:, 1] / pixels
-    assert np.allclose(mean, exact / pixels, rtol=4 * 2.0**-24, atol=0)

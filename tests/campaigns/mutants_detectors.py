@@ -155,7 +155,7 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("kernels/cuda/products.*", _cuda("elementwise", "arrays", further=("ops_products",))),
     ("kernels/cuda/reductions.*", _cuda("elementwise", "classification", "arrays", further=("ops_pointwise",))),
     ("kernels/cuda/many.cu", _cuda("optimization", "arrays")),
-    ("kernels/cuda/optimization.*", _cuda("optimization")),
+    ("kernels/cuda/optimization.*", _cuda("optimization", more=("cuda_grids",))),
     ("kernels/cuda/pictures.*", _cuda("pictures", more=("device_loader",))),
     ("kernels/cuda/resampling.*", _cuda("resampling", further=("ops_resampling",), more=("cuda_grids",))),
     ("kernels/cuda/normalization.*", _cuda("normalization", "numerics")),
