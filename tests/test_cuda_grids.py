@@ -1,5 +1,5 @@
-"""Kernels on the simulator whose grids have fewer threads than arrays have elements, or fewer rows than there are ranges:
-each goes on with further ones, as a GPU's do where there are very many."""
+"""Kernels on the simulator whose grids have fewer threads than arrays have elements, or fewer rows than there are
+ranges: each goes on with further ones, as a GPU's do where there are very many."""
 
 import importlib
 
