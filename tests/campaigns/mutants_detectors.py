@@ -166,7 +166,9 @@ TABLE: list[tuple[str, list[Stage]]] = [
         *_cuda("elementwise", "arrays", "optimization", more=("cuda_launches", "cuda_grids", "gpu")),
         _stand_in("device_steps"),
     ]),
-    ("kernels/cuda/*", [*_cuda("convolution", "normalization", "network", "numerics", more=("cuda_depthwise",)), TRAFFIC]),
+    ("kernels/cuda/*", [
+        *_cuda("convolution", "normalization", "network", "numerics", more=("cuda_depthwise",)), TRAFFIC,
+    ]),
 ]  # fmt: skip
 
 # What seeds no bugs of ops and kernels: how kernels are compiled, kept and found.
