@@ -88,7 +88,7 @@ TABLE: list[tuple[str, list[Stage]]] = [
     ("octsod/ops/cost.py", [_cpu("cost"), KIT]),
     ("octsod/ops/depthwise_chain.py", NORMALIZATION_OPS),
     ("octsod/ops/normalization.py", NORMALIZATION_OPS),
-    ("octsod/ops/dropout.py", [_cpu("ops_classification", "ops_pointwise", "layers", "ops_errors"), KIT]),
+    ("octsod/ops/dropout.py", [_cpu("cost", "ops_classification", "ops_pointwise", "layers", "ops_errors"), KIT]),
     ("octsod/ops/loss.py", [_cpu("cost", "ops_arithmetic", "ops_errors", "tasks"), KIT]),
     ("octsod/ops/pointwise.py", [_cpu("cost", "ops_pointwise", "ops_errors"), KIT]),
     ("octsod/ops/products.py", [_cpu("cost", "ops_products", "ops_errors"), KIT]),
