@@ -202,4 +202,5 @@ def test_progress_and_guesses_are_told(folder):
     assert done.exit_code == 0 and "case 0/3" in done.stderr and "case 3/3" in done.stderr
     assert done.stdout.splitlines()[1].strip().startswith("given arrays of one shape, a guess;")
     assert "guess" not in CliRunner().invoke(main, ["check", "my_ops.py:Square"]).output
+    assert json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["guessed"] is True
     assert CliRunner().invoke(main, [*arguments, "--quiet"]).stderr == ""

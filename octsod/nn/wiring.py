@@ -29,7 +29,7 @@ class Wiring:
 
     def is_current(self) -> bool:
         """Whether every attribute, and every item of lists and dicts among them, is the same object as it was, and
-        every parameter has the same array. Some 30 ns for each; the numbers in arrays may be others."""
+        every parameter has the same array; the numbers in it may be others."""
         if sum(map(len, self._holders)) != len(self._held):
             return False
         now = itertools.chain.from_iterable(self._holders)

@@ -49,9 +49,8 @@ def large(count: float | None) -> str:
 def verdict(group: Group, whole: str = "round") -> str:
     """What binds a group: memory, caches, arithmetic, launches or Python; how many times as fast it would be at its
     roof, and how much of the whole that would save; and whether a slow round or a few make its time, a mean, much
-    longer than the median. Of what no roof binds, its own code holds it up: it is not
-    vectorised, say, or waits for other threads; then the roof is the nearest one. Where costs are unknown or wrong, it
-    says so instead.
+    longer than the median. What no roof binds is held up by its own code: it is not vectorised, say, or waits for other
+    threads; then the roof is the nearest one. Where costs are unknown or wrong, it says so instead.
 
     whole: what a round is called, such as "step"; see `round_name`.
     """

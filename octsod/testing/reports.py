@@ -104,7 +104,8 @@ class Report:
             }
             for v in self.verdicts
         ]  # fmt: skip
-        return {"op": self.op, "verdict": self.verdict, "examples": self.examples, "checks": rows}
+        facts = {"op": self.op, "verdict": self.verdict, "examples": self.examples, "guessed": self.guessed}
+        return {**facts, "checks": rows}
 
 
 class CheckFailure(AssertionError):  # noqa: N818 (a failed check is no error of the program)
