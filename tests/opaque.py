@@ -24,7 +24,7 @@ def _refuse(what):
 class OpaqueArray:
     """What backend/contract.py says an array of a device has, and nothing else."""
 
-    __slots__ = ("__values", "device")
+    __slots__ = ("__values", "__weakref__", "device")
 
     def __init__(self, values, device):
         self.__values, self.device = values, device
