@@ -179,10 +179,50 @@ KERNEL writes_before_the_start(float* y, int n) {
 
 KERNEL past_a_shared_array(float* y) {
   __shared__ float first[32], second[32];
-  first[threadIdx.x + 1] = 1;  // !
+  float* next = first + 1;
+  next[threadIdx.x] = 1;  // !
   second[threadIdx.x] = 2;
   __syncthreads();
   y[threadIdx.x] = first[threadIdx.x] + second[threadIdx.x];
+}
+
+KERNEL past_a_shared_row(float* y) {
+  __shared__ float tile[9][4];
+  tile[threadIdx.x][threadIdx.x] = 1;  // !
+  y[threadIdx.x] = tile[threadIdx.x][threadIdx.x];
+}
+
+KERNEL past_an_own_array(float* y, int n) {
+  float sums[4] = {};
+#pragma unroll
+  for (int i = 0; i <= 4; ++i) {
+    if (i > n) break;
+    sums[i] += y[i];  // !
+  }
+  y[0] = sums[n & 3];
+}
+
+struct Pair { double of[2]; };
+KERNEL before_an_own_array(float* y, int n) {
+  Pair pair = {{y[0], y[1]}};
+  y[0] = pair.of[n ? 0 : n - 1];  // !
+}
+
+KERNEL past_rows_of_an_own_array(float* y, int n) {
+  float total[3][2] = {};
+  for (int i = 0; i <= n; ++i) total[i][y[i] > 0] += y[i];  // !
+  y[0] = total[0][0] + total[2][1];
+}
+
+template <int ROWS>
+__device__ inline void add_rows(float (&total)[ROWS][2], const float* x, int n) {
+  for (int i = 0; i <= n; ++i) total[i][x[i] > 0] += x[i];
+}
+
+KERNEL past_rows_in_a_template(float* y, int n) {
+  float total[3][2] = {};
+  add_rows(total, y, n);
+  y[0] = total[0][0] + total[2][1];
 }
 
 KERNEL past_dynamic_shared(float* y) {

@@ -69,6 +69,10 @@ WRONG = [
     ("reads_past_the_end", "out of bounds", 1, 32, [zeros(), zeros(), i32(33)], "byte 256 of argument 1 (`x`), which"),
     ("writes_before_the_start", "out of bounds", 1, 32, [zeros(), i32(2)], "8 bytes before argument 0 (`y`)"),
     ("past_a_shared_array", "out of bounds", 1, 32, [zeros()], "byte 128 of the shared `first`, which has 128"),
+    ("past_a_shared_row", "out of bounds", 1, 8, [zeros()], "uses index 4 of `tile`, which is a float [4]"),
+    ("past_an_own_array", "out of bounds", 1, 1, [zeros(), i32(4)], "uses index 4 of `sums`, which is a float [4]"),
+    ("before_an_own_array", "out of bounds", 1, 1, [zeros(), i32(0)], "index -1 of `pair.of`, which is a double [2]"),
+    ("past_rows_of_an_own_array", "out of bounds", 1, 1, [zeros(), i32(3)], "3 of `total`, which is a float [3][2]"),
     ("past_dynamic_shared", "out of bounds", 1, 33, [zeros()], "byte 128 of the dynamic shared memory, which has 128"),
     ("unwritten_shared", "unwritten", 1, 32, [zeros()], "byte 124 of the shared `s`"),
     ("shared_of_the_last_block", "unwritten", 2, 32, [zeros()], "block (1, 0, 0) reads 4 bytes of byte 0"),
@@ -98,6 +102,14 @@ def test_mistakes_are_found(check, name, kind, grid, block, arguments, words):
     assert len(error.block) == len(error.thread) == 3
     for array, before in zip(given, copies(arguments), strict=True):  # what failed has changed nothing
         assert not isinstance(array, np.ndarray) or array.tobytes() == before.tobytes()
+
+
+def test_an_index_in_a_template(check):
+    """Its line is not the kernel's, and g++ gives another column."""
+    line = 1 + next(i for i, text in enumerate(LINES) if "total[i][x[i] > 0]" in text)
+    with pytest.raises(cusim.KernelError, match=rf"line {line}: out of bounds: .* 3 of `total`, which is a float \[3"):
+        check.get_function("past_rows_in_a_template")((1,), (1,), (zeros(), i32(3)))
+    check.get_function("past_rows_in_a_template")((1,), (1,), (zeros(), i32(2)))
 
 
 @pytest.mark.parametrize("schedule", cusim.SCHEDULES)

@@ -8,7 +8,7 @@ from op_checks import get
 
 import octsod
 from octsod import functional as f
-from octsod.backend.deferred import ActivationGradient, Deferred
+from octsod.backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget
 from octsod.testing import strategies
 from octsod.testing.strategies import OctaveCase
 
@@ -281,6 +281,52 @@ def test_no_output_no_gradient(dtype, accumulate):
         grad_weight = arena.output("grad_weight", (0, 3, 1, 1))
         grad_x = arena.slot("grad_x", x.shape, target)
         kernels.conv2d_backward(arena.gradient((2, 0, 4, 5), False), x, grad_weight, 1, 0, 1, grad_x, grad_weight)
+
+    verify(dtype, 0, launch)
+
+
+# Of ops whose outputs have their inputs' shapes: those shapes, and those of the weights.
+OVER = {
+    "conv2d": ([(2, 5, 40, 72)], [(5, 5, 3, 3)]),
+    "depthwise_conv2d": ([(2, 5, 40, 72)], [(5, 1, 3, 3)]),
+    "dilated_conv2d": ([(2, 5, 40, 72)], [(2, 5, 3, 3), (3, 5, 3, 3)]),
+    "octave_conv2d": ([(2, 5, 40, 72), (2, 3, 20, 36)], [(8, 8, 1, 1)]),
+}
+
+
+@both_dtypes
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("op", OVER)
+def test_an_input_s_gradient_may_be_written_over_the_one_that_is_read(dtype, op, deferred):
+    """As `target` of a function's context may arrange it. Other pixels are needed of what is read than are written, and
+    other threads may read them."""
+    shapes, weight_shapes = OVER[op]
+
+    def gradients(kernels, arena, over):
+        rng = np.random.default_rng(0)
+        grads, slots = [], []
+        for i, shape in enumerate(shapes):
+            g, raw, coefficients = rng.standard_normal(shape), rng.standard_normal(shape), rng.random((6, shape[1]))
+            out = arena.output(f"grad_x{i} {over}", shape, values=g if over else None)
+            g = out if over else arena.array(g)
+            raw, coefficients = arena.array(raw), arena.array(coefficients)
+            grads.append(DeferredGradient(g, raw, coefficients) if deferred else DeferredGradient.of(g))
+            slots.append(GradientTarget(out))
+        inputs = [Deferred(arena.array(rng.standard_normal(shape))) for shape in shapes]
+        weights = [arena.array(rng.standard_normal(shape)) for shape in weight_shapes]
+        outs = [arena.output(f"grad_weight{i} {over}", shape) for i, shape in enumerate(weight_shapes)]
+        if op == "octave_conv2d":
+            kernels.octave_conv2d_backward(grads, inputs, *weights, 1, slots, *outs)
+        elif op == "dilated_conv2d":
+            kernels.dilated_conv2d_backward(*grads, *inputs, weights, (1, 2), *slots, outs)
+        else:
+            getattr(kernels, f"{op}_backward")(*grads, *inputs, *weights, 1, 1, 1, *slots, *outs)
+        return [slot.array for slot in slots] + outs
+
+    def launch(kernels, arena):
+        apart, over = (gradients(kernels, arena, over) for over in (False, True))
+        for one, other in zip(apart, over, strict=True):
+            assert_close("gradient", other, one, 1e-5 if dtype == "float32" else 1e-12)
 
     verify(dtype, 0, launch)
 

@@ -316,7 +316,6 @@ __device__ inline void mix_back(
         if (grad_weight) multiply_weights<1>({d0, count, border}, x, ones, shared + f_at + o * SIDE, outs0, job);
     }
     if (outs1 && ins2) lower_tile<1>(shared + d_at1, t1, outs1, t2, shared + e_at2 + outs0 * t2.pixels());
-    __syncthreads();
     if (busy) {
         const real* x = shared + x_at0;
         own_pixels(t0, part, p, valid);

@@ -25,7 +25,8 @@ MODES = {"plain": 0, "check": 1, "count": 2}
 _WATCHED = {
     "plain": [],
     # g++ would read an invariant before a loop, even where the loop may not: then nobody may have written it.
-    "check": ["-fsanitize=thread", "-fno-tree-loop-im"],
+    # The memory of a thread's own arrays is not watched, but their indices are, as those of all arrays of known size.
+    "check": ["-fsanitize=thread", "-fsanitize=bounds", "-fno-tree-loop-im"],
     "count": ["-fsanitize=thread", "-fsanitize-coverage=trace-pc"],  # the second for arithmetic, see arithmetic.py
 }
 MOST_CODE = 1 << 22  # bytes of a module: call sites are numbered by their addresses; as in memory.h
@@ -104,7 +105,7 @@ class Library:
         arguments = [*standard, *chosen]
         source = _preprocessed(compiler, code, arguments)
         self.kernels: dict[str, Kernel] = find_kernels(source)
-        unit = translation_unit(source, self.kernels, expressions, str(HERE))
+        self.unit = unit = translation_unit(source, self.kernels, expressions, str(HERE))
         for_kernels = [*standard, *_COMMON, *machine, *_KERNELS, *_WATCHED[mode]]
         for_runtime = [*_COMMON, f"-DCUSIM_MODE={MODES[mode]}"]
         headers = "".join(

@@ -48,6 +48,20 @@ class Report(ctypes.Structure):
     ]  # fmt: skip
 
 
+SUBSCRIPT = -2  # as a report's region: `offset` is an index that an array does not have, described by a Subscript
+
+
+class Subscript(ctypes.Structure):
+    """How g++ -fsanitize=bounds describes one of the source. array: its type, four bytes and then a name in quotes."""
+
+    _fields_ = [
+        ("file", ctypes.c_char_p), ("line", ctypes.c_uint32), ("column", ctypes.c_uint32), ("array", ctypes.c_void_p),
+    ]  # fmt: skip
+
+    def type(self):
+        return ctypes.string_at(self.array + 4).decode(errors="replace").strip("'")
+
+
 _DOES = {1: "reads", 2: "writes", 3: "atomically changes"}
 _DID = {1: "read", 2: "wrote", 3: "atomically changed"}
 # What a thread does instead of waiting for the same as another one: 1 + its state.
@@ -77,6 +91,8 @@ def error_of(report: Report, kernel: str, block, where: str, lines, schedule: st
             else:
                 hint = "no __syncthreads lies between"
             text = f"{does} of {where}, which {other} {_DID[there.what]} in line {other_line or '?'}: {hint}"
+        case "out of bounds" if report.region == SUBSCRIPT:
+            text = f"{who} uses index {report.offset} of {where}"
         case "out of bounds":
             text = f"{does} outside of all arrays" + (f": {where}" if where else "")
         case "write to const":

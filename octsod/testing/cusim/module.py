@@ -10,7 +10,8 @@ from .arithmetic import Blocks
 from .arrays import address
 from .compiler import MODES, Library
 from .counts import Count, counted
-from .errors import KernelError, Report, error_of
+from .errors import SUBSCRIPT, KernelError, Report, Subscript, error_of
+from .source import name_before
 
 SCHEDULES = ("forward", "reverse", "random")
 STATIC_LIMIT = 48 << 10  # bytes of shared memory without asking for more
@@ -211,6 +212,10 @@ class Function:
         calls.cusim_report.restype = ctypes.POINTER(Report)
         report = calls.cusim_report().contents
         where = self._where(report, arguments) if report.region >= 0 else ""
+        if report.region == SUBSCRIPT:
+            subscript = Subscript.from_address(report.size)
+            name = name_before(self._library.unit, subscript.file.decode(), subscript.line, subscript.column)
+            where = f"`{name}`, which is a {subscript.type()}" if name else f"a {subscript.type()}"
         return error_of(report, self.name, tuple(launch.block), where, self._library.lines, schedule)
 
     def _where(self, report, arguments):

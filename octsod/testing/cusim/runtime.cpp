@@ -63,6 +63,13 @@ HIDDEN void __tsan_init() {}
 }
 #endif
 
+#if CUSIM_MODE == CUSIM_CHECK
+// g++ -fsanitize=bounds calls it before an array whose size is known is used with another index.
+extern "C" HIDDEN void __ubsan_handle_out_of_bounds(void* subscript, void* index) {
+  if (current) fail(BOUNDS, place_of(*current, site_of(CALLER), 0), {}, SUBSCRIPT, (int64_t)index, (uint64_t)subscript);
+}
+#endif
+
 // --- What Python calls. ----------------------------------------------------------------------------------------------
 extern "C" {
 // Runs the kernel: 1 if all went well, 0 if there is a report, -1 if memory does not suffice.

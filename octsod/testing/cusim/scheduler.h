@@ -43,11 +43,12 @@ enum Fault : int {
   STACK_END, ENDLESS
 };
 struct Place { Index block, thread; int64_t site; int32_t line; int32_t what; };
+constexpr int32_t SUBSCRIPT = -2;
 struct Report {
-  int32_t fault, region;  // a region's index; -1 for none
+  int32_t fault, region;  // a region's index; -1 for none; SUBSCRIPT for a wrong index of an array
   Place here, there;
-  int64_t offset;  // bytes from the region's start
-  uint64_t size;   // bytes accessed
+  int64_t offset;  // bytes from the region's start, or the index
+  uint64_t size;   // bytes accessed, or where g++ describes the subscript
 };
 
 struct Launch {  // what Python asks for

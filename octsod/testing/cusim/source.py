@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import string
 
 from .errors import KernelError
 
@@ -61,6 +62,7 @@ def find_kernels(source: str) -> dict[str, Kernel]:
     return kernels
 
 
+_OF_NAMES = string.ascii_letters + string.digits + "_."
 _BRACKET = re.compile(r"[()\[\]{}]|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)+'")
 
 
@@ -81,6 +83,16 @@ def _closing(source, opening):
     return len(source)
 
 
+def _opening(text):
+    """Where the bracket opens that closes at the end of a text."""
+    depth = 0
+    for place, step in reversed([*_brackets(text, 0)]):
+        depth += step
+        if depth == 0:
+            return place
+    return 0
+
+
 def _split(text):
     """The parts of a list with commas, which brackets may protect."""
     parts, depth = [""], 0
@@ -91,6 +103,23 @@ def _split(text):
         else:
             parts[-1] += character
     return parts
+
+
+def name_before(unit: str, file: str, line: int, column: int) -> str:
+    """The name of the array, in this line of a translation unit, whose subscript ends in this column, or in a template
+    begins there; "" if there is none."""
+    here, number = "", 0
+    for text in unit.split("\n"):
+        if marker := re.match(r'# (\d+) "(.*?)"', text):
+            number, here = int(marker[1]), marker[2]
+            continue
+        if (here, number) == (file, line) and text[column - 1 : column] in ("[", "]"):
+            before = text[:column].removesuffix("[")
+            while before.endswith("]"):
+                before = before[: _opening(before)].rstrip()
+            return before[len(before.rstrip(_OF_NAMES)) :]
+        number += 1
+    return ""
 
 
 def translation_unit(source: str, kernels: dict[str, Kernel], expressions: tuple[str, ...], headers: str) -> str:
