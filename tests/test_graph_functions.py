@@ -204,6 +204,14 @@ def test_wrong_gradients_are_refused(result, message, inner):
         Returns.apply(x, y, result=result).sum().backward()
 
 
+@pytest.mark.parametrize("setting", [1e-5, 2, True, np.float32(2), "same"], ids=repr)
+def test_settings_by_position_are_refused(setting):
+    with pytest.raises(TypeError, match=r"^Divmod.apply: argument 2, `divisor`, is .*; expected an array. Give settin"):
+        Divmod.apply(leaf(3), setting)
+    with pytest.raises(TypeError, match=r"^Divmod.apply: argument 3 is .*; expected an array."):
+        Divmod.apply(leaf(3), leaf(3), setting)
+
+
 def test_a_gradient_may_be_a_tensor():
     x = leaf(3)
     Returns.apply(x, leaf(3), result=[Tensor(np.arange(3.0)), None]).sum().backward()

@@ -6,19 +6,23 @@ reuse as soon as the last node that needs it is through with its backward.
 """
 
 import heapq
+import inspect
 import itertools
 import sys
 from collections.abc import Sequence
+from numbers import Number
 from typing import Any
 
 from ..backend import Device, common_device, device_of, empty, kernels, on, watching
 from ..backend.arrays import overlap
 from ..backend.deferred import ActivationGradient, Deferred, DeferredGradient, GradientTarget, require_sound
+from ..checks import shortened
 from ..threads import new_lock
 from .mode import mode
 from .tensor import Tensor
 
 _numbers = itertools.count()
+_BY_POSITION = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 class Context:
@@ -58,8 +62,10 @@ class Context:
 class Function:
     """An op. Subclass with static `forward(ctx, *arrays, **params)` and `backward(ctx, grad)`.
 
-    forward gets arrays and returns one array or a tuple of them; backward gets the gradient of each output (None where
-    an output was not used, if there are several) and returns a gradient per input array, or None.
+    forward gets arrays by position and settings by name, as `apply` is given them: `Scale.apply(x, weight, eps=1e-5)`
+    calls `Scale.forward(ctx, x, weight, eps=1e-5)`. It returns one array or a tuple of them; backward gets the gradient
+    of each output (None where an output was not used, if there are several) and returns a gradient per input array, or
+    None.
 
     With `deferred = True` an op takes part in deferred normalisation, as our own do: forward also gets and may return
     `Deferred` maps, backward also gets `DeferredGradient`s for raw outputs, an `ActivationGradient` for an output that
@@ -93,7 +99,9 @@ class Function:
     def apply(cls, *tensors: Any, **params: Any) -> Any:
         """Run the op on tensors (None for an optional input that is not given); returns a tensor or a tuple of them.
 
-        All inputs must be on one device, which is the current one meanwhile (see backend/device.py).
+        tensors: anything that `Tensor` takes, but numbers: those are settings. params: settings, which forward gets as
+        they are. Raises TypeError for a number or a text by position. All inputs must be on one device, which is the
+        current one meanwhile (see backend/device.py).
         """
         profiler = watching.profiler
         if profiler is None:
@@ -103,6 +111,8 @@ class Function:
 
     @classmethod
     def _applied(cls, tensors, params):
+        if cls.guarded:
+            _require_no_settings(cls, tensors)
         inputs = [t if t is None or isinstance(t, Tensor) else Tensor(t) for t in tensors]
         recording = mode.enabled and any(t is not None and t.requires_grad for t in inputs)
         ctx = Context(tuple(recording and t is not None and t.requires_grad for t in inputs))
@@ -128,6 +138,18 @@ class Op(Function):
     """Base of octsod's own ops, which are known to leave alone what they are given."""
 
     guarded = False
+
+
+def _require_no_settings(function, tensors):
+    """Refuse a setting among the inputs: as an array of float64, it would make float64 of what is float32."""
+    for index, value in enumerate(tensors):
+        if isinstance(value, (Number, str)):
+            names = [p.name for p in inspect.signature(function.forward).parameters.values() if p.kind is _BY_POSITION]
+            named = f", `{names[index + 1]}`," if index + 1 < len(names) else ""
+            raise TypeError(
+                f"{function.__name__}.apply: argument {index + 1}{named} is {shortened(repr(value))}; expected an "
+                "array. Give settings by name."
+            )
 
 
 def _given(array):
