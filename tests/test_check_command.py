@@ -58,10 +58,12 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "my_ops.py").write_text(OPS)
     (tmp_path / "broken_ops.py").write_text("import nowhere_to_be_found")
     (tmp_path / "wrong_syntax.py").write_text("def f(:")
+    (tmp_path / "plain.py").write_text("from octsod.functional import exp\ndef cube(x):\n    return x * x * x\n")
+    (tmp_path / "empty.py").write_text("from octsod.autograd import Function\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     yield tmp_path
-    for name in ("my_ops", "broken_ops", "wrong_syntax"):
+    for name in ("my_ops", "broken_ops", "wrong_syntax", "plain", "empty"):
         sys.modules.pop(name, None)
 
 
@@ -101,17 +103,26 @@ def test_functions_and_our_own(folder):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (("my_ops:square",), "my_ops has no 'square'. Did you mean 'Square'?"),
-    (("octsod.ops:Conv2D",), "octsod.ops has no 'Conv2D'. Did you mean 'Conv2d'?"),
+    (("my_ops:square",), "my_ops has no 'square'. Did you mean 'Square'? Its ops: Square, Wrong, Keyword."),
+    (("my_ops.py:Nope",), "my_ops.py has no 'Nope'. Its ops: Square, Wrong, Keyword."),
+    (("my_ops:produkt",), "my_ops has no 'produkt'. Did you mean 'product'? Its ops:"),
+    (("octsod.ops:Conv2D",), "octsod.ops has no 'Conv2D'. Did you mean 'Conv2d'? Its ops: "),
+    (("plain.py:Nope",), "plain.py has no 'Nope'. Its ops: cube."),
+    (("empty.py:Nope",), "empty.py has no 'Nope'. It has no ops."),
     (("my_op:Square",), "There is no module 'my_op'. Did you mean 'my_ops'?"),
     (("octsod.op:Conv2d",), "There is no module 'octsod.op'. Did you mean 'octsod.ops'?"),
     (("my_op.py:Square",), "my_op.py: no such file. Did you mean 'my_ops.py'?"),
     (("no/such/file.py:Square",), "file.py: no such file."),
     (("my_ops:NUMBER",), "my_ops:NUMBER is a int; expected a class of `Function` or a function."),
-    (("my_ops",), "MODULE:OP is 'my_ops'; expected a module and an op in it"),
+    (("my_ops",), "my_ops: name an op in it, such as my_ops:OP. Its ops: Square, Wrong, Keyword."),
+    (("my_ops.py",), "my_ops.py: name an op in it, such as my_ops.py:OP. Its ops: Square, Wrong, Keyword."),
+    (("my_ops.py:",), "my_ops.py: name an op in it"),
+    (("my_op",), "There is no module 'my_op'. Did you mean 'my_ops'?"),
+    ((":Square",), "MODULE:OP is ':Square'; expected a module and an op in it"),
     (("my-ops:Square",), "'my-ops' is no name of a module"),
     (("my_ops:Keyword",), "nothing is known of the inputs of `Keyword`; give `cases`"),
-    (("my_ops:Square", "--checks", "gradient"), "`checks` has 'gradient'; did you mean 'gradients'?"),
+    (("my_ops:Square", "--checks", "gradient"), "`checks` has 'gradient' (did you mean 'gradients'?); expected some of guards,"),
+    (("my_ops:Square", "--checks", "runs, colour"), "`checks` has 'colour'; expected some of guards, runs, "),
     (("broken_ops:f",), "broken_ops: cannot be imported: there is no module 'nowhere_to_be_found'."),
     (("wrong_syntax:f",), "wrong_syntax: cannot be imported: SyntaxError"),
     (("wrong_syntax.py:f",), "wrong_syntax.py: cannot be imported: SyntaxError"),
@@ -160,6 +171,11 @@ def test_parametrize_ops(folder):
         assert line in out, out
     assert "test_pairs[product-runs-1]" in out or "test_pairs[1-product-runs]" in out
     assert "numeric" in out and "reproduce: check_op(Wrong" in out
+
+
+def test_the_help_names_all_checks():
+    words = " ".join(run("--help")[1].split())
+    assert f"any of {', '.join(octsod.testing.CHECKS)}. [default: all that apply]" in words
 
 
 def test_what_parametrize_ops_refuses():

@@ -33,6 +33,7 @@ def test_wrong_ops_fail(name):
     op, checks = WRONG[name]
     report = collect(op, wrong_ops.CASES.get(name), examples=6)
     assert checks[0] in {v.check for v in report.failures}, str(report)
+    assert report.first in checks, str(report)  # and no consequence of the fault
     found = report[checks[0]]
     if found.case is not None:  # which is a reproduction
         again = eval(repr(found.case), {"Case": Case, "Input": Input})
@@ -48,6 +49,17 @@ def test_failures_shrink_and_say_where():
     assert "at (0, 0, 2, " in report["gradients"].message
     assert f"check_op(OddSizes, {report['gradients'].case})" in text
     assert re.search(r"^  FAIL  gradients$", text, re.M) and re.search(r"^  PASS  threads", text, re.M)
+
+
+def test_what_to_read_first():
+    report = collect(wrong_ops.AddsToFreshMemory, FIXED)
+    text = str(report)
+    assert report.first == report.to_json()["first"] == "written" and len(report.failures) > 2
+    assert "\n\nRead `written` first: it may be why the others fail.\n\nFAIL written: " in text
+    for check in ("written", "gradients"):  # alone, it needs no such line
+        assert "Read `" not in str(collect(wrong_ops.AddsToFreshMemory, FIXED, checks=[check]))
+    right = collect(Swish, FIXED, checks=["runs"])
+    assert right.first is None is right.to_json()["first"] and "Read `" not in str(right)
 
 
 def test_numbers_are_named():
@@ -183,7 +195,7 @@ def test_inputs_alone_are_cases():
 def test_other_errors():
     with pytest.raises(ValueError, match="`cases` is empty"):
         check_op(Swish, [])
-    with pytest.raises(ValueError, match="`checks` has 'gradient'; did you mean 'gradients'"):
+    with pytest.raises(ValueError, match=r"`checks` has 'gradient' \(did you mean 'gradients'\?\); expected some of guards, "):
         check_op(Swish, checks=["gradient"])
     with pytest.raises(ValueError, match="`examples` is 0; expected at least 1"):
         check_op(Swish, examples=0)

@@ -105,12 +105,12 @@ class Depthwise(Function):
 
 RIGHT = (Swish, Mix, Depthwise)
 
-# Name -> (op, checks of which at least one must fail, all of them listed that may).
+# Name -> (op, checks: the first must fail, and the first that fails must be one of them).
 WRONG = {}
 
 
 def wrong(*checks):
-    """The op is wrong, and these checks fail."""
+    """The op is wrong, and these checks are about that."""
 
     def add(op):
         WRONG[op.__name__] = op, checks

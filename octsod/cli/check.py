@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import pathlib
@@ -13,13 +14,14 @@ from ..checks import shortened
 from . import Failure
 from .progress import Progress
 
-
 @click.command()
 @click.argument("target", metavar="MODULE:OP")
 @click.option("--examples", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N",
               help="How many cases are drawn.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Which ones.")
-@click.option("--checks", metavar="A,B", help="Run these checks alone, of those in a report.")
+@click.option("--checks", metavar="A,B", help="Run these checks alone: any of guards, runs, unmodified, written, races, deterministic, threads, "
+                   "reference, float32, cuda, parts, gradients, convergence, adjoint, accumulation, aliasing, graphs, "
+                   "nonfinite, overflow, layouts, memory.  [default: all that apply]")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None,
               help="cuda: also compare with the op's CUDA kernels, on a GPU or the simulator; cpu: never do.  "
                    "[default: for ops that are not octsod's own]")  # fmt: skip
@@ -32,7 +34,9 @@ def check(ctx, target, examples, seed, checks, device, as_json, quiet):
     MODULE:OP is a class derived from octsod.autograd.Function, or a function of tensors: octsod.functional:conv2d,
     my_package.my_ops:Swish, path/to/ops.py:Swish. Modules are looked for in the current folder, too. An op of your own
     says by its attribute `cases` what it is checked on, and by `reference` with what it is compared; without the first,
-    arrays of one shape are tried.
+    arrays of one shape are tried. A module or file alone is answered with the ops in it.
+
+    Of several checks that fail, the first may be why the others do: they go from cause to consequence.
 
     Exits with 0 if no check fails, 1 if one does, 2 if the op cannot be found or has no cases.
     """
@@ -42,7 +46,8 @@ def check(ctx, target, examples, seed, checks, device, as_json, quiet):
     try:
         with Progress(examples, "case", quiet or as_json) as progress:
             report = operator_check.collect(
-                op, examples=examples, seed=seed, checks=checks.split(",") if checks else None, name=name,
+                op, examples=examples, seed=seed, name=name,
+                checks=[check.strip() for check in checks.split(",")] if checks else None,
                 cuda=None if device is None else device == "cuda", told=progress.update,
             )  # fmt: skip
     except (ValueError, TypeError, ModuleNotFoundError) as error:
@@ -53,29 +58,44 @@ def check(ctx, target, examples, seed, checks, device, as_json, quiet):
 
 
 def find(target):
-    """(op, its name) of MODULE:OP. Failure, with a near miss if there is one, if it cannot be found."""
+    """(op, its name) of MODULE:OP. Failure, with the ops that there are, if it cannot be found."""
     where, colon, name = target.rpartition(":")
-    if not colon or not where or not name:
+    if not colon:
+        where, name = target, ""
+    if not where:
         raise click.UsageError(
             f"MODULE:OP is {shortened(repr(target))}; expected a module and an op in it, such as "
             "octsod.functional:conv2d or path/to/ops.py:Swish."
         )
     module = _load_file(pathlib.Path(where)) if where.endswith(".py") else _load_module(where)
+    if not name:
+        raise Failure(f"{where}: name an op in it, such as {where}:OP. {_offered(module)}")
     found = module
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise Failure(f"{where} has no {name!r}.{_near(name, _ops(module))}") from None
+            near = _near(name, [known for known in _public(module) if callable(getattr(module, known, None))])
+            raise Failure(f"{where} has no {name!r}.{near} {_offered(module)}") from None
     if not callable(found):
         raise Failure(f"{where}:{name} is a {type(found).__name__}; expected a class of `Function` or a function.")
     return found, name
 
 
-def _ops(module):
-    """The names of what may be ops in a module."""
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
-    return [name for name in names if callable(getattr(module, name, None))]
+def _offered(module):
+    """A sentence with the ops of a module: classes of `Function` or, if it has none, its own functions."""
+    from ..autograd import Function
+    from ..autograd.graph import Op
+
+    values = {name: getattr(module, name, None) for name in _public(module)}
+    ops = [name for name, v in values.items() if isinstance(v, type) and issubclass(v, Function)]
+    ops = [name for name in ops if values[name] not in (Function, Op)]
+    ops = ops or [name for name, v in values.items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+    return f"Its ops: {', '.join(ops)}." if ops else "It has no ops."
+
+
+def _public(module):
+    return getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
 
 
 def _near(name, known):

@@ -30,25 +30,27 @@ from .example import Example
 from .reports import FAIL, KINK, PASS, SKIP, CheckFailure, Failed, Kink, Report, Skipped, Verdict, explained, joined
 from .watched_memory import STRAY
 
-# Name -> what is checked. Stray writes come first: nothing else is run of an op that makes them.
+# Name -> what is checked, from cause to consequence: of several checks that fail, the first is to be read first. Stray
+# writes come before all: nothing else is run of an op that makes them. Memory is the cause of wrong numbers, outputs of
+# wrong gradients, and both of what depends on how they are called.
 CHECKS: dict[str, Callable[[Example], str]] = {
     "guards": checks_of_memory.guards,
     "runs": checks_of_results.runs,
     "unmodified": checks_of_memory.unmodified,
     "written": checks_of_memory.written,
+    "races": checks_of_races.races,
+    "deterministic": checks_of_results.deterministic,
+    "threads": checks_of_results.threads,
     "reference": checks_of_results.reference,
+    "float32": checks_of_results.float32,
+    "cuda": checks_of_devices.cuda,
+    "parts": checks_of_graphs.parts,
     "gradients": checks_of_gradients.gradients,
     "convergence": checks_of_gradients.convergence,
     "adjoint": checks_of_gradients.adjoint,
-    "float32": checks_of_results.float32,
-    "deterministic": checks_of_results.deterministic,
-    "threads": checks_of_results.threads,
-    "races": checks_of_races.races,
-    "cuda": checks_of_devices.cuda,
     "accumulation": checks_of_graphs.accumulation,
     "aliasing": checks_of_graphs.aliasing,
     "graphs": checks_of_graphs.graphs,
-    "parts": checks_of_graphs.parts,
     "nonfinite": checks_of_values.nonfinite,
     "overflow": checks_of_values.overflow,
     "layouts": checks_of_values.layouts,
@@ -165,8 +167,8 @@ def names_of(checks: Iterable[str] | str | None) -> list[str]:
     for name in names:
         if name not in CHECKS:
             near = difflib.get_close_matches(str(name), CHECKS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(CHECKS)}."
-            raise ValueError(f"check_op: `checks` has {name!r}; {hint}")
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"check_op: `checks` has {name!r}{hint}; expected some of {', '.join(CHECKS)}.")
     return [name for name in CHECKS if name in names]
 
 

@@ -36,7 +36,8 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The verdicts of `check_op`, in the order of the checks. `str` makes a table of them, with what failed below it.
+    """The verdicts of `check_op`, in the order of the checks, which goes from cause to consequence. `str` makes a table
+    of them, with what failed below it.
 
     op: what was checked, as it is written in a reproduction. arguments: those of `check_op` that a reproduction needs.
     examples: the number of cases. module: where `op` can be imported from, "" if nowhere. guessed: whether nobody has
@@ -59,6 +60,11 @@ class Report:
     def failures(self) -> tuple[Verdict, ...]:
         """The verdicts that are FAIL."""
         return tuple(v for v in self.verdicts if v.verdict == FAIL)
+
+    @property
+    def first(self) -> str | None:
+        """The check to read first, since it may be why the others fail: the first that does; None if none does."""
+        return self.failures[0].check if self.failures else None
 
     def __getitem__(self, check: str) -> Verdict:
         for found in self.verdicts:
@@ -87,16 +93,17 @@ class Report:
         for found in self.verdicts:
             note = "" if found.verdict in (FAIL, KINK) else found.message
             lines.append(f"  {found.verdict}  {found.check:<{width}}  {note}".rstrip())
-        for found in self.verdicts:
-            if found.verdict in (FAIL, KINK):
-                lines += ["", f"{found.verdict} {found.check}: {found.message}"]
-                lines += [f"  reproduce: {self.reproduction(found)}"] if found.case is not None else []
+        if len(self.failures) > 1:
+            lines += ["", f"Read `{self.first}` first: it may be why the others fail."]
+        for found in (*self.failures, *(v for v in self.verdicts if v.verdict == KINK)):
+            lines += ["", f"{found.verdict} {found.check}: {found.message}"]
+            lines += [f"  reproduce: {self.reproduction(found)}"] if found.case is not None else []
         if any(v.verdict in (FAIL, KINK) and v.case is not None for v in self.verdicts):
             lines += ["", f"with: {self.imports}"]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as an object for JSON."""
+        """The same as an object for JSON. first: the check to read first, None if none failed."""
         rows = [
             {
                 "check": v.check, "verdict": v.verdict, "message": v.message, "cases": v.cases,
@@ -105,7 +112,7 @@ class Report:
             for v in self.verdicts
         ]  # fmt: skip
         facts = {"op": self.op, "verdict": self.verdict, "examples": self.examples, "guessed": self.guessed}
-        return {**facts, "checks": rows}
+        return {**facts, "first": self.first, "checks": rows}
 
 
 class CheckFailure(AssertionError):  # noqa: N818 (a failed check is no error of the program)
