@@ -1,6 +1,8 @@
 """Gradient checks: what backward returns against finite differences."""
 
+import copy
 import dataclasses
+import functools
 import itertools
 import math
 import statistics
@@ -12,6 +14,8 @@ import numpy as np
 
 from ..autograd.mode import is_grad_enabled, no_grad
 from ..autograd.tensor import Tensor
+from ..backend import device_of
+from ..nn import Module
 from .finite_differences import PRECISIONS, Weighted, noise, norm
 from .gradient_report import GradientError, GradientReport, InconclusiveWarning, relative, reproduction
 from .input_check import InputCheck, flat
@@ -34,6 +38,9 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
     float32 instead, gradients are checked in float64, at the same numbers, and what float32 gives is compared with that
     (`check_precision`; `report.precision`). Where fn raises an error for float64, differences are those of float32,
     whose bounds are wider (`report.single`).
+
+    fn may be a module, too, in any dtype. Then a copy of it in float64 is checked, in the same mode, with inputs in
+    float64: the gradients of the inputs, and those of all parameters that require one, which messages name.
 
     With y = fn(x), random cotangents v and a direction u, backward's <J'v, u> is compared with difference quotients of
     t -> <v, fn(x + t*u)>: for single entries, all of a small input, else corners, borders, each index of each short
@@ -65,6 +72,8 @@ def gradcheck(fn: Callable[..., Any], *inputs: Any) -> GradientReport:
 
     >>> gradcheck(lambda x, w: octsod.functional.conv2d(x, w, padding=1), np.ones((1, 2, 5, 4)), np.ones((3, 2, 3, 3)))
     """
+    if isinstance(fn, Module):
+        return _differences_of_module(fn, inputs)
     floats = [x for x in inputs if _is_checked(x, np.float64) or _is_checked(x, np.float32)]
     if not floats or any(x.dtype == np.float64 for x in floats):
         unchecked = tuple(i for i, x in enumerate(inputs) if isinstance(x, np.ndarray) and x.dtype == np.float32)
@@ -87,13 +96,44 @@ def _refusal(fn, inputs):
     return None
 
 
-def _differences(fn, given, dtype):
-    """The report of comparing gradients with finite differences in this dtype."""
+def _differences_of_module(module, inputs):
+    """The report of comparing the gradients of a module's inputs and parameters, in float64."""
+    double = _module_in_double(module)
+
+    @functools.wraps(type(module), updated=())  # whose name messages have
+    def fn(*arguments):
+        return double(*arguments[: len(inputs)])
+
+    return _differences(fn, [_in_double(x) for x in inputs], np.float64, dict(double.named_parameters()))
+
+
+def _module_in_double(module):
+    """A copy of a module whose parameters, and buffers of float32, are float64."""
+    double = copy.deepcopy(module)
+
+    def converted(array):
+        device = device_of(array)
+        return device.put(device.get(array).astype(np.float64))
+
+    for parameter in double.parameters():
+        parameter._set(converted(parameter.data), parameter.requires_grad)
+    for part in double.modules():
+        for name in part.buffers:
+            if getattr(part, name).dtype == np.float32:
+                vars(part)[name] = converted(getattr(part, name))
+    return double
+
+
+def _differences(fn, given, dtype, parameters=None):
+    """The report of comparing gradients with finite differences in this dtype. parameters: by name, tensors whose
+    gradients are checked as well."""
+    parameters = parameters or {}
     inputs = tuple(Tensor(x.copy(), True) if isinstance(x, np.ndarray) and x.dtype == dtype else x for x in given)
+    inputs += tuple(parameters.values())
     checked = _checked(inputs, dtype)
     before = [(x, x.data, x.grad) for x in inputs if isinstance(x, Tensor)]
     try:
-        return _Check(fn, inputs, checked, given, dtype).report()
+        return _Check(fn, inputs, checked, given, dtype, tuple(parameters)).report()
     finally:
         for x, data, grad in before:  # the very arrays that were there
             x._data, x._grad = data, grad
@@ -127,8 +167,8 @@ def _checked(inputs, dtype):
 class _Check:
     """One call of `gradcheck`. gradients, own: per input, an array for each output, whose cotangent is the only one."""
 
-    def __init__(self, fn, inputs, checked, given, dtype):
-        self.passes, self.checked = Passes("gradcheck", fn, inputs, checked, dtype), checked
+    def __init__(self, fn, inputs, checked, given, dtype, parameters):
+        self.passes, self.checked = Passes("gradcheck", fn, inputs, checked, dtype, parameters), checked
         self.given, self.dtype, self.precision = given, dtype, PRECISIONS[np.dtype(dtype).name]
         self.generator = np.random.default_rng((SEED, 1))
         self.kinks, self.inconclusive, self.orders, self.worst = [], [], {}, None
@@ -206,7 +246,7 @@ class _Check:
             if g.size and apart.max() > bounds[number]:
                 index = tuple(int(i) for i in np.unravel_index(apart.argmax(), g.shape))
                 raise GradientError(
-                    f"gradcheck: input {number} at {index}: backward gives {g[index]:.10g}, and "
+                    f"gradcheck: {self.passes.names[number]} at {index}: backward gives {g[index]:.10g}, and "
                     f"{others[number][index]:.10g} {where}."
                 )
 
@@ -286,6 +326,7 @@ class _Check:
         return GradientReport(
             verdict, self.entries, self.directions, self.error, self.of_bound, self.sharpness, tuple(self.kinks),
             tuple(self.inconclusive), self.orders, self.passes.calls, self.worst, self.failed,
+            names=self.passes.names,
         )  # fmt: skip
 
     def _fail(self, failures):

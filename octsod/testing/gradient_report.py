@@ -19,7 +19,8 @@ class Place:
     input: number of the input. index: the entry, or None along a random direction, whose number is `direction`. output:
     the number of the output whose gradient it is, or None if there is only one. analytic: what backward gives. numeric:
     what finite differences give. truncation, rounding: how far `numeric` can be off by them; own: how far `analytic`
-    can be off by its own rounding. step: that of the differences. All are per unit of the entry or direction.
+    can be off by its own rounding. step: that of the differences. All are per unit of the entry or direction. name:
+    what the input is called.
     """
 
     input: int
@@ -32,6 +33,7 @@ class Place:
     rounding: float
     own: float
     step: float
+    name: str
 
     @property
     def error(self) -> float:
@@ -45,7 +47,7 @@ class Place:
         where = f"at {self.index}" if self.index is not None else f"along random direction {self.direction}"
         which = "" if self.output is None else f" of output {self.output}"
         return (
-            f"input {self.input} {where}: backward gives {self.analytic:.10g} (analytic), finite differences "
+            f"{self.name} {where}: backward gives {self.analytic:.10g} (analytic), finite differences "
             f"{self.numeric:.10g} (numeric){which}; they differ by {self.error:.3g}, and can by {self.bound:.3g} "
             f"(truncation {self.truncation:.2g}, rounding {self.rounding:.2g}, backward's own {self.own:.2g}; "
             f"step {self.step:.3g})"
@@ -66,7 +68,8 @@ class GradientReport:
     with the largest error, relative to its bound. failed: how many of the entries and directions are wrong. precision:
     what `check_precision` found, for float32.
     single: why differences are those of float32, or None if they are those of float64. unchecked: the numbers of
-    float32 arrays beside inputs in float64: nothing was found out about their gradients.
+    float32 arrays beside inputs in float64: nothing was found out about their gradients. names: what each input is
+    called; those of a module's parameters follow the others.
     """
 
     verdict: str
@@ -84,24 +87,24 @@ class GradientReport:
     precision: Any = None
     single: str | None = None
     unchecked: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [
             f"{self.verdict}: {self.entries} entries and {self.directions} directions, largest error {self.error:.2g} "
             f"of the gradient and {self.of_bound:.2g} of its bound; an error above {self.sharpness:.2g} would be seen"
         ]
-        parts += [f"{len(self.kinks)} at kinks, such as {_named(self.kinks[0])}"] if self.kinks else []
+        parts += [f"{len(self.kinks)} at kinks, such as {self._named(self.kinks[0])}"] if self.kinks else []
         if self.inconclusive:
-            parts.append(f"{len(self.inconclusive)} inconclusive, such as {_named(self.inconclusive[0])}")
+            parts.append(f"{len(self.inconclusive)} inconclusive, such as {self._named(self.inconclusive[0])}")
         parts += [f"float32: {self.precision}"] if self.precision is not None else []
         parts += [f"differences are those of float32, since float64 raises {self.single}"] if self.single else []
         parts += [f"input {number}, float32 beside float64, is not checked" for number in self.unchecked]
         return "; ".join(parts)
 
-
-def _named(place):
-    number, index = place
-    return f"input {number} " + ("along a random direction" if index is None else f"at {index}")
+    def _named(self, place):
+        number, index = place
+        return f"{self.names[number]} " + ("along a random direction" if index is None else f"at {index}")
 
 
 class GradientError(AssertionError):

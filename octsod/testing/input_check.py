@@ -119,8 +119,9 @@ class InputCheck:
         numbers = (found.analytic, found.numeric, found.truncation, found.rounding, found.own)
         output = k if len(self.gradients) > 1 else None
         place = Place(
-            self.number, index, direction, output, *(float(a[k] / unit) for a in numbers), step=float(found.step * unit)
-        )
+            self.number, index, direction, output, *(float(a[k] / unit) for a in numbers), float(found.step * unit),
+            self.check.passes.names[self.number],
+        )  # fmt: skip
         return found, place
 
     def search(self, u):

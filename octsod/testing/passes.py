@@ -25,14 +25,18 @@ def signs(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
 class Passes:
     """A function with its inputs, on behalf of the check `name`.
 
-    checked: the inputs that gradients are taken of, by number. dtype: that of all outputs. calls: how often fn has run.
+    checked: the inputs that gradients are taken of, by number. dtype: that of all outputs. parameters: the names of
+    those inputs, the last ones, that are a module's parameters. calls: how often fn has run. names: of all inputs.
     """
 
     def __init__(
-        self, name: str, fn: Callable[..., Any], inputs: Sequence[Any], checked: dict[int, Tensor], dtype: Any
-    ):
+        self, name: str, fn: Callable[..., Any], inputs: Sequence[Any], checked: dict[int, Tensor], dtype: Any,
+        parameters: Sequence[str] = (),
+    ):  # fmt: skip
         self.name, self.fn, self.inputs, self.checked, self.dtype = name, fn, inputs, checked, np.dtype(dtype)
         self.calls, self._note = 0, ""
+        own = [f"input {number}" for number in range(len(inputs) - len(parameters))]
+        self.names = (*own, *(f"parameter `{parameter}`" for parameter in parameters))
 
     def outputs(self) -> list[Tensor]:
         """The tensors that fn returns."""
@@ -75,16 +79,17 @@ class Passes:
     def _there_and_back(self):
         originals = _copies(self.inputs)
         outputs = self.outputs()
-        self._require_unchanged("input", originals, _copies(self.inputs))
+        self._require_unchanged(self.names, originals, _copies(self.inputs))
         values = [y.numpy().copy() for y in outputs]
         if not all(np.isfinite(y).all() for y in values):
             raise GradientError(f"{self.name}: `fn` returned a number that is not finite.")
         generator = np.random.default_rng(SEED)
         cotangents = [random_numbers(generator, y.shape).astype(self.dtype) for y in values]
         gradients, given = self._backward(outputs, cotangents)
-        self._require_unchanged("input", originals, _copies(self.inputs))
-        self._require_unchanged("cotangent", dict(enumerate(cotangents)), _copies(given))
-        self._require_unchanged("output", dict(enumerate(values)), _copies(outputs))
+        self._require_unchanged(self.names, originals, _copies(self.inputs))
+        numbers = range(len(outputs))
+        self._require_unchanged([f"cotangent {k}" for k in numbers], dict(enumerate(cotangents)), _copies(given))
+        self._require_unchanged([f"output {k}" for k in numbers], dict(enumerate(values)), _copies(outputs))
         return values, cotangents, gradients
 
     def gradients(self, cotangents: Sequence[Any], dirty: bool = False) -> dict[int, Any]:
@@ -120,13 +125,14 @@ class Passes:
         grad = x.device.get(x.grad).copy()
         if not np.isfinite(grad).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(grad))[0])
-            raise GradientError(f"{self.name}: input {number} at {index}: backward gives {grad[index]}{self._note}.")
+            where = f"{self.names[number]} at {index}"
+            raise GradientError(f"{self.name}: {where}: backward gives {grad[index]}{self._note}.")
         return grad
 
-    def _require_unchanged(self, what, originals, arrays):
+    def _require_unchanged(self, names, originals, arrays):
         for number, array in arrays.items():
             if array.tobytes() != originals[number].tobytes():
-                raise GradientError(f"{self.name}: `fn` or its backward changed {what} {number} in place.")
+                raise GradientError(f"{self.name}: `fn` or its backward changed {names[number]} in place.")
 
 
 def _copies(inputs):
