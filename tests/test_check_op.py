@@ -195,7 +195,7 @@ def test_inputs_alone_are_cases():
 def test_other_errors():
     with pytest.raises(ValueError, match="`cases` is empty"):
         check_op(Swish, [])
-    with pytest.raises(ValueError, match=r"`checks` has 'gradient' \(did you mean 'gradients'\?\); expected some of guards, "):
+    with pytest.raises(ValueError, match=r"`checks` has 'gradient' \(did you mean 'gradients'\?\); expected some of"):
         check_op(Swish, checks=["gradient"])
     with pytest.raises(ValueError, match="`examples` is 0; expected at least 1"):
         check_op(Swish, examples=0)

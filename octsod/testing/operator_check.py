@@ -35,9 +35,9 @@ from .watched_memory import STRAY
 # wrong gradients, and both of what depends on how they are called.
 CHECKS: dict[str, Callable[[Example], str]] = {
     "guards": checks_of_memory.guards,
-    "runs": checks_of_results.runs,
     "unmodified": checks_of_memory.unmodified,
     "written": checks_of_memory.written,
+    "runs": checks_of_results.runs,
     "races": checks_of_races.races,
     "deterministic": checks_of_results.deterministic,
     "threads": checks_of_results.threads,
