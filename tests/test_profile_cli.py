@@ -187,10 +187,12 @@ def test_without_matplotlib(measured, tmp_path, monkeypatch):
     assert line == "Error: figures need the matplotlib package; `pip install matplotlib` brings it." and not measured
 
 
-def test_help_names_the_way_to_profile_own_code():
+def test_help_names_the_way_to_profile_own_code_and_the_roofs():
     text = " ".join(run("profile", "--help").output.split())
     assert "For code of your own, there is `with octsod.profile() as p:` in Python." in text
     assert "unless the whole is faster" in text
+    roofs = [text.index(f" {roof}, ") for roof in ("memory", "caches", "arithmetic", "launches")]
+    assert roofs == sorted(roofs) and roofs[0] > text.index("Four roofs are measured in the same run: ")
 
 
 def test_errors_while_measuring(measured, monkeypatch):

@@ -103,11 +103,12 @@ def profile(
     octsod profile --load before.json --sort gain --filter conv
     octsod profile --diff before.json after.json
 
-    A line has calls, time, its share, time per call with its spread over the rounds, operations, bytes, and the share
-    of the roof that binds it: of the rates of copying, of caches and of multiply-adds that the same run has measured,
-    and of the time of an empty launch. The verdict says what binds it, and how much faster it could be. Below 25 % of
-    every roof, that is its own code: it is not vectorised, waits for other threads, or, as a step of a prediction,
-    moves bytes within caches, which nobody counts. More than 100 % is an error of the op's cost.
+    Four roofs are measured in the same run: memory, the rate of copying; caches, the rate within each of them;
+    arithmetic, multiply-adds per second; launches, the time of an empty one. A line has calls, time, its share, time
+    per call with its spread over the rounds, operations, bytes, and the share of the roof that binds it. The verdict
+    names that roof, and says how much faster the kernel could be. Below 25 % of every roof, its own code binds it: it
+    is not vectorised, waits for other threads, or, as a step of a prediction, moves bytes within caches, which nobody
+    counts. More than 100 % is an error of the op's cost.
 
     ms is the mean over the middle half of the rounds, so that lines add up to the whole; each is the median over the
     rounds of the time per call, and IQR its spread. Where a slow round makes ms much more than calls x each, as when a
