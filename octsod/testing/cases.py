@@ -55,6 +55,13 @@ EITHER_SIGN = ("signed", "ties")  # kinds of numbers between which 0 is
 LAYOUTS = ("contiguous", "transposed", "strided", "reversed", "offset", "read-only")
 
 
+def with_zeros(array: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+    """The array with zeros in some places, the first among them."""
+    kept = np.random.default_rng((0x0, *seed)).random(array.shape) < 0.5
+    kept.reshape(-1)[:1] = False
+    return np.asarray(array * kept).astype(array.dtype)
+
+
 def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
     """The same numbers in another layout; the result shares no memory with `array`."""
     if layout == "transposed":

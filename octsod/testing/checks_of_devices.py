@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
 from ..backend import Device, DeviceError, get_device
 from ..backend.memory import made_by
 from . import cusim
-from .checks_of_results import reached, require_like
+from .checks_of_results import reached, require_like, require_like_at_odd_numbers
 from .checks_of_values import FAR, require_no_overflow
 from .evaluation import Run, backward, computed_on, cotangents, evaluate, forward, gradients_of, leaves_of, numpy_of
 from .example import Example
@@ -23,7 +23,7 @@ def cuda(example: Example) -> str:
     they write every element of what they are given for that, and nothing else."""
     if not example.run.launched:
         raise Skipped("it calls no kernels of a backend")
-    with _gpu() as device, computed_on(get_device("cpu")):  # which all else is compared with
+    with gpu() as device, computed_on(get_device("cpu")):  # which all else is compared with
         names = f"the CUDA kernels on {device.name}"
         with computed_on(device), made_by(_filled(NAN)):
             other, missing = reached(example)
@@ -32,9 +32,16 @@ def cuda(example: Example) -> str:
         require_like(example, other, names)
         _require_nan_alike(example, device)
         require_no_overflow(example, device, names, back=not missing)
+        require_like_at_odd_numbers(example, lambda: _computed_unwritten(device), names)
         if not missing:
             _require_graphs_alike(example, device, names)
     return f"on {device.name}{missing and f', forward alone: {missing}'}"
+
+
+@contextmanager
+def _computed_unwritten(device):
+    with computed_on(device), made_by(_filled(NAN)):
+        yield
 
 
 def _filled(pattern):
@@ -133,7 +140,7 @@ def _matters(example, index, at, output):
     return np.logical_or.reduce([value != values[0] for value in values[1:]])
 
 
-def _gpu() -> AbstractContextManager[Device]:
+def gpu() -> AbstractContextManager[Device]:
     """The first GPU, or the simulator. Raises Skipped where there is neither."""
     try:
         return nullcontext(get_device("cuda"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..autograd import Tensor
 from .cases import EITHER_SIGN, signed
+from .checks_of_values import ODD, SIZES, moderate, rescaled
 from .error_bounds import unit
 from .evaluation import evaluate, forward, leaves_of, values
 from .example import Example
@@ -22,6 +24,9 @@ ORDER = 1.5  # at least: that of a central difference quotient is 2
 STRAIGHT = 2.0**-10  # of an error: what is left where it falls with the step
 CLEAR = 10  # times the rounding: an error that is less says nothing
 MOST_ZEROS = 4  # inputs in which a number is made 0
+GLANCE = 2.0**-17  # a step
+FEW_UNITS = 2.0**-50  # that a number loses to rounding
+SCALES = {"float64": 64, "float32": 16}  # of cotangents, as powers of two: products with them are exact
 ZERO_STEPS = (2.0**-10, 2.0**-14)
 MOST_LINEAR = 6  # inputs that are tried
 FARTHER = 16  # times the input: that is how far linear ops are looked at, and how much larger errors may be there
@@ -29,11 +34,27 @@ FARTHER = 16  # times the input: that is how far linear ops are looked at, and h
 
 def gradients(example: Example) -> str:
     """backward gives the derivatives that finite differences do."""
-    case = example.case
     if not example.differentiable():
         raise Skipped("no input has a gradient")
     if not any(v is not None for v in example.given):
         raise Skipped("no output has a gradient")
+    found, kink = "", None
+    try:
+        found = _compared(example)
+    except Kink as outcome:  # which hides no fault elsewhere
+        kink = outcome
+    _in_cotangents(example)
+    for index in example.differentiable()[:MOST_ZEROS]:
+        _at_zero(example, index)
+    _rescaled(example)
+    if kink is not None:
+        raise kink
+    return found
+
+
+def _compared(example):
+    """What gradcheck says of the example."""
+    case = example.case
     leaves = leaves_of(case, example.arrays)
     tensors = [i for i, leaf in enumerate(case.leaves()) if not leaf.array]
 
@@ -43,10 +64,53 @@ def gradients(example: Example) -> str:
             fresh[index] = tensor
         return tuple(y for y in forward(example.subject, case, fresh) if y is not None and y.dtype.kind == "f")
 
-    found = _gradcheck(fn, [leaves[i] for i in tensors])
-    for index in example.differentiable()[:MOST_ZEROS]:
-        _at_zero(example, index)
-    return found
+    return _gradcheck(fn, [leaves[i] for i in tensors])
+
+
+def _in_cotangents(example):
+    """backward is linear in the cotangents: in large, small and zero ones, too."""
+    generator = np.random.default_rng((example.case.seed, 0xC0))
+    chosen = [None if v is None else generator.random(v.shape) < 0.5 for v in example.given]
+
+    def gradients(change):
+        given = [None if v is None else np.asarray(change(v, m)) for v, m in zip(example.given, chosen, strict=True)]
+        found = evaluate(example.subject, example.case, arrays=example.arrays, given=given).gradients
+        pairs = zip(found, example.run.gradients, strict=True)
+        return [np.zeros_like(wanted) if g is None else g for g, wanted in pairs if wanted is not None]
+
+    scale = 2.0 ** SCALES[example.precision]
+    some, rest = gradients(lambda v, m: v * m), gradients(lambda v, m: v * ~m)
+    large, small = gradients(lambda v, m: v * scale), gradients(lambda v, m: v / scale)
+    outputs = [np.zeros(y.shape) for y in example.run.outputs if y is not None]
+    named = example.run.results[len(outputs) :]
+    for how, found in {
+        "as the sum of two, with some cotangents made 0 in each": [a + b for a, b in zip(some, rest, strict=True)],
+        f"with cotangents {scale:.3g} times as large, over that": [g / scale for g in large],
+        f"with cotangents {1 / scale:.3g} times as large, over that": [g * scale for g in small],
+    }.items():
+        errors = outputs + [np.abs(g - wanted) for g, (_, wanted) in zip(found, named, strict=True)]
+        limits = example.error_bounds.explaining(errors, example.precision)[len(outputs) :]
+        for g, (name, wanted), limit in zip(found, named, limits, strict=True):
+            require_close(name, g.astype(wanted.dtype), wanted, 4 * limit, (how, "by itself"))
+
+
+def _rescaled(example):
+    """Large and small numbers may have branches of their own. They are looked at closely if a single quotient is
+    odd."""
+    usual = [y for y, v in zip(example.run.outputs, example.given, strict=True) if v is not None]
+    for what, arrays in itertools.chain(*(rescaled(example, example.precision, most) for most in SIZES)):
+        other = Example(example.subject, example.case, arrays)
+        try:
+            if not all(moderate(r).all() for _, r in other.run.results) or not Along(other).is_odd(usual):
+                continue
+        except Exception:  # it is not made for them
+            continue
+        try:
+            _compared(other)
+        except Failed as failure:
+            raise Failed(f"where {what}: {failure}") from failure
+        except (Kink, Skipped):
+            continue
 
 
 def _at_zero(example, index):
@@ -114,7 +178,7 @@ def _gradcheck(fn: Callable[..., Any], inputs: list[Tensor]) -> str:
     return str(found).removeprefix("PASS: ")
 
 
-class _Along:
+class Along:
     """t -> <v, f(x + t*u)> of all inputs that have gradients, output by output."""
 
     def __init__(self, example: Example):
@@ -129,7 +193,7 @@ class _Along:
     def __call__(self, t: float) -> np.ndarray:
         arrays = [
             a if u is None else (a + t * u).astype(a.dtype)
-            for a, u in zip(self.example.case.arrays(), self.directions, strict=True)
+            for a, u in zip(self.example.arrays, self.directions, strict=True)
         ]
         with np.errstate(all="ignore"):
             outputs = [y for y in values(self.example.subject, self.example.case, arrays) if y.dtype.kind == "f"]
@@ -140,12 +204,23 @@ class _Along:
         pairs = zip(self.example.run.gradients, self.directions, strict=True)
         return float(sum(inner(g, u) for g, u in pairs if g is not None and u is not None))
 
+    def is_odd(self, usual: Sequence[Any] = ()) -> bool:
+        """Whether a difference quotient is another than backward's derivative, by more than what rounding and a kink
+        may well explain. usual: what the outputs are for usual numbers. Small ones may be what those leave over."""
+        up, start, down = (self(t) for t in (GLANCE, 0.0, -GLANCE))
+        quotient = float((up - down).sum()) / (2 * GLANCE)
+        jump = float(np.abs(up - 2 * start + down).sum()) / GLANCE
+        pairs = zip(self.example.run.gradients, self.directions, strict=True)
+        size = sum(np.abs(g * u).sum() for g, u in pairs if g is not None and u is not None) + np.abs(start).sum()
+        lost = FEW_UNITS / GLANCE * sum(float(np.abs(v * y).sum()) for v, y in zip(self.given, usual, strict=False))
+        return bool(np.isfinite(quotient)) and not abs(quotient - self.analytic()) <= ODD * float(size) + jump + lost
+
 
 def convergence(example: Example) -> str:
     """The error of the central difference quotient falls with the square of the step, down to rounding."""
     if example.precision != "float64" or not example.differentiable() or not any(v is not None for v in example.given):
         raise Skipped("there is no gradient in float64")
-    along = _Along(example)
+    along = Along(example)
     bounds = example.bounds()
     try:
         return _converged(along, _sum_bound(along.given, example.of_outputs(bounds)))
@@ -154,7 +229,7 @@ def convergence(example: Example) -> str:
         return _converged(along, _sum_bound(along.given, example.of_outputs(wider)))
 
 
-def _converged(along: _Along, off: float) -> str:
+def _converged(along: Along, off: float) -> str:
     """What is said of the order, if <v, f> is off by so much."""
     start, analytic = along(0.0), along.analytic()
     kept: list[tuple[float, float, float, float]] = []

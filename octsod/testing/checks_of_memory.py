@@ -13,35 +13,44 @@ import numpy as np
 from .. import random
 from ..autograd.mode import unguarded
 from ..backend.memory import pool
-from .cases import Case
+from .cases import EITHER_SIGN, Case, with_zeros
 from .evaluation import Run, Subject, backward, cotangents, crash, evaluate, forward, gradients_of, leaves_of, numpy_of
 from .example import Example
 from .reports import Failed, Skipped, require_same
 from .watched_memory import JUNK, LOW, NAN, SMALL, Watch, watched
 
+FILLED = "in memory full of NaN", "in memory full of other numbers"
 SPRAYED = 8  # blocks of each size
 
 
-def watched_run(subject: Subject, case: Case, fill: int, guard: int, back: bool = True) -> tuple[Run, list[str]]:
-    """(run, faults) of an evaluation whose arrays lie amid guards. back: whether backward is run, too."""
+def watched_run(
+    subject: Subject, case: Case, fill: int, guard: int, back: bool = True, zeros: str = ""
+) -> tuple[Run, list[str]]:  # fmt: skip
+    """(run, faults) of an evaluation whose arrays lie amid guards. back: whether backward is run, too. zeros: what has
+    some zeros in it, "cotangents" or "numbers", which has both."""
     watch = Watch(fill, guard)
-    return _run(subject, case, watch, subject.modules(), back), watch.faults()
+    return _run(subject, case, watch, subject.modules(), back, zeros), watch.faults()
 
 
 def _watched_run(example, fill, guard):
     return watched_run(example.subject, example.case, fill, guard)
 
 
-def _run(subject, case, watch, modules, back):
-    arrays = [watch.copy(a, f"input {i}") for i, a in enumerate(case.arrays())]
+def _run(subject, case, watch, modules, back, zeros):
+    numbers = case.arrays()
+    for i, leaf in enumerate(case.leaves() if zeros == "numbers" else ()):
+        if leaf.kind in EITHER_SIGN and not leaf.array:
+            numbers[i] = with_zeros(numbers[i], (case.seed, i))
+    arrays = [watch.copy(a, f"input {i}") for i, a in enumerate(numbers)]
     with watched(watch, modules):
         leaves = leaves_of(case, arrays)
         outputs = forward(subject, case, leaves)
         values = numpy_of(outputs)
         if back:
-            given = [
-                None if v is None else watch.copy(v, f"cotangent {i}") for i, v in enumerate(cotangents(case, values))
-            ]
+            found = cotangents(case, values)
+            if zeros:
+                found = [None if v is None else with_zeros(v, (case.seed, i)) for i, v in enumerate(found)]
+            given = [None if v is None else watch.copy(v, f"cotangent {i}") for i, v in enumerate(found)]
             watch.phase = "backward"
             backward(outputs, given)
         return Run(values, gradients_of(leaves))
@@ -69,9 +78,26 @@ def written(example: Example) -> str:
         runs.append(_watched_run(example, fill, JUNK)[0])
     _require_alike(
         example, runs, "not every element is written, or memory is read before it is",
-        ("in memory full of NaN", "in memory full of other numbers"),
+        FILLED,
     )  # fmt: skip
+    for zeros in ("cotangents", "numbers"):
+        _require_written_at_zeros(example, zeros)
     return ""
+
+
+def _require_written_at_zeros(example, zeros):
+    """Raise Failed if some elements are not written where others are 0: a kernel that passes over zeros may well do
+    so."""
+    try:
+        runs = [
+            watched_run(example.subject, example.case, fill, JUNK, zeros=zeros)[0] for fill in (NAN, JUNK)
+        ]  # fmt: skip
+    except Exception:  # it is not made for them
+        return
+    try:
+        _require_equal(*runs, FILLED)
+    except Failed as failure:
+        raise Failed(f"not every element is written where some {zeros} are 0: {failure}") from None
 
 
 def _require_alike(example, runs, fault, names):

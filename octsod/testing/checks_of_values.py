@@ -17,6 +17,8 @@ from .reports import Failed, Skipped, number, place, require_close, require_same
 FAR = 1e12
 MOVES = (1e-3, -1e-3)  # shares by which an element is moved to see what depends on it
 LARGE = 300.0  # its exponential overflows in float32, and that of twice as much does not in float64
+SIZES = LARGE, 2.0**-10, 2.0**-20  # of the numbers of an input: a function may have branches for them
+ODD = 2.0**-24  # a difference, of the size of what is compared, that rounding in float64 seldom makes
 MODERATE = 2.0**64  # half of the exponents of float32
 UNBOUNDED = (*EITHER_SIGN, "positive")  # kinds of numbers that may be large
 
@@ -170,20 +172,20 @@ def require_no_overflow(
     many times large numbers were tried. back: whether gradients are compared, too."""
     case, count = example.case, 0
     wanted = None if back else [False] * len(example.arrays)
-    for what, arrays in _enlarged(example):
+    for what, arrays in rescaled(example, "float32", LARGE):
         wide = [a.astype("float64") if a.dtype == "float32" else a for a in arrays]
         try:
             with np.errstate(all="ignore"):
                 exact = evaluate(example.subject, case, arrays=wide, wanted=wanted)
         except Exception:  # it is not made for them
             continue
-        if not all(_moderate(y).all() for y in exact.outputs if y is not None):
+        if not all(moderate(y).all() for y in exact.outputs if y is not None):
             continue
         with computed_on(device) if device else nullcontext():
             run = _unless_refused(example, arrays=arrays, wanted=wanted)
         count += 1
         for (name, got), (_, y) in zip(run.results if run else [], exact.results, strict=False):
-            wrong = _moderate(y) & ~np.isfinite(got)
+            wrong = moderate(y) & ~np.isfinite(got)
             if wrong.any():
                 where = tuple(np.argwhere(wrong)[0])
                 raise Failed(
@@ -193,20 +195,22 @@ def require_no_overflow(
     return count
 
 
-def _enlarged(example: Example) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """(what was changed, float32 arrays) for each input that may be large, with either sign if it has signs."""
+def rescaled(example: Example, dtype: str, largest: float) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """(what was changed, arrays in this precision) for each input that may be of any size: its numbers go up to this
+    one, with either sign if it has signs."""
     for index, leaf in enumerate(example.case.leaves()):
         x = example.arrays[index]
         if leaf.array or leaf.range or leaf.kind not in UNBOUNDED or x.dtype.kind != "f" or not np.any(x):
             continue
         for sign in (1, -1) if leaf.kind in EITHER_SIGN else (1,):
-            arrays = example.case.arrays("float32")
-            factor = sign * LARGE / np.abs(x).max()
+            arrays = example.case.arrays(dtype)
+            factor = sign * largest / np.abs(x).max()
             arrays[index] = (x * factor).astype(arrays[index].dtype)
             yield f"input {index} is {factor:.4g} times as large", arrays
 
 
-def _moderate(y):
+def moderate(y: np.ndarray) -> np.ndarray:
+    """Where numbers are finite and not very large."""
     return np.isfinite(y) & (np.abs(y) <= MODERATE)
 
 

@@ -16,6 +16,7 @@ from hypothesis.internal.conjecture.providers import HypothesisProvider
 from .cases import Case, case_of
 
 SPARE = 10  # times as many are drawn as are wanted
+MORE = 4  # times as many are glanced at as are wanted
 MOST_EMPTY = 3  # cases that are taken since an axis has no elements
 
 
@@ -48,10 +49,10 @@ def _runs(strategy, examples, seed, phases, visit):
         _run(strategy, SPARE, (seed << 16) + number, phases, visit)
 
 
-def draw(strategy: Any, examples: int, seed: int) -> list[Case]:
-    """So many cases, or all there are. Of more that are drawn and differ in more than the seed, some are taken that are
-    longest along an axis, where a kernel goes through more than one vector, tile or block of threads, some that have no
-    elements, and some of all sizes, the smallest and the largest too."""
+def draw(strategy: Any, examples: int, seed: int) -> tuple[list[Case], list[Case]]:
+    """(so many cases, or all there are; MORE times as many others, to glance at). Of more that are drawn and differ in
+    more than the seed, some are taken that are longest along an axis, where a kernel goes through more than one vector,
+    tile or block of threads, some that have no elements, and some of all sizes, the smallest and the largest too."""
     unlike: dict[str, Case] = {}
     alike: dict[str, Case] = {}
 
@@ -63,13 +64,19 @@ def draw(strategy: Any, examples: int, seed: int) -> list[Case]:
     _runs(strategy, examples, seed, [Phase.generate], visit)
     found = sorted(unlike.values(), key=lambda case: case.size)
     if len(found) <= examples:
-        return found + list(alike.values())[: examples - len(found)]
+        return found + list(alike.values())[: examples - len(found)], []
     empty, longest = _extremes(found)
     taken = longest[: examples // 3] + empty[: min(MOST_EMPTY, examples // 3)]
     others = [case for case in found if case not in taken]
     wanted = examples - len(taken)
-    taken += [others[k * (len(others) - 1) // max(wanted - 1, 1)] for k in range(wanted)]
-    return sorted(taken, key=lambda case: case.size)
+    taken += _spread(others, wanted)
+    others = [case for case in others if case not in taken]
+    return sorted(taken, key=lambda case: case.size), _spread(others, min(MORE * examples, len(others)))
+
+
+def _spread(cases, count):
+    """So many of the cases, the first and the last among them."""
+    return [cases[k * (len(cases) - 1) // max(count - 1, 1)] for k in range(count)]
 
 
 def _extremes(found):

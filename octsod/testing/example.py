@@ -43,6 +43,11 @@ class Example:
         return evaluate(self.subject, self.case, arrays=self.arrays, given=self._given)
 
     @property
+    def own_cotangents(self) -> Sequence[Any] | None:
+        """Cotangents in the place of the case's; None if there are none."""
+        return self._given
+
+    @property
     def given(self) -> list[Any]:
         """The cotangents of the run."""
         return cotangents(self.case, self.run.outputs) if self._given is None else list(self._given)

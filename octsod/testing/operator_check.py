@@ -27,6 +27,7 @@ from . import (
 from .cases import Case, Input, case_of
 from .evaluation import Subject, crash, written
 from .example import Example
+from .glances import is_odd
 from .reports import FAIL, KINK, PASS, SKIP, CheckFailure, Failed, Kink, Report, Skipped, Verdict, explained, joined
 from .watched_memory import STRAY
 
@@ -115,10 +116,15 @@ def collect(
         if hasattr(given, "example") and hasattr(given, "map"):  # a hypothesis strategy
             with _importing():
                 from .drawing import draw, shrink
-            for number, case in enumerate(draw(given, examples, seed)):
+            drawn, others = draw(given, examples, seed)
+            for number, case in enumerate(drawn):
                 if told is not None:
                     told(number, "")
                 visit(case)
+            if told is not None:
+                told(examples, "glancing at more cases")
+            for case in others:
+                visit.glance(case)
             if told is not None:
                 failed = any(v.verdict == FAIL for verdicts in found.values() for v in verdicts)
                 told(examples, "looking for smaller cases that fail" if failed else "")
@@ -253,6 +259,18 @@ class _Visit:
                 verdicts.append(skipped if why in self.found else dataclasses.replace(broken, check=check))
             else:
                 verdicts.append(verdict(check, example))
+
+
+    def glance(self, case: Case) -> None:
+        """Run the checks on a case that looks odd, unless a check has failed already."""
+        if any(v.verdict == FAIL for verdicts in self.found.values() for v in verdicts):
+            return
+        try:
+            odd = is_odd(Example(self.subject, case), self.found)
+        except Exception:
+            odd = True
+        if odd:
+            self(case)
 
 
 def _shrink(subject, found, search):
