@@ -182,3 +182,27 @@ def test_another_slope_at_a_kink_is_no_fault(space, slope, verdict):
             return out
 
     assert collect(ReLU, FIXED, checks=["reference"]).verdict == verdict
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_another_case_leaves_behind(wrong):
+    """A mask that is kept for backward, in the op or by the graph; it depends on settings and shapes alone."""
+
+    class Masked(Function):
+        cases = strategies.cases([strategies.tensors((2, 3))], {"seed": st.integers(0, 9)})
+
+        @staticmethod
+        def forward(ctx, x, seed):
+            ctx.mask = Masked.mask = np.random.default_rng(seed).random(x.shape) > 0.5
+            return x * ctx.mask
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * (Masked.mask if wrong else ctx.mask)
+
+    report = collect(Masked, checks=["deterministic"])
+    assert report.verdict == ("FAIL" if wrong else "PASS"), str(report)
+    if wrong:
+        found = report["deterministic"]
+        assert report.reproduction(found) == f"check_op(Masked, [{found.before!r}, {found.case!r}])"
+        assert collect(Masked, [found.before, found.case], checks=["deterministic"]).verdict == "FAIL"

@@ -234,7 +234,24 @@ def deterministic(example: Example) -> str:
                 _require_results(
                     example, numpy_of(outputs), gradients_of(leaves), "with another case evaluated in between"
                 )
+    if example.before is not None:
+        _require_nothing_left_behind(example, example.before)
     return f"{REPETITIONS + 2} more evaluations"
+
+
+def _require_nothing_left_behind(example, other):
+    """Raise Failed if a case of other shapes or settings, between forward and backward, changes anything."""
+    leaves = leaves_of(example.case, example.case.arrays())
+    outputs = forward(example.subject, example.case, leaves)
+    values = numpy_of(outputs)
+    evaluate(example.subject, other)
+    try:
+        backward(outputs, cotangents(example.case, values))
+        _require_results(example, numpy_of(outputs), gradients_of(leaves), "with another case evaluated in between")
+    except Failed as failure:
+        raise Failed(str(failure), other) from None
+    except Exception as error:
+        raise Failed(f"with another case evaluated in between, it {crash(error)}", other) from error
 
 
 def _require_equal(run, other, how):

@@ -24,13 +24,15 @@ NO_SOLVERS = ("norm", "_dispatcher")  # how functions of theirs end that solve n
 class Example:
     """An op on a case, with what several checks need: its run, and how far rounding may take that from the exact one.
 
-    arrays, given: numbers, and cotangents of the outputs, in the place of the case's.
+    arrays, given: numbers, and cotangents of the outputs, in the place of the case's. before: another case that the op
+    takes.
     """
 
     def __init__(
-        self, subject: Subject, case: Case, arrays: Sequence[Any] | None = None, given: Sequence[Any] | None = None
-    ):
-        self.subject, self.case, self._arrays, self._given = subject, case, arrays, given
+        self, subject: Subject, case: Case, arrays: Sequence[Any] | None = None, given: Sequence[Any] | None = None,
+        before: Case | None = None,
+    ):  # fmt: skip
+        self.subject, self.case, self._arrays, self._given, self.before = subject, case, arrays, given, before
 
     @functools.cached_property
     def arrays(self) -> list[np.ndarray]:

@@ -74,8 +74,9 @@ def check_op(
     octsod's own ops those that octsod has. reference: a NumPy function of the same arguments; by default the op's
     attribute `reference`, if it has one. linear: the numbers of the inputs in which the op is linear; by default that
     is found out. checks: the names of those to run, from `CHECKS`; by default all. examples: how many cases are drawn
-    from a strategy; seed: which ones. cuda: whether its CUDA kernels are run, too, on a GPU or the simulator; by
-    default those of ops that are not octsod's own. name: what the op is called in the report.
+    from a strategy; four times as many others are glanced at, and checked if they look odd. seed: which ones. cuda:
+    whether its CUDA kernels are run, too, on a GPU or the simulator; by default those of ops that are not octsod's own.
+    name: what the op is called in the report.
 
     Raises CheckFailure, an AssertionError with the report, if a check fails. Its message has, for each, the worst
     element with what was got and what was expected, and the smallest case that was found, as a line to paste.
@@ -204,7 +205,7 @@ def verdict(check: str, example: Example) -> Verdict:
     try:
         return Verdict(check, PASS, CHECKS[check](example), example.case)
     except Failed as failure:
-        return Verdict(check, FAIL, str(failure), example.case)
+        return Verdict(check, FAIL, str(failure), example.case, before=failure.before)
     except Skipped as reason:
         return Verdict(check, SKIP, str(reason), example.case)
     except Kink as kink:
@@ -232,16 +233,19 @@ class _Visit:
 
     def __init__(self, subject: Subject, found: dict[str, list[Verdict]]):
         self.subject, self.found, self.count, self._stray = subject, found, 0, False
+        self._before: Case | None = None  # the last one that the op took
 
     def __call__(self, case: Case) -> None:
         if self._stray:  # no more of it
             return
         self.count += 1
-        example = Example(self.subject, case)
+        before = self._before if self._before and self._before.size < case.size else None
+        example = Example(self.subject, case, before=before)
         guarded = verdict("guards", example)
         self._stray = guarded.message.startswith(STRAY)
         # What keeps the other checks from being run.
         broken = guarded if self._stray else _started(example)
+        self._before = self._before if broken else case
         # A write to an input, which is read-only, is told by the check that is about it, too.
         told = ("runs", "unmodified") if broken and "read-only" in broken.message else ("runs",)
         if broken and not self._stray and guarded.verdict == FAIL:

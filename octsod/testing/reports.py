@@ -19,7 +19,8 @@ class Verdict:
     """What a check says of one case, or of all cases together.
 
     check: its name. verdict: "PASS", "FAIL", "KINK" (the function has no derivative there: neither passed nor failed)
-    or "SKIP", with the reason as message. case: where it was found. cases: on how many it was run.
+    or "SKIP", with the reason as message. case: where it was found. cases: on how many it was run. before: a case that
+    has to be checked before that one, since the fault is in what is left of it.
     """
 
     check: str
@@ -27,6 +28,7 @@ class Verdict:
     message: str = ""
     case: Case | None = None
     cases: int = 1
+    before: Case | None = None
 
     @property
     def rank(self) -> int:
@@ -77,7 +79,8 @@ class Report:
 
     def reproduction(self, found: Verdict) -> str:
         """A line of Python that finds it again."""
-        return f"check_op({self.op}, {found.case!r}{self.arguments})"
+        cases = repr(found.case) if found.before is None else f"[{found.before!r}, {found.case!r}]"
+        return f"check_op({self.op}, {cases}{self.arguments})"
 
     @property
     def imports(self) -> str:
@@ -128,7 +131,11 @@ class Outcome(Exception):  # noqa: N818 (it need not be an error)
 
 
 class Failed(Outcome):
-    """Raised by a check that fails; the message says what is wrong, and where."""
+    """Raised by a check that fails; the message says what is wrong, and where. before: see `Verdict`."""
+
+    def __init__(self, message: str, before: Case | None = None):
+        super().__init__(message)
+        self.before = before
 
 
 class Skipped(Outcome):
