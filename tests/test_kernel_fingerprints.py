@@ -61,7 +61,7 @@ def of(folder):
     ("file", "old", "new", "changed", "unchanged"),
     [
         pytest.param(
-            "elementwise", "out[i] = a[i] + b[i]", "out[i] = a[i] * b[i]", {"elementwise._add"}, None, id="kernel"
+            "elementwise", "_pairs(operator.add", "_pairs(operator.mul", {"elementwise._add"}, None, id="kernel"
         ),
         pytest.param(
             "steps", "FLUSH = 1 << 11", "FLUSH = 1 << 10", {"steps.activate", "programs._run"},

@@ -94,6 +94,36 @@ def test_sum_and_mean(shape, data, keepdims, name, seed):
 
 
 @pytest.mark.parametrize(
+    ("compute", "forward", "backward"),
+    [
+        (lambda x: x.sum(), ["sum_middle"], ["copy"]),
+        (lambda x: x.sum((1, 2)), ["sum_middle"], ["copy"]),
+        (lambda x: x.sum((0, 2)), ["sum_middle"] * 2, ["copy"]),
+        (lambda x: x * np.ones((4, 1)), ["multiply"], ["multiply"]),
+        (lambda x: 2 - x, ["subtract"], ["subtract"]),
+        (lambda x: x / np.ones(5), ["divide"], ["divide"]),
+    ],
+)
+def test_each_map_is_read_and_written_once(monkeypatch, compute, forward, backward):
+    """Neighbouring axes are added up at once, what is broadcast is not written out, and no gradient is copied."""
+    from octsod.ops import arithmetic
+
+    class Watched:
+        def __getattr__(self, name):
+            launched.append(name)
+            return getattr(kernels, name)
+
+    launched, kernels = [], arithmetic.kernels
+    monkeypatch.setattr(arithmetic, "kernels", Watched())
+    x = Tensor(np.ones((3, 4, 5)), requires_grad=True)
+    y = compute(x)
+    assert launched == forward
+    launched.clear()
+    y.backward(np.ones(y.shape))
+    assert launched == backward
+
+
+@pytest.mark.parametrize(
     ("shape", "to"),
     [((2, 6), (3, 4)), ((2, 6), (-1,)), ((2, 6), 12), ((12,), (2, -1, 3)), ((1,), ()), ((), (1, 1)), ((0, 3), (3, 0))],
 )

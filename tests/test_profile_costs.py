@@ -41,6 +41,7 @@ CASES = [
     ("concatenate", ([zeros(2, 3, 4), zeros(2, 1, 4)], zeros(2, 4, 4)), "4x4", 0, 2 * 128),
     ("add", (X, zeros(2, 3, 8, 6), zeros(2, 3, 8, 6)), "3x8x6", N, 12 * N),
     ("add", (X, X, X), "3x8x6", N, 8 * N),  # read once and written once
+    ("multiply", (X, zeros(3, 1, 1), zeros(2, 3, 8, 6)), "3x8x6", N, 8 * N + 12),  # broadcast
     ("power", (X, zeros(), zeros(2, 3, 8, 6)), "3x8x6", N, 8 * N),
     ("exp", (X, X), "3x8x6", N, 8 * N),
     ("relu_backward", (zeros(5), zeros(5), zeros(5)), "5", 5, 60),

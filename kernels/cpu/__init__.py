@@ -6,11 +6,11 @@ products.py), which interpreter.py executes one after the other; operations.py e
 maps to steps. depthwise.py runs plane by plane; chain.py takes one channel through several depthwise layers. network.py
 runs the whole network on pictures, for inference, with the same interpreter (drafts.py, plan.py,
 inference_steps.py, barrier.py).
-normalization.py, resampling.py, elementwise.py, matrices.py, classification.py and optimization.py hold the rest. What
-is as fast in plain NumPy comes from the reference. bodies.py holds what loops share. tiles.py, simd.py and vector.py
-give access to the machine's registers, compile.py to the compiler, parallel.py to the cores. cache.py keeps what was
-compiled: cache_folder.py says where, fingerprints.py under which name. hooks.py, clock.py and timed.py are for the
-profiler, which alone imports the last two.
+normalization.py, resampling.py, elementwise.py, sums.py, matrices.py, classification.py and optimization.py hold the
+rest. What is as fast in plain NumPy comes from the reference. bodies.py holds what loops share. tiles.py, simd.py,
+vector.py and exponential.py give access to the machine's registers, compile.py to the compiler, parallel.py to the
+cores. cache.py keeps what was compiled: cache_folder.py says where, fingerprints.py under which name. hooks.py,
+clock.py and timed.py are for the profiler, which alone imports the last two.
 """
 
 from ..reference.arrays import (
@@ -59,7 +59,6 @@ from .elementwise import (
     sigmoid_backward,
     sqrt,
     subtract,
-    sum_middle,
 )
 from .matrices import matmul
 from .network import csnet
@@ -92,6 +91,7 @@ from .resampling import (
     upsample_bilinear,
     upsample_bilinear_backward,
 )
+from .sums import sum_middle
 
 __all__ = [
     "activate",

@@ -15,11 +15,11 @@ from .simd import VECTOR_BYTES, Flat, add_lanes, mask, overloaded, splat, zero_o
 
 
 class Vector(types.Type):
-    """The elements of one dtype that fill a register."""
+    """Elements of one dtype: as many as fill a register, or `lanes` of them in several."""
 
-    def __init__(self, element):
+    def __init__(self, element, lanes=None):
         self.element = element
-        self.lanes = VECTOR_BYTES // (element.bitwidth // 8)
+        self.lanes = lanes or VECTOR_BYTES // (element.bitwidth // 8)
         super().__init__(name=f"vector({element}, {self.lanes})")
 
 
@@ -67,6 +67,18 @@ def store(typingctx, array, index, value, left):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value, types.intp), generate
+
+
+@intrinsic
+def load_like(typingctx, array, index, like):
+    """`array[index:index + lanes]`, as many lanes as the vector `like` has."""
+    kind = Vector(array.dtype, like.lanes)
+
+    def generate(context, builder, signature, arguments):
+        flat = Flat(context, builder, signature.args[0], arguments[0])
+        return flat.load(arguments[1], context.get_value_type(kind))
+
+    return kind(array, types.intp, like), generate
 
 
 @intrinsic
@@ -151,15 +163,29 @@ def keep(typingctx, value, left):
 
 
 @intrinsic
-def spread(typingctx, array, scalar):
-    """`scalar` in every lane of a vector of the array's dtype."""
-    kind = Vector(array.dtype)
+def spread(typingctx, like, scalar):
+    """`scalar` in every lane of a vector of an array's dtype, or of one like a vector."""
+    kind = like if isinstance(like, Vector) else Vector(like.dtype)
 
     def generate(context, builder, signature, arguments):
         value = context.cast(builder, arguments[1], signature.args[1], kind.element)
         return splat(builder, value, context.get_value_type(kind))
 
-    return kind(array, scalar), generate
+    return kind(like, scalar), generate
+
+
+@intrinsic
+def converted(typingctx, value, array):
+    """`value` with its lanes converted to the dtype of an array."""
+    kind = Vector(array.dtype, value.lanes)
+
+    def generate(context, builder, signature, arguments):
+        vector, bits, more = context.get_value_type(kind), value.element.bitwidth, kind.element.bitwidth
+        if bits == more:
+            return arguments[0]
+        return (builder.fpext if bits < more else builder.fptrunc)(arguments[0], vector)
+
+    return kind(value, array), generate
 
 
 @intrinsic
@@ -180,6 +206,17 @@ def where_positive(typingctx, condition, then, otherwise):
     def generate(context, builder, signature, arguments):
         zero = zero_of(arguments[0].type)
         return builder.select(builder.fcmp_ordered(">", arguments[0], zero), arguments[1], arguments[2])
+
+    return then(condition, then, otherwise), generate
+
+
+@intrinsic
+def unless_positive(typingctx, condition, then, otherwise):
+    """`then` where `condition <= 0`, else `otherwise`, lane by lane; so a NaN leads to `otherwise`."""
+
+    def generate(context, builder, signature, arguments):
+        zero = zero_of(arguments[0].type)
+        return builder.select(builder.fcmp_ordered("<=", arguments[0], zero), arguments[1], arguments[2])
 
     return then(condition, then, otherwise), generate
 
@@ -276,6 +313,16 @@ def put(typingctx, value, other, lane):
 
 
 @intrinsic
+def element(typingctx, value, lane):
+    """The number in one lane."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.extract_element(arguments[0], builder.trunc(arguments[1], ir.IntType(32)))
+
+    return value.element(value, types.intp), generate
+
+
+@intrinsic
 def total(typingctx, value):
     """The sum over the lanes."""
 
@@ -283,6 +330,22 @@ def total(typingctx, value):
         return add_lanes(builder, arguments[0])
 
     return value.element(value), generate
+
+
+def _function(name):
+    @intrinsic
+    def compute(typingctx, value):
+        def generate(context, builder, signature, arguments):
+            vector = arguments[0].type
+            return overloaded(builder, name, vector, vector, *arguments)
+
+        return value(value), generate
+
+    return compute
+
+
+magnitude, square_root = _function("llvm.fabs"), _function("llvm.sqrt")
+"""Lane by lane: the absolute value; the square root, NaN of what is negative."""
 
 
 def _arithmetic(operation, instruction):
@@ -303,3 +366,4 @@ def _arithmetic(operation, instruction):
 _arithmetic(operator.add, "fadd")
 _arithmetic(operator.sub, "fsub")
 _arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")

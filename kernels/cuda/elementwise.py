@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .arrays import copy
+from .driver import driver
 from .launch import source
 
 SOURCE = source("elementwise")
@@ -9,19 +11,19 @@ _MASK = (1 << 64) - 1
 
 
 def add(a, b, out):
-    SOURCE.each("add", out.dtype, out.size, a, b, out)
+    _broadcast("add", a, b, out)
 
 
 def subtract(a, b, out):
-    SOURCE.each("subtract", out.dtype, out.size, a, b, out)
+    _broadcast("subtract", a, b, out)
 
 
 def multiply(a, b, out):
-    SOURCE.each("multiply", out.dtype, out.size, a, b, out)
+    _broadcast("multiply", a, b, out)
 
 
 def divide(a, b, out):
-    SOURCE.each("divide", out.dtype, out.size, a, b, out)
+    _broadcast("divide", a, b, out)
 
 
 def power(a, exponent, out):
@@ -59,6 +61,19 @@ def sigmoid_backward(grad, x, out):
 def dropout(x, probability, seed, out):
     limit = np.uint64(int(probability * 2**53))
     SOURCE.each("dropout", out.dtype, out.size, x, np.uint64(_mixed(seed)), limit, 1.0 - probability, out)
+
+
+def _broadcast(name, a, b, out):
+    SOURCE.each(name, out.dtype, out.size, _expanded(a, out), _expanded(b, out), out)
+
+
+def _expanded(array, out):
+    """An input in the shape of `out`."""
+    if array.shape == out.shape:
+        return array
+    expanded = driver().empty(out.shape, out.dtype)
+    copy(array, expanded)
+    return expanded
 
 
 def _mixed(z):

@@ -4,7 +4,7 @@ Of floats: NumPy's answers for integers often have another dtype than what went 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..autograd import Op
 from ..backend import empty, full, kernels, zeros
@@ -42,14 +42,18 @@ def axes_of(op: str, axis: int | Sequence[int] | None, dimensions: int) -> list[
     return sorted({n % dimensions for n in axes})
 
 
-def sum_axes(array: Array, axes: Iterable[int]) -> Array:
-    """The array added up over `axes`, which stay with length 1."""
-    for axis in axes:
-        shape = array.shape
-        outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-        out = empty((*shape[:axis], 1, *shape[axis + 1 :]), array.dtype)
-        kernels.sum_middle(array.reshape(outer, shape[axis], inner), out.reshape(outer, inner))
-        array = out
+def sum_axes(array: Array, axes: Sequence[int]) -> Array:
+    """The array added up over `axes`, in ascending order, which stay with length 1."""
+    last = len(axes)
+    while last:  # neighbours at once, and first what lies side by side in memory
+        first = last - 1
+        while first and axes[first - 1] == axes[first] - 1:
+            first -= 1
+        shape, start, stop = array.shape, axes[first], axes[last - 1] + 1
+        outer, count, inner = math.prod(shape[:start]), math.prod(shape[start:stop]), math.prod(shape[stop:])
+        out = empty((*shape[:start], *(1,) * (stop - start), *shape[stop:]), array.dtype)
+        kernels.sum_middle(array.reshape(outer, count, inner), out.reshape(outer, inner))
+        array, last = out, first
     return array
 
 
@@ -62,11 +66,23 @@ def reduce_to(array: Array, shape: tuple[int, ...]) -> Array:
     return sum_axes(array, axes).reshape(shape)
 
 
-def _both(op, a, b):
+def _result(op, a, b):
+    """Where the result of an op on a and b goes."""
     require_float(a, op, "a")
     require_dtype(b, a, op, "b", "a")
-    shape = broadcast_shape(op, a.shape, b.shape)
-    return expand(a, shape), expand(b, shape), empty(shape, a.dtype)
+    return empty(broadcast_shape(op, a.shape, b.shape), a.dtype)
+
+
+def _terms(ctx, index, shape, grad):
+    """Where to write what `reduce_to` makes the gradient of input `index`, of this shape: where that gradient itself
+    goes, if there is nothing to add up."""
+    return ctx.array(index) if ctx.needs[index] and shape == grad.shape else empty(grad.shape, grad.dtype)
+
+
+def _negate(array, out):
+    """out, with -array in it."""
+    kernels.subtract(zeros((), array.dtype), array, out)
+    return out
 
 
 class _Elementwise(Op):
@@ -83,7 +99,7 @@ class Add(_Elementwise):
     @staticmethod
     def forward(ctx, a, b):
         ctx.shapes = a.shape, b.shape
-        a, b, out = _both("add", a, b)
+        out = _result("add", a, b)
         kernels.add(a, b, out)
         return out
 
@@ -98,18 +114,14 @@ class Subtract(_Elementwise):
     @staticmethod
     def forward(ctx, a, b):
         ctx.shapes = a.shape, b.shape
-        a, b, out = _both("subtract", a, b)
+        out = _result("subtract", a, b)
         kernels.subtract(a, b, out)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         a, b = ctx.shapes
-        grad_b = None
-        if ctx.needs[1]:
-            negative = empty(grad.shape, grad.dtype)
-            kernels.subtract(zeros(grad.shape, grad.dtype), grad, negative)
-            grad_b = reduce_to(negative, b)
+        grad_b = _negate(reduce_to(grad, b), ctx.array(1)) if ctx.needs[1] else None
         return reduce_to(grad, a) if ctx.needs[0] else None, grad_b
 
 
@@ -119,7 +131,7 @@ class Multiply(_Elementwise):
     @staticmethod
     def forward(ctx, a, b):
         ctx.save_for_backward(a, b)
-        a, b, out = _both("multiply", a, b)
+        out = _result("multiply", a, b)
         kernels.multiply(a, b, out)
         return out
 
@@ -130,8 +142,8 @@ class Multiply(_Elementwise):
         for index, own, other in ((0, a, b), (1, b, a)):
             product = None
             if ctx.needs[index]:
-                product = ctx.array(index) if own.shape == grad.shape else empty(grad.shape, grad.dtype)
-                kernels.multiply(grad, expand(other, grad.shape), product)
+                product = _terms(ctx, index, own.shape, grad)
+                kernels.multiply(grad, other, product)
                 product = reduce_to(product, own.shape)
             grads.append(product)
         return tuple(grads)
@@ -143,22 +155,22 @@ class Divide(_Elementwise):
     @staticmethod
     def forward(ctx, a, b):
         ctx.save_for_backward(a, b)
-        a, b, out = _both("divide", a, b)
+        out = _result("divide", a, b)
         kernels.divide(a, b, out)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         a, b = ctx.saved
-        quotient = empty(grad.shape, grad.dtype)
-        kernels.divide(grad, expand(b, grad.shape), quotient)  # g/b
+        quotient = _terms(ctx, 0, a.shape, grad)
+        kernels.divide(grad, b, quotient)  # g/b
         grad_b = None
         if ctx.needs[1]:
-            grad_b = empty(grad.shape, grad.dtype)
-            kernels.multiply(quotient, expand(a, grad.shape), grad_b)
-            kernels.divide(grad_b, expand(b, grad.shape), grad_b)
-            kernels.subtract(zeros(grad.shape, grad.dtype), grad_b, grad_b)  # -g*a/b^2
+            grad_b = _terms(ctx, 1, b.shape, grad)
+            kernels.multiply(quotient, a, grad_b)
+            kernels.divide(grad_b, b, grad_b)
             grad_b = reduce_to(grad_b, b.shape)
+            _negate(grad_b, grad_b)  # -g*a/b^2
         return reduce_to(quotient, a.shape) if ctx.needs[0] else None, grad_b
 
 
@@ -182,7 +194,7 @@ class Power(Op):
         out = ctx.array(0)
         kernels.power(a, full((1,), ctx.exponent - 1, a.dtype), out)
         kernels.multiply(out, grad, out)
-        kernels.multiply(out, full(out.shape, ctx.exponent, out.dtype), out)
+        kernels.multiply(out, full((), ctx.exponent, out.dtype), out)
         return out
 
     @staticmethod
@@ -204,7 +216,9 @@ class Sum(Op):
 
     @staticmethod
     def backward(ctx, grad):
-        return expand(grad.reshape(ctx.kept), ctx.shape)
+        grad_a = ctx.array(0)
+        kernels.copy(grad.reshape(ctx.kept), grad_a)
+        return grad_a
 
     @staticmethod
     def cost(a: Shape, itemsize: int = 4, backward: bool = False) -> Cost:

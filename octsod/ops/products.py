@@ -113,7 +113,7 @@ class Linear(Op):
         if bias is not None:
             require_channels(bias, weight.shape[0], "linear", "bias", "weight")
             require_dtype(bias, x, "linear", "bias")
-            kernels.add(out, expand(bias, out.shape), out)
+            kernels.add(out, bias, out)
         ctx.save_for_backward(x, weight)
         return out
 
