@@ -1,5 +1,8 @@
 """What ends a training step: the updates of optimisers, clipping, averages (see octsod/backend/contract.py). For the
-rest, the reference is fast enough."""
+rest, the reference is fast enough.
+
+Loops run over views of a task's elements, so that LLVM vectorises them: see steps.py.
+"""
 
 import math
 
@@ -9,6 +12,8 @@ from ..reference.optimization import count_step, decay_scales, record_step, rest
 from . import parallel
 from .compile import kernel
 from .elementwise import GRAIN
+from .simd import lanes
+from .vector import converted, fma, load, spread, total
 
 __all__ = [
     "adam",
@@ -24,31 +29,33 @@ __all__ = [
 
 @kernel
 def _squares(slot, start, stop, gradient, partials):
+    lane, nothing = lanes(gradient), converted(spread(gradient, 0), partials)
     for task in range(start, stop):
-        total = 0.0
-        for i in range(task * GRAIN, min((task + 1) * GRAIN, gradient.size)):
-            value = np.float64(gradient[i])
-            total += value * value
-        partials[task] = total
+        sums, end = nothing, min((task + 1) * GRAIN, gradient.size)
+        for i in range(task * GRAIN, end, lane):
+            values = converted(load(gradient, i, end - i), partials)
+            sums = fma(values, values, sums)
+        partials[task] = total(sums)
 
 
 @kernel
 def _scale(slot, start, stop, gradient, factor):
-    for i in range(start * GRAIN, min(stop * GRAIN, gradient.size)):
-        gradient[i] = gradient[i] * factor
+    part = gradient[start * GRAIN : min(stop * GRAIN, gradient.size)]
+    for i in range(part.size):
+        part[i] = part[i] * factor
 
 
 def clip_gradients(gradients, max_norm):
     parts = [flat[start:stop] for flat, ranges in gradients for start, stop, _ in ranges.tolist()]
     tasks = [-(-part.size // GRAIN) for part in parts]
-    total = 0.0
+    squares = 0.0
     for part, count in zip(parts, tasks, strict=True):
         partials = np.empty(count)
         parallel.run(_squares, count, part, partials)
         for partial in partials.tolist():
-            total += partial
-    factor = max_norm / (math.sqrt(total) + 1e-6)
-    if math.isfinite(total) and factor < 1:
+            squares += partial
+    factor = max_norm / (math.sqrt(squares) + 1e-6)
+    if math.isfinite(squares) and factor < 1:
         for part, count in zip(parts, tasks, strict=True):
             parallel.run(_scale, count, part, factor)
 
@@ -57,7 +64,9 @@ def clip_gradients(gradients, max_norm):
 def _adam(
     slot, start, stop, parameter, grad, first, second, lr, beta1, beta2, eps, coupled, kept, correction1, correction2
 ):
-    for i in range(start * GRAIN, min(stop * GRAIN, parameter.size)):
+    part = slice(start * GRAIN, min(stop * GRAIN, parameter.size))
+    parameter, grad, first, second = parameter[part], grad[part], first[part], second[part]
+    for i in range(parameter.size):
         g = grad[i] + coupled * parameter[i]
         m = beta1 * first[i] + (1 - beta1) * g
         v = beta2 * second[i] + (1 - beta2) * g * g
@@ -82,7 +91,9 @@ def adam(parameter, gradient, first, second, ranges, settings, state):
 
 @kernel
 def _sgd(slot, start, stop, parameter, grad, velocity, lr, momentum, share, nesterov, decay):
-    for i in range(start * GRAIN, min(stop * GRAIN, parameter.size)):
+    part = slice(start * GRAIN, min(stop * GRAIN, parameter.size))
+    parameter, grad, velocity = parameter[part], grad[part], velocity[part]
+    for i in range(parameter.size):
         g = grad[i] + decay * parameter[i]
         v = momentum * velocity[i] + share * g
         velocity[i] = v
@@ -101,7 +112,9 @@ def sgd(parameter, gradient, velocity, ranges, settings, state):
 
 @kernel
 def _average(slot, start, stop, source, target, weight):
-    for i in range(start * GRAIN, min(stop * GRAIN, target.size)):
+    part = slice(start * GRAIN, min(stop * GRAIN, target.size))
+    source, target = source[part], target[part]
+    for i in range(target.size):
         target[i] += weight * (np.float64(source[i]) - target[i])
 
 
