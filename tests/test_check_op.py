@@ -1,5 +1,6 @@
 """`check_op` on right and wrong ops: the check that is meant for a fault finds it. And octsod's own ops pass."""
 
+import functools
 import inspect
 import os
 import re
@@ -35,9 +36,10 @@ def test_wrong_ops_fail(name):
     assert checks[0] in {v.check for v in report.failures}, str(report)
     assert report.first in checks, str(report)  # and no consequence of the fault
     found = report[checks[0]]
-    if found.case is not None:  # which is a reproduction
-        again = eval(repr(found.case), {"Case": Case, "Input": Input})
-        assert collect(op, again, checks=[checks[0]]).verdict == "FAIL"
+    if found.case is not None:
+        again = functools.partial(collect, checks=[checks[0]])
+        names = {"Case": Case, "Input": Input, "check_op": again, report.op: op}
+        assert eval(report.reproduction(found), names).verdict == "FAIL"
 
 
 def test_failures_shrink_and_say_where():
