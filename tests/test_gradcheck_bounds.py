@@ -10,8 +10,8 @@ from op_checks import examples
 
 from octsod import functional as f
 from octsod.autograd import Function
-from octsod.testing import gradcheck
-from octsod.testing.finite_differences import Line, Weighted, convergence_order, noise, random_sum_bound
+from octsod.testing import InconclusiveWarning, gradcheck
+from octsod.testing.finite_differences import Line, Weighted, _grain, convergence_order, noise, random_sum_bound
 
 # name -> (a function, its derivative), in plain NumPy
 FUNCTIONS = {
@@ -31,11 +31,19 @@ FUNCTIONS = {
 }
 
 
+COARSE = {  # where outputs are rounded to a grain that small steps do not reach
+    "one less cosine": (lambda z: 1 - np.cos(z), np.sin),
+    "eight bits, straight through": (lambda z: np.round(z * 256) / 256, np.ones_like),
+    "limited, straight through": (lambda z: np.clip(z, -0.25, 0.25), np.ones_like),
+}
+
+
 class Apply(Function):
     @staticmethod
     def forward(ctx, x, name):
-        ctx.save_for_backward(FUNCTIONS[name][1](x))
-        return FUNCTIONS[name][0](x)
+        function, derivative = (FUNCTIONS | COARSE)[name]
+        ctx.save_for_backward(derivative(x))
+        return function(x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -149,6 +157,28 @@ def test_noise_is_seen_and_kinks_are_not():
     assert quantum / 4 < parts[0].min() and parts[0].max() < 16 * quantum
     assert parts[1].max() < 1e-18
     assert 1e-17 < np.median(parts[2]) < 1e-14
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5, 1e-6, 1e-7])
+def test_what_rounding_keeps_from_moving_is_not_wrong(scale):
+    """1 - cos(x) is a multiple of 2**-53: small steps leave it where it is, though the derivative is not 0."""
+    x = scale * np.random.default_rng(0).normal(size=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InconclusiveWarning)
+        report = gradcheck(lambda x: Apply.apply(x, name="one less cosine"), x)
+    assert report.verdict == ("PASS" if scale > 1e-6 else "INCONCLUSIVE")
+
+
+@pytest.mark.parametrize("name", ["eight bits, straight through", "limited, straight through"])
+def test_a_grain_that_is_made_on_purpose_is_no_rounding(name):
+    x = np.random.default_rng(0).normal(size=12)
+    with pytest.raises(AssertionError, match="finite differences 0 "):
+        gradcheck(lambda x: Apply.apply(x, name=name), x)
+
+
+def test_the_grain_of_numbers():
+    numbers = np.array([[0.75, 3 * 2.0**-60, 0, np.inf, 1 / 3], [5, 2.0**-58, 0, 1, 2 / 3], [0, -(2.0**-59), 0, 2, 1]])
+    assert _grain(numbers).tolist() == [0.25, 2.0**-60, np.inf, 0, 2.0**-54]
 
 
 def test_sums_of_random_signs_are_within_their_bound():

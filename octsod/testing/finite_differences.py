@@ -35,6 +35,8 @@ SEEN = 2.0  # a jump is one if it is so much larger than rounding explains
 ROUGH = 1e-6  # relative to the gradient: a jump of the derivative below is no kink
 FEW = 16  # values whose noise is looked at more often, since chance may have its way
 NOISE_STEPS = 1.0, -1.618034  # no multiples: rounding may happen to be regular along one
+FARTHER_STEPS = 2.0**4, 2.0**8, 2.0**12, 2.0**16  # where rounding takes all of a change
+COARSEST = 2.0**10  # that numbers are expected to be by which others are rounded; beyond, a grain is made on purpose
 
 Array = Any
 
@@ -194,20 +196,46 @@ def noise(
     The points are on one side of 0 and then on the other: a kink at 0 goes unnoticed. What chance has made too small is
     mended by the median of its output: relative to the values or, if these are what large numbers have left over, as
     it is. slices: the outputs.
+
+    Values that large numbers have left over may be too coarse to move that little, as 1 - cos(t) is for a small t. Of
+    those, points farther off tell the grain.
     """
     own = precision.unit * np.abs(values)
     seen = np.zeros(values.size)
+    still = values != 0
+
+    def points(step):
+        return np.array([y(step * precision.noise_step * k) for k in range(1, 9 if values.size < FEW else 6)])
+
     with np.errstate(all="ignore"):
         for step in NOISE_STEPS:
-            points = np.array([y(step * precision.noise_step * k) for k in range(1, 9 if values.size < FEW else 6)])
-            fourth = np.abs(np.diff(points, n=4, axis=0)).max(axis=0) / 4
+            found = points(step)
+            fourth = np.abs(np.diff(found, n=4, axis=0)).max(axis=0) / 4
             seen = np.maximum(seen, np.nan_to_num(fourth, nan=0.0, posinf=0.0))
+            still &= (found == values).all(axis=0)
+        for step in FARTHER_STEPS:
+            if not still.any():
+                break
+            found = points(step)
+            moved = still & (found != values).any(axis=0)
+            grain = _grain(np.array([values, *found]))
+            rounded = moved & (grain > 16 * own) & (grain <= COARSEST * 2 * precision.unit)
+            seen = np.where(rounded, np.maximum(seen, grain), seen)
+            still &= ~moved
         for part in slices:
             known = own[part] > 0
             ratio = float(np.median(seen[part][known] / own[part][known])) if known.any() else 0.0
             common = ratio * own[part] if ratio < 16 else np.maximum(ratio * own[part], np.median(seen[part]))
             seen[part] = np.maximum(seen[part], common)
     return 2 * seen
+
+
+def _grain(numbers: Array) -> Array:
+    """The largest power of two of which all numbers of a column are multiples; 0 of what is not finite."""
+    fractions, exponents = np.frexp(np.where(np.isfinite(numbers), numbers, 0.0))
+    whole = (fractions * 2.0**53).astype(np.int64)
+    grains = np.where(whole == 0, np.inf, np.ldexp((whole & -whole).astype(np.float64), exponents - 53))
+    return np.where(np.isfinite(numbers).all(axis=0), grains.min(axis=0), 0.0)
 
 
 def norm(terms: Array) -> float:
