@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import wrong_ops
 from hypothesis import strategies as st
+from more_ops import made
 from wrong_ops import ELEMENTS, RIGHT, WRONG, Depthwise, Swish
 
 import octsod
@@ -51,6 +52,18 @@ def test_failures_shrink_and_say_where():
     assert "at (0, 0, 2, " in report["gradients"].message
     assert f"check_op(OddSizes, {report['gradients'].case})" in text
     assert re.search(r"^  FAIL  gradients$", text, re.M) and re.search(r"^  PASS  threads", text, re.M)
+
+
+def test_a_failure_does_not_shrink_to_another():
+    def forward(x):
+        if x.size < 3:
+            raise TypeError("three numbers at least")
+        return x * x
+
+    cases = strategies.cases([strategies.tensors(strategies.shapes(1, 1, 1, 5))])
+    report = collect(made(forward, lambda x, g: 3 * x * g), cases, checks=["runs", "gradients"], examples=10)
+    assert "three numbers" in report["runs"].message and "input 0 at" in report["gradients"].message, str(report)
+    assert report["gradients"].case.leaves()[0].shape == (3,)
 
 
 def test_what_to_read_first():

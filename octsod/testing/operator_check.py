@@ -32,8 +32,8 @@ from .reports import FAIL, KINK, PASS, SKIP, CheckFailure, Failed, Kink, Report,
 from .watched_memory import STRAY
 
 # Name -> what is checked, from cause to consequence: of several checks that fail, the first is to be read first. Stray
-# writes come before all: nothing else is run of an op that makes them. Memory is the cause of wrong numbers, outputs of
-# wrong gradients, and both of what depends on how they are called.
+# writes come before all: nothing else is run of an op that makes them. Faults of memory make
+# wrong numbers, wrong outputs make wrong gradients, and both show again when an op is called in other ways.
 CHECKS: dict[str, Callable[[Example], str]] = {
     "guards": checks_of_memory.guards,
     "unmodified": checks_of_memory.unmodified,
@@ -264,7 +264,6 @@ class _Visit:
             else:
                 verdicts.append(verdict(check, example))
 
-
     def glance(self, case: Case) -> None:
         """Run the checks on a case that looks odd, unless a check has failed already."""
         if any(v.verdict == FAIL for verdicts in self.found.values() for v in verdicts):
@@ -284,10 +283,14 @@ def _shrink(subject, found, search):
     smallest = None
     for check in sorted(failing, key=lambda check: check in SLOW):
         best = next(v for v in found[check] if v.verdict == FAIL)
+        may_crash = check == "guards" or _started(Example(subject, best.case)) is not None
 
-        def fails(case, check=check):
+        def fails(case, check=check, may_crash=may_crash):
             nonlocal best
-            now = verdict(check, Example(subject, case))
+            example = Example(subject, case)
+            now = verdict(check, example)
+            if now.verdict == FAIL and not may_crash and _started(example) is not None:
+                return False  # that is another fault, which `runs` is about
             if now.verdict == FAIL and now.case.size < best.case.size:
                 best = now
             return now.verdict == FAIL

@@ -45,8 +45,11 @@ _USUAL = 5  # the most that an axis mostly has
 
 
 def shapes(least_axes: int = 0, most_axes: int = 4, least: int = 0, most: int | None = None) -> Drawn:
-    """Shapes with so many axes, each of length least to most. Zero is drawn seldom. Unless `most` is given, lengths go
-    to 5, and now and then an axis has up to some thousand elements, or two axes have up to 67."""
+    """Shapes with least_axes to most_axes axes, each of length least to most. Zero is drawn seldom. Unless `most` is
+    given, lengths go to 5, and now and then an axis has up to some thousand elements, or two axes have up to 67.
+
+    >>> shapes(2, 2)  # of matrices
+    """
     usual = st.integers(max(least, 1), max(_USUAL if most is None else most, least, 1))
     sides = usual | usual | usual | st.integers(least, _USUAL if most is None else most) if least == 0 else usual
     found = st.lists(sides, min_size=least_axes, max_size=most_axes).map(tuple)
