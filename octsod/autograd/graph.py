@@ -100,7 +100,7 @@ class Function:
         """Run the op on tensors (None for an optional input that is not given); returns a tensor or a tuple of them.
 
         tensors: anything that `Tensor` takes, but numbers: those are settings. params: settings, which forward gets as
-        they are. Raises TypeError for a number or a text by position. All inputs must be on one device, which is the
+        they are. Raises TypeError for a number or a string by position. All inputs must be on one device, which is the
         current one meanwhile (see backend/device.py).
         """
         profiler = watching.profiler

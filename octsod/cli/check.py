@@ -20,10 +20,10 @@ from .progress import Progress
 @click.option("--examples", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N",
               help="How many cases are drawn.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Which ones.")
-@click.option("--checks", metavar="A,B", help="Run these checks alone: "
-                   "any of guards, unmodified, written, runs, races, deterministic, threads, "
-                   "reference, float32, cuda, parts, gradients, convergence, adjoint, accumulation, aliasing, graphs, "
-                   "nonfinite, overflow, layouts, memory.  [default: all that apply]")  # fmt: skip
+@click.option("--checks", metavar="A,B", help="Run these checks alone: any of "
+              "guards, unmodified, written, runs, races, deterministic, threads, reference, float32, cuda, parts, "
+              "gradients, convergence, adjoint, accumulation, aliasing, graphs, nonfinite, overflow, layouts, memory.  "
+              "[default: all that apply]")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None,
               help="cuda: also compare with the op's CUDA kernels, on a GPU or the simulator; cpu: never do.  "
                    "[default: for ops that are not octsod's own]")  # fmt: skip

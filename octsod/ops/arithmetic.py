@@ -74,8 +74,8 @@ def _result(op, a, b):
 
 
 def _terms(ctx, index, shape, grad):
-    """Where to write what `reduce_to` makes the gradient of input `index`, of this shape: where that gradient itself
-    goes, if there is nothing to add up."""
+    """An array for the terms that `reduce_to` adds up to the gradient of input `index`, which has this shape; that
+    gradient's own array, if there is nothing to add up."""
     return ctx.array(index) if ctx.needs[index] and shape == grad.shape else empty(grad.shape, grad.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
@@ -25,7 +26,7 @@ def cuda(example: Example) -> str:
         raise Skipped("it calls no kernels of a backend")
     with gpu() as device, computed_on(get_device("cpu")):  # which all else is compared with
         names = f"the CUDA kernels on {device.name}"
-        with computed_on(device), made_by(_filled(NAN)):
+        with computed_unwritten(device):
             other, missing = reached(example)
         if other is None:
             raise Skipped(missing)
@@ -34,12 +35,13 @@ def cuda(example: Example) -> str:
         require_no_overflow(example, device, names, back=not missing)
         if not missing:
             _require_graphs_alike(example, device, names)
-        require_like_at_odd_numbers(example, lambda: _computed_unwritten(device), names)
+        require_like_at_odd_numbers(example, lambda: computed_unwritten(device), names)
     return f"on {device.name}{missing and f', forward alone: {missing}'}"
 
 
 @contextmanager
-def _computed_unwritten(device):
+def computed_unwritten(device: Device) -> Iterator[None]:
+    """Ops run there, and what they leave unwritten is NaN."""
     with computed_on(device), made_by(_filled(NAN)):
         yield
 

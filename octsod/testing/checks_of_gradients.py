@@ -24,8 +24,8 @@ ORDER = 1.5  # at least: that of a central difference quotient is 2
 STRAIGHT = 2.0**-10  # of an error: what is left where it falls with the step
 CLEAR = 10  # times the rounding: an error that is less says nothing
 MOST_ZEROS = 4  # inputs in which a number is made 0
-GLANCE = 2.0**-17  # a step
-FEW_UNITS = 2.0**-50  # that a number loses to rounding
+GLANCE = 2.0**-17  # the step of a single difference quotient
+FEW_UNITS = 2.0**-50  # of a number: what it loses to rounding
 SCALES = {"float64": 64, "float32": 16}  # of cotangents, as powers of two: products with them are exact
 ZERO_STEPS = (2.0**-10, 2.0**-14)
 MOST_LINEAR = 6  # inputs that are tried
@@ -85,8 +85,8 @@ def _in_cotangents(example):
     named = example.run.results[len(outputs) :]
     for how, found in {
         "as the sum of two, with some cotangents made 0 in each": [a + b for a, b in zip(some, rest, strict=True)],
-        f"with cotangents {scale:.3g} times as large, over that": [g / scale for g in large],
-        f"with cotangents {1 / scale:.3g} times as large, over that": [g * scale for g in small],
+        f"with cotangents {scale:.3g} times as large, divided by that": [g / scale for g in large],
+        f"with cotangents {1 / scale:.3g} times as large, divided by that": [g * scale for g in small],
     }.items():
         errors = outputs + [np.abs(g - wanted) for g, (_, wanted) in zip(found, named, strict=True)]
         limits = example.error_bounds.explaining(errors, example.precision)[len(outputs) :]
@@ -205,8 +205,8 @@ class Along:
         return float(sum(inner(g, u) for g, u in pairs if g is not None and u is not None))
 
     def is_odd(self, usual: Sequence[Any] = ()) -> bool:
-        """Whether a difference quotient is another than backward's derivative, by more than what rounding and a kink
-        may well explain. usual: what the outputs are for usual numbers. Small ones may be what those leave over."""
+        """Whether a difference quotient differs from backward's derivative by more than rounding or a kink is likely
+        to explain. usual: the outputs for usual numbers; small ones may be what numbers of that size leave over."""
         up, start, down = (self(t) for t in (GLANCE, 0.0, -GLANCE))
         quotient = float((up - down).sum()) / (2 * GLANCE)
         jump = float(np.abs(up - 2 * start + down).sum()) / GLANCE

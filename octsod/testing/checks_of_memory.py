@@ -77,8 +77,7 @@ def written(example: Example) -> str:
         _spray(example, fill)
         runs.append(_watched_run(example, fill, JUNK)[0])
     _require_alike(
-        example, runs, "not every element is written, or memory is read before it is",
-        FILLED,
+        example, runs, "not every element is written, or memory is read before it is", FILLED
     )  # fmt: skip
     for zeros in ("cotangents", "numbers"):
         _require_written_at_zeros(example, zeros)
@@ -86,12 +85,10 @@ def written(example: Example) -> str:
 
 
 def _require_written_at_zeros(example, zeros):
-    """Raise Failed if some elements are not written where others are 0: a kernel that passes over zeros may well do
-    so."""
+    """Raise Failed if some elements are not written where others are 0: a kernel that passes over zeros is
+    likely to do that."""
     try:
-        runs = [
-            watched_run(example.subject, example.case, fill, JUNK, zeros=zeros)[0] for fill in (NAN, JUNK)
-        ]  # fmt: skip
+        runs = [watched_run(example.subject, example.case, fill, JUNK, zeros=zeros)[0] for fill in (NAN, JUNK)]
     except Exception:  # it is not made for them
         return
     try:

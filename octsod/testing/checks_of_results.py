@@ -32,7 +32,7 @@ from .example import Example
 from .reports import Failed, Skipped, number, place, require_close, require_same
 
 REPETITIONS = 3
-FEW = 64  # numbers
+FEW = 64  # numbers in all inputs together
 NOISE_STEPS = 2.0**-20, 2.0**-24
 NOISY = 2.0**18  # times the rounding of float64, far below that of float32
 THREADS = (1, 2, 3, 5)
@@ -192,8 +192,8 @@ def _odd_numbers(example):
 def apart(
     ours: Sequence[tuple[str, Any]], theirs: Sequence[tuple[str, Any]], usual: Sequence[tuple[str, Any]] = ()
 ) -> bool:  # fmt: skip
-    """Whether results differ by more than rounding may well explain; those that only we have are left out. usual: what
-    results are for usual numbers, whose size counts, too: small ones may be what those leave over."""
+    """Whether results differ by more than rounding is likely to explain; those that only we have are left out. usual:
+    the results for usual numbers, whose size counts, too: small ones may be what numbers of that size leave over."""
     if [(name, y.shape) for name, y in ours[: len(theirs)]] != [(name, y.shape) for name, y in theirs]:
         return True
     with np.errstate(all="ignore"):

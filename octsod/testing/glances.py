@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backend import get_device
 from .cases import flat
-from .checks_of_devices import gpu
+from .checks_of_devices import computed_unwritten, gpu
 from .checks_of_gradients import Along
 from .checks_of_memory import watched_run
 from .checks_of_results import apart, reached
@@ -26,7 +26,7 @@ GRADIENTS = {"gradients", "convergence", "adjoint"}
 
 
 def is_odd(example: Example, checks: Collection[str]) -> bool:
-    """Whether one of these checks may well fail, as far as a glance shows. Raises what the op raises."""
+    """Whether one of these checks is likely to fail, as far as a glance shows. Raises what the op raises."""
     run, faults = watched_run(example.subject, example.case, NAN, NAN)  # first of all, since it may write astray
     return (
         bool(faults)
@@ -39,7 +39,7 @@ def is_odd(example: Example, checks: Collection[str]) -> bool:
 
 
 def _is_steep(example):
-    """Whether a difference quotient is another than backward says."""
+    """Whether a difference quotient differs from what backward says."""
     if example.precision != "float64" or not example.differentiable() or all(v is None for v in example.given):
         return False
     return Along(example).is_odd()
@@ -68,5 +68,5 @@ def _unlike(example, where):
 
 @contextlib.contextmanager
 def _on_gpu() -> Iterator[None]:
-    with gpu() as device, computed_on(device):
+    with gpu() as device, computed_unwritten(device):
         yield

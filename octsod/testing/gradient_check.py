@@ -100,7 +100,7 @@ def _differences_of_module(module, inputs):
     """The report of comparing the gradients of a module's inputs and parameters, in float64."""
     double = _module_in_double(module)
 
-    @functools.wraps(type(module), updated=())  # whose name messages have
+    @functools.wraps(type(module), updated=())  # messages have the module's name
     def fn(*arguments):
         return double(*arguments[: len(inputs)])
 

@@ -25,7 +25,7 @@ MODES = {"plain": 0, "check": 1, "count": 2}
 _WATCHED = {
     "plain": [],
     # g++ would read an invariant before a loop, even where the loop may not: then nobody may have written it.
-    # The memory of a thread's own arrays is not watched, but their indices are, as those of all arrays of known size.
+    # The memory of a thread's own arrays is not watched, but the indices of all arrays of known size are.
     "check": ["-fsanitize=thread", "-fsanitize=bounds", "-fno-tree-loop-im"],
     "count": ["-fsanitize=thread", "-fsanitize-coverage=trace-pc"],  # the second for arithmetic, see arithmetic.py
 }

@@ -52,7 +52,8 @@ SUBSCRIPT = -2  # as a report's region: `offset` is an index that an array does 
 
 
 class Subscript(ctypes.Structure):
-    """How g++ -fsanitize=bounds describes one of the source. array: its type, four bytes and then a name in quotes."""
+    """How g++ -fsanitize=bounds describes a subscript in the source. array: the address of four bytes, and then of the
+    name of the array's type in quotes."""
 
     _fields_ = [
         ("file", ctypes.c_char_p), ("line", ctypes.c_uint32), ("column", ctypes.c_uint32), ("array", ctypes.c_void_p),

@@ -106,8 +106,8 @@ def _split(text):
 
 
 def name_before(unit: str, file: str, line: int, column: int) -> str:
-    """The name of the array, in this line of a translation unit, whose subscript ends in this column, or in a template
-    begins there; "" if there is none."""
+    """The name of the array whose subscript ends in this column of a line, or in a template begins there; "" if there
+    is none. unit: a translation unit, which says by markers of which file its lines are."""
     here, number = "", 0
     for text in unit.split("\n"):
         if marker := re.match(r'# (\d+) "(.*?)"', text):
