@@ -120,9 +120,10 @@ def cuda_source(path: str | os.PathLike[str], *before: str | os.PathLike[str]) -
 
     `each` runs a kernel with a thread per element, which is given `count` (a long long) before its other arguments;
     `launch(name, dtype, grid, block, *arguments, shared_mem=0)` runs it on any grid: see `Source` in
-    kernels/cuda/launch.py. It is compiled for float32 and for float64 when it is first needed. `real` stands for the
-    type; what else the file finds defined is in `common.cu` beside that module. It includes nothing; files that are to
-    come before it are named in `before`. Kernels are declared `extern "C" __global__`.
+    kernels/cuda/launch.py. A Python integer arrives as an `int`, a float as a `real`; NumPy's keep their types.
+    The file is compiled for float32 and for float64 when it is first needed. `real` stands for the type; what else it
+    finds defined is in `common.cu` beside that module. It includes nothing; files that are to come before it are named
+    in `before`. Kernels are declared `extern "C" __global__`.
 
     Raises FileNotFoundError if there is no such file.
     """
