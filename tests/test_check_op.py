@@ -1,5 +1,6 @@
 """`check_op` on right and wrong ops: the check that is meant for a fault finds it. And octsod's own ops pass."""
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -17,6 +18,7 @@ from octsod import functional, ops
 from octsod.autograd import Function
 from octsod.testing import Case, CheckFailure, Input, check_op, op_cases, strategies
 from octsod.testing.operator_check import CHECKS, collect
+from octsod.testing.reports import Verdict
 
 EXAMPLES = int(os.environ.get("OCTSOD_CHECK_EXAMPLES", "1"))  # of each op of ours: more find more
 FIXED = Case((Input((2, 3)),))
@@ -75,6 +77,8 @@ def test_what_to_read_first():
         assert "Read `" not in str(collect(wrong_ops.AddsToFreshMemory, FIXED, checks=[check]))
     right = collect(Swish, FIXED, checks=["runs"])
     assert right.first is None is right.to_json()["first"] and "Read `" not in str(right)
+    race = tuple(Verdict(check, "FAIL", "") for check in ("guards", "races", "gradients"))
+    assert dataclasses.replace(report, verdicts=race).first == "races"  # whose results differ from run to run
 
 
 def test_numbers_are_named():

@@ -20,7 +20,7 @@ ARITHMETIC = ["add", "subtract", "multiply", "divide"]
 @pytest.fixture(scope="module", autouse=True)
 def few_elements_are_worth_a_thread():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("octsod.kernels.cpu.parallel"), "ENOUGH", 1 << 13)
+        patch.setattr(importlib.import_module("octsod.kernels.cpu.parallel"), "BUSY", 1 << 13)
         yield
 
 

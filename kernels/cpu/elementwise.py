@@ -1,7 +1,7 @@
 """Plain arithmetic, dropout, sigmoid, and the losses. octsod/backend/contract.py says what the kernels do.
 
-Loops use explicit vectors (vector.py): of `x[start + i]`, Numba cannot prove that the index is not negative, and LLVM
-makes ten times slower code of it; nor does LLVM vectorise a loop that writes to one of its inputs.
+Loops use explicit vectors (vector.py). Numba cannot prove that the index of `x[start + i]` is not negative, so LLVM's
+code for it is ten times slower; nor does LLVM vectorise a loop whose output may be one of its inputs.
 """
 
 import functools
@@ -58,8 +58,8 @@ def _steps(shape, dimensions):
 
 
 def _merged(shape, a, b):
-    """[(length, step in a, step in b), ...] of as few axes as possible: those along which neither input is repeated,
-    or the same one, are one."""
+    """[(length, step in a, step in b), ...] of as few axes as possible: neighbours along which neither input is
+    repeated, or the same one, are one."""
     axes = []
     for n, *steps in zip(shape, _steps(a, len(shape)), _steps(b, len(shape)), strict=True):
         if axes and axes[-1][1:] == [n * step for step in steps]:
@@ -75,8 +75,8 @@ def _rows(shape, a, b):
     over faster than a tuple; and the number of tasks.
 
     There are `outer` times `middle` rows of `inner` elements. A step along each of these axes leads on in a and in b by
-    some elements, by 0 where an input is repeated. A task is `per_task` rows, or one of `pieces` of a row. None if so
-    many axes are too few, as of shapes (2, 1, 2, 1) and (1, 2, 1, 2).
+    some elements, by 0 where an input is repeated. A task is `per_task` rows, or one of `pieces` of a row. None if
+    three axes are not enough, as of shapes (2, 1, 2, 1) and (1, 2, 1, 2).
     """
     axes = _merged(shape, a, b)
     if len(axes) > 3:

@@ -1,7 +1,8 @@
 """What ends a training step: the updates of optimisers, clipping, averages (see octsod/backend/contract.py). For the
 rest, the reference is fast enough.
 
-Loops run over views of a task's elements, so that LLVM vectorises them: see steps.py.
+Loops over a task's elements run over views of them, so that LLVM vectorises them, or use explicit vectors: see
+elementwise.py.
 """
 
 import math

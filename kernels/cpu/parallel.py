@@ -85,12 +85,12 @@ def most_threads() -> int:
     return 1 if getattr(_within, "launch", False) else get_num_threads()
 
 
-ENOUGH = 1 << 17  # elements of simple arithmetic that keep a thread busy for longer than it takes to wake it up
+BUSY = 1 << 17  # elements of simple arithmetic that keep a thread busy for longer than it takes to wake it up
 
 
 def slots_for(elements: int) -> int:
     """The most threads that a launch of simple arithmetic over so many elements is worth."""
-    return max(elements // ENOUGH, 1)
+    return max(elements // BUSY, 1)
 
 
 def parts(tasks: int) -> int:

@@ -11,7 +11,7 @@ from .simd import lanes
 from .vector import converted, load, load_like, spread, store, total
 
 COLUMNS, ROWS = 1 << 10, 8  # that are added up at a time: the sums stay in the nearest cache
-# Where there are less than ENOUGH sums, long ones are cut into parts of PART elements at least, whatever the number of
+# Where there are fewer than ENOUGH sums, long ones are cut into parts of PART elements at least, whatever the number of
 # threads. A task is as many sums, or parts of one, as have PART elements together.
 PART, ENOUGH = 1 << 14, 64
 

@@ -144,8 +144,8 @@ class Contract(Protocol):
         """out (outer, sum n_i, inner) = arrays of shapes (outer, n_i, inner), side by side along the middle axis. Any
         dtype, the same for all."""
 
-    # --- arithmetic, element by element: arrays of one shape; out may be one of the inputs of its shape --------------
-    # The inputs of `add`, `subtract`, `multiply` and `divide` are broadcast to out's shape.
+    # --- arithmetic, element by element; out may be one of the inputs of its shape -----------------------------------
+    # The inputs of `add`, `subtract`, `multiply` and `divide` are broadcast to out's shape; all others have that shape.
 
     def add(self, a: Array, b: Array, out: Array) -> None:
         """out = a + b."""

@@ -179,9 +179,9 @@ def _mistake(parameter, value):
         wide = {bool: "bool", int: "int64", float: "float64"}.get(type(value))
         return f"is a Python {type(value).__name__}" + (f", which CuPy would pass as {wide}" if wide else "")
     if parameter.is_pointer:
-        return f"is a {value.dtype}"
+        return f"is of type {value.dtype}"
     fits = value.itemsize == parameter.size and (kind == "V") == (value.dtype.kind == "V")
-    return "" if fits and (kind == "V" or value.dtype.kind.replace("b", "u") == kind) else f"is a {value.dtype}"
+    return "" if fits and (kind == "V" or value.dtype.kind.replace("b", "u") == kind) else f"is of type {value.dtype}"
 
 
 def _merged(segments: list[Segment]) -> list[Segment]:
