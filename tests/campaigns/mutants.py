@@ -198,7 +198,7 @@ class Campaign:
                 lines.append(f"### {title}\n\n" + "\n".join(_described(m) for m in found) + "\n")
         equivalent = [m for m in drawn if states[m.key] == "equivalent"]
         if equivalent:
-            rows = [f"{_described(m)}\n  {self.equivalents.reason(m)}" for m in equivalent]
+            rows = [f"{_described(m)}\n  {' '.join(self.equivalents.reason(m).split())}" for m in equivalent]
             lines.append("### Equivalent\n\n" + "\n".join(rows) + "\n")
         rows = []
         for mutant in sorted(drawn, key=lambda m: (m.file, m.line, m.id)):
