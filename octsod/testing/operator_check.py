@@ -31,9 +31,9 @@ from .glances import is_odd
 from .reports import FAIL, KINK, PASS, SKIP, CheckFailure, Failed, Kink, Report, Skipped, Verdict, explained, joined
 from .watched_memory import STRAY
 
-# Name -> what is checked, from cause to consequence: of several checks that fail, the first is to be read first. Stray
-# writes come before all: nothing else is run of an op that makes them. Faults of memory make
-# wrong numbers, wrong outputs make wrong gradients, and both show again when an op is called in other ways.
+# Name -> what is checked, from cause to consequence. Stray writes come before all: nothing else is run of an op that
+# makes them. Faults of memory make wrong numbers, wrong outputs make wrong gradients, and both show again when an op is
+# called in other ways.
 CHECKS: dict[str, Callable[[Example], str]] = {
     "guards": checks_of_memory.guards,
     "unmodified": checks_of_memory.unmodified,
