@@ -31,6 +31,14 @@ def threads():
     assert not flushing()
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What a shell runs in the background ignores interrupts, and so does what that runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def rescued():
     """Makes counters of barriers. Whoever waits at one for two minutes is let go, so that a test fails, not hangs."""
